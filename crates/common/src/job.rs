@@ -1,0 +1,436 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::{Backoff, JobKind, Timestamp, WireDuration};
+
+/// A job as it crosses the wire. Only `kind` is required.
+///
+/// An unknown field is refused by name: a misspelt option must not change what happens. The
+/// payload stays as it was written, so that passing it on costs neither parsing nor precision.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Job<'a> {
+    /// Identity; the consumer gives a `UUIDv7` to a job that comes without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<JobId>,
+    /// Which handler runs it.
+    pub kind: JobKind,
+    /// Input of the handler: any JSON; `null` if absent.
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "serde_json::Value"))]
+    pub payload: Option<&'a RawValue>,
+    /// When it was made; the time of receipt if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Timestamp>,
+    /// The longest run of one attempt; the handler's if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<WireDuration>,
+    /// The job is not started after this and ends as expired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// How often it is tried; the handler's number if absent, else 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<MaxAttempts>,
+    /// The wait between attempts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Backoff>,
+    /// Durable lane: which jobs go first.
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
+    /// Durable lane: the job does not run before this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<Timestamp>,
+}
+
+/// The identity of a job: a UUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(Uuid);
+
+/// How often a job is tried: 1 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct MaxAttempts(u32);
+
+/// Which jobs go first in the durable lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Before all others.
+    High,
+    /// The default.
+    #[default]
+    Normal,
+    /// After all others.
+    Low,
+}
+
+/// Bytes that are not a job.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not one JSON text.
+    #[error("message is not JSON: {0}")]
+    NotJson(#[source] serde_json::Error),
+    /// JSON, but a field is missing, unknown or wrong; the text names it.
+    #[error("message is not a job: {reason}")]
+    NotAJob {
+        /// The id, if the message holds a good one: the answer can then name the job.
+        id: Option<JobId>,
+        /// Which field is wrong, and what would be right.
+        reason: String,
+    },
+}
+
+impl<'a> Job<'a> {
+    /// A job of a kind with everything else left to the defaults.
+    #[must_use]
+    pub fn new(kind: JobKind) -> Self {
+        Self {
+            id: None,
+            kind,
+            payload: None,
+            created_at: None,
+            timeout: None,
+            deadline: None,
+            max_attempts: None,
+            backoff: None,
+            priority: Priority::Normal,
+            run_at: None,
+        }
+    }
+
+    /// Reads a job from a message; the payload is borrowed from it, not copied.
+    ///
+    /// # Errors
+    /// When the bytes are not JSON, or not a job; the error names the field.
+    pub fn decode(message: &'a [u8]) -> Result<Self, DecodeError> {
+        // Jobs that arrive in numbers are good ones: what it takes to name the field that is
+        // wrong is paid only by those that are not.
+        serde_json::from_slice(message).map_err(|error| explain(message, error))
+    }
+}
+
+#[cold]
+fn explain(message: &[u8], error: serde_json::Error) -> DecodeError {
+    #[derive(Deserialize)]
+    struct OnlyId {
+        #[serde(default)]
+        id: Option<JobId>,
+    }
+    if !error.is_data() {
+        return DecodeError::NotJson(error);
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(message);
+    let reason = match serde_path_to_error::deserialize::<_, Job<'_>>(&mut deserializer) {
+        Err(located) if located.path().iter().len() > 0 => {
+            format!("field `{}`: {}", located.path(), located.inner())
+        }
+        _ => error.to_string(),
+    };
+    let id = serde_json::from_slice::<OnlyId>(message)
+        .ok()
+        .and_then(|only| only.id);
+    DecodeError::NotAJob { id, reason }
+}
+
+impl JobId {
+    /// A new id; later ids sort after earlier ones.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl FromStr for JobId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl MaxAttempts {
+    /// The number of attempts.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for MaxAttempts {
+    fn default() -> Self {
+        Self(5)
+    }
+}
+
+impl TryFrom<u32> for MaxAttempts {
+    type Error = String;
+
+    fn try_from(number: u32) -> Result<Self, Self::Error> {
+        if (1..=100).contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err(format!("invalid number of attempts {number}: 1 to 100"))
+        }
+    }
+}
+
+impl FromStr for MaxAttempts {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<u32>()
+            .map_err(|_| format!("invalid number of attempts {text:?}: 1 to 100"))?
+            .try_into()
+    }
+}
+
+impl From<MaxAttempts> for u32 {
+    fn from(attempts: MaxAttempts) -> Self {
+        attempts.0
+    }
+}
+
+impl Priority {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde calls it with a reference"
+    )]
+    fn is_normal(&self) -> bool {
+        *self == Self::Normal
+    }
+}
+
+#[cfg(feature = "schema")]
+mod schema {
+    use std::borrow::Cow;
+
+    use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+    use super::{JobId, MaxAttempts};
+
+    impl JsonSchema for JobId {
+        fn schema_name() -> Cow<'static, str> {
+            "JobId".into()
+        }
+
+        fn json_schema(_: &mut SchemaGenerator) -> Schema {
+            json_schema!({
+                "type": "string",
+                "format": "uuid",
+                "description": "The identity of a job.",
+            })
+        }
+    }
+
+    impl JsonSchema for MaxAttempts {
+        fn schema_name() -> Cow<'static, str> {
+            "MaxAttempts".into()
+        }
+
+        fn json_schema(_: &mut SchemaGenerator) -> Schema {
+            json_schema!({
+                "type": "integer",
+                "minimum": 1,
+                "maximum": 100,
+                "description": "How often a job is tried.",
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn reason(message: &str) -> String {
+        Job::decode(message.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_kind_alone_is_a_job() {
+        let job = Job::decode(br#"{"kind":"echo"}"#).unwrap();
+        assert_eq!(job.kind.as_str(), "echo");
+        assert!(job.id.is_none() && job.payload.is_none() && job.deadline.is_none());
+        assert_eq!(job.priority, Priority::Normal);
+    }
+
+    #[test]
+    fn the_job_on_the_wire_reads_as_documented() {
+        let text = r#"{
+            "id": "01890a5d-ac96-774b-bcce-b302099a8057", "kind": "mail.send",
+            "payload": {"to": "a@example.org", "big": 12345678901234567890123},
+            "created_at": "2026-01-31T09:30:00Z", "timeout": "30s",
+            "deadline": "2026-02-01T00:00:00+02:00", "max_attempts": 3,
+            "backoff": {"initial": "1s", "factor": 2, "max": "10m"},
+            "priority": "high", "run_at": "2026-01-31T10:00:00Z"
+        }"#;
+        let job = Job::decode(text.as_bytes()).unwrap();
+        insta::assert_snapshot!(serde_json::to_string(&job).unwrap());
+    }
+
+    #[test]
+    fn each_wrong_field_is_named() {
+        let cases = [
+            (
+                r#"{"kind":"a","prioritty":"high"}"#,
+                "unknown field `prioritty`",
+            ),
+            (r#"{"payload":1}"#, "missing field `kind`"),
+            (r#"{"kind":"a..b"}"#, "field `kind`: invalid kind"),
+            (r#"{"kind":7}"#, "field `kind`"),
+            (r#"{"kind":"a","kind":"b"}"#, "duplicate field `kind`"),
+            (r#"{"kind":"a","id":"7"}"#, "field `id`"),
+            (r#"{"kind":"a","id":""}"#, "field `id`"),
+            (r#"{"kind":"a","timeout":30}"#, "field `timeout`"),
+            (
+                r#"{"kind":"a","timeout":"0s"}"#,
+                "field `timeout`: invalid duration",
+            ),
+            (r#"{"kind":"a","deadline":"tomorrow"}"#, "field `deadline`"),
+            (r#"{"kind":"a","created_at":-1}"#, "field `created_at`"),
+            (
+                r#"{"kind":"a","max_attempts":0}"#,
+                "field `max_attempts`: invalid number of attempts 0",
+            ),
+            (
+                r#"{"kind":"a","max_attempts":4294967295}"#,
+                "field `max_attempts`",
+            ),
+            (
+                r#"{"kind":"a","backoff":{"initial":"1e400s"}}"#,
+                "field `backoff",
+            ),
+            (r#"{"kind":"a","backoff":{"factor":0}}"#, "invalid factor 0"),
+            (r#"{"kind":"a","priority":"urgent"}"#, "field `priority`"),
+            ("[]", "invalid"),
+            ("null", "invalid type: null"),
+        ];
+        for (message, expected) in cases {
+            let reason = reason(message);
+            assert!(reason.contains(expected), "{message}: {reason}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_says_so() {
+        for message in [
+            "",
+            "{",
+            "\u{feff}{\"kind\":\"a\"}",
+            "{\"kind\":\"a\"} x",
+            "NaN",
+            "{'kind':'a'}",
+        ] {
+            assert!(
+                reason(message).starts_with("message is not JSON"),
+                "{message:?}: {}",
+                reason(message)
+            );
+        }
+        assert!(Job::decode(b"{\"kind\":\"a\",\"payload\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn a_wrong_job_with_a_good_id_keeps_its_id() {
+        let message = br#"{"id":"01890a5d-ac96-774b-bcce-b302099a8057","kind":"a","x":1}"#;
+        let Err(DecodeError::NotAJob { id, .. }) = Job::decode(message) else {
+            panic!("was taken")
+        };
+        assert_eq!(
+            id.unwrap().to_string(),
+            "01890a5d-ac96-774b-bcce-b302099a8057"
+        );
+    }
+
+    #[test]
+    fn a_payload_nested_10_000_deep_is_carried_as_it_is() {
+        let payload = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        let message = format!(r#"{{"kind":"a","payload":{payload}}}"#);
+        assert_eq!(
+            Job::decode(message.as_bytes())
+                .unwrap()
+                .payload
+                .unwrap()
+                .get(),
+            payload
+        );
+    }
+
+    fn kinds() -> impl Strategy<Value = JobKind> {
+        "[A-Za-z0-9_-]{1,20}(\\.[A-Za-z0-9_-]{1,20}){0,3}".prop_map(|text| text.parse().unwrap())
+    }
+
+    fn timestamps() -> impl Strategy<Value = Timestamp> {
+        (0_i64..4_000_000_000).prop_map(|seconds| {
+            let moment = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap();
+            let text = moment
+                .format(&time::format_description::well_known::Rfc3339)
+                .unwrap();
+            text.parse().unwrap()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = Job::decode(&bytes);
+        }
+
+        #[test]
+        fn a_job_with_a_flipped_byte_never_panics(at in 0_usize..60, to in any::<u8>()) {
+            let mut bytes = br#"{"kind":"mail.send","payload":[1,"x"],"timeout":"30s","id":null}"#.to_vec();
+            bytes[at] = to;
+            let _ = Job::decode(&bytes);
+        }
+
+        #[test]
+        fn a_job_survives_the_round_trip(
+            kind in kinds(),
+            id in any::<[u8; 16]>(),
+            text in ".{0,40}",
+            created_at in proptest::option::of(timestamps()),
+            deadline in proptest::option::of(timestamps()),
+            seconds in proptest::option::of(1_u64..100_000),
+            attempts in proptest::option::of(1_u32..=100),
+        ) {
+            let payload = serde_json::value::to_raw_value(&text).unwrap();
+            let job = Job {
+                id: Some(JobId(Uuid::from_bytes(id))),
+                payload: Some(&payload),
+                created_at,
+                deadline,
+                timeout: seconds.map(|s| std::time::Duration::from_secs(s).try_into().unwrap()),
+                max_attempts: attempts.map(|n| n.try_into().unwrap()),
+                backoff: Some(Backoff::default()),
+                priority: Priority::Low,
+                ..Job::new(kind)
+            };
+            let bytes = serde_json::to_vec(&job).unwrap();
+            let back = Job::decode(&bytes).unwrap();
+            prop_assert_eq!(back.id, job.id);
+            prop_assert_eq!(&back.kind, &job.kind);
+            prop_assert_eq!(back.payload.unwrap().get(), payload.get());
+            prop_assert_eq!(back.created_at, job.created_at);
+            prop_assert_eq!(back.deadline, job.deadline);
+            prop_assert_eq!(back.timeout, job.timeout);
+            prop_assert_eq!(back.max_attempts, job.max_attempts);
+            prop_assert_eq!(back.backoff, job.backoff);
+            prop_assert_eq!(back.priority, job.priority);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Which handler runs a job. It becomes part of a subject, so it is checked once, here.
+///
+/// 1 to 128 characters of `A-Z a-z 0-9 _ -` in tokens that are joined by single dots.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct JobKind(Box<str>);
+
+/// The kinds that a consumer serves: a kind in which a token may be `*` (any one token) and the
+/// last may be `>` (one or more tokens), as in a NATS subject.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct KindPattern(Box<str>);
+
+/// A text that is not a kind, or not a pattern of kinds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "invalid {what} {text:?}: 1 to {} characters of A-Z a-z 0-9 _ - in tokens joined by single dots{}",
+    JobKind::MAX_LEN, if *what == "kind" { "" } else { ", a token may be * and the last may be >" }
+)]
+pub struct InvalidKind {
+    what: &'static str,
+    text: String,
+}
+
+impl JobKind {
+    /// The longest kind, in characters.
+    pub const MAX_LEN: usize = 128;
+
+    /// The kind as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl KindPattern {
+    /// Whether the pattern covers a kind.
+    #[must_use]
+    pub fn matches(&self, kind: &str) -> bool {
+        let mut tokens = kind.split('.');
+        for pattern in self.0.split('.') {
+            match (pattern, tokens.next()) {
+                (">", Some(_)) => return true,
+                (_, None) => return false,
+                ("*", Some(_)) => {}
+                (pattern, Some(token)) if pattern == token => {}
+                _ => return false,
+            }
+        }
+        tokens.next().is_none()
+    }
+}
+
+fn is_token(token: &str) -> bool {
+    !token.is_empty()
+        && token
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+/// An error shows the start of what was wrong: the text may be as long as a message.
+fn invalid(what: &'static str, text: &str) -> InvalidKind {
+    let mut shown: String = text.chars().take(JobKind::MAX_LEN).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    InvalidKind { what, text: shown }
+}
+
+impl FromStr for JobKind {
+    type Err = InvalidKind;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() <= Self::MAX_LEN && text.split('.').all(is_token) {
+            Ok(Self(text.into()))
+        } else {
+            Err(invalid("kind", text))
+        }
+    }
+}
+
+impl TryFrom<String> for JobKind {
+    type Error = InvalidKind;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl FromStr for KindPattern {
+    type Err = InvalidKind;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let last = text.split('.').count() - 1;
+        let valid = text.len() <= JobKind::MAX_LEN
+            && text.split('.').enumerate().all(|(position, token)| {
+                token == "*" || (token == ">" && position == last) || is_token(token)
+            });
+        if valid {
+            Ok(Self(text.into()))
+        } else {
+            Err(invalid("pattern of kinds", text))
+        }
+    }
+}
+
+impl fmt::Display for JobKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for KindPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for JobKind {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "JobKind".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "Which handler runs the job; becomes part of a subject.",
+            "minLength": 1,
+            "maxLength": Self::MAX_LEN,
+            "pattern": r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_that_would_break_a_subject_are_refused() {
+        let too_long = "k".repeat(129);
+        let bad = [
+            "", ".", ".a", "a.", "a..b", "*", "a.*", ">", "a.>", "a b", "a\tb", "a\r\nb", "a\0b",
+            "ä", "$JS.API", "a/b", "а.b", &too_long,
+        ];
+        for text in bad {
+            assert!(text.parse::<JobKind>().is_err(), "{text:?} was taken");
+        }
+        for text in ["a", "mail.send-now", "A_1.b.c", &"k".repeat(128)] {
+            assert_eq!(text.parse::<JobKind>().unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn an_error_about_a_kind_is_short_however_long_the_kind() {
+        let error = "x".repeat(1_000_000).parse::<JobKind>().unwrap_err();
+        assert!(error.to_string().len() < 400, "{error}");
+    }
+
+    #[test]
+    fn patterns_match_as_nats_subjects_do() {
+        let matches =
+            |pattern: &str, kind: &str| pattern.parse::<KindPattern>().unwrap().matches(kind);
+        assert!(matches("a", "a"));
+        assert!(!matches("a", "a.b"));
+        assert!(matches("b.*", "b.c"));
+        assert!(!matches("b.*", "b"));
+        assert!(!matches("b.*", "b.c.d"));
+        assert!(matches("b.>", "b.c.d"));
+        assert!(!matches("b.>", "b"));
+        assert!(matches("*.send", "mail.send"));
+        assert!(matches(">", "anything.at.all"));
+        for bad in ["", "a.>.b", "a*", "a.", "a b"] {
+            assert!(bad.parse::<KindPattern>().is_err(), "{bad:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! What crosses the wire, and nothing else: the job, its outcome, the status of a consumer and
+//! the subjects they travel on.
+//!
+//! Everything here is plain JSON, so that a client in any language can take part. The crate
+//! knows neither NATS nor an async runtime, and turns any bytes into a value or an error: it
+//! never panics on input.
+
+mod backoff;
+mod duration;
+mod job;
+mod kind;
+mod outcome;
+mod status;
+pub mod subjects;
+mod timestamp;
+
+pub use backoff::{Backoff, InvalidBackoff};
+pub use duration::{InvalidDuration, WireDuration};
+pub use job::{DecodeError, Job, JobId, MaxAttempts, Priority};
+pub use kind::{InvalidKind, JobKind, KindPattern};
+pub use outcome::{Outcome, OutcomeError, Status, codes};
+pub use status::{ConsumerState, ConsumerStatus, Counts, KindStatus, LaneStatus, RunTime};
+pub use timestamp::Timestamp;

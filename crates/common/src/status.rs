@@ -1,0 +1,198 @@
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Timestamp;
+
+/// What a consumer answers on `jobs.status`.
+///
+/// An instance lives from one start to the next: the pair of `consumer` and `started_at` names
+/// it, and its counts only grow. Fields that a reader does not know are to be ignored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ConsumerStatus {
+    /// Instance name.
+    pub consumer: String,
+    /// Host name of the machine or container.
+    pub host: String,
+    /// Version of the consumer.
+    pub version: String,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Milliseconds since it started.
+    pub uptime_ms: u64,
+    /// Whether it takes jobs.
+    pub state: ConsumerState,
+    /// The most jobs that it runs at a time.
+    pub concurrency: u32,
+    /// Jobs that run now.
+    pub in_flight: u32,
+    /// The most jobs that wait in it before it leaves the queue group.
+    pub inbox: u32,
+    /// Jobs that wait in it now.
+    pub waiting: u64,
+    /// Messages that reached it, good or bad.
+    pub received: u64,
+    /// Messages that its NATS client had to drop; 0 unless something is badly wrong.
+    pub dropped: u64,
+    /// All lanes together.
+    pub totals: Counts,
+    /// Each lane by its name: `core` for `jobs.create`.
+    pub lanes: BTreeMap<String, LaneStatus>,
+}
+
+/// Whether a consumer takes jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum ConsumerState {
+    /// It takes jobs.
+    Running,
+    /// Its inbox is full; it has left the queue group until there is room.
+    Saturated,
+    /// It was told to stop and finishes what it runs.
+    Draining,
+}
+
+/// How many jobs ended in which way since the consumer started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct Counts {
+    /// Jobs that came to an end here: succeeded, failed, rejected and expired.
+    pub processed: u64,
+    /// The handler returned a result.
+    pub succeeded: u64,
+    /// The handler failed, panicked or took too long.
+    pub failed: u64,
+    /// Malformed, or of a kind that nobody serves.
+    pub rejected: u64,
+    /// Not started, because the deadline had passed.
+    pub expired: u64,
+    /// Started for the second time or later; counted in the others too.
+    pub retried: u64,
+    /// Handed back because the consumer was full; not counted in `processed`.
+    pub busy: u64,
+    /// Handed back or given up because the consumer stopped; not counted in `processed`.
+    pub interrupted: u64,
+}
+
+/// One lane of a consumer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct LaneStatus {
+    /// All kinds together, jobs whose kind could not be read included.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Each kind that the consumer has a handler for and has met.
+    pub kinds: BTreeMap<String, KindStatus>,
+}
+
+/// One kind of jobs in one lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct KindStatus {
+    /// How its jobs ended.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// How long its handler ran.
+    pub run_ms: RunTime,
+}
+
+/// Quantiles of run times in milliseconds, exact to about 1 %.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct RunTime {
+    /// Half of the runs were not longer.
+    pub p50: f64,
+    /// 90 of 100 were not longer.
+    pub p90: f64,
+    /// 99 of 100 were not longer.
+    pub p99: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+impl std::ops::AddAssign for Counts {
+    /// Saturates: the numbers come from the wire, and may be anything.
+    fn add_assign(&mut self, other: Self) {
+        self.processed = self.processed.saturating_add(other.processed);
+        self.succeeded = self.succeeded.saturating_add(other.succeeded);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.rejected = self.rejected.saturating_add(other.rejected);
+        self.expired = self.expired.saturating_add(other.expired);
+        self.retried = self.retried.saturating_add(other.retried);
+        self.busy = self.busy.saturating_add(other.busy);
+        self.interrupted = self.interrupted.saturating_add(other.interrupted);
+    }
+}
+
+impl std::fmt::Display for ConsumerState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Saturated => "saturated",
+            Self::Draining => "draining",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_status_on_the_wire_reads_as_documented_and_survives_the_round_trip() {
+        let counts = Counts {
+            processed: 3,
+            succeeded: 2,
+            failed: 1,
+            ..Counts::default()
+        };
+        let run_ms = RunTime {
+            p50: 0.5,
+            p90: 1.0,
+            p99: 2.0,
+            max: 2.5,
+        };
+        let status = ConsumerStatus {
+            consumer: "consumer-3f9a1c".into(),
+            host: "worker-1".into(),
+            version: "0.1.0".into(),
+            started_at: "2026-01-31T09:30:00Z".parse().unwrap(),
+            uptime_ms: 1_500,
+            state: ConsumerState::Running,
+            concurrency: 4,
+            in_flight: 1,
+            inbox: 1024,
+            waiting: 0,
+            received: 4,
+            dropped: 0,
+            totals: counts,
+            lanes: [(
+                crate::subjects::CORE_LANE.to_owned(),
+                LaneStatus {
+                    counts,
+                    kinds: [("echo".to_owned(), KindStatus { counts, run_ms })].into(),
+                },
+            )]
+            .into(),
+        };
+        insta::assert_json_snapshot!(status);
+        let back: ConsumerStatus =
+            serde_json::from_slice(&serde_json::to_vec(&status).unwrap()).unwrap();
+        assert_eq!(back, status);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = serde_json::from_slice::<ConsumerStatus>(&bytes);
+        }
+    }
+}

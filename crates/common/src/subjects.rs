@@ -1,0 +1,51 @@
+//! Names on NATS that publishers, consumers and observers agree on.
+
+use crate::{JobKind, KindPattern};
+
+/// Jobs of every kind; consumers share it as the queue group [`WORKERS`].
+pub const CREATE: &str = "jobs.create";
+
+/// Request-reply: every consumer answers with its [`crate::ConsumerStatus`].
+pub const STATUS: &str = "jobs.status";
+
+/// The queue group in which consumers subscribe to [`CREATE`] and to the subjects below it.
+pub const WORKERS: &str = "workers";
+
+/// Header with the number of this submission of a job, from 1; absent means 1.
+///
+/// A publisher that submits the same id again counts it up, and the outcome repeats it.
+pub const ATTEMPT_HEADER: &str = "Jobs-Attempt";
+
+/// The name of the core lane in a [`crate::ConsumerStatus`].
+pub const CORE_LANE: &str = "core";
+
+/// The subject for jobs of one kind: only consumers that serve the kind receive them.
+#[must_use]
+pub fn create_kind(kind: &JobKind) -> String {
+    format!("{CREATE}.{kind}")
+}
+
+/// The subject on which a consumer takes the kinds that match a pattern.
+#[must_use]
+pub fn create_pattern(pattern: &KindPattern) -> String {
+    format!("{CREATE}.{pattern}")
+}
+
+/// The kind that a subject below [`CREATE`] names, if it names one.
+#[must_use]
+pub fn kind_of(subject: &str) -> Option<&str> {
+    subject.strip_prefix(CREATE)?.strip_prefix('.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_names_its_kind_and_the_general_subject_names_none() {
+        let kind: JobKind = "mail.send".parse().unwrap();
+        assert_eq!(kind_of(&create_kind(&kind)), Some("mail.send"));
+        assert_eq!(kind_of(CREATE), None);
+        assert_eq!(kind_of("jobs.created"), None);
+    }
+}
