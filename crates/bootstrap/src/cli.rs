@@ -1,0 +1,193 @@
+//! Command lines and variables, with one rule for all services: the variable of a flag is the
+//! prefix of the service and the flag's name.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use clap::error::{ContextKind, ContextValue};
+use clap::{ArgMatches, Command, Parser};
+
+use crate::service::About;
+use crate::{LogFormat, NatsOptions};
+
+/// What every service can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Name of this instance in logs, status and answers [default: the service's name and six random hex digits]
+    #[arg(long, value_name = "NAME", value_parser = instance_name)]
+    pub instance: Option<String>,
+
+    /// How long work that has begun may take after SIGTERM or SIGINT before it is given up
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub grace: Duration,
+
+    /// Unix socket on which the health check is answered; none if absent
+    #[arg(long, value_name = "PATH")]
+    pub health_socket: Option<PathBuf>,
+
+    /// What is logged: a level (error, warn, info, debug, trace), or directives such as `info,consumer=debug`
+    #[arg(
+        long = "log",
+        value_name = "FILTER",
+        env = "RUST_LOG",
+        default_value = "info"
+    )]
+    pub filter: String,
+
+    /// How log lines look
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "LOG_FORMAT",
+        default_value = "pretty"
+    )]
+    pub log_format: LogFormat,
+
+    /// Where NATS is, and who the service is there.
+    #[command(flatten)]
+    pub nats: NatsOptions,
+}
+
+/// A mistake in the configuration that shows only after the command line was read; the service
+/// exits with 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misconfigured(pub String);
+
+/// Names appear in subjects of micro services, in log lines and in JSON.
+fn instance_name(text: &str) -> Result<String, String> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=64).contains(&text.len()) && text.bytes().all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err("1 to 64 characters of A-Z a-z 0-9 - _ .".to_owned())
+    }
+}
+
+/// Reads command line and variables, or ends the process: with 0 after help or version, with 2
+/// after a mistake.
+pub(crate) fn parse<C: Parser>(about: &About) -> (C, ArgMatches) {
+    let command = command::<C>(about);
+    let result = command.clone().try_get_matches().and_then(|matches| {
+        let config = C::from_arg_matches(&matches)?;
+        Ok((config, matches))
+    });
+    result.unwrap_or_else(|error| name_variable(error, &command).exit())
+}
+
+/// The command of a service: its own flags, a variable for each, and `healthcheck`.
+pub(crate) fn command<C: Parser>(about: &About) -> Command {
+    C::command()
+        .name(about.name)
+        .version(about.version)
+        .max_term_width(100)
+        .subcommand_negates_reqs(true)
+        .mut_args(|arg| match arg.get_long() {
+            Some(long) if arg.get_env().is_none() && long != "help" && long != "version" => {
+                let variable = variable(about.prefix, long);
+                arg.env(OsString::from(variable))
+            }
+            _ => arg,
+        })
+        .subcommand(
+            Command::new("healthcheck")
+                .about("Ask the instance at --health-socket whether it is healthy; exit with 0 if it is, else 1"),
+        )
+}
+
+fn variable(prefix: &str, flag: &str) -> String {
+    format!("{prefix}_{}", flag.replace('-', "_").to_uppercase())
+}
+
+/// Clap names the flag only; whoever set a variable looks for the variable.
+fn name_variable(mut error: clap::Error, command: &Command) -> clap::Error {
+    let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    let long = shown
+        .trim_start_matches('-')
+        .split([' ', '='])
+        .next()
+        .unwrap_or_default();
+    let on_the_line = std::env::args_os().any(|arg| {
+        arg.to_str().is_some_and(|arg| {
+            arg.strip_prefix("--")
+                .is_some_and(|arg| arg.split('=').next() == Some(long))
+        })
+    });
+    let variable = command
+        .get_arguments()
+        .find(|arg| arg.get_long() == Some(long))
+        .and_then(|arg| arg.get_env())
+        .filter(|variable| !on_the_line && std::env::var_os(variable).is_some());
+    if let Some(variable) = variable {
+        let named = format!(
+            "{shown}' (from the variable '{}",
+            variable.to_string_lossy()
+        );
+        error.insert(
+            ContextKind::InvalidArg,
+            ContextValue::String(format!("{named}')")),
+        );
+    }
+    error
+}
+
+/// Wraps a mistake in one variable or flag.
+pub(crate) fn misconfigured(error: &anyhow::Error) -> anyhow::Error {
+    anyhow!(Misconfigured(format!("{error:#}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Config {
+        /// How many
+        #[arg(long, default_value_t = 1)]
+        in_flight: u32,
+        #[command(flatten)]
+        options: Options,
+    }
+
+    const ABOUT: About = About {
+        name: "publisher",
+        prefix: "PUBLISHER",
+        version: "1.2.3",
+        inbox_prefix: "_INBOX_publisher",
+    };
+
+    #[test]
+    fn every_flag_has_a_variable_and_the_rule_for_its_name_is_kept() {
+        let command = command::<Config>(&ABOUT);
+        let variable = |flag: &str| {
+            let arg = command
+                .get_arguments()
+                .find(|arg| arg.get_long() == Some(flag))
+                .unwrap();
+            arg.get_env().unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(variable("in-flight"), "PUBLISHER_IN_FLIGHT");
+        assert_eq!(variable("grace"), "PUBLISHER_GRACE");
+        assert_eq!(variable("nats-url"), "NATS_URL");
+        assert_eq!(variable("log"), "RUST_LOG");
+        for arg in command
+            .get_arguments()
+            .filter(|arg| arg.get_long().is_some())
+        {
+            assert!(arg.get_env().is_some(), "{arg} has no variable");
+        }
+        command.debug_assert();
+    }
+
+    #[test]
+    fn names_that_would_break_a_line_or_a_subject_are_refused() {
+        for bad in ["", "a b", "a\nb", "a>", "*", &"n".repeat(65)] {
+            assert!(instance_name(bad).is_err(), "{bad:?} was taken");
+        }
+        assert_eq!(instance_name("worker-1.eu").unwrap(), "worker-1.eu");
+    }
+}

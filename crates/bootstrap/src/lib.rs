@@ -1,0 +1,18 @@
+//! What every service does around its own work: read its configuration, say what it does in its
+//! logs, reach NATS, stop when it is told to, and answer a health check.
+//!
+//! A service's `main` is one call of [`run`]. The order of start and stop is written here once:
+//! configuration, logs, signals, health, the service's own work, then an exit that waits for
+//! nothing that cannot be stopped.
+
+mod cli;
+mod health;
+mod nats;
+mod service;
+mod shutdown;
+mod telemetry;
+
+pub use cli::{Misconfigured, Options};
+pub use nats::{Nats, NatsOptions};
+pub use service::{About, Context, run};
+pub use telemetry::LogFormat;

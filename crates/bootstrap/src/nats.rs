@@ -1,0 +1,339 @@
+//! The connection to NATS: options under the variables that the `nats` command line uses, and
+//! one that is there again after it was lost.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::cli::{self, Misconfigured};
+use crate::service::Context;
+
+/// How many messages the client library may hold for one subscription before it drops some: more
+/// than a server keeps for a client that does not read (`max_pending`, 64 MiB by default), so
+/// that it never comes to that. It is a bound and costs no memory by itself.
+const SUBSCRIPTION_CAPACITY: usize = 4 * 1024 * 1024;
+
+/// The wait between two attempts to reach NATS at the start.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Where NATS is, and who the service is there.
+#[derive(Clone, clap::Args)]
+#[command(next_help_heading = "NATS")]
+pub struct NatsOptions {
+    /// Servers, separated by commas; `tls://` asks for TLS
+    #[arg(
+        id = "nats_url",
+        long = "nats-url",
+        value_name = "URL",
+        env = "NATS_URL",
+        default_value = "nats://127.0.0.1:4222",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    url: Vec<ServerAddr>,
+
+    /// User name
+    #[arg(
+        id = "nats_user",
+        long = "nats-user",
+        value_name = "NAME",
+        env = "NATS_USER"
+    )]
+    user: Option<String>,
+
+    /// Password of the user; better set as a variable than on a command line that others can see
+    #[arg(
+        id = "nats_password",
+        long = "nats-password",
+        value_name = "PASSWORD",
+        env = "NATS_PASSWORD",
+        hide_env_values = true,
+        requires = "nats_user"
+    )]
+    password: Option<String>,
+
+    /// Token, where the server asks for one
+    #[arg(
+        id = "nats_token",
+        long = "nats-token",
+        value_name = "TOKEN",
+        env = "NATS_TOKEN",
+        hide_env_values = true,
+        conflicts_with = "nats_user"
+    )]
+    token: Option<String>,
+
+    /// File with a user's JWT and seed
+    #[arg(
+        id = "nats_creds",
+        long = "nats-creds",
+        value_name = "FILE",
+        env = "NATS_CREDS"
+    )]
+    creds: Option<PathBuf>,
+
+    /// File with a user's NKEY seed
+    #[arg(
+        id = "nats_nkey",
+        long = "nats-nkey",
+        value_name = "FILE",
+        env = "NATS_NKEY"
+    )]
+    nkey: Option<PathBuf>,
+
+    /// File with the certificates of the authorities that may vouch for the server, in PEM
+    #[arg(id = "nats_ca", long = "nats-ca", value_name = "FILE", env = "NATS_CA")]
+    ca: Option<PathBuf>,
+
+    /// File with this client's certificate, in PEM
+    #[arg(
+        id = "nats_cert",
+        long = "nats-cert",
+        value_name = "FILE",
+        env = "NATS_CERT",
+        requires = "nats_key"
+    )]
+    cert: Option<PathBuf>,
+
+    /// File with the key of this client's certificate, in PEM
+    #[arg(
+        id = "nats_key",
+        long = "nats-key",
+        value_name = "FILE",
+        env = "NATS_KEY",
+        requires = "nats_cert"
+    )]
+    key: Option<PathBuf>,
+
+    /// What inbox subjects begin with [default: `_INBOX_` and the service's user in deploy/nats.conf]
+    #[arg(
+        id = "nats_inbox_prefix", long = "nats-inbox-prefix", value_name = "PREFIX",
+        env = "NATS_INBOX_PREFIX", value_parser = inbox_prefix
+    )]
+    inbox_prefix: Option<String>,
+}
+
+/// A connection to NATS.
+#[derive(Clone, Debug)]
+pub struct Nats {
+    /// The client.
+    pub client: Client,
+    connected: watch::Receiver<bool>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Nats {
+    pub(crate) async fn connect(context: &Context, purpose: &str) -> anyhow::Result<Self> {
+        let nats = &context.options.nats;
+        let servers = nats.servers();
+        let (up, connected) = watch::channel(false);
+        let up = Arc::new(up);
+        let dropped = Arc::new(AtomicU64::new(0));
+        context.health.want_connection();
+        let mut told = false;
+        loop {
+            let options = nats
+                .connect_options(context.about.inbox_prefix)
+                .await
+                .map_err(|error| cli::misconfigured(&error))?
+                .name(format!("{} {purpose}", context.instance))
+                .event_callback({
+                    let (up, health) = (Arc::clone(&up), context.health.clone());
+                    let (dropped, purpose) = (Arc::clone(&dropped), purpose.to_owned());
+                    move |event| {
+                        match &event {
+                            Event::Connected if !up.send_replace(true) => health.connection_up(),
+                            Event::Disconnected | Event::Closed if up.send_replace(false) => {
+                                health.connection_down();
+                            }
+                            Event::SlowConsumer(_) => {
+                                dropped.fetch_add(1, Ordering::Relaxed);
+                            }
+                            _ => {}
+                        }
+                        log(&event, &purpose);
+                        std::future::ready(())
+                    }
+                });
+            let attempt = options.connect(nats.url.as_slice());
+            let result = tokio::select! {
+                result = attempt => result,
+                () = context.shutdown.cancelled() => {
+                    anyhow::bail!("told to stop before NATS at {servers} was reached")
+                }
+            };
+            let error = match result {
+                Ok(client) => {
+                    return Ok(Self {
+                        client,
+                        connected,
+                        dropped,
+                    });
+                }
+                Err(error) => error,
+            };
+            if matches!(
+                error.kind(),
+                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation
+            ) {
+                return Err(anyhow::Error::new(Misconfigured(format!(
+                    "NATS at {servers} refuses these credentials ({error}): check NATS_USER and \
+                     NATS_PASSWORD, NATS_TOKEN, NATS_CREDS or NATS_NKEY"
+                ))));
+            }
+            if !std::mem::replace(&mut told, true) {
+                warn!(%servers, error = %anyhow::Error::new(error).root_cause(), "NATS cannot be reached, trying again until it can");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = context.shutdown.cancelled() => {}
+            }
+        }
+    }
+
+    /// Whether there is a connection now; changes can be waited for.
+    #[must_use]
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.clone()
+    }
+
+    /// How often the client library reported that it dropped messages of a subscription.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything that was published has reached the server, as long as `patience`.
+    ///
+    /// # Errors
+    /// When the server does not confirm it in time.
+    pub async fn settle(&self, patience: Duration) -> anyhow::Result<()> {
+        // Draining ends with a round trip and a closed connection: what was written before it
+        // has then been read by the server.
+        let mut connected = self.connected();
+        let drained = async {
+            self.client.drain().await?;
+            connected.wait_for(|up| !up).await?;
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(patience, drained)
+            .await
+            .context("the server did not confirm in time what was sent last")?
+    }
+}
+
+fn log(event: &Event, purpose: &str) {
+    match event {
+        Event::Connected => info!(connection = purpose, "connected to NATS"),
+        Event::Disconnected => warn!(connection = purpose, "lost NATS, reconnecting"),
+        Event::LameDuckMode => info!(
+            connection = purpose,
+            "NATS server is about to stop, moving on"
+        ),
+        Event::Draining | Event::Closed => {}
+        Event::SlowConsumer(_) => {
+            error!(
+                connection = purpose,
+                "the NATS client had to drop messages: its buffer was full"
+            );
+        }
+        Event::ServerError(problem) => error!(
+            connection = purpose, error = ?problem.to_string(),
+            "NATS refuses something; is the user in its configuration allowed to do this?"
+        ),
+        Event::ClientError(problem) => {
+            warn!(connection = purpose, error = ?problem.to_string(), "NATS client reports a problem");
+        }
+    }
+}
+
+impl NatsOptions {
+    /// The servers without credentials, for logs.
+    fn servers(&self) -> String {
+        let shown = self
+            .url
+            .iter()
+            .map(|url| format!("{}:{}", url.host(), url.port()));
+        shown.collect::<Vec<_>>().join(", ")
+    }
+
+    async fn connect_options(&self, default_inbox: &str) -> anyhow::Result<ConnectOptions> {
+        let mut options = ConnectOptions::new()
+            .custom_inbox_prefix(self.inbox_prefix.as_deref().unwrap_or(default_inbox))
+            .subscription_capacity(SUBSCRIPTION_CAPACITY)
+            .connection_timeout(Duration::from_secs(5));
+        // The library ignores what a URL says of its user.
+        let in_url = self
+            .url
+            .iter()
+            .find_map(|url| Some((url.username()?, url.password()?)));
+        if let Some(user) = &self.user {
+            let password = self.password.clone().unwrap_or_default();
+            options = options.user_and_password(user.clone(), password);
+        } else if let Some((user, password)) = in_url {
+            options = options.user_and_password(user.to_owned(), password.to_owned());
+        }
+        if let Some(token) = &self.token {
+            options = options.token(token.clone());
+        }
+        if let Some(path) = &self.creds {
+            options = options
+                .credentials_file(path)
+                .await
+                .with_context(|| format!("cannot use NATS_CREDS {}", path.display()))?;
+        }
+        if let Some(path) = &self.nkey {
+            options = options.nkey(read(path, "NATS_NKEY")?.trim().to_owned());
+        }
+        if let Some(path) = &self.ca {
+            read(path, "NATS_CA")?;
+            options = options
+                .add_root_certificates(path.clone())
+                .require_tls(true);
+        }
+        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+            read(cert, "NATS_CERT")?;
+            read(key, "NATS_KEY")?;
+            options = options
+                .add_client_certificate(cert.clone(), key.clone())
+                .require_tls(true);
+        }
+        Ok(options)
+    }
+}
+
+/// Files are read before the library does, whose errors do not name them.
+fn read(path: &Path, variable: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read {variable} {}", path.display()))
+}
+
+fn inbox_prefix(text: &str) -> Result<String, String> {
+    let token = |token: &str| {
+        !token.is_empty()
+            && token
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
+    if text.split('.').all(token) {
+        Ok(text.to_owned())
+    } else {
+        Err("tokens of A-Z a-z 0-9 _ - joined by single dots".to_owned())
+    }
+}
+
+impl std::fmt::Debug for NatsOptions {
+    /// Shows no secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NatsOptions")
+            .field("servers", &self.servers())
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,157 @@
+//! The order in which a service starts and stops.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use async_nats::service::{Service, ServiceExt as _};
+use clap::Parser;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::cli::{self, Misconfigured, Options};
+use crate::health::{self, Health};
+use crate::{Nats, shutdown, telemetry};
+
+/// Which service this is.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// Its name as a command, in logs and as a NATS micro service.
+    pub name: &'static str,
+    /// What its variables begin with, without the underscore.
+    pub prefix: &'static str,
+    /// Its version, three numbers with dots.
+    pub version: &'static str,
+    /// What its inbox subjects begin with unless `NATS_INBOX_PREFIX` says otherwise: its user on
+    /// NATS may subscribe to no others.
+    pub inbox_prefix: &'static str,
+}
+
+/// What a running service works with.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Which service this is.
+    pub about: About,
+    /// The name of this instance.
+    pub instance: String,
+    /// How long work that has begun may take once [`Context::shutdown`] is cancelled.
+    pub grace: Duration,
+    /// Cancelled when the service has to stop.
+    pub shutdown: CancellationToken,
+    pub(crate) options: Options,
+    pub(crate) health: Health,
+}
+
+impl Context {
+    /// What [`run`] makes of the options; for programs and tests that start a service themselves.
+    #[must_use]
+    pub fn new(about: About, options: Options, shutdown: CancellationToken) -> Self {
+        let instance = options.instance.clone().unwrap_or_else(|| {
+            let random = uuid::Uuid::new_v4().simple().to_string();
+            format!("{}-{}", about.name, &random[..6])
+        });
+        let health = Health::default();
+        Self {
+            about,
+            instance,
+            grace: options.grace,
+            shutdown,
+            options,
+            health,
+        }
+    }
+
+    /// Connects to NATS, waiting for it as long as it takes; the purpose is part of the
+    /// connection's name on the server.
+    ///
+    /// Once made, the connection is restored without end when it is lost.
+    ///
+    /// # Errors
+    /// When the configuration is wrong, the server refuses the credentials, or the service is
+    /// told to stop before there is a connection.
+    pub async fn connect(&self, purpose: &str) -> anyhow::Result<Nats> {
+        Nats::connect(self, purpose).await
+    }
+
+    /// Registers this instance as a NATS micro service, so that `nats micro ls` and `$SRV.PING`
+    /// find it under the service's name; the metadata holds its instance and host name.
+    ///
+    /// It stays registered as long as the connection lives.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn register(&self, nats: &Nats) -> anyhow::Result<Service> {
+        let metadata = [("instance", self.instance.clone()), ("host", self.host())];
+        nats.client
+            .service_builder()
+            .metadata(metadata.map(|(key, value)| (key.to_owned(), value)).into())
+            .start(self.about.name, self.about.version)
+            .await
+            .map_err(|error| anyhow::anyhow!("cannot register as a micro service: {error}"))
+    }
+
+    /// The host name of this machine or container.
+    #[must_use]
+    pub fn host(&self) -> String {
+        nix::unistd::gethostname()
+            .ok()
+            .and_then(|name| name.into_string().ok())
+            .unwrap_or_else(|| "unknown".to_owned())
+    }
+}
+
+/// Runs a service: reads its configuration, starts logs, signals and health, and serves until it
+/// is done or told to stop.
+///
+/// `serve` answers with the exit code. An error is logged with its causes; the process then exits
+/// with 2 if it is [`Misconfigured`], else with 1. Work on other threads that cannot be
+/// interrupted is not waited for.
+#[must_use]
+pub fn run<C: Parser>(
+    about: About,
+    options: impl FnOnce(&C) -> &Options,
+    serve: impl AsyncFnOnce(Context, C) -> anyhow::Result<ExitCode>,
+) -> ExitCode {
+    let (config, matches) = cli::parse::<C>(&about);
+    let options = options(&config).clone();
+    if matches.subcommand_name() == Some("healthcheck") {
+        let variable = format!("{}_HEALTH_SOCKET", about.prefix);
+        return health::check(options.health_socket.as_deref(), &variable);
+    }
+    let context = Context::new(about, options, CancellationToken::new());
+    let options = &context.options;
+    if let Err(error) = telemetry::init(&options.filter, options.log_format, &context.instance) {
+        eprintln!("error: {error:#}");
+        return ExitCode::from(2);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "cannot start the async runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        if let Some(path) = &context.options.health_socket {
+            context
+                .health
+                .serve(path)
+                .map_err(|error| cli::misconfigured(&error))?;
+        }
+        shutdown::on_signal(context.shutdown.clone())?;
+        serve(context, config).await
+    });
+    // A handler that computes on a thread of the runtime cannot be stopped; dropping the runtime
+    // would wait for it beyond any grace period.
+    runtime.shutdown_background();
+    result.unwrap_or_else(|error| {
+        error!("{error:#}");
+        if error.is::<Misconfigured>() {
+            ExitCode::from(2)
+        } else {
+            ExitCode::FAILURE
+        }
+    })
+}

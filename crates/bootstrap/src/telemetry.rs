@@ -1,0 +1,99 @@
+//! Logs on standard output: a sentence and its fields, with the name of the instance in each line.
+
+use std::fmt;
+
+use anyhow::Context as _;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{Format, Json, JsonFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people: time, level, instance, a sentence, its fields.
+    Pretty,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+/// Starts logging for the whole process.
+///
+/// # Errors
+/// When the filter cannot be read, or logging was started before.
+pub(crate) fn init(filter: &str, format: LogFormat, instance: &str) -> anyhow::Result<()> {
+    // The client library tells of connections that come and go, which is told here with more
+    // care; what it has to say besides starts at warnings. Directives of the user's come later,
+    // and win.
+    let filter = EnvFilter::try_new(format!("async_nats=warn,{filter}"))
+        .with_context(|| format!("invalid value {filter:?} of --log or RUST_LOG"))?;
+    let instance = instance.to_owned();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false);
+    match format {
+        LogFormat::Pretty => builder.event_format(Lines { instance }).try_init(),
+        LogFormat::Json => builder
+            .fmt_fields(JsonFields::new())
+            .event_format(JsonLines {
+                instance,
+                inner: Format::default().json().flatten_event(true),
+            })
+            .try_init(),
+    }
+    .map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
+}
+
+struct Lines {
+    instance: String,
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let now = humantime::format_rfc3339_millis(std::time::SystemTime::now());
+        write!(
+            writer,
+            "{now} {:5} {} ",
+            event.metadata().level(),
+            self.instance
+        )?;
+        context
+            .field_format()
+            .format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+struct JsonLines {
+    instance: String,
+    inner: Format<Json>,
+}
+
+impl<S> FormatEvent<S, JsonFields> for JsonLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, JsonFields>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut line = String::new();
+        self.inner
+            .format_event(context, Writer::new(&mut line), event)?;
+        let rest = line.strip_prefix('{').unwrap_or(&line);
+        // The name was checked to hold nothing that JSON would want escaped.
+        write!(writer, "{{\"instance\":\"{}\",{rest}", self.instance)
+    }
+}
