@@ -1,0 +1,365 @@
+//! A real nats-server for each test.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use async_nats::{Client, ConnectOptions};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::build_dir::project_root;
+use crate::child;
+use crate::credentials::{Credentials, inbox_prefix};
+use crate::eventually::{DEADLINE, eventually};
+use crate::monitoring::get_json;
+use crate::nats_binary::nats_binary;
+use crate::ports::Ports;
+
+const CONFIGURATION_FILE: &str = "nats.conf";
+
+/// What the server reads when nobody has to log in.
+const OPEN_CONFIGURATION: &str = "\
+server_name: $NATS_SERVER_NAME
+listen: $NATS_LISTEN
+http: $NATS_HTTP_LISTEN
+";
+
+/// Says how a [`NatsServer`] should be.
+#[derive(Default)]
+pub struct NatsServerBuilder {
+    open: bool,
+    extra_lines: String,
+}
+
+impl NatsServerBuilder {
+    /// Without users: anybody may do anything.
+    #[must_use]
+    pub fn open(mut self) -> Self {
+        self.open = true;
+        self
+    }
+
+    /// Adds lines to the configuration. A setting that stands there already is replaced.
+    #[must_use]
+    pub fn config(mut self, lines: &str) -> Self {
+        self.extra_lines.push_str(lines);
+        self.extra_lines.push('\n');
+        self
+    }
+
+    /// Starts it, and waits until it accepts connections.
+    ///
+    /// # Panics
+    ///
+    /// When there is no nats-server, or it does not start; shows its log.
+    pub async fn start(self) -> NatsServer {
+        let configuration = if self.open {
+            OPEN_CONFIGURATION.to_owned()
+        } else {
+            let path = project_root().join("deploy/nats.conf");
+            fs::read_to_string(&path)
+                .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
+        };
+        let home = tempfile::Builder::new().prefix("nats-").tempdir();
+        let home = home.expect("a temporary folder can be created");
+        fs::write(
+            home.path().join(CONFIGURATION_FILE),
+            format!("{configuration}\n{}", self.extra_lines),
+        )
+        .expect("a temporary folder can be written to");
+        let mut server = NatsServer {
+            home,
+            process: None,
+            ports: None,
+            credentials: (!self.open).then(Credentials::random),
+        };
+        server.start_again().await;
+        server
+    }
+}
+
+/// A nats-server on ports of its own, with the configuration of `deploy/nats.conf` and passwords of
+/// its own.
+///
+/// It is killed, and its files removed, when this is dropped; when a test panics its log is shown.
+pub struct NatsServer {
+    home: TempDir,
+    process: Option<Child>,
+    /// Chosen by the server at the first start, and kept from then on.
+    ports: Option<Ports>,
+    /// None when the server is open.
+    credentials: Option<Credentials>,
+}
+
+impl NatsServer {
+    /// Starts one with the users and permissions of `deploy/nats.conf`, and waits until it accepts
+    /// connections.
+    ///
+    /// # Panics
+    ///
+    /// When there is no nats-server, or it does not start; shows its log.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// For a server that differs from what [`NatsServer::start`] gives.
+    #[must_use]
+    pub fn builder() -> NatsServerBuilder {
+        NatsServerBuilder::default()
+    }
+
+    /// Starts a stopped or killed server on the ports that it had, and waits until it accepts
+    /// connections.
+    ///
+    /// # Panics
+    ///
+    /// When it runs already, or does not start; shows its log.
+    pub async fn start_again(&mut self) {
+        assert!(self.process.is_none(), "the server runs already");
+        // Other tests' servers take free ports too. If one of them was given ours while it was
+        // free, ours fails at the start, so this tries until that test is over.
+        eventually(DEADLINE, "the server to get its port back", async || {
+            self.try_start().await.then_some(())
+        })
+        .await;
+    }
+
+    /// One start; false if the ports are taken.
+    async fn try_start(&mut self) -> bool {
+        // A fresh folder each time: a killed server leaves its old file behind.
+        let ports_folder = tempfile::tempdir_in(self.home.path())
+            .expect("a folder can be made in a temporary folder");
+        let log_before = self.log().len();
+        let process = self.process.insert(
+            self.command(&ports_folder)
+                .spawn()
+                .expect("a nats-server that told its version can be started"),
+        );
+        let started = eventually(DEADLINE, "the server to start", async || {
+            if let Some(ports) = Ports::read(ports_folder.path()) {
+                return Some(Some(ports));
+            }
+            let ended = process
+                .try_wait()
+                .expect("a child can be waited for")
+                .is_some();
+            ended.then_some(None)
+        })
+        .await;
+        if started.is_some() {
+            self.ports = started;
+            return true;
+        }
+        self.process = None;
+        let words = &self.log()[log_before..];
+        assert!(
+            words.contains("address already in use"),
+            "nats-server did not start:\n{words}"
+        );
+        false
+    }
+
+    fn command(&self, ports_folder: &TempDir) -> Command {
+        let binary = nats_binary().unwrap_or_else(|error| panic!("{error:#}"));
+        // The server takes -1 for any free port.
+        let listen = |port: Option<u16>| {
+            format!(
+                "127.0.0.1:{}",
+                port.map_or("-1".to_owned(), |port| port.to_string())
+            )
+        };
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path());
+        let log = log.expect("a file can be made in a temporary folder");
+        let mut command = Command::new(binary.path);
+        command
+            .arg("--config")
+            .arg(self.home.path().join(CONFIGURATION_FILE))
+            .arg("--ports_file_dir")
+            .arg(ports_folder.path())
+            .env("NATS_SERVER_NAME", "test")
+            .env("NATS_LISTEN", listen(self.ports.map(|ports| ports.client)))
+            .env(
+                "NATS_HTTP_LISTEN",
+                listen(self.ports.map(|ports| ports.monitoring)),
+            )
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        if let Some(credentials) = &self.credentials {
+            command.envs(credentials.server_env());
+        }
+        command
+    }
+
+    /// Ends the server as an operator would, and waits until it is gone.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run, or does not end.
+    pub async fn stop(&mut self) {
+        self.end_by(Signal::SIGTERM).await;
+    }
+
+    /// Ends the server as a crash would, and waits until it is gone.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub async fn kill(&mut self) {
+        self.end_by(Signal::SIGKILL).await;
+    }
+
+    async fn end_by(&mut self, signal: Signal) {
+        child::send(self.running(), signal);
+        let process = self.process.as_mut().expect("it was just seen running");
+        child::exit(process, DEADLINE, "nats-server").await;
+        self.process = None;
+    }
+
+    /// Stops the server in its tracks: its connections stay open, and nothing answers.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn pause(&self) {
+        child::pause(self.running());
+    }
+
+    /// Lets a paused server go on.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn resume(&self) {
+        child::resume(self.running());
+    }
+
+    fn running(&self) -> &Child {
+        self.process.as_ref().expect("the server runs")
+    }
+
+    /// Where clients connect to. It stays the same when the server is started again.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.ports().client)
+    }
+
+    /// The port of [`NatsServer::url`].
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.ports().client
+    }
+
+    /// The root of the monitoring pages, such as `http://127.0.0.1:8222`.
+    #[must_use]
+    pub fn monitoring_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports().monitoring)
+    }
+
+    /// The server's own figures, from its monitoring page `/varz`.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not answer.
+    pub async fn varz(&self) -> Value {
+        self.monitoring("/varz").await
+    }
+
+    /// Its connections with their subscriptions, from its monitoring page `/connz`.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not answer.
+    pub async fn connz(&self) -> Value {
+        self.monitoring("/connz?subs=true").await
+    }
+
+    async fn monitoring(&self, path: &str) -> Value {
+        let page = get_json(self.ports().monitoring, path).await;
+        page.unwrap_or_else(|error| panic!("cannot read {path} of the server: {error:#}"))
+    }
+
+    fn ports(&self) -> Ports {
+        self.ports
+            .expect("a server is handed out after its first start")
+    }
+
+    /// Options to connect as one of the users `publisher`, `worker` and `status`: name, password,
+    /// and the inbox prefix that this user may receive replies on.
+    ///
+    /// An open server takes any name for the inbox prefix, and asks for no password.
+    ///
+    /// # Panics
+    ///
+    /// When the server knows no such user.
+    #[must_use]
+    pub fn options_for(&self, user: &str) -> ConnectOptions {
+        match &self.credentials {
+            Some(credentials) => credentials.options_for(user),
+            None => ConnectOptions::new().custom_inbox_prefix(inbox_prefix(user)),
+        }
+    }
+
+    /// Connects with [`NatsServer::options_for`] the user.
+    ///
+    /// # Panics
+    ///
+    /// When the server knows no such user, or does not let it in.
+    pub async fn connect_as(&self, user: &str) -> Client {
+        let client = self.options_for(user).connect(self.url()).await;
+        client.unwrap_or_else(|error| panic!("cannot connect as {user}: {error}"))
+    }
+
+    /// The environment with which one of our services connects as this user.
+    ///
+    /// # Panics
+    ///
+    /// When the server knows no such user.
+    #[must_use]
+    pub fn env_for(&self, user: &str) -> Vec<(String, String)> {
+        let mut env = match &self.credentials {
+            Some(credentials) => credentials.client_env(user),
+            None => vec![("NATS_INBOX_PREFIX".to_owned(), inbox_prefix(user))],
+        };
+        env.push(("NATS_URL".to_owned(), self.url()));
+        env
+    }
+
+    /// What the server logged so far.
+    ///
+    /// # Panics
+    ///
+    /// When the log cannot be read.
+    #[must_use]
+    pub fn log(&self) -> String {
+        match fs::read(self.log_path()) {
+            Ok(log) => String::from_utf8_lossy(&log).into_owned(),
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(error) => panic!("cannot read the server's log: {error}"),
+        }
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.home.path().join("nats.log")
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            child::end(process);
+        }
+        if thread::panicking()
+            && let Ok(log) = fs::read_to_string(self.log_path())
+        {
+            eprintln!("--- log of nats-server ---\n{log}--- end of the log ---");
+        }
+    }
+}
