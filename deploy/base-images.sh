@@ -35,7 +35,9 @@ nats-server.requirements.txt.
 HELP
 }
 
-say() { printf 'base-images: %s\n' "$*" >&2; }
+# What is said reaches the terminal also from within a step whose own output is kept aside.
+exec 3>&2
+say() { printf 'base-images: %s\n' "$*" >&3; }
 die() { say "error: $*"; exit 1; }
 
 force=false pull=true pull_timeout=120
@@ -97,6 +99,7 @@ apt_archives() {
     if [[ -n ${DEBIAN_MIRROR-} ]]; then
         echo "$DEBIAN_MIRROR $SUITE main"
     elif command -v apt-get >/dev/null; then
+        # shellcheck disable=SC2016  # apt fills these in, not the shell
         apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
             awk -v suite="$SUITE" '$2 == suite || index($2, suite "-") == 1' | sort -u | sort -s -k2,2
     fi

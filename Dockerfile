@@ -1,0 +1,40 @@
+# All services from one build; each of the last stages is the image of one of them. Nothing here needs BuildKit.
+
+# The manifests, and an empty source for each crate: what the dependencies need to be compiled without our own code.
+# This stage runs on each change, but its outcome, and so the cache of the next one, changes with the manifests only.
+FROM rust:1.95-slim-bookworm AS manifests
+WORKDIR /build
+COPY Cargo.toml Cargo.lock ./
+COPY crates crates
+RUN find crates -type f ! -path '*/src/main.rs' ! -path '*/src/lib.rs' ! -path 'crates/*/Cargo.toml' -delete \
+ && find crates -type d -empty -delete \
+ && find crates -name lib.rs -exec truncate --size 0 {} + \
+ && for main in crates/*/src/main.rs; do echo 'fn main() {}' > "$main"; done
+
+# The dependencies. What was compiled of the empty sources is thrown away, so that it cannot pass for the real thing.
+FROM rust:1.95-slim-bookworm AS dependencies
+WORKDIR /build
+COPY --from=manifests /build ./
+RUN cargo build --release --locked -p publisher -p consumer -p status-service \
+ && for crate in crates/*; do cargo clean --release --locked -p "${crate#crates/}" || exit; done
+
+FROM dependencies AS build
+COPY crates crates
+RUN cargo build --release --locked -p publisher -p consumer -p status-service
+
+# What the three images share: certificates for TLS, and a user who owns nothing.
+FROM debian:bookworm-slim AS runtime
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+USER 65532:65532
+
+FROM runtime AS publisher
+COPY --from=build /build/target/release/publisher /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/publisher"]
+
+FROM runtime AS consumer
+COPY --from=build /build/target/release/consumer /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/consumer"]
+
+FROM runtime AS status-service
+COPY --from=build /build/target/release/status-service /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/status-service"]
