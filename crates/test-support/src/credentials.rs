@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::ensure;
 use async_nats::ConnectOptions;
 use rand::RngExt as _;
 use rand::distr::{Alphabetic, Alphanumeric};
@@ -22,6 +23,28 @@ impl Credentials {
         Self {
             passwords: passwords.into(),
         }
+    }
+
+    /// Takes the passwords that `lookup` knows by the name of the server's variable.
+    ///
+    /// # Errors
+    ///
+    /// When the server would misread one of them, naming the variable.
+    pub fn overridden_by(
+        mut self,
+        lookup: impl Fn(&str) -> Option<String>,
+    ) -> anyhow::Result<Self> {
+        for (user, password) in &mut self.passwords {
+            let variable = server_variable(user);
+            if let Some(given) = lookup(&variable) {
+                ensure!(
+                    is_safe(&given),
+                    "{variable} must have {SHORTEST} or more letters and digits, a letter first"
+                );
+                *password = given;
+            }
+        }
+        Ok(self)
     }
 
     /// The environment from which the server reads the passwords.
@@ -71,8 +94,21 @@ pub(crate) fn inbox_prefix(user: &str) -> String {
     format!("_INBOX_{user}")
 }
 
+fn server_variable(user: &str) -> String {
+    format!("NATS_{}_PASSWORD", user.to_uppercase())
+}
+
+/// An empty password would let anybody in.
+const SHORTEST: usize = 24;
+
 /// The server reads variables as part of its configuration: a value that looks like a number, or
-/// that holds punctuation, would not be taken for a string. So a letter comes first.
+/// that holds punctuation, would not be taken for a string.
+fn is_safe(password: &str) -> bool {
+    password.len() >= SHORTEST
+        && password.starts_with(|first: char| first.is_ascii_alphabetic())
+        && password.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 fn random_password() -> String {
     let mut rng = rand::rng();
     let first = char::from(rng.sample(Alphabetic));
@@ -86,23 +122,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_long_begin_with_a_letter_and_differ() {
+    fn random_passwords_are_safe_and_differ() {
         let credentials = Credentials::random();
         let mut passwords: Vec<_> = credentials
             .server_env()
             .map(|(_, password)| password)
             .collect();
-        for password in &passwords {
-            assert!(password.len() >= 24, "{password}");
-            assert!(
-                password.starts_with(|first: char| first.is_ascii_alphabetic()),
-                "{password}"
-            );
-            assert!(
-                password.chars().all(|it| it.is_ascii_alphanumeric()),
-                "{password}"
-            );
-        }
+        assert!(
+            passwords.iter().all(|password| is_safe(password)),
+            "{passwords:?}"
+        );
         passwords.sort();
         passwords.dedup();
         assert_eq!(passwords.len(), 3);
@@ -116,6 +145,36 @@ mod tests {
         assert_eq!(server["NATS_WORKER_PASSWORD"], client["NATS_PASSWORD"]);
         assert_eq!(client["NATS_USER"], "worker");
         assert_eq!(client["NATS_INBOX_PREFIX"], "_INBOX_worker");
+    }
+
+    #[test]
+    fn given_passwords_replace_random_ones() {
+        let given = "a".repeat(24);
+        let lookup = |name: &str| (name == "NATS_WORKER_PASSWORD").then(|| given.clone());
+        let credentials = Credentials::random().overridden_by(lookup).unwrap();
+        assert_eq!(credentials.password("worker"), given);
+        assert_ne!(credentials.password("status"), given);
+    }
+
+    #[test]
+    fn a_password_that_the_server_would_misread_is_refused_by_name() {
+        for bad in [
+            "",
+            "short",
+            &"1".repeat(24),
+            &"a;".repeat(12),
+            &"a ".repeat(12),
+        ] {
+            let lookup = |name: &str| (name == "NATS_WORKER_PASSWORD").then(|| bad.to_owned());
+            let error = Credentials::random()
+                .overridden_by(lookup)
+                .err()
+                .expect(bad);
+            assert!(
+                error.to_string().contains("NATS_WORKER_PASSWORD"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

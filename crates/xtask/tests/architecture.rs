@@ -1,0 +1,128 @@
+//! The arrows between the crates, as cargo resolves them: who may depend on whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+const SERVICES: [&str; 3] = ["publisher", "consumer", "status-service"];
+const DEVELOPMENT: [&str; 2] = ["test-support", "xtask"];
+
+/// What each package needs to be built, without what only its tests need.
+struct Dependencies(BTreeMap<String, BTreeSet<String>>);
+
+impl Dependencies {
+    fn of_this_project() -> Self {
+        let output = Command::new(env!("CARGO"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args([
+                "metadata",
+                "--locked",
+                "--all-features",
+                "--format-version",
+                "1",
+            ])
+            .output()
+            .expect("cargo can be started");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let metadata = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
+        Self::read(&metadata).expect("cargo writes what it documents")
+    }
+
+    fn read(metadata: &Value) -> Option<Self> {
+        let names: BTreeMap<&str, &str> = metadata["packages"]
+            .as_array()?
+            .iter()
+            .map(|package| Some((package["id"].as_str()?, package["name"].as_str()?)))
+            .collect::<Option<_>>()?;
+        let mut dependencies = BTreeMap::<_, BTreeSet<_>>::new();
+        for node in metadata["resolve"]["nodes"].as_array()? {
+            // Versions do not matter here; what one of them needs, the name needs.
+            let needed = dependencies
+                .entry((*names.get(node["id"].as_str()?)?).to_owned())
+                .or_default();
+            for dependency in node["deps"].as_array()? {
+                let kinds = dependency["dep_kinds"].as_array()?;
+                if kinds.iter().any(|kind| kind["kind"] != "dev") {
+                    needed.insert((*names.get(dependency["pkg"].as_str()?)?).to_owned());
+                }
+            }
+        }
+        Some(Self(dependencies))
+    }
+
+    /// All that a package needs, directly or by others.
+    fn reachable_from<'a>(&'a self, package: &'a str) -> BTreeSet<&'a str> {
+        let mut reached = BTreeSet::new();
+        let mut next = vec![package];
+        while let Some(package) = next.pop() {
+            let direct = self
+                .0
+                .get(package)
+                .unwrap_or_else(|| panic!("no package {package}"));
+            next.extend(
+                direct
+                    .iter()
+                    .map(String::as_str)
+                    .filter(|name| reached.insert(*name)),
+            );
+        }
+        reached
+    }
+}
+
+#[test]
+fn the_message_crate_knows_neither_nats_nor_tokio_nor_any_crate_of_ours() {
+    let dependencies = Dependencies::of_this_project();
+    let reached = dependencies.reachable_from("common");
+    assert!(reached.contains("serde_json"), "{reached:?}");
+    for forbidden in ["async-nats", "tokio", "bootstrap"]
+        .iter()
+        .chain(&SERVICES)
+        .chain(&DEVELOPMENT)
+    {
+        assert!(
+            !reached.contains(forbidden),
+            "common depends on {forbidden}"
+        );
+    }
+}
+
+#[test]
+fn no_service_depends_on_another_and_none_on_what_is_for_development() {
+    let dependencies = Dependencies::of_this_project();
+    for service in SERVICES {
+        let reached = dependencies.reachable_from(service);
+        assert!(
+            reached.contains("common") && reached.contains("async-nats"),
+            "{reached:?}"
+        );
+        for forbidden in SERVICES
+            .iter()
+            .chain(&DEVELOPMENT)
+            .filter(|name| **name != service)
+        {
+            assert!(
+                !reached.contains(forbidden),
+                "{service} depends on {forbidden}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_services_share_depends_on_none_of_them() {
+    let dependencies = Dependencies::of_this_project();
+    let reached = dependencies.reachable_from("bootstrap");
+    assert!(reached.contains("async-nats"), "{reached:?}");
+    for forbidden in SERVICES.iter().chain(&DEVELOPMENT) {
+        assert!(
+            !reached.contains(forbidden),
+            "bootstrap depends on {forbidden}"
+        );
+    }
+}
