@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, Command, Parser};
 
@@ -84,12 +85,19 @@ pub(crate) fn command<C: Parser>(about: &About) -> Command {
         .version(about.version)
         .max_term_width(100)
         .subcommand_negates_reqs(true)
-        .mut_args(|arg| match arg.get_long() {
-            Some(long) if arg.get_env().is_none() && long != "help" && long != "version" => {
-                let variable = variable(about.prefix, long);
-                arg.env(OsString::from(variable))
-            }
-            _ => arg,
+        .mut_args(|arg| {
+            let variable = match (arg.get_env(), arg.get_long()) {
+                (Some(variable), _) => variable.to_owned(),
+                (None, Some("help" | "version") | None) => return arg,
+                (None, Some(long)) => OsString::from(variable(about.prefix, long)),
+            };
+            // Compose files pass variables on that nobody set as empty ones.
+            let empty = std::env::var_os(&variable).is_some_and(|value| value.is_empty());
+            arg.env(if empty {
+                Resettable::Reset
+            } else {
+                Resettable::Value(clap::builder::OsStr::from(variable))
+            })
         })
         .subcommand(
             Command::new("healthcheck")
@@ -123,14 +131,9 @@ fn name_variable(mut error: clap::Error, command: &Command) -> clap::Error {
         .and_then(|arg| arg.get_env())
         .filter(|variable| !on_the_line && std::env::var_os(variable).is_some());
     if let Some(variable) = variable {
-        let named = format!(
-            "{shown}' (from the variable '{}",
-            variable.to_string_lossy()
-        );
-        error.insert(
-            ContextKind::InvalidArg,
-            ContextValue::String(format!("{named}')")),
-        );
+        // Clap writes the text between quotes.
+        let named = format!("{shown}' from the variable '{}", variable.to_string_lossy());
+        error.insert(ContextKind::InvalidArg, ContextValue::String(named));
     }
     error
 }

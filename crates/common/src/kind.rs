@@ -45,7 +45,6 @@ impl KindPattern {
         for pattern in self.0.split('.') {
             match (pattern, tokens.next()) {
                 (">", Some(_)) => return true,
-                (_, None) => return false,
                 ("*", Some(_)) => {}
                 (pattern, Some(token)) if pattern == token => {}
                 _ => return false,
@@ -88,6 +87,13 @@ impl TryFrom<String> for JobKind {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
+    }
+}
+
+impl std::borrow::Borrow<str> for JobKind {
+    /// Lets a map from kinds be asked with a text.
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -1,12 +1,15 @@
 //! Names on NATS that publishers, consumers and observers agree on.
 
-use crate::{JobKind, KindPattern};
+use crate::JobKind;
 
 /// Jobs of every kind; consumers share it as the queue group [`WORKERS`].
 pub const CREATE: &str = "jobs.create";
 
 /// Request-reply: every consumer answers with its [`crate::ConsumerStatus`].
 pub const STATUS: &str = "jobs.status";
+
+/// Below it, a subject a kind: see [`serves_kind`].
+pub const SERVES: &str = "jobs.serves";
 
 /// The queue group in which consumers subscribe to [`CREATE`] and to the subjects below it.
 pub const WORKERS: &str = "workers";
@@ -25,10 +28,11 @@ pub fn create_kind(kind: &JobKind) -> String {
     format!("{CREATE}.{kind}")
 }
 
-/// The subject on which a consumer takes the kinds that match a pattern.
+/// The subject on which any consumer that serves a kind says so, also while it is full: an answer,
+/// even an empty one, tells "nobody serves it" from "nobody has room".
 #[must_use]
-pub fn create_pattern(pattern: &KindPattern) -> String {
-    format!("{CREATE}.{pattern}")
+pub fn serves_kind(kind: &JobKind) -> String {
+    format!("{SERVES}.{kind}")
 }
 
 /// The kind that a subject below [`CREATE`] names, if it names one.
