@@ -1,0 +1,37 @@
+//! Arithmetic on the counts of a consumer, field by field.
+
+use common::Counts;
+
+/// The larger of each two.
+pub(crate) fn larger(a: &Counts, b: &Counts) -> Counts {
+    zip(a, b, u64::max)
+}
+
+/// What `a` is above `b`; zero where it is not.
+pub(crate) fn above(a: &Counts, b: &Counts) -> Counts {
+    zip(a, b, u64::saturating_sub)
+}
+
+/// The largest of them all.
+pub(crate) fn largest(counts: &Counts) -> u64 {
+    let mut largest = 0;
+    zip(counts, counts, |count, _| {
+        largest = largest.max(count);
+        count
+    });
+    largest
+}
+
+fn zip(a: &Counts, b: &Counts, mut with: impl FnMut(u64, u64) -> u64) -> Counts {
+    // Every field by name: a new one that is forgotten here does not compile.
+    Counts {
+        processed: with(a.processed, b.processed),
+        succeeded: with(a.succeeded, b.succeeded),
+        failed: with(a.failed, b.failed),
+        rejected: with(a.rejected, b.rejected),
+        expired: with(a.expired, b.expired),
+        retried: with(a.retried, b.retried),
+        busy: with(a.busy, b.busy),
+        interrupted: with(a.interrupted, b.interrupted),
+    }
+}

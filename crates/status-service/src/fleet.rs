@@ -1,0 +1,504 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::time::{Duration, Instant};
+
+use common::{ConsumerState, Counts};
+
+use crate::counts::{above, larger};
+use crate::folded::Folded;
+use crate::{Answer, Ended, InstanceId, Round};
+
+/// The most consumers that are kept though they do not answer; when there are more, those that
+/// were silent for longest are gone sooner.
+const MAX_SILENT: usize = 10_000;
+
+/// All consumers that were ever heard of, and what they have done together.
+///
+/// The totals never go down: each instance counts with the most that it ever answered, and when
+/// it is gone its counts stay.
+#[derive(Debug)]
+pub struct Fleet {
+    gone_after: Duration,
+    members: BTreeMap<InstanceId, Member>,
+    folded: Folded,
+    last: Option<Instant>,
+    /// Jobs that came to an end since the last round.
+    new: u64,
+    /// Whether anybody answers, as it was told.
+    answering: Option<bool>,
+}
+
+/// What a round told.
+#[derive(Debug)]
+pub struct News {
+    /// What became of single consumers.
+    pub events: Vec<Event>,
+    /// Whether anybody answers, when that has changed.
+    pub answering: Option<bool>,
+    /// The fleet as a whole.
+    pub summary: Summary,
+}
+
+/// Something that happened to one consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Which.
+    pub id: InstanceId,
+    /// On which host.
+    pub host: String,
+    /// What happened.
+    pub change: Change,
+}
+
+/// What can happen to a consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It answered for the first time.
+    Joined {
+        /// Its version.
+        version: String,
+    },
+    /// It no longer answers.
+    Missing {
+        /// How old its last answer was when it was asked in vain.
+        silent: Duration,
+        /// Jobs that ran in it then.
+        in_flight: u32,
+        /// Jobs that waited in it then.
+        waiting: u64,
+    },
+    /// It is missing because its answers come after the round.
+    TooLate,
+    /// It was missing or gone, and answers again.
+    Back,
+    /// It has begun a new life under the same name.
+    Restarted {
+        /// Jobs that ran in the old life when it was last heard.
+        in_flight: u32,
+        /// Jobs that waited in it then.
+        waiting: u64,
+        /// Whether it had said before that it would stop.
+        announced: bool,
+    },
+    /// It had said that it would stop, and has.
+    Left {
+        /// Jobs that came to an end in it.
+        processed: u64,
+    },
+    /// It has been missing for so long that it is no longer waited for.
+    Gone {
+        /// How long it has not been heard.
+        silent: Duration,
+        /// Jobs that came to an end in it, as far as is known.
+        processed: u64,
+    },
+    /// Its NATS client had to drop messages.
+    Dropped {
+        /// How many more than were known.
+        messages: u64,
+    },
+}
+
+/// The fleet as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// Consumers that answered.
+    pub consumers: usize,
+    /// Those of them that take jobs.
+    pub running: usize,
+    /// Those of them that are full.
+    pub saturated: usize,
+    /// Those of them that will stop.
+    pub draining: usize,
+    /// Consumers that are known and did not answer.
+    pub missing: usize,
+    /// Jobs that run, in those that answered.
+    pub in_flight: u64,
+    /// Jobs that wait in consumers, in those that answered.
+    pub waiting: u64,
+    /// How jobs have ended, in all consumers that were ever heard of.
+    pub totals: Counts,
+    /// What was done since the last round; nothing after the first.
+    pub since: Option<Since>,
+    /// How evenly that is spread, if it can be said.
+    pub spread: Option<Spread>,
+    /// Time from the question to the last answer.
+    pub round_trip: Duration,
+}
+
+/// What was done between two rounds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Since {
+    /// Jobs that came to an end. What a consumer did long before it was found is not among them.
+    pub processed: u64,
+    /// Time between the two.
+    pub elapsed: Duration,
+}
+
+/// The smallest and the largest share in the jobs since the last round, of consumers that have
+/// answered both times.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// How many consumers are compared.
+    pub consumers: usize,
+    /// The smallest share, from 0 to 1.
+    pub min: f64,
+    /// The largest share, from 0 to 1.
+    pub max: f64,
+}
+
+/// One life of a consumer.
+#[derive(Debug)]
+struct Member {
+    host: String,
+    presence: Presence,
+    state: ConsumerState,
+    in_flight: u32,
+    waiting: u64,
+    dropped: u64,
+    /// The most that it ever answered.
+    counts: Counts,
+    /// What of it is in the folded sum already.
+    already: Counts,
+    heard: Instant,
+    /// What it had processed when it answered the round before, if it did.
+    before: Option<u64>,
+    answered: bool,
+    /// An answer came after its round.
+    late: bool,
+    late_told: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    /// It was never in time yet.
+    New,
+    /// It was gone.
+    Returned,
+    /// It answers.
+    Present,
+    /// It no longer answers, and this was told.
+    Missing,
+}
+
+impl Fleet {
+    /// A fleet of which nothing is known yet; a consumer that was not heard for `gone_after` is
+    /// gone.
+    #[must_use]
+    pub fn new(gone_after: Duration) -> Self {
+        Self {
+            gone_after,
+            members: BTreeMap::new(),
+            folded: Folded::default(),
+            last: None,
+            new: 0,
+            answering: None,
+        }
+    }
+
+    /// The consumers for which the next round should wait.
+    #[must_use]
+    pub fn awaited(&self) -> BTreeSet<InstanceId> {
+        let awaited = |member: &Member| member.presence != Presence::Missing || member.late;
+        self.members
+            .iter()
+            .filter(|(_, member)| awaited(member))
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    /// How jobs have ended, in all consumers that were ever heard of.
+    #[must_use]
+    pub fn totals(&self) -> Counts {
+        let mut totals = self.folded.sum();
+        for member in self.members.values() {
+            totals += above(&member.counts, &member.already);
+        }
+        totals
+    }
+
+    /// Takes in an answer that came after its round: the consumer is alive and its counts are
+    /// true, but it has not answered the round that goes on now.
+    pub fn hear_late(&mut self, answer: &Answer, now: Instant) {
+        self.take_in(answer, now).late = true;
+    }
+
+    /// Takes in a round.
+    ///
+    /// When `settling`, nobody is called missing who did not answer: the connection was just
+    /// restored, and the consumers may not have theirs yet.
+    pub fn absorb(&mut self, round: &Round, settling: bool) -> News {
+        let now = round.asked_at;
+        let mut events = Vec::new();
+        for answer in &round.late {
+            self.hear_late(answer, now);
+        }
+        for member in self.members.values_mut() {
+            member.answered = false;
+        }
+        let mut shares = Vec::new();
+        for answer in &round.answers {
+            let member = self.take_in(answer, now);
+            let mut tell = |change| events.push(Event::new(&answer.id, &answer.host, change));
+            match member.presence {
+                Presence::Present => {}
+                Presence::Missing | Presence::Returned => tell(Change::Back),
+                Presence::New => tell(Change::Joined {
+                    version: answer.version.clone(),
+                }),
+            }
+            if answer.dropped > member.dropped {
+                tell(Change::Dropped {
+                    messages: answer.dropped - member.dropped,
+                });
+                member.dropped = answer.dropped;
+            }
+            let processed = member.counts.processed;
+            if let Some(before) = member.before.replace(processed) {
+                shares.push(processed - before);
+            }
+            member.presence = Presence::Present;
+            member.answered = true;
+            (member.late, member.late_told) = (false, false);
+        }
+        // After a cut it is not known who else would have answered.
+        let judge = !settling && round.ended != Ended::Cut;
+        self.judge_silent(now, judge, &mut events);
+        self.bound_silent(now, &mut events);
+        events.sort_by(|a, b| a.id.cmp(&b.id));
+        News {
+            events,
+            answering: self.answering_changed(!round.answers.is_empty(), judge),
+            summary: self.summary(round, &shares),
+        }
+    }
+
+    /// What an answer tells, in time or not.
+    fn take_in(&mut self, answer: &Answer, now: Instant) -> &mut Member {
+        let Self {
+            members,
+            folded,
+            last,
+            new,
+            ..
+        } = self;
+        let mut found_old = false;
+        let member = members.entry(answer.id.clone()).or_insert_with(|| {
+            let recalled = folded.recall(&answer.id);
+            // It did its work before the last round, but was not heard then.
+            let running = answer.uptime.saturating_sub(answer.took);
+            found_old =
+                recalled.is_none() && last.is_some_and(|last| running > now.duration_since(last));
+            Member {
+                host: answer.host.clone(),
+                presence: if recalled.is_some() {
+                    Presence::Returned
+                } else {
+                    Presence::New
+                },
+                state: answer.state,
+                in_flight: answer.in_flight,
+                waiting: answer.waiting,
+                dropped: 0,
+                counts: recalled.unwrap_or_default(),
+                already: recalled.unwrap_or_default(),
+                heard: now,
+                before: None,
+                answered: false,
+                late: false,
+                late_told: false,
+            }
+        });
+        let counts = larger(&member.counts, &answer.counts);
+        if !found_old {
+            *new = new.saturating_add(counts.processed - member.counts.processed);
+        }
+        member.counts = counts;
+        member.heard = now;
+        member.state = answer.state;
+        member.in_flight = answer.in_flight;
+        member.waiting = answer.waiting;
+        member
+    }
+
+    /// What became of those that did not answer.
+    fn judge_silent(&mut self, now: Instant, judge: bool, events: &mut Vec<Event>) {
+        let silent = |member: &Member| !member.answered;
+        let silent: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(_, member)| silent(member))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in silent {
+            let restarted = self.lives_again(&id);
+            let Some(member) = self.members.get_mut(&id) else {
+                continue;
+            };
+            member.before = None;
+            let silent = now.saturating_duration_since(member.heard);
+            let late = std::mem::take(&mut member.late);
+            let (in_flight, waiting) = (member.in_flight, member.waiting);
+            let processed = member.counts.processed;
+            let announced = member.state == ConsumerState::Draining;
+            let change = if restarted {
+                Change::Restarted {
+                    in_flight,
+                    waiting,
+                    announced,
+                }
+            } else if !judge {
+                continue;
+            } else if announced {
+                Change::Left { processed }
+            } else if member.presence != Presence::Missing {
+                member.presence = Presence::Missing;
+                Change::Missing {
+                    silent,
+                    in_flight,
+                    waiting,
+                }
+            } else if late && !std::mem::replace(&mut member.late_told, true) {
+                Change::TooLate
+            } else if silent >= self.gone_after {
+                Change::Gone { silent, processed }
+            } else {
+                continue;
+            };
+            events.push(Event::new(&id, &member.host, change.clone()));
+            if !matches!(change, Change::Missing { .. } | Change::TooLate) {
+                self.fold(&id);
+            }
+            if restarted {
+                // One line says both.
+                events.retain(|event| {
+                    event.id.consumer != id.consumer
+                        || !matches!(event.change, Change::Joined { .. })
+                });
+            }
+        }
+    }
+
+    /// Whether a later life of the same consumer has answered.
+    fn lives_again(&self, id: &InstanceId) -> bool {
+        self.members
+            .range((Bound::Excluded(id), Bound::Unbounded))
+            .take_while(|(other, _)| other.consumer == id.consumer)
+            .any(|(_, member)| member.answered)
+    }
+
+    /// Names are cheap to invent: the fleet stays small whoever answers, and how often.
+    fn bound_silent(&mut self, now: Instant, events: &mut Vec<Event>) {
+        let silent = self.members.iter().filter(|(_, member)| !member.answered);
+        let mut silent: Vec<_> = silent
+            .map(|(id, member)| (member.heard, id.clone()))
+            .collect();
+        let too_many = silent.len().saturating_sub(MAX_SILENT);
+        if too_many == 0 {
+            return;
+        }
+        silent.sort();
+        for (heard, id) in silent.into_iter().take(too_many) {
+            if let Some(member) = self.members.get(&id) {
+                let change = Change::Gone {
+                    silent: now.saturating_duration_since(heard),
+                    processed: member.counts.processed,
+                };
+                events.push(Event::new(&id, &member.host, change));
+            }
+            self.fold(&id);
+        }
+    }
+
+    fn fold(&mut self, id: &InstanceId) {
+        if let Some((id, member)) = self.members.remove_entry(id) {
+            self.folded.fold(id, member.counts, &member.already);
+        }
+    }
+
+    fn answering_changed(&mut self, answers: bool, judge: bool) -> Option<bool> {
+        let told = self.answering;
+        if told == Some(answers) || !answers && !judge {
+            return None;
+        }
+        self.answering = Some(answers);
+        // That consumers answer is worth a line only after it was said that none does.
+        (told.is_some() || !answers).then_some(answers)
+    }
+
+    fn summary(&mut self, round: &Round, shares: &[u64]) -> Summary {
+        let now = round.asked_at;
+        let processed = std::mem::take(&mut self.new);
+        let since = self.last.replace(now).map(|last| Since {
+            processed,
+            elapsed: now.saturating_duration_since(last),
+        });
+        let in_state = |state| {
+            let answers = round.answers.iter();
+            answers.filter(|answer| answer.state == state).count()
+        };
+        let sum = |number: fn(&Answer) -> u64| {
+            let numbers = round.answers.iter().map(number);
+            numbers.fold(0, u64::saturating_add)
+        };
+        Summary {
+            consumers: round.answers.len(),
+            running: in_state(ConsumerState::Running),
+            saturated: in_state(ConsumerState::Saturated),
+            draining: in_state(ConsumerState::Draining),
+            missing: self.members.values().filter(|it| !it.answered).count(),
+            in_flight: sum(|answer| answer.in_flight.into()),
+            waiting: sum(|answer| answer.waiting),
+            totals: self.totals(),
+            since,
+            spread: Spread::of(shares),
+            round_trip: round
+                .answers
+                .iter()
+                .map(|answer| answer.took)
+                .max()
+                .unwrap_or_default(),
+        }
+    }
+}
+
+impl Event {
+    fn new(id: &InstanceId, host: &str, change: Change) -> Self {
+        Self {
+            id: id.clone(),
+            host: host.to_owned(),
+            change,
+        }
+    }
+}
+
+impl Spread {
+    fn of(jobs: &[u64]) -> Option<Self> {
+        let all = jobs.iter().fold(0, |sum: u64, &it| sum.saturating_add(it));
+        if jobs.len() < 2 || all == 0 {
+            return None;
+        }
+        let share = |jobs: u64| jobs as f64 / all as f64;
+        Some(Self {
+            consumers: jobs.len(),
+            min: share(*jobs.iter().min()?),
+            max: share(*jobs.iter().max()?),
+        })
+    }
+}
+
+impl std::fmt::Display for Spread {
+    /// In percent, with at least two figures of an even share.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let decimals = match self.consumers {
+            ..=100 => 1,
+            101..=1_000 => 2,
+            _ => 3,
+        };
+        let [min, max] = [self.min, self.max].map(|share| share * 100.0);
+        write!(f, "{min:.decimals$}%..{max:.decimals$}%")
+    }
+}
+
+#[cfg(test)]
+mod tests;

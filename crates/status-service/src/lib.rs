@@ -1,0 +1,19 @@
+//! Asks every consumer on `jobs.status` how it is, keeps the totals of the fleet, and logs them.
+//!
+//! A round is one question and the answers to it ([`Asker`]). The fleet ([`Fleet`]) knows what
+//! the rounds told: it has neither a connection nor a clock, and its totals never go down.
+
+mod answer;
+mod asker;
+mod config;
+mod counts;
+mod fleet;
+mod folded;
+mod report;
+mod serve;
+
+pub use answer::{Answer, InstanceId, KindRuns};
+pub use asker::{Asker, Ended, Ignored, Round};
+pub use config::Config;
+pub use fleet::{Change, Event, Fleet, News, Since, Spread, Summary};
+pub use serve::serve;

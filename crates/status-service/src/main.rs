@@ -1,0 +1,20 @@
+//! The status service: see the library of this package.
+
+use std::process::ExitCode;
+
+use bootstrap::About;
+use status_service::Config;
+
+fn main() -> ExitCode {
+    let about = About {
+        name: "status-service",
+        prefix: "STATUS",
+        version: env!("CARGO_PKG_VERSION"),
+        inbox_prefix: "_INBOX_status",
+    };
+    bootstrap::run(
+        about,
+        |config: &Config| &config.options,
+        status_service::serve,
+    )
+}

@@ -1,0 +1,120 @@
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use bootstrap::Context;
+use tokio::time::MissedTickBehavior;
+use tracing::info;
+
+use crate::{Asker, Config, Ended, Fleet, Ignored, Round, report};
+
+/// How long after a lost connection nobody is called missing: clients try to reach a server that
+/// is back at intervals of up to 4 s.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// Asks the consumers every interval, and logs what they answer, until it is told to stop.
+///
+/// # Errors
+/// When NATS refuses the connection, or it is closed for good.
+pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode> {
+    let nats = match context.connect("status").await {
+        Err(error) if context.shutdown.is_cancelled() => {
+            info!("{error:#}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        nats => nats?,
+    };
+    let _registered = context.register(&nats).await?;
+    let mut asker = Asker::new(nats.client.clone()).await?;
+    let mut log = Log::new(Fleet::new(config.gone_after.get()));
+    info!(
+        interval = %config.interval,
+        timeout = %config.timeout,
+        gone_after = %config.gone_after,
+        "asking consumers on jobs.status"
+    );
+
+    let mut connected = nats.connected();
+    // The client is handed out a moment before its connection is said to be up.
+    let first = tokio::select! {
+        up = connected.wait_for(|up| *up) => up.map(|_| ()),
+        () = context.shutdown.cancelled() => Ok(()),
+    };
+    first.context("the connection to NATS was closed")?;
+    let mut settled_at = Instant::now();
+    let mut ticks = tokio::time::interval(config.interval.get());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = context.shutdown.cancelled() => break,
+            changed = connected.changed() => {
+                changed.context("the connection to NATS was closed")?;
+                settled_at = Instant::now() + SETTLE;
+            }
+            late = asker.late() => log.fleet.hear_late(&late?, Instant::now()),
+            _ = ticks.tick() => {
+                if !*connected.borrow() {
+                    continue;
+                }
+                let answers = asker.ask(log.fleet.awaited(), config.timeout.get());
+                let round = tokio::select! {
+                    round = answers => round?,
+                    () = context.shutdown.cancelled() => break,
+                };
+                // A connection that was lost on the way took answers with it.
+                let lost = connected.has_changed().unwrap_or(true);
+                log.round(&round, lost || Instant::now() < settled_at);
+            }
+        }
+    }
+    log.last();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The fleet, and what was said of it.
+struct Log {
+    fleet: Fleet,
+    rounds: u64,
+    ignored: Ignored,
+    /// The round before had something to complain of, too.
+    complained: bool,
+}
+
+impl Log {
+    fn new(fleet: Fleet) -> Self {
+        Self {
+            fleet,
+            rounds: 0,
+            ignored: Ignored::default(),
+            complained: false,
+        }
+    }
+
+    fn round(&mut self, round: &Round, settling: bool) {
+        self.rounds += 1;
+        self.ignored.garbage += round.ignored.garbage;
+        self.ignored.duplicates += round.ignored.duplicates;
+        let complain = round.ended == Ended::Cut || round.ignored.total() > 0;
+        // Once, not with every round.
+        if complain && !self.complained {
+            report::ignored(round);
+        }
+        self.complained = complain;
+        report::consumers(round);
+        report::news(&self.fleet.absorb(round, settling));
+    }
+
+    fn last(&self) {
+        let totals = self.fleet.totals();
+        info!(
+            rounds = self.rounds,
+            processed = totals.processed,
+            succeeded = totals.succeeded,
+            failed = totals.failed,
+            rejected = totals.rejected,
+            expired = totals.expired,
+            ignored = self.ignored.total(),
+            "stopped asking"
+        );
+    }
+}
