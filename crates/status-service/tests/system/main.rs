@@ -1,0 +1,6 @@
+//! The status service on a real server, with simulated consumers.
+
+mod asker;
+mod cli;
+mod service;
+mod support;
