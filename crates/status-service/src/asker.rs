@@ -1,8 +1,9 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::{Client, Message, StatusCode, Subscriber};
+use common::ConsumerState;
 use common::subjects::STATUS;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
@@ -84,6 +85,18 @@ impl Ignored {
     }
 }
 
+impl Round {
+    /// A second answer counts only if it is the last word of a consumer that stops.
+    fn again(&mut self, before: usize, answer: Answer) {
+        let before = &mut self.answers[before];
+        if answer.state == ConsumerState::Draining && before.state != ConsumerState::Draining {
+            *before = answer;
+        } else {
+            self.ignored.duplicates += 1;
+        }
+    }
+}
+
 impl Asker {
     /// Makes ready to receive answers.
     ///
@@ -136,7 +149,7 @@ impl Asker {
             // The client's buffer is full: there is no connection.
             Err(_) => return Ok(round),
         }
-        let mut seen = BTreeSet::new();
+        let mut seen = BTreeMap::new();
         let mut quiet_at = None;
         loop {
             // Nobody is awaited at the start; then the first answer is.
@@ -163,15 +176,22 @@ impl Asker {
                 return Ok(round);
             }
             self.budget -= 1;
-            match Answer::read(&message.payload, asked_at.elapsed()) {
-                Err(error) => round.ignored.garbage(&error),
-                Ok(answer) if !in_time => round.late.push(answer),
-                Ok(answer) if !seen.insert(answer.id.clone()) => round.ignored.duplicates += 1,
-                Ok(answer) => {
-                    awaited.remove(&answer.id);
-                    round.answers.push(answer);
-                    quiet_at = Some(Instant::now() + QUIET);
+            let answer = match Answer::read(&message.payload, asked_at.elapsed()) {
+                Err(error) => {
+                    round.ignored.garbage(&error);
+                    continue;
                 }
+                Ok(answer) => answer,
+            };
+            if !in_time {
+                round.late.push(answer);
+            } else if let Some(&before) = seen.get(&answer.id) {
+                round.again(before, answer);
+            } else {
+                awaited.remove(&answer.id);
+                seen.insert(answer.id.clone(), round.answers.len());
+                round.answers.push(answer);
+                quiet_at = Some(Instant::now() + QUIET);
             }
         }
     }

@@ -197,9 +197,18 @@ impl Fleet {
     }
 
     /// The consumers for which the next round should wait.
+    ///
+    /// Among them is one that was missing but was heard late; not among them is one whose last
+    /// word it was that it stops.
     #[must_use]
     pub fn awaited(&self) -> BTreeSet<InstanceId> {
-        let awaited = |member: &Member| member.presence != Presence::Missing || member.late;
+        let awaited = |member: &Member| {
+            if member.late {
+                member.state != ConsumerState::Draining
+            } else {
+                member.presence != Presence::Missing
+            }
+        };
         self.members
             .iter()
             .filter(|(_, member)| awaited(member))

@@ -16,12 +16,19 @@ const MAX_LINES: usize = 100;
 
 /// Logs what a round told.
 pub(crate) fn news(news: &News) {
-    for event in news.events.iter().take(MAX_LINES) {
+    // What somebody should look at is not among what is left out, if it can be helped.
+    let mut events: Vec<_> = news.events.iter().collect();
+    events.sort_by_key(|event| !is_worrying(&event.change));
+    for event in events.iter().take(MAX_LINES) {
         changed(event);
     }
-    let more = news.events.len().saturating_sub(MAX_LINES);
-    if more > 0 {
-        warn!(more, "more consumers have changed than are told one by one");
+    if let Some(more @ [first, ..]) = events.get(MAX_LINES..) {
+        let (more, what) = (more.len(), "more has happened to consumers than is told");
+        if is_worrying(&first.change) {
+            warn!(more, "{what}");
+        } else {
+            info!(more, "{what}");
+        }
     }
     match news.answering {
         Some(true) => info!("consumers answer on jobs.status again"),
@@ -88,6 +95,19 @@ fn consumer(answer: &Answer) {
     );
 }
 
+/// Whether somebody should look at it: it is then a warning.
+fn is_worrying(change: &Change) -> bool {
+    match change {
+        Change::Missing { .. } | Change::TooLate | Change::Dropped { .. } => true,
+        Change::Restarted {
+            in_flight,
+            waiting,
+            announced,
+        } => !announced && (*in_flight, *waiting) != (0, 0),
+        Change::Joined { .. } | Change::Back | Change::Left { .. } | Change::Gone { .. } => false,
+    }
+}
+
 fn changed(event: &Event) {
     let (consumer, host) = (&event.id.consumer, &event.host);
     match &event.change {
@@ -119,22 +139,15 @@ fn changed(event: &Event) {
             "consumer answers after the round is over, a longer --timeout would wait for it"
         ),
         Change::Restarted {
+            in_flight, waiting, ..
+        } if is_worrying(&event.change) => warn!(
+            ?consumer,
+            ?host,
             in_flight,
             waiting,
-            announced,
-        } => {
-            if *announced || (*in_flight, *waiting) == (0, 0) {
-                info!(?consumer, ?host, "consumer restarted");
-            } else {
-                warn!(
-                    ?consumer,
-                    ?host,
-                    in_flight,
-                    waiting,
-                    "consumer restarted without a word, jobs were in it"
-                );
-            }
-        }
+            "consumer restarted without a word, jobs were in it"
+        ),
+        Change::Restarted { .. } => info!(?consumer, ?host, "consumer restarted"),
         Change::Dropped { messages } => warn!(
             ?consumer,
             ?host,
@@ -405,22 +418,36 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_lines_after_one_round_are_enough() {
-        let event = |n| Event {
-            id: id(&format!("consumer-{n}")),
-            host: "worker-1".to_owned(),
-            change: Change::Back,
+    fn a_hundred_lines_after_one_round_are_enough_and_worries_come_first() {
+        let told = |worries: usize| {
+            let change = |n| {
+                if n < 200 - worries {
+                    Change::Back
+                } else {
+                    Change::TooLate
+                }
+            };
+            let event = |n| Event {
+                id: id(&format!("consumer-{n}")),
+                host: "worker-1".to_owned(),
+                change: change(n),
+            };
+            let news = News {
+                events: (0..200).map(event).collect(),
+                answering: Some(false),
+                summary: Summary {
+                    consumers: 0,
+                    ..fleet()
+                },
+            };
+            lines(|| super::news(&news))
         };
-        let mut summary = fleet();
-        summary.consumers = 0;
-        let news = |answering| News {
-            events: (0..1_000).map(event).collect(),
-            answering,
-            summary: summary.clone(),
-        };
-        let told = lines(|| super::news(&news(Some(false))));
-        assert_eq!(told.lines().count(), MAX_LINES + 2);
-        let last: Vec<_> = told.lines().skip(MAX_LINES).collect();
-        insta::assert_snapshot!(last.join("\n"));
+        let few: Vec<_> = told(3).lines().map(str::to_owned).collect();
+        assert!(few[2].contains("WARN consumer answers after"), "{}", few[2]);
+        assert!(few[3].contains("INFO consumer answers again"), "{}", few[3]);
+        insta::assert_snapshot!(few[MAX_LINES..].join("\n"));
+        let many = told(101);
+        let left_out = many.lines().nth(MAX_LINES).unwrap();
+        assert!(left_out.contains("WARN more has happened"), "{left_out}");
     }
 }

@@ -282,6 +282,17 @@ fn one_that_is_found_by_a_late_answer_joins_with_the_next_round() {
 }
 
 #[test]
+fn the_last_word_of_a_consumer_that_stops_counts_and_it_is_not_waited_for() {
+    let mut rounds = Rounds::new();
+    rounds.next(&[answer("a", 10), answer("b", 20)]);
+    rounds.hear_late(&draining(answer("b", 27)));
+    assert_eq!(rounds.fleet.awaited(), [answer("a", 0).id].into());
+    let news = rounds.next(&[answer("a", 10)]);
+    assert_eq!(changes(&news), [("b", Change::Left { processed: 27 })]);
+    assert_eq!(news.summary.totals.processed, 37);
+}
+
+#[test]
 fn work_done_long_before_a_consumer_was_found_is_in_the_total_only() {
     let mut rounds = Rounds::new();
     rounds.next(&[answer("a", 10)]);

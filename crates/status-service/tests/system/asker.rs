@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Behaviour, Simulated, encoded, processed, reply, status};
 use async_nats::{Client, Message};
+use common::ConsumerState;
 use common::subjects::STATUS;
 use futures_util::StreamExt as _;
 use status_service::{Asker, Ended, InstanceId, Round};
@@ -256,6 +257,30 @@ async fn an_answer_that_comes_in_the_next_round_is_late_and_no_answer_to_it() {
     assert_eq!(round.late.len(), 1);
     assert_eq!(round.late[0].counts.processed, 1);
     assert_eq!(round.ignored.total(), 0, "late is not wrong");
+}
+
+#[tokio::test]
+async fn the_last_word_of_a_consumer_that_stops_stands_for_its_answer_in_the_same_round() {
+    let nats = NatsServer::start().await;
+    let worker = nats.connect_as("worker").await;
+    let one = Simulated::start(&worker, "one").await;
+    let words = [(ConsumerState::Running, 5), (ConsumerState::Draining, 6)];
+    let words = [words[0], words[1], words[1], words[0]].map(|(state, count)| {
+        let mut status = status("one");
+        (status.state, status.totals) = (state, processed(count));
+        encoded(&status)
+    });
+    one.behave(Behaviour::Raw(words.to_vec()));
+    // One that stays away keeps the round open for all four.
+    let round = ask(
+        &mut asker(&nats).await,
+        &["one", "two"],
+        Duration::from_secs(1),
+    )
+    .await;
+    assert_eq!(names(&round), ["one"]);
+    assert_eq!(round.answers[0].counts.processed, 6);
+    assert_eq!(round.ignored.duplicates, 2);
 }
 
 #[tokio::test]

@@ -205,6 +205,23 @@ async fn totals_grow_only_while_the_fleet_is_scaled_up_and_down_and_restarted() 
 }
 
 #[tokio::test]
+async fn the_last_word_of_a_consumer_that_stops_between_rounds_is_heard() {
+    let nats = NatsServer::start().await;
+    let worker = nats.connect_as("worker").await;
+    let one = Simulated::start(&worker, "one").await;
+    let two = Simulated::start(&worker, "two").await;
+    one.change(|status| status.totals = processed(10));
+    let mut watched = Watched::start(&nats, &["--interval", "2s"]);
+    watched.next("fleet", fleet(2, 10)).await;
+    two.change(|status| status.totals = processed(7));
+    two.leave().await;
+    let line = watched.next("consumer left", is("consumer", "two")).await;
+    assert_eq!(line["processed"], 7);
+    watched.next("fleet", fleet(1, 17)).await;
+    assert_eq!(watched.count(MISSING), 0);
+}
+
+#[tokio::test]
 async fn garbage_is_told_once_and_counted_and_harms_nobody() {
     let nats = NatsServer::start().await;
     let worker = nats.connect_as("worker").await;

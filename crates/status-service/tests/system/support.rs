@@ -62,7 +62,10 @@ pub(crate) enum Behaviour {
 
 /// A consumer that runs no jobs, but answers on jobs.status; it is gone when it is dropped.
 pub(crate) struct Simulated {
+    client: Client,
     state: Arc<Mutex<(ConsumerStatus, Behaviour)>>,
+    /// The question that it was asked last.
+    last: Arc<Mutex<Option<Message>>>,
     /// Questions to which it said nothing.
     unanswered: Arc<AtomicUsize>,
     task: JoinHandle<()>,
@@ -78,10 +81,11 @@ impl Simulated {
         let questions = client.subscribe(STATUS).await;
         let mut questions = questions.expect("the connection is open");
         let state = Arc::new(Mutex::new((status, Behaviour::Answer)));
+        let last = Arc::new(Mutex::new(None));
         let unanswered = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn({
             let (client, state) = (client.clone(), Arc::clone(&state));
-            let unanswered = Arc::clone(&unanswered);
+            let (last, unanswered) = (Arc::clone(&last), Arc::clone(&unanswered));
             async move {
                 while let Some(question) = questions.next().await {
                     let answers = answers(&state.lock().unwrap_or_else(PoisonError::into_inner));
@@ -91,6 +95,7 @@ impl Simulated {
                     for answer in answers {
                         reply(&client, &question, answer).await;
                     }
+                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(question);
                 }
             }
         });
@@ -99,7 +104,9 @@ impl Simulated {
         let error = error.expect_err("nobody serves this");
         assert_eq!(error.kind(), RequestErrorKind::NoResponders);
         Self {
+            client: client.clone(),
             state,
+            last,
             unanswered,
             task,
         }
@@ -112,6 +119,18 @@ impl Simulated {
             (self.unanswered.load(Ordering::Relaxed) > before).then_some(())
         })
         .await;
+    }
+
+    /// Stops as a consumer should: its last word goes to whoever asked last.
+    pub(crate) async fn leave(self) {
+        self.change(|status| status.state = ConsumerState::Draining);
+        let last = self
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let word = encoded(&self.state().0);
+        reply(&self.client, &last.expect("it was asked before"), word).await;
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut ConsumerStatus)) {
