@@ -15,4 +15,4 @@ mod telemetry;
 pub use cli::{Misconfigured, Options};
 pub use nats::{Nats, NatsOptions};
 pub use service::{About, Context, run};
-pub use telemetry::LogFormat;
+pub use telemetry::{LogFormat, redirect_logs};

@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use async_nats::{
+    Client, ConnectErrorKind, ConnectOptions, Event, Request, RequestErrorKind, ServerAddr,
+};
+use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -119,6 +122,11 @@ pub struct NatsOptions {
     inbox_prefix: Option<String>,
 }
 
+/// The service was told to stop while it still waited for NATS.
+#[derive(Debug, thiserror::Error)]
+#[error("told to stop before NATS was reached")]
+pub(crate) struct StoppedEarly;
+
 /// A connection to NATS.
 #[derive(Clone, Debug)]
 pub struct Nats {
@@ -165,7 +173,7 @@ impl Nats {
             let result = tokio::select! {
                 result = attempt => result,
                 () = context.shutdown.cancelled() => {
-                    anyhow::bail!("told to stop before NATS at {servers} was reached")
+                    return Err(anyhow::Error::new(StoppedEarly));
                 }
             };
             let error = match result {
@@ -209,22 +217,24 @@ impl Nats {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything that was published has reached the server, as long as `patience`.
+    /// Goes to the server and back: when it returns, the server has handled all that was
+    /// published, subscribed and unsubscribed on this connection before, and what it sent until
+    /// then has arrived.
+    ///
+    /// The library's flush only writes to the socket, and its drain gives subscriptions up while
+    /// messages are still under way.
     ///
     /// # Errors
-    /// When the server does not confirm it in time.
-    pub async fn settle(&self, patience: Duration) -> anyhow::Result<()> {
-        // Draining ends with a round trip and a closed connection: what was written before it
-        // has then been read by the server.
-        let mut connected = self.connected();
-        let drained = async {
-            self.client.drain().await?;
-            connected.wait_for(|up| !up).await?;
-            anyhow::Ok(())
-        };
-        tokio::time::timeout(patience, drained)
-            .await
-            .context("the server did not confirm in time what was sent last")?
+    /// When the server does not answer within `patience`.
+    pub async fn round_trip(&self, patience: Duration) -> anyhow::Result<()> {
+        // Nobody listens on a new inbox, and that is what the server answers at once.
+        let request = Request::new().payload(Bytes::new()).timeout(None);
+        let answer = self.client.send_request(self.client.new_inbox(), request);
+        match tokio::time::timeout(patience, answer).await {
+            Ok(Err(error)) if error.kind() != RequestErrorKind::NoResponders => Err(error.into()),
+            Ok(_) => Ok(()),
+            Err(_) => anyhow::bail!("the server did not answer within {patience:?}"),
+        }
     }
 }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use async_nats::service::{Service, ServiceExt as _};
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, info};
 
 use crate::cli::{self, Misconfigured, Options};
 use crate::health::{self, Health};
+use crate::nats::StoppedEarly;
 use crate::{Nats, shutdown, telemetry};
 
 /// Which service this is.
@@ -147,6 +148,10 @@ pub fn run<C: Parser>(
     // would wait for it beyond any grace period.
     runtime.shutdown_background();
     result.unwrap_or_else(|error| {
+        if error.is::<StoppedEarly>() {
+            info!("stopped: {error}");
+            return ExitCode::SUCCESS;
+        }
         error!("{error:#}");
         if error.is::<Misconfigured>() {
             ExitCode::from(2)

@@ -1,6 +1,8 @@
-//! Logs on standard output: a sentence and its fields, with the name of the instance in each line.
+//! Logs on standard output, or where a service directs them: a sentence and its fields, with the name of the instance in each line.
 
 use std::fmt;
+use std::io::{self, Write};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::Context as _;
 use tracing::{Event, Subscriber};
@@ -31,7 +33,8 @@ pub(crate) fn init(filter: &str, format: LogFormat, instance: &str) -> anyhow::R
     let instance = instance.to_owned();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(false);
+        .with_ansi(false)
+        .with_writer(|| Output);
     match format {
         LogFormat::Pretty => builder.event_format(Lines { instance }).try_init(),
         LogFormat::Json => builder
@@ -43,6 +46,38 @@ pub(crate) fn init(filter: &str, format: LogFormat, instance: &str) -> anyhow::R
             .try_init(),
     }
     .map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
+}
+
+/// Where log lines go, unless to standard output.
+static REDIRECTED: OnceLock<Mutex<Box<dyn Write + Send>>> = OnceLock::new();
+
+/// Sends log lines elsewhere than to standard output from now on, each with one call of
+/// `write_all`: for a service whose standard output has another use, or which draws on a terminal.
+///
+/// Only the first call in a process has an effect.
+pub fn redirect_logs(writer: impl Write + Send + 'static) {
+    REDIRECTED.get_or_init(|| Mutex::new(Box::new(writer)));
+}
+
+struct Output;
+
+impl Output {
+    fn with<T>(use_writer: impl FnOnce(&mut dyn Write) -> T) -> T {
+        match REDIRECTED.get() {
+            Some(writer) => use_writer(&mut *writer.lock().unwrap_or_else(PoisonError::into_inner)),
+            None => use_writer(&mut io::stdout()),
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        Self::with(|writer| writer.write(line))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Self::with(|writer| writer.flush())
+    }
 }
 
 struct Lines {

@@ -1,6 +1,8 @@
+use std::fmt;
 use std::time::Duration;
 
-use serde::de::Error;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::WireDuration;
@@ -89,9 +91,23 @@ impl TryFrom<Unchecked> for Backoff {
 
 impl<'de> Deserialize<'de> for Backoff {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Unchecked::deserialize(deserializer)?
-            .try_into()
-            .map_err(D::Error::custom)
+        struct Object;
+
+        // A derived reader would take the fields from an array, too, by their position.
+        impl<'de> Visitor<'de> for Object {
+            type Value = Backoff;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with initial, factor and max")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Backoff, A::Error> {
+                let fields = Unchecked::deserialize(MapAccessDeserializer::new(fields))?;
+                fields.try_into().map_err(A::Error::custom)
+            }
+        }
+
+        deserializer.deserialize_map(Object)
     }
 }
 

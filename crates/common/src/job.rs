@@ -110,6 +110,11 @@ impl<'a> Job<'a> {
     /// # Errors
     /// When the bytes are not JSON, or not a job; the error names the field.
     pub fn decode(message: &'a [u8]) -> Result<Self, DecodeError> {
+        // A derived reader would take the fields from an array, too, by their position.
+        if message.trim_ascii_start().first() == Some(&b'[') {
+            let reason = "an array; a job is an object".to_owned();
+            return Err(DecodeError::NotAJob { id: None, reason });
+        }
         // Jobs that arrive in numbers are good ones: what it takes to name the field that is
         // wrong is paid only by those that are not.
         serde_json::from_slice(message).map_err(|error| explain(message, error))
@@ -317,7 +322,15 @@ mod tests {
             ),
             (r#"{"kind":"a","backoff":{"factor":0}}"#, "invalid factor 0"),
             (r#"{"kind":"a","priority":"urgent"}"#, "field `priority`"),
-            ("[]", "invalid"),
+            ("[]", "a job is an object"),
+            (
+                r#" ["01890a5d-ac96-774b-bcce-b302099a8057","a"]"#,
+                "a job is an object",
+            ),
+            (
+                r#"{"kind":"a","backoff":["1s",2,"10m"]}"#,
+                "field `backoff`",
+            ),
             ("null", "invalid type: null"),
         ];
         for (message, expected) in cases {

@@ -52,6 +52,7 @@ pub enum Status {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OutcomeError {
     /// A word for programs: one of [`codes`].
+    #[cfg_attr(feature = "schema", schemars(description = "A word for programs."))]
     pub code: Cow<'static, str>,
     /// A sentence for people.
     pub message: String,

@@ -1,0 +1,214 @@
+//! What intake, runner, control and shutdown of one consumer share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, Message, Subject};
+use bootstrap::{Context, Nats};
+use common::{ConsumerState, ConsumerStatus, JobId, JobKind, Timestamp, subjects};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::job_log::JobLog;
+use crate::registry::AnyHandler;
+use crate::report::{KindReport, LaneReport};
+
+/// One consumer.
+pub(crate) struct Core {
+    pub(crate) instance: String,
+    host: String,
+    version: &'static str,
+    started: (Timestamp, Instant),
+    pub(crate) nats: Nats,
+    pub(crate) client: Client,
+    served: HashMap<JobKind, Served>,
+    /// The longest run of an attempt when neither job nor handler says.
+    pub(crate) timeout: Duration,
+
+    pub(crate) inbox: async_channel::Receiver<Message>,
+    inbox_limit: usize,
+    state: AtomicU8,
+    /// Told when the inbox has become full.
+    pub(crate) full: Notify,
+    /// Told when a full inbox has room again.
+    pub(crate) room: Notify,
+    /// Cancelled when running jobs are given up.
+    pub(crate) hard_stop: CancellationToken,
+    /// What each slot runs. A slot is emptied by whoever settles its job, so that a job which
+    /// outlives the grace period is settled once.
+    pub(crate) slots: Box<[Mutex<Option<Started>>]>,
+    /// Bounds the jobs that are passed on at a time.
+    pub(crate) forwards: Arc<Semaphore>,
+
+    pub(crate) report: LaneReport,
+    received: AtomicU64,
+    pub(crate) log: JobLog,
+    warned_of_reply: AtomicBool,
+}
+
+/// A kind that this consumer runs.
+pub(crate) struct Served {
+    pub(crate) kind: Arc<JobKind>,
+    pub(crate) handler: Box<dyn AnyHandler>,
+    pub(crate) report: Arc<KindReport>,
+}
+
+/// A job that runs.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) id: JobId,
+    pub(crate) kind: Arc<JobKind>,
+    pub(crate) attempt: u32,
+    pub(crate) at: Instant,
+    pub(crate) reply: Option<Subject>,
+    pub(crate) report: Arc<KindReport>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        context: &Context,
+        config: &Config,
+        nats: Nats,
+        handlers: impl IntoIterator<Item = (JobKind, Box<dyn AnyHandler>)>,
+        inbox: async_channel::Receiver<Message>,
+    ) -> Self {
+        let handlers: Vec<_> = handlers.into_iter().collect();
+        let report = LaneReport::new(handlers.iter().map(|(kind, _)| kind));
+        let served = handlers.into_iter().filter_map(|(kind, handler)| {
+            let report = report.kind(&kind)?;
+            Some((
+                kind.clone(),
+                Served {
+                    kind: kind.into(),
+                    handler,
+                    report,
+                },
+            ))
+        });
+        Self {
+            instance: context.instance.clone(),
+            host: context.host(),
+            version: context.about.version,
+            started: (Timestamp::now(), Instant::now()),
+            client: nats.client.clone(),
+            nats,
+            served: served.collect(),
+            timeout: config.timeout,
+            inbox,
+            inbox_limit: usize::try_from(config.inbox.get()).unwrap_or(usize::MAX),
+            state: AtomicU8::new(ConsumerState::Running as u8),
+            full: Notify::new(),
+            room: Notify::new(),
+            hard_stop: CancellationToken::new(),
+            slots: (0..config.concurrency())
+                .map(|_| Mutex::new(None))
+                .collect(),
+            forwards: Arc::new(Semaphore::new(crate::forward::LIMIT as usize)),
+            report,
+            received: AtomicU64::new(0),
+            log: JobLog::default(),
+            warned_of_reply: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn served(&self, kind: &JobKind) -> Option<&Served> {
+        self.served.get(kind.as_str())
+    }
+
+    pub(crate) fn kinds(&self) -> Vec<JobKind> {
+        let mut kinds: Vec<_> = self.served.keys().cloned().collect();
+        kinds.sort();
+        kinds
+    }
+
+    pub(crate) fn state(&self) -> ConsumerState {
+        match self.state.load(Ordering::Acquire) {
+            state if state == ConsumerState::Draining as u8 => ConsumerState::Draining,
+            state if state == ConsumerState::Saturated as u8 => ConsumerState::Saturated,
+            _ => ConsumerState::Running,
+        }
+    }
+
+    /// Moves between running and saturated; draining is the last state.
+    pub(crate) fn become_state(&self, state: ConsumerState) {
+        // Nothing to do if it drains: that is what the refused update says.
+        let _ = self
+            .state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+                (now != ConsumerState::Draining as u8).then_some(state as u8)
+            });
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.inbox.len()
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting() < self.inbox_limit
+    }
+
+    pub(crate) fn has_drained_to_half(&self) -> bool {
+        self.waiting() <= self.inbox_limit / 2
+    }
+
+    pub(crate) fn count_received(&self, messages: u64) {
+        self.received.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    pub(crate) fn in_flight(&self) -> u32 {
+        let busy = self
+            .slots
+            .iter()
+            .filter(|slot| lock(slot).is_some())
+            .count();
+        u32::try_from(busy).unwrap_or(u32::MAX)
+    }
+
+    /// Where the outcome of a message goes, if its sender asked for it.
+    ///
+    /// NATS does not check whether a sender may publish to the reply subject that it names. An
+    /// answer into the subjects of this system or of the server would let anyone who may submit
+    /// jobs speak there with a consumer's rights, so such a message counts as one without.
+    pub(crate) fn reply_of(&self, message: &Message) -> Option<Subject> {
+        let reply = message.reply.as_ref()?;
+        if reply.starts_with("jobs.") || reply.starts_with('$') {
+            if !self.warned_of_reply.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    reply = ?reply.as_str(),
+                    "a job asks for its outcome on a subject that is not an inbox, and gets none \
+                     (further ones are not reported)"
+                );
+            }
+            return None;
+        }
+        Some(reply.clone())
+    }
+
+    pub(crate) fn status(&self) -> ConsumerStatus {
+        let lane = self.report.status();
+        ConsumerStatus {
+            consumer: self.instance.clone(),
+            host: self.host.clone(),
+            version: self.version.to_owned(),
+            started_at: self.started.0,
+            uptime_ms: u64::try_from(self.started.1.elapsed().as_millis()).unwrap_or(u64::MAX),
+            state: self.state(),
+            concurrency: u32::try_from(self.slots.len()).unwrap_or(u32::MAX),
+            in_flight: self.in_flight(),
+            inbox: u32::try_from(self.inbox_limit).unwrap_or(u32::MAX),
+            waiting: self.waiting() as u64,
+            received: self.received.load(Ordering::Relaxed),
+            dropped: self.nats.dropped(),
+            totals: lane.counts,
+            lanes: [(subjects::CORE_LANE.to_owned(), lane)].into(),
+        }
+    }
+}
+
+/// A slot holds plain data that no panic can leave half-written.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,273 @@
+mod declaration;
+
+use std::ffi::OsString;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use common::JobKind;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{ChildStdin, Command};
+use tokio::time::timeout;
+use tracing::warn;
+
+pub(super) use self::declaration::Declaration;
+use self::declaration::{ExitCode, Input};
+use super::arguments::Argument;
+use super::process_group::ProcessGroup;
+use super::result::Form;
+use super::size::Size;
+use super::standard_error::StandardError;
+use crate::handler::{Attempt, Failure};
+use crate::registry::{AnyHandler, CallError, Payload, Returned, Running};
+
+/// How long processes that a program has left behind may keep its output open, to say what they
+/// have still to say, before they are killed; and how long output is read after that.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Runs a program for each job.
+pub(super) struct Exec {
+    kind: JobKind,
+    /// As it was declared, for messages.
+    name: String,
+    program: PathBuf,
+    arguments: Vec<Argument>,
+    /// Whether the arguments depend on the payload.
+    read_payload: bool,
+    variables: Vec<(String, OsString)>,
+    dir: PathBuf,
+    input: Input,
+    result: Form,
+    success_codes: Vec<ExitCode>,
+    transient_codes: Vec<ExitCode>,
+    max_output: Size,
+    timeout: Option<Duration>,
+}
+
+impl AnyHandler for Exec {
+    fn call(&self, payload: Payload, attempt: Attempt, wanted: bool) -> Running<'_> {
+        Box::pin(async move {
+            let payload = payload.unwrap_or_else(|| RawValue::NULL.to_owned());
+            let arguments = self.arguments(&payload)?;
+            let input = self.input(payload)?;
+            let result = self
+                .run(arguments, input, attempt)
+                .await
+                .map_err(CallError::Failed)?;
+            Ok(if wanted { result } else { None })
+        })
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+}
+
+/// A program wrote more than it may.
+struct TooMuch;
+
+impl Exec {
+    fn arguments(&self, payload: &RawValue) -> Result<Vec<String>, CallError> {
+        let payload = if self.read_payload {
+            serde_json::from_str(payload.get())
+                .map_err(|error| CallError::InvalidPayload(format!("field `payload`: {error}")))?
+        } else {
+            Value::Null
+        };
+        let filled = self
+            .arguments
+            .iter()
+            .map(|argument| argument.fill(&payload));
+        filled
+            .collect::<Result<_, _>>()
+            .map_err(CallError::InvalidPayload)
+    }
+
+    /// None if the program is to read nothing.
+    fn input(&self, payload: Box<RawValue>) -> Result<Option<String>, CallError> {
+        match self.input {
+            Input::Json => Ok(Some(Box::<str>::from(payload).into_string())),
+            Input::Text => serde_json::from_str(payload.get())
+                .map(Some)
+                .map_err(|error| {
+                    CallError::InvalidPayload(format!(
+                        "field `payload`: {error}, because the handler passes it on as text"
+                    ))
+                }),
+            Input::None => Ok(None),
+        }
+    }
+
+    async fn run(
+        &self,
+        arguments: Vec<String>,
+        input: Option<String>,
+        attempt: Attempt,
+    ) -> Result<Returned, Failure> {
+        let piped_if = |wanted| {
+            if wanted {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            }
+        };
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .env("JOB_ID", attempt.id.to_string())
+            .env("JOB_ATTEMPT", attempt.number.to_string())
+            .env("JOB_KIND", self.kind.as_str())
+            .current_dir(&self.dir)
+            .stdin(piped_if(input.is_some()))
+            .stdout(piped_if(self.result != Form::None))
+            .stderr(Stdio::piped());
+        // From here on, whoever stops waiting for this future kills the group.
+        let group = ProcessGroup::spawn(&mut command).map_err(|error| self.not_started(error))?;
+
+        let mut output = Vec::new();
+        let mut said = StandardError::new(attempt.id, self.kind.as_str());
+        let status = self
+            .attend(group, input, &mut output, &mut said, attempt)
+            .await;
+        said.finish();
+        self.judge(status?, &said)?;
+        self.result.read("standard output", &output)
+    }
+
+    /// Talks with a program until it exits, and ends what it leaves behind.
+    async fn attend(
+        &self,
+        mut group: ProcessGroup,
+        input: Option<String>,
+        output: &mut Vec<u8>,
+        said: &mut StandardError<'_>,
+        attempt: Attempt,
+    ) -> Result<ExitStatus, Failure> {
+        let (stdin, stdout, stderr) = group.take_pipes();
+        let mut talk = pin!(async {
+            let write = async {
+                if let (Some(stdin), Some(input)) = (stdin, input) {
+                    write(stdin, &input).await;
+                }
+                Ok(())
+            };
+            let read = async {
+                match stdout {
+                    Some(stdout) => read(stdout, output, self.max_output.get()).await,
+                    None => Ok(()),
+                }
+            };
+            let hear = async {
+                if let Some(stderr) = stderr {
+                    said.read(stderr).await;
+                }
+                Ok(())
+            };
+            tokio::try_join!(write, read, hear)
+                .map(drop)
+                .map_err(|TooMuch| self.said_too_much())
+        });
+        let unknown = |error| {
+            Failure::transient(anyhow::Error::new(error).context("cannot wait for the program"))
+        };
+        tokio::select! {
+            biased;
+            // Closing its pipes is not the end of a program.
+            talked = &mut talk => {
+                talked?;
+                group.leader_exited().await.map_err(unknown)?;
+            }
+            exited = group.leader_exited() => {
+                exited.map_err(unknown)?;
+                if let Ok(talked) = timeout(LINGER, &mut talk).await {
+                    talked?;
+                } else {
+                    warn!(
+                        job.id = %attempt.id, job.kind = %self.kind,
+                        "the program left processes behind that keep its output open; they are killed"
+                    );
+                    group.kill();
+                    // One that has left the group may still keep it open, and is not waited for.
+                    timeout(LINGER, &mut talk).await.unwrap_or(Ok(()))?;
+                }
+            }
+        }
+        group.end().await.map_err(unknown)
+    }
+
+    fn judge(&self, status: ExitStatus, said: &StandardError<'_>) -> Result<(), Failure> {
+        let code = status
+            .code()
+            .and_then(|code| u8::try_from(code).ok())
+            .map(ExitCode);
+        if code.is_some_and(|code| self.success_codes.contains(&code)) {
+            return Ok(());
+        }
+        // ExitStatus writes "exit status: 3" or "signal: 9 (SIGKILL)".
+        let tail = said.tail();
+        let name = &self.name;
+        let error = if tail.is_empty() {
+            anyhow!("{name}: {status}")
+        } else {
+            anyhow!("{name}: {status}: {tail}")
+        };
+        match code {
+            Some(code) if !self.transient_codes.contains(&code) => Err(Failure::permanent(error)),
+            // Without a code, it was killed: by somebody who needed its memory, or who stops this
+            // machine. It did not come to an end that it chose.
+            _ => Err(Failure::transient(error)),
+        }
+    }
+
+    fn said_too_much(&self) -> Failure {
+        Failure::permanent(anyhow!(
+            "{}: standard output is over the limit of {} (`max-output`); the program was killed",
+            self.name,
+            self.max_output
+        ))
+    }
+
+    fn not_started(&self, error: io::Error) -> Failure {
+        let too_long = error.kind() == ErrorKind::ArgumentListTooLong;
+        let error =
+            anyhow::Error::new(error).context(format!("cannot start {}", self.program.display()));
+        // What was there when the consumer started may be there again on the next attempt; it may
+        // also be there for another consumer.
+        if too_long {
+            Failure::permanent(error)
+        } else {
+            Failure::transient(error)
+        }
+    }
+}
+
+async fn write(mut stdin: ChildStdin, input: &str) {
+    // A program need not read its input, and one that has read enough may close it.
+    let _ = stdin.write_all(input.as_bytes()).await;
+}
+
+async fn read(
+    mut pipe: impl AsyncRead + Unpin,
+    output: &mut Vec<u8>,
+    limit: usize,
+) -> Result<(), TooMuch> {
+    let mut buffer = vec![0; 8192];
+    // A pipe that cannot be read any more has come to its end.
+    while let Ok(length @ 1..) = pipe.read(&mut buffer).await {
+        if output.len() + length > limit {
+            return Err(TooMuch);
+        }
+        output.extend_from_slice(&buffer[..length]);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

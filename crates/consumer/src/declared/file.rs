@@ -1,0 +1,326 @@
+//! The file itself: which handlers it declares, and what is wrong with it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use async_nats::Client;
+use common::JobKind;
+use serde::Deserialize;
+use serde_path_to_error::Segment;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use super::environment::Variables;
+use super::exec::{self, Exec};
+use super::http::{self, Http};
+use super::nats;
+use crate::registry::Registry;
+
+/// Why a file declares no handlers.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// It cannot be read.
+    #[error("cannot read the handlers file {}: {source}", path.display())]
+    Unreadable {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    /// It was read, and these are the mistakes in it, one a line.
+    #[error("{}", Mistakes(path, mistakes))]
+    Mistaken {
+        path: PathBuf,
+        mistakes: Vec<Mistake>,
+    },
+}
+
+/// What is wrong, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Mistake {
+    line: usize,
+    /// Empty if it is not about a key.
+    key: String,
+    text: String,
+}
+
+/// What is wrong with one key of a handler.
+#[derive(Debug)]
+pub(super) struct Mistaken {
+    key: &'static str,
+    text: String,
+}
+
+impl Mistaken {
+    pub(super) fn new(key: &'static str, text: String) -> Self {
+        Self { key, text }
+    }
+}
+
+struct Mistakes<'a>(&'a Path, &'a [Mistake]);
+
+impl fmt::Display for Mistakes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, Mistake { line, key, text }) in self.1.iter().enumerate() {
+            let end_of_last = if number == 0 { "" } else { "\n" };
+            write!(f, "{end_of_last}{}:{line}: ", self.0.display())?;
+            if !key.is_empty() {
+                write!(f, "{key}: ")?;
+            }
+            f.write_str(text)?;
+        }
+        Ok(())
+    }
+}
+
+/// A handler that was checked.
+enum Declared {
+    Exec(Exec),
+    Http(Http),
+    Nats(nats::Declaration),
+}
+
+/// Adds the handlers that a file declares.
+///
+/// A kind that has a handler already is reported when the consumer starts.
+///
+/// # Errors
+/// When the file cannot be read, or anything in it is wrong; the error names every mistake with
+/// its line.
+pub(crate) fn load(path: &Path, registry: Registry, nats: &Client) -> Result<Registry, LoadError> {
+    let unreadable = |source| LoadError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    let folder = std::path::absolute(path).map_err(unreadable)?;
+    let folder = folder.parent().unwrap_or(Path::new("/"));
+    let declared = read(&text, folder, &|name| std::env::var_os(name));
+    let declared = declared.map_err(|mistakes| LoadError::Mistaken {
+        path: path.to_owned(),
+        mistakes,
+    })?;
+    Ok(declared
+        .into_iter()
+        .fold(registry, |registry, (kind, declared)| {
+            let name = kind.as_str().to_owned();
+            registry.with_any(
+                &name,
+                match declared {
+                    Declared::Exec(exec) => Box::new(exec),
+                    Declared::Http(http) => Box::new(http),
+                    Declared::Nats(declaration) => {
+                        Box::new(declaration.handler(kind, nats.clone()))
+                    }
+                },
+            )
+        }))
+}
+
+/// Reads a file's text; relative paths in it start in `folder`.
+fn read(
+    text: &str,
+    folder: &Path,
+    variables: Variables<'_>,
+) -> Result<Vec<(JobKind, Declared)>, Vec<Mistake>> {
+    let reader = Reader {
+        lines: Lines(text),
+        folder,
+        variables,
+    };
+    let document = DeTable::parse(text)
+        .map_err(|error| vec![reader.lines.mistake(error.span(), "", error.message())])?;
+    let mut mistakes = Vec::new();
+    let mut declared = Vec::new();
+    for (key, value) in document.into_inner() {
+        if key.get_ref() != "handlers" {
+            let text = "unknown key: handlers are declared as [handlers.\"kind\"]";
+            mistakes.push(
+                reader
+                    .lines
+                    .mistake(Some(key.span()), &shown(key.get_ref()), text),
+            );
+            continue;
+        }
+        let span = value.span();
+        let DeValue::Table(handlers) = value.into_inner() else {
+            mistakes.push(reader.lines.mistake(
+                Some(span),
+                "handlers",
+                "handlers are declared as [handlers.\"kind\"]",
+            ));
+            continue;
+        };
+        for (kind, declaration) in handlers {
+            match reader.handler(&kind, declaration) {
+                Ok(handler) => declared.push(handler),
+                Err(mistake) => mistakes.push(mistake),
+            }
+        }
+    }
+    mistakes.sort_by_key(|mistake| mistake.line);
+    if mistakes.is_empty() {
+        Ok(declared)
+    } else {
+        Err(mistakes)
+    }
+}
+
+struct Reader<'a> {
+    lines: Lines<'a>,
+    folder: &'a Path,
+    variables: Variables<'a>,
+}
+
+impl Reader<'_> {
+    fn handler(
+        &self,
+        kind: &Spanned<std::borrow::Cow<'_, str>>,
+        declaration: Spanned<DeValue<'_>>,
+    ) -> Result<(JobKind, Declared), Mistake> {
+        let name = format!("handlers.{:?}", kind.get_ref());
+        let mistake = |text: String| self.lines.mistake(Some(kind.span()), &name, &text);
+        let parsed: JobKind = kind
+            .get_ref()
+            .parse()
+            .map_err(|error: common::InvalidKind| mistake(error.to_string()))?;
+        let DeValue::Table(table) = declaration.get_ref() else {
+            return Err(mistake(
+                "a handler is a table: [handlers.\"kind\"]".to_owned(),
+            ));
+        };
+        let keys: BTreeMap<String, Range<usize>> = table
+            .keys()
+            .map(|key| (key.get_ref().to_string(), key.span()))
+            .collect();
+        let ways: Vec<&str> = ["exec", "http", "nats"]
+            .into_iter()
+            .filter(|way| keys.contains_key(*way))
+            .collect();
+        let entry = Entry {
+            lines: &self.lines,
+            name: &name,
+            keys,
+            whole: kind.span(),
+        };
+        let declared = match ways[..] {
+            ["exec"] => {
+                let declaration: exec::Declaration = entry.read(declaration)?;
+                let handler = declaration.handler(parsed.clone(), self.folder, self.variables);
+                Declared::Exec(handler.map_err(|mistaken| entry.mistake(&mistaken))?)
+            }
+            ["http"] => {
+                let declaration: http::Declaration = entry.read(declaration)?;
+                let handler = declaration.handler(parsed.clone(), self.variables);
+                Declared::Http(handler.map_err(|mistaken| entry.mistake(&mistaken))?)
+            }
+            ["nats"] => Declared::Nats(entry.read(declaration)?),
+            [] if table
+                .values()
+                .any(|value| matches!(value.get_ref(), DeValue::Table(_))) =>
+            {
+                return Err(mistake(
+                    "a kind with dots stands in quotes: [handlers.\"mail.send\"]".to_owned(),
+                ));
+            }
+            [] => {
+                return Err(mistake(
+                    "one of `exec`, `http` and `nats` has to say what runs the jobs".to_owned(),
+                ));
+            }
+            _ => {
+                return Err(mistake(format!(
+                    "`{}`: only one of them can run the jobs",
+                    ways.join("` and `")
+                )));
+            }
+        };
+        Ok((parsed, declared))
+    }
+}
+
+/// The table of one handler.
+struct Entry<'a> {
+    lines: &'a Lines<'a>,
+    name: &'a str,
+    keys: BTreeMap<String, Range<usize>>,
+    whole: Range<usize>,
+}
+
+impl Entry<'_> {
+    fn read<'de, D: Deserialize<'de>>(
+        &self,
+        declaration: Spanned<DeValue<'de>>,
+    ) -> Result<D, Mistake> {
+        let deserializer = ValueDeserializer::from(declaration);
+        serde_path_to_error::deserialize(deserializer).map_err(|located| {
+            let path = located.path().clone();
+            let error = located.into_inner();
+            let mut key = self.name.to_owned();
+            // An unknown key is named by the text.
+            if path.iter().len() > 0 && !error.message().starts_with("unknown field") {
+                key = format!("{key}.{path}");
+            }
+            let mut text = error.message().to_owned();
+            if text.starts_with("invalid type")
+                && let Some(Segment::Map { key }) = path.iter().next()
+            {
+                text.push_str(example(key));
+            }
+            let span = error.span().unwrap_or_else(|| self.whole.clone());
+            self.lines.mistake(Some(span), &key, &text)
+        })
+    }
+
+    fn mistake(&self, Mistaken { key, text }: &Mistaken) -> Mistake {
+        let span = self.keys.get(*key).unwrap_or(&self.whole);
+        self.lines
+            .mistake(Some(span.clone()), &format!("{}.{key}", self.name), text)
+    }
+}
+
+/// What would be right: that a string is expected tells nobody about units.
+fn example(key: &str) -> &'static str {
+    match key {
+        "timeout" => ", such as \"30s\"",
+        "max-output" => ", such as \"1MiB\"",
+        "success-codes" | "transient-codes" => ", such as [0, 3]",
+        "env" => ", such as [\"LANG\", \"MODE=fast\"]",
+        "headers" => ", such as { Authorization = \"Bearer ${TOKEN}\" }",
+        "redirects" => ", such as 3",
+        _ => "",
+    }
+}
+
+struct Lines<'a>(&'a str);
+
+impl Lines<'_> {
+    fn mistake(&self, span: Option<Range<usize>>, key: &str, text: &str) -> Mistake {
+        let before = span.map_or(0, |span| span.start.min(self.0.len()));
+        let line = 1 + self
+            .0
+            .char_indices()
+            .take_while(|(at, _)| *at < before)
+            .filter(|(_, char)| *char == '\n')
+            .count();
+        Mistake {
+            line,
+            key: key.to_owned(),
+            text: text.to_owned(),
+        }
+    }
+}
+
+fn shown(key: &str) -> String {
+    if key
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    {
+        key.to_owned()
+    } else {
+        format!("{key:?}")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+use std::time::Duration;
+
+use anyhow::anyhow;
+use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE};
+use async_nats::{Client, HeaderMap, Message, Request, RequestErrorKind};
+use bytes::Bytes;
+use common::{JobKind, WireDuration, subjects};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::excerpt;
+use super::http::invites_repetition;
+use super::result::Form;
+use crate::handler::{Attempt, Failure};
+use crate::registry::{AnyHandler, CallError, Payload, Returned, Running};
+
+/// The id of the job, the same for all its attempts.
+const ID_HEADER: &str = "Jobs-Id";
+
+/// The kind of the job, for a service that runs several.
+const KIND_HEADER: &str = "Jobs-Kind";
+
+/// The most bytes of an answer that an error repeats.
+const EXCERPT: usize = 1024;
+
+/// The keys of a handler that asks a service on NATS.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Declaration {
+    nats: ServiceSubject,
+    timeout: Option<WireDuration>,
+    #[serde(default)]
+    result: Form,
+}
+
+/// A subject on which a service answers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct ServiceSubject(String);
+
+impl TryFrom<String> for ServiceSubject {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let is_token = |token: &str| {
+            !token.is_empty()
+                && token
+                    .chars()
+                    .all(|char| char.is_ascii_graphic() && !"*>".contains(char))
+        };
+        if text.len() > 256 || !text.split('.').all(is_token) {
+            let shown: String = text.chars().take(64).collect();
+            return Err(format!(
+                "invalid subject {shown:?}: tokens without spaces and wildcards, joined by single dots, \
+                 such as \"handlers.resize\""
+            ));
+        }
+        // A job would go round for ever, or speak to the server with the consumer's rights.
+        if text == "jobs"
+            || ["jobs.", "$", "_INBOX"]
+                .iter()
+                .any(|own| text.starts_with(own))
+        {
+            return Err(format!(
+                "invalid subject {text:?}: subjects of the job system and of the server are no services; \
+                 take one such as \"handlers.resize\""
+            ));
+        }
+        Ok(Self(text))
+    }
+}
+
+/// Asks a service on NATS to run each job.
+pub(super) struct Nats {
+    kind: JobKind,
+    client: Client,
+    subject: ServiceSubject,
+    timeout: Option<Duration>,
+    result: Form,
+}
+
+impl Declaration {
+    pub(super) fn handler(self, kind: JobKind, client: Client) -> Nats {
+        Nats {
+            kind,
+            client,
+            subject: self.nats,
+            timeout: self.timeout.map(WireDuration::get),
+            result: self.result,
+        }
+    }
+}
+
+impl AnyHandler for Nats {
+    fn call(&self, payload: Payload, attempt: Attempt, wanted: bool) -> Running<'_> {
+        Box::pin(async move {
+            let result = self
+                .ask(payload, attempt)
+                .await
+                .map_err(CallError::Failed)?;
+            Ok(if wanted { result } else { None })
+        })
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+}
+
+impl Nats {
+    async fn ask(&self, payload: Payload, attempt: Attempt) -> Result<Returned, Failure> {
+        let payload = payload.unwrap_or_else(|| RawValue::NULL.to_owned());
+        let mut headers = HeaderMap::new();
+        headers.insert(ID_HEADER, attempt.id.to_string());
+        headers.insert(KIND_HEADER, self.kind.as_str());
+        headers.insert(subjects::ATTEMPT_HEADER, attempt.number.to_string());
+        let request = Request::new()
+            .payload(Bytes::from(Box::<str>::from(payload).into_string()))
+            .headers(headers)
+            // The time of the attempt bounds it.
+            .timeout(None);
+        let subject = &self.subject.0;
+        let answer = self
+            .client
+            .send_request(subject.clone(), request)
+            .await
+            .map_err(|error| {
+                let (kind, error) = (error.kind(), anyhow::Error::new(error));
+                match kind {
+                    RequestErrorKind::NoResponders => {
+                        Failure::transient(anyhow!("no service answers on {subject}"))
+                    }
+                    RequestErrorKind::MaxPayloadExceeded => Failure::permanent(error.context(
+                        format!("the payload is too large for a request to {subject}"),
+                    )),
+                    _ => Failure::transient(
+                        error.context(format!("cannot ask the service on {subject}")),
+                    ),
+                }
+            })?;
+        if let Some(failure) = self.refusal(&answer) {
+            return Err(failure);
+        }
+        self.result
+            .read(&format!("the answer of {subject}"), &answer.payload)
+    }
+
+    /// The failure that the service reports in the headers of the micro service protocol.
+    fn refusal(&self, answer: &Message) -> Option<Failure> {
+        let header = |name| {
+            answer
+                .headers
+                .as_ref()
+                .and_then(|headers| headers.get(name))
+        };
+        let (description, code) = (header(NATS_SERVICE_ERROR), header(NATS_SERVICE_ERROR_CODE));
+        let shown =
+            |value: &async_nats::HeaderValue| excerpt::head(value.as_str().as_bytes(), EXCERPT);
+        let said = [code, description]
+            .into_iter()
+            .flatten()
+            .map(shown)
+            .collect::<Vec<_>>();
+        if said.is_empty() {
+            return None;
+        }
+        let mut text = format!(
+            "the service on {} failed: {}",
+            self.subject.0,
+            said.join(" ")
+        );
+        if !answer.payload.is_empty() {
+            text = format!("{text}: {}", excerpt::head(&answer.payload, EXCERPT));
+        }
+        let error = anyhow!(text);
+        let code = code.and_then(|code| code.as_str().trim().parse().ok());
+        // A service that reports no code says nothing against a repetition.
+        let permanent =
+            code.is_some_and(|code: u16| (400..500).contains(&code) && !invites_repetition(code));
+        Some(if permanent {
+            Failure::permanent(error)
+        } else {
+            Failure::transient(error)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

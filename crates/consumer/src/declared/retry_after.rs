@@ -1,0 +1,43 @@
+//! The header `Retry-After`: RFC 9110, section 10.2.3.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+/// A server that asks for more has no say in when a job is tried again.
+const MAX: Duration = Duration::from_hours(24);
+
+/// How long to wait from `now`, if the value says so in one of the two forms: seconds, or a date.
+pub(super) fn retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
+    let value = value.trim();
+    let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        value.parse().map_or(Duration::MAX, Duration::from_secs)
+    } else {
+        // The date of HTTP is one of those of mail.
+        let date = OffsetDateTime::parse(value, &Rfc2822).ok()?;
+        // A date that has passed, by whichever clock, means now.
+        Duration::try_from(date - now).unwrap_or(Duration::ZERO)
+    };
+    Some(wait.min(MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_and_dates_are_read_and_bounded() {
+        let now = OffsetDateTime::from_unix_timestamp(784_111_777).unwrap();
+        let read = |value| retry_after(value, now).map(|wait| wait.as_secs());
+        assert_eq!(read("120"), Some(120));
+        assert_eq!(read(" 0 "), Some(0));
+        assert_eq!(read("Sun, 06 Nov 1994 08:50:07 GMT"), Some(30));
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:07 GMT"), Some(0));
+        assert_eq!(read("Sun, 06 Nov 2094 08:49:07 GMT"), Some(86_400));
+        assert_eq!(read("99999999999999999999999"), Some(86_400));
+        for value in ["", "soon", "-1", "1.5", "+5", "1994-11-06"] {
+            assert_eq!(read(value), None, "{value:?}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use common::JobId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Runs the jobs of one kind.
+///
+/// A handler is shared by all jobs of its kind that run at the same time. Jobs can be delivered
+/// more than once, so what it does should be safe to repeat.
+///
+/// An attempt ends early when its time is up or the consumer has to stop: the future is then
+/// dropped at the next `await`. Work that keeps a thread busy for more than a few milliseconds
+/// belongs on another thread, by [`tokio::task::spawn_blocking`].
+pub trait Handler: Send + Sync + 'static {
+    /// The kind of jobs that it runs.
+    const KIND: &'static str;
+
+    /// What it takes: a payload that cannot be read as this is rejected, and the handler not called.
+    type Payload: DeserializeOwned + Send;
+
+    /// What it returns: the result in the outcome of the job.
+    type Output: Serialize + Send;
+
+    /// Runs one attempt.
+    ///
+    /// # Errors
+    /// [`Failure::Transient`] if a repetition may succeed, else [`Failure::Permanent`]. The `?`
+    /// operator makes any error transient.
+    fn handle(
+        &self,
+        payload: Self::Payload,
+        attempt: Attempt,
+    ) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
+
+    /// The longest run of one attempt of a job that does not say so itself; the consumer's
+    /// `--timeout` if absent.
+    fn timeout(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// Which attempt at which job a handler is called for.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// The job: the same for all its attempts, and so a key for work that must not be done twice.
+    pub id: JobId,
+    /// The number of the attempt, from 1.
+    pub number: u32,
+    /// The longest that it may run.
+    pub timeout: Duration,
+}
+
+/// Why an attempt failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// A repetition may succeed: a service is away, a limit was hit, a lock is held.
+    Transient {
+        /// What went wrong.
+        error: anyhow::Error,
+        /// When a repetition has a chance, if that is known.
+        retry_after: Option<Duration>,
+    },
+    /// No repetition can succeed: the input is wrong, the thing is gone.
+    Permanent(
+        /// What went wrong.
+        anyhow::Error,
+    ),
+}
+
+impl Failure {
+    /// A failure that a repetition may cure.
+    pub fn transient(error: impl Into<anyhow::Error>) -> Self {
+        Self::Transient {
+            error: error.into(),
+            retry_after: None,
+        }
+    }
+
+    /// A failure that no repetition can cure.
+    pub fn permanent(error: impl Into<anyhow::Error>) -> Self {
+        Self::Permanent(error.into())
+    }
+}
+
+impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::transient(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Transient { error, .. } | Self::Permanent(error)) = self;
+        write!(f, "{error:#}")
+    }
+}

@@ -1,0 +1,38 @@
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+
+use crate::handler::{Attempt, Failure, Handler};
+
+/// The SHA-256 of a text: an example of work that keeps a thread busy, and so leaves the threads
+/// that the other jobs share.
+pub(crate) struct Sha256;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Payload {
+    /// What is hashed, as UTF-8.
+    text: String,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Output {
+    /// The hash in lower-case hex digits.
+    hex: String,
+}
+
+impl Handler for Sha256 {
+    const KIND: &'static str = "sha256";
+    type Payload = Payload;
+    type Output = Output;
+
+    async fn handle(&self, payload: Payload, _: Attempt) -> Result<Output, Failure> {
+        let hash = tokio::task::spawn_blocking(move || sha2::Sha256::digest(payload.text)).await?;
+        let mut hex = String::with_capacity(2 * hash.len());
+        for byte in hash {
+            write!(hex, "{byte:02x}")?;
+        }
+        Ok(Output { hex })
+    }
+}

@@ -1,0 +1,88 @@
+//! A line for each job while people can read them, and sums when they cannot.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use common::Counts;
+use tokio::time::MissedTickBehavior;
+use tracing::info;
+
+use crate::core::Core;
+
+/// Lines about single jobs in one second; the jobs beyond are only counted.
+const LINES_PER_SECOND: u32 = 10;
+
+/// How often sums are logged while not every job has a line.
+const SUM_EVERY: u32 = 10;
+
+/// Decides which jobs get a line.
+#[derive(Debug, Default)]
+pub(crate) struct JobLog {
+    good: AtomicU32,
+    bad: AtomicU32,
+    muted: AtomicU32,
+}
+
+impl JobLog {
+    /// Whether this job gets a line. Jobs that did not succeed have a budget of their own, so
+    /// that they are not drowned by those that did.
+    pub(crate) fn has_room(&self, succeeded: bool) -> bool {
+        let lines = if succeeded { &self.good } else { &self.bad };
+        // One load for the many; the few that come close to the bound may overshoot it a little.
+        if lines.load(Ordering::Relaxed) < LINES_PER_SECOND {
+            lines.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+        if self.muted.load(Ordering::Relaxed) == 0 {
+            self.muted.store(1, Ordering::Relaxed);
+        }
+        false
+    }
+}
+
+/// Renews the budget each second, and logs the sums of times with more jobs than lines.
+pub(crate) async fn sum_up(core: Arc<Core>) {
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = Counts::default();
+    let mut seconds = 0;
+    loop {
+        second.tick().await;
+        core.log.good.store(0, Ordering::Relaxed);
+        core.log.bad.store(0, Ordering::Relaxed);
+        seconds += 1;
+        if seconds < SUM_EVERY {
+            continue;
+        }
+        seconds = 0;
+        let counts = core.report.counts();
+        if core.log.muted.swap(0, Ordering::Relaxed) != 0 {
+            info!(
+                processed = counts.processed - told.processed,
+                succeeded = counts.succeeded - told.succeeded,
+                failed = counts.failed - told.failed,
+                rejected = counts.rejected - told.rejected,
+                expired = counts.expired - told.expired,
+                busy = counts.busy - told.busy,
+                in_flight = core.in_flight(),
+                waiting = core.waiting(),
+                "jobs of the last {SUM_EVERY} s (at most {LINES_PER_SECOND} a second have a line of their own)"
+            );
+        }
+        told = counts;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_keep_their_lines_when_successes_have_used_theirs_up() {
+        let log = JobLog::default();
+        let lines = (0..1000).filter(|_| log.has_room(true)).count();
+        assert_eq!(lines, LINES_PER_SECOND as usize);
+        assert!(log.has_room(false));
+    }
+}

@@ -1,0 +1,230 @@
+//! The order in which a consumer starts and stops.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Message;
+use bootstrap::{About, Context, Misconfigured};
+use common::{ConsumerState, JobKind, KindPattern};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::core::{Core, lock};
+use crate::registry::{AnyHandler, Registry};
+use crate::{control, declared, forward, intake, job_log, runner};
+
+/// What this service is called; a consumer with handlers of its own shares it.
+pub const ABOUT: About = About {
+    name: "consumer",
+    prefix: "CONSUMER",
+    version: env!("CARGO_PKG_VERSION"),
+    inbox_prefix: "_INBOX_worker",
+};
+
+/// How long the server may take to confirm the subscriptions before that is reported.
+const JOINED: Duration = Duration::from_secs(2);
+
+/// The most of the grace period that is kept for saying what was given up.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A consumer's `main`: reads the configuration and runs jobs with these handlers until SIGTERM
+/// or SIGINT. Answers with the exit code of the process.
+#[must_use]
+pub fn run(handlers: Registry) -> ExitCode {
+    bootstrap::run(
+        ABOUT,
+        |config: &Config| &config.options,
+        async |context, config| {
+            serve(context, config, handlers).await?;
+            Ok(ExitCode::SUCCESS)
+        },
+    )
+}
+
+/// Runs jobs with these handlers, and those that the configuration declares, until the context's
+/// shutdown is cancelled; then finishes what runs within the context's grace period.
+///
+/// # Errors
+/// When the configuration is wrong ([`Misconfigured`]), or there is no connection to NATS.
+pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyhow::Result<()> {
+    let nats = context.connect("jobs").await?;
+    let registry = match &config.handlers {
+        Some(path) => declared::load(path, handlers, &nats.client)
+            .map_err(|error| Misconfigured(error.to_string()))?,
+        None => handlers,
+    };
+    let handlers = select(registry, &config.kinds)?;
+
+    let (sender, inbox) = async_channel::unbounded();
+    let core = Arc::new(Core::new(&context, &config, nats, handlers, inbox));
+    let answering = CancellationToken::new();
+    let _end_with_this = answering.clone().drop_guard();
+    control::start(&context, &core, answering).await?;
+
+    let mut slots = JoinSet::new();
+    for slot in 0..core.slots.len() {
+        slots.spawn(runner::work(Arc::clone(&core), slot));
+    }
+    let mut background = JoinSet::new();
+    background.spawn(job_log::sum_up(Arc::clone(&core)));
+    let subscriptions = intake::join(&core).await?;
+    if let Err(error) = core.nats.round_trip(JOINED).await {
+        warn!("the server has not confirmed the subscriptions yet: {error:#}");
+    }
+    let kinds = core
+        .kinds()
+        .iter()
+        .map(JobKind::to_string)
+        .collect::<Vec<_>>()
+        .join(",");
+    info!(
+        version = ABOUT.version,
+        concurrency = core.slots.len(),
+        inbox = config.inbox,
+        kinds,
+        "taking jobs"
+    );
+
+    let mut intake = pin!(intake::take_jobs(
+        &core,
+        subscriptions,
+        sender.clone(),
+        &context.shutdown
+    ));
+    let mut ended = tokio::select! {
+        ended = &mut intake => Some(ended),
+        () = context.shutdown.cancelled() => None,
+    };
+    let stop = Stop::new(context.grace);
+    core.become_state(ConsumerState::Draining);
+    hand_back_waiting(&core, &sender).await;
+    if ended.is_none() {
+        ended = timeout_at(stop.soft, intake).await.ok();
+    }
+    match ended {
+        Some(Ok(())) => {}
+        Some(Err(error)) => warn!("jobs under way to this consumer may be lost: {error:#}"),
+        None => warn!("not all jobs under way to this consumer arrived within the grace period"),
+    }
+    sender.close();
+    finish(&core, &mut slots, &stop).await;
+    say_farewell(&core, &stop).await;
+    Ok(())
+}
+
+/// When a stopping consumer does what.
+struct Stop {
+    began: Instant,
+    /// Running jobs are given up.
+    soft: Instant,
+    /// The process has to be gone.
+    hard: Instant,
+}
+
+impl Stop {
+    fn new(grace: Duration) -> Self {
+        let began = Instant::now();
+        let hard = began + grace;
+        Self {
+            began,
+            soft: hard - FAREWELL.min(grace / 5),
+            hard,
+        }
+    }
+}
+
+/// The handlers of the kinds that this consumer serves.
+fn select(
+    registry: Registry,
+    patterns: &[KindPattern],
+) -> Result<BTreeMap<JobKind, Box<dyn AnyHandler>>, Misconfigured> {
+    let mut handlers = registry.into_handlers().map_err(Misconfigured)?;
+    for pattern in patterns {
+        if !handlers.keys().any(|kind| pattern.matches(kind.as_str())) {
+            let known = handlers
+                .keys()
+                .map(JobKind::as_str)
+                .collect::<Vec<_>>()
+                .join(", ");
+            return Err(Misconfigured(format!(
+                "--kinds or CONSUMER_KINDS: no handler matches {pattern}; there are handlers for {known}"
+            )));
+        }
+    }
+    if !patterns.is_empty() {
+        handlers.retain(|kind, _| {
+            patterns
+                .iter()
+                .any(|pattern| pattern.matches(kind.as_str()))
+        });
+    }
+    Ok(handlers)
+}
+
+/// Hands back at once the requests that wait, for their publishers to submit elsewhere while
+/// there is time; plain publishes, which nobody would submit again, stay in line.
+async fn hand_back_waiting(core: &Core, sender: &async_channel::Sender<Message>) {
+    for _ in 0..core.waiting() {
+        let Ok(message) = core.inbox.try_recv() else {
+            return;
+        };
+        if core.reply_of(&message).is_some() {
+            runner::hand_back_unread(core, &message).await;
+        } else {
+            // The inbox is closed by nobody but the caller, later.
+            let _ = sender.send(message).await;
+        }
+    }
+}
+
+/// Waits for what runs, and gives up what does not end in time.
+async fn finish(core: &Core, slots: &mut JoinSet<()>, stop: &Stop) {
+    let done = async {
+        while slots.join_next().await.is_some() {}
+        // All permits are there when no job is being passed on any more.
+        let _ = core.forwards.acquire_many(forward::LIMIT).await;
+    };
+    if timeout_at(stop.soft, done).await.is_ok() {
+        return;
+    }
+    core.hard_stop.cancel();
+    let middle = stop.soft + (stop.hard - stop.soft) / 2;
+    let given_up = async { while slots.join_next().await.is_some() {} };
+    if timeout_at(middle, given_up).await.is_ok() {
+        return;
+    }
+    // What is left keeps its thread busy and cannot be interrupted.
+    for slot in &core.slots {
+        let stuck = lock(slot).take();
+        if let Some(stuck) = stuck {
+            runner::interrupt(core, stuck).await;
+        }
+    }
+}
+
+async fn say_farewell(core: &Core, stop: &Stop) {
+    let patience = stop
+        .hard
+        .saturating_duration_since(Instant::now())
+        .max(FAREWELL / 10);
+    if let Err(error) = core.nats.round_trip(patience).await {
+        warn!("the last outcomes may be lost: {error:#}");
+    }
+    let counts = core.report.counts();
+    info!(
+        processed = counts.processed,
+        succeeded = counts.succeeded,
+        failed = counts.failed,
+        rejected = counts.rejected,
+        expired = counts.expired,
+        interrupted = counts.interrupted,
+        drained_ms = stop.began.elapsed().as_millis(),
+        "stopped"
+    );
+}
