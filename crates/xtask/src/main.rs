@@ -1,6 +1,7 @@
 //! For development only: starts the whole system as local processes, and runs every check.
 
 mod check;
+mod documents;
 mod printer;
 mod process;
 mod system;
@@ -22,12 +23,14 @@ struct Cli {
 enum Task {
     Up(up::Up),
     Test(check::Test),
+    Documents(documents::Documents),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Up(up) => up.run(),
         Task::Test(test) => test.run(),
+        Task::Documents(documents) => documents.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -1,0 +1,350 @@
+//! docs/asyncapi.yaml and docs/schemas agree with the types that cross the wire.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::process::Command;
+
+use common::{
+    Backoff, ConsumerState, ConsumerStatus, Counts, Job, JobId, JobKind, KindStatus, LaneStatus,
+    Outcome, OutcomeError, Priority, Status, Timestamp, subjects,
+};
+use serde_json::{Value, json};
+use test_support::project_root;
+
+fn read(file: &str) -> String {
+    fs::read_to_string(project_root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+fn asyncapi() -> Value {
+    serde_saphyr::from_str(&read("docs/asyncapi.yaml")).expect("asyncapi.yaml is YAML")
+}
+
+fn schema(name: &str) -> Value {
+    let file = format!("docs/schemas/{name}.schema.json");
+    serde_json::from_str(&read(&file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+fn validator(schema: &Value) -> jsonschema::Validator {
+    jsonschema::options()
+        .should_validate_formats(true)
+        .build(schema)
+        .expect("the schema is one, and what it refers to is there")
+}
+
+/// The constants of a source file that hold a text, by name.
+fn constants(file: &str) -> BTreeMap<String, String> {
+    let source = read(file);
+    let found = source.lines().filter_map(|line| {
+        let (name, value) = line
+            .trim()
+            .strip_prefix("pub const ")?
+            .split_once(": &str = \"")?;
+        Some((name.to_owned(), value.strip_suffix("\";")?.to_owned()))
+    });
+    found.collect()
+}
+
+/// Calls `visit` with each object of a document.
+fn walk(value: &Value, visit: &mut impl FnMut(&serde_json::Map<String, Value>)) {
+    match value {
+        Value::Object(object) => {
+            visit(object);
+            object.values().for_each(|value| walk(value, visit));
+        }
+        Value::Array(list) => list.iter().for_each(|value| walk(value, visit)),
+        _ => {}
+    }
+}
+
+/// Whether the type takes a document.
+fn decodes(name: &str, document: &Value) -> Result<(), String> {
+    let bytes = document.to_string().into_bytes();
+    let text = |error: serde_json::Error| error.to_string();
+    match name {
+        "job" => Job::decode(&bytes)
+            .map(drop)
+            .map_err(|error| error.to_string()),
+        "outcome" => serde_json::from_slice::<Outcome>(&bytes)
+            .map(drop)
+            .map_err(text),
+        "consumer-status" => serde_json::from_slice::<ConsumerStatus>(&bytes)
+            .map(drop)
+            .map_err(text),
+        _ => panic!("no type for the schema {name}"),
+    }
+}
+
+#[test]
+fn the_schemas_are_those_of_the_types() {
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["documents", "--check"])
+        .output()
+        .expect("xtask can be started");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn each_reference_leads_somewhere() {
+    let document = asyncapi();
+    let mut references = 0;
+    walk(&document, &mut |object| {
+        let Some(reference) = object.get("$ref") else {
+            return;
+        };
+        references += 1;
+        let reference = reference.as_str().expect("a reference is a text");
+        if let Some(pointer) = reference.strip_prefix('#') {
+            assert!(
+                document.pointer(pointer).is_some(),
+                "{reference} leads nowhere"
+            );
+        } else {
+            let name = reference
+                .strip_prefix("schemas/")
+                .and_then(|file| file.strip_suffix(".schema.json"));
+            validator(&schema(
+                name.unwrap_or_else(|| panic!("{reference} is no schema")),
+            ));
+        }
+    });
+    assert!(references > 20, "only {references} references were found");
+}
+
+#[test]
+fn the_channels_are_the_subjects_and_no_others() {
+    const PARAMETER: &str = "KIND";
+    let document = asyncapi();
+    let addresses: BTreeSet<String> = document["channels"]
+        .as_object()
+        .unwrap()
+        .values()
+        // A reply subject has no address of its own.
+        .filter_map(|channel| Some(channel["address"].as_str()?.replace("{kind}", PARAMETER)))
+        .collect();
+    let kind: JobKind = PARAMETER.parse().unwrap();
+    let expected = BTreeSet::from([
+        subjects::CREATE.to_owned(),
+        subjects::create_kind(&kind),
+        subjects::STATUS.to_owned(),
+        subjects::serves_kind(&kind),
+    ]);
+    assert_eq!(addresses, expected);
+
+    let constants = constants("crates/common/src/subjects.rs");
+    let below_jobs = constants
+        .values()
+        .filter(|value| value.starts_with("jobs."));
+    for subject in below_jobs {
+        assert!(
+            expected
+                .iter()
+                .any(|address| address == subject || address.starts_with(&format!("{subject}."))),
+            "no channel for {subject}"
+        );
+    }
+    assert!(constants.len() >= 6, "{constants:?}");
+}
+
+#[test]
+fn whoever_takes_jobs_joins_the_queue_group() {
+    let document = asyncapi();
+    let jobs = ["#/channels/jobs", "#/channels/jobsOfKind"];
+    let mut receivers = 0;
+    for (name, operation) in document["operations"].as_object().unwrap() {
+        let channel = operation["channel"]["$ref"].as_str().unwrap();
+        if operation["action"] == "receive" && jobs.contains(&channel) {
+            receivers += 1;
+            assert_eq!(
+                operation["bindings"]["nats"]["queue"],
+                subjects::WORKERS,
+                "{name}"
+            );
+        }
+    }
+    assert_eq!(receivers, 2);
+}
+
+#[test]
+fn the_header_the_codes_and_the_version_are_told() {
+    let document = asyncapi();
+    let headers = &document["components"]["messages"]["job"]["headers"]["properties"];
+    assert!(headers[subjects::ATTEMPT_HEADER].is_object(), "{headers}");
+
+    let outcome = &document["components"]["messages"]["outcome"];
+    let told = outcome["description"].as_str().unwrap();
+    let codes = constants("crates/common/src/outcome.rs");
+    assert!(codes.len() >= 13, "{codes:?}");
+    for code in codes.values() {
+        assert!(
+            told.contains(&format!("| `{code}` |")),
+            "the code {code} is not told"
+        );
+    }
+    for status in [
+        Status::Succeeded,
+        Status::Failed,
+        Status::Rejected,
+        Status::Busy,
+        Status::Interrupted,
+        Status::Expired,
+    ] {
+        validator(&schema("outcome"))
+            .validate(&json!({"id": null, "status": status, "consumer": "c", "attempt": 1, "duration_ms": 0}))
+            .unwrap_or_else(|error| panic!("{status}: {error}"));
+    }
+
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn the_examples_are_what_they_are_examples_of() {
+    let document = asyncapi();
+    let mut examples = 0;
+    for (name, message) in document["components"]["messages"].as_object().unwrap() {
+        for example in message["examples"].as_array().into_iter().flatten() {
+            examples += 1;
+            let file = message["payload"]["$ref"].as_str().unwrap();
+            let schema_name = file
+                .trim_start_matches("schemas/")
+                .trim_end_matches(".schema.json");
+            let payload = &example["payload"];
+            validator(&schema(schema_name))
+                .validate(payload)
+                .unwrap_or_else(|error| {
+                    panic!("{name}: {error} at {}: {payload}", error.instance_path())
+                });
+            decodes(schema_name, payload)
+                .unwrap_or_else(|error| panic!("{name}: {error}: {payload}"));
+            if let Some(headers) = example.get("headers") {
+                validator(&message["headers"])
+                    .validate(headers)
+                    .unwrap_or_else(|error| panic!("{name}: {error}: {headers}"));
+            }
+        }
+    }
+    assert!(examples >= 6, "only {examples} examples were found");
+}
+
+#[test]
+fn what_the_type_refuses_the_schema_refuses_too() {
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let refused = [
+        json!({}),
+        json!([]),
+        json!({"kind": ""}),
+        json!({"kind": "a..b"}),
+        json!({"kind": "a b"}),
+        json!({"kind": "k".repeat(129)}),
+        json!({"kind": "a", "prioritty": "high"}),
+        json!({"kind": "a", "priority": "urgent"}),
+        json!({"kind": "a", "id": 7}),
+        json!({"kind": "a", "timeout": 30}),
+        json!({"kind": "a", "deadline": "tomorrow"}),
+        json!({"kind": "a", "max_attempts": 0}),
+        json!({"kind": "a", "max_attempts": 101}),
+        json!({"kind": "a", "backoff": {"factor": 0.5}}),
+        json!({"kind": "a", "backoff": {"faktor": 2}}),
+    ];
+    let validator = validator(&schema("job"));
+    for job in &refused {
+        assert!(decodes("job", job).is_err(), "the type takes {job}");
+        assert!(!validator.is_valid(job), "the schema takes {job}");
+    }
+    let taken = [
+        json!({"kind": "a"}),
+        json!({"kind": "A_1-.b", "id": null, "payload": null, "timeout": null}),
+        json!({"kind": "a", "id": id, "payload": [1, {"x": null}], "max_attempts": 100}),
+        json!({"kind": "a", "backoff": {"factor": 1}, "priority": "low"}),
+    ];
+    for job in &taken {
+        decodes("job", job).unwrap_or_else(|error| panic!("the type refuses {job}: {error}"));
+        assert!(validator.is_valid(job), "the schema refuses {job}");
+    }
+}
+
+#[test]
+fn what_is_sent_is_what_the_schemas_say() {
+    let check = |name: &str, document: Value| {
+        validator(&schema(name))
+            .validate(&document)
+            .unwrap_or_else(|error| panic!("{name}: {error}: {document}"));
+    };
+    let now = Timestamp::now();
+    let job = Job {
+        id: Some(JobId::generate()),
+        created_at: Some(now),
+        deadline: Some(now),
+        backoff: Some(Backoff::default()),
+        priority: Priority::High,
+        max_attempts: Some(common::MaxAttempts::default()),
+        ..Job::new("mail.send".parse().unwrap())
+    };
+    check("job", serde_json::to_value(job).unwrap());
+
+    let mut outcome = Outcome {
+        id: None,
+        status: Status::Failed,
+        consumer: "c".to_owned(),
+        attempt: 1,
+        result: None,
+        error: Some(OutcomeError::new(common::codes::PANIC, "m")),
+        duration_ms: 0.0,
+    };
+    check("outcome", serde_json::to_value(&outcome).unwrap());
+    outcome.error = Some(OutcomeError {
+        retry_after_ms: Some(1),
+        ..OutcomeError::new(common::codes::TRANSIENT, "m")
+    });
+    check("outcome", serde_json::to_value(&outcome).unwrap());
+
+    let lane = LaneStatus {
+        kinds: [("a".to_owned(), KindStatus::default())].into(),
+        ..LaneStatus::default()
+    };
+    let status = ConsumerStatus {
+        consumer: "c".to_owned(),
+        host: "h".to_owned(),
+        version: "0.1.0".to_owned(),
+        started_at: now,
+        uptime_ms: 0,
+        state: ConsumerState::Draining,
+        concurrency: 1,
+        in_flight: 0,
+        inbox: 1,
+        waiting: 0,
+        received: 0,
+        dropped: 0,
+        totals: Counts::default(),
+        lanes: [(subjects::CORE_LANE.to_owned(), lane)].into(),
+    };
+    check("consumer-status", serde_json::to_value(status).unwrap());
+}
+
+#[test]
+fn the_services_are_built_without_what_only_the_documents_need() {
+    let output = Command::new(env!("CARGO"))
+        .current_dir(project_root())
+        .args([
+            "tree",
+            "--locked",
+            "--edges",
+            "normal,build",
+            "--prefix",
+            "none",
+        ])
+        .args(test_support::SERVICES.map(|service| format!("--package={service}")))
+        .output()
+        .expect("cargo can be started");
+    let tree = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(tree.contains("async-nats v"), "{tree}");
+    assert!(!tree.contains("schemars"), "{tree}");
+}
