@@ -9,11 +9,13 @@ mod config;
 mod counts;
 mod fleet;
 mod folded;
+mod news;
 mod report;
 mod serve;
 
 pub use answer::{Answer, InstanceId, KindRuns};
 pub use asker::{Asker, Ended, Ignored, Round};
 pub use config::Config;
-pub use fleet::{Change, Event, Fleet, News, Since, Spread, Summary};
+pub use fleet::Fleet;
+pub use news::{Change, Event, News, Since, Spread, Summary};
 pub use serve::serve;

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use tracing::{debug, enabled, info, warn};
 
-use crate::fleet::{Change, Event, News, Summary};
-use crate::{Answer, Ended, Ignored, Round};
+use crate::{Answer, Change, Ended, Event, Ignored, News, Round, Summary};
 
 /// The most lines about single consumers after one round; it is when hundreds of them change at
 /// the same time that the lines must stay readable.

@@ -17,13 +17,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// # Errors
 /// When NATS refuses the connection, or it is closed for good.
 pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode> {
-    let nats = match context.connect("status").await {
-        Err(error) if context.shutdown.is_cancelled() => {
-            info!("{error:#}");
-            return Ok(ExitCode::SUCCESS);
-        }
-        nats => nats?,
-    };
+    let nats = context.connect("status").await?;
     let _registered = context.register(&nats).await?;
     let mut asker = Asker::new(nats.client.clone()).await?;
     let mut log = Log::new(Fleet::new(config.gone_after.get()));

@@ -340,8 +340,8 @@ fn shares_of_many_consumers_keep_their_figures() {
         max: 1.1 / consumers as f64,
     };
     assert_eq!(spread(4).to_string(), "22.5%..27.5%");
-    assert_eq!(spread(1_000).to_string(), "0.09%..0.11%");
-    assert_eq!(spread(10_000).to_string(), "0.009%..0.011%");
+    assert_eq!(spread(1_000).to_string(), "0.090%..0.110%");
+    assert_eq!(spread(10_000).to_string(), "0.0090%..0.0110%");
 }
 
 #[test]
@@ -372,6 +372,15 @@ fn messages_that_a_consumer_lost_are_told_when_there_are_more() {
         let expected = told.map(|messages| ("a", Change::Dropped { messages }));
         assert_eq!(changes(&news), expected.into_iter().collect::<Vec<_>>());
     }
+    for _ in 0..10 {
+        rounds.next(&[]);
+    }
+    let news = rounds.next(&[lossy]);
+    assert_eq!(
+        changes(&news),
+        [("a", Change::Back)],
+        "that was told before it was gone"
+    );
 }
 
 #[test]
