@@ -126,3 +126,89 @@ async fn lines(process: usize, pipe: impl AsyncRead + Unpin, events: Sender<Even
 async fn send(events: &Sender<Event>, process: usize, what: What) {
     let _ = events.send(Event { process, what }).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn start(script: &str) -> (Process, mpsc::Receiver<Event>) {
+        let (sender, events) = mpsc::channel(1);
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        (Process::start(7, command, sender).unwrap(), events)
+    }
+
+    /// All lines until the exit, and the exit.
+    async fn rest(events: &mut mpsc::Receiver<Event>) -> (Vec<String>, ExitStatus) {
+        let mut lines = Vec::new();
+        loop {
+            let Event { process, what } = events.recv().await.expect("an exit comes last");
+            assert_eq!(process, 7);
+            match what {
+                What::Line(line) => lines.push(String::from_utf8(line).unwrap()),
+                What::Exit(status) => return (lines, status),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn lines_come_before_the_exit_and_the_last_needs_no_end() {
+        let (_process, mut events) = start("echo one; echo; printf two; exit 3");
+        let (lines, status) = rest(&mut events).await;
+        assert_eq!(lines, ["one", "", "two"]);
+        assert_eq!(status.code(), Some(3));
+    }
+
+    #[tokio::test]
+    async fn standard_error_is_heard_too() {
+        let (_process, mut events) = start("echo oh >&2");
+        assert_eq!(rest(&mut events).await.0, ["oh"]);
+    }
+
+    #[tokio::test]
+    async fn the_exit_is_told_even_if_something_else_holds_the_output_open() {
+        let (_process, mut events) = start("sleep 600 & echo $!; exit 0");
+        let (lines, status) = rest(&mut events).await;
+        assert!(status.success());
+        // It has outlived its parent, so it is ended here.
+        let left = Pid::from_raw(lines[0].parse().unwrap());
+        kill(left, Signal::SIGKILL).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_asked_to_stop_may_tidy_up() {
+        let (process, mut events) =
+            start("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done");
+        assert!(matches!(events.recv().await.unwrap().what, What::Line(line) if line == b"up"));
+        process.ask_to_stop();
+        let (lines, status) = rest(&mut events).await;
+        assert_eq!(lines, ["bye"]);
+        assert!(status.success());
+    }
+
+    #[tokio::test]
+    async fn killing_ends_all_that_was_started_in_the_group() {
+        let (process, mut events) = start("trap '' TERM; sleep 600 & echo $!; wait");
+        let What::Line(line) = events.recv().await.unwrap().what else {
+            panic!("no line")
+        };
+        let below = Pid::from_raw(String::from_utf8(line).unwrap().parse().unwrap());
+        process.kill();
+        let (_, status) = rest(&mut events).await;
+        assert_eq!(status.code(), None);
+        test_support::eventually(
+            test_support::DEADLINE,
+            "the end of the grandchild",
+            async || {
+                // Whoever adopted it may not have looked at it yet.
+                let state = std::fs::read_to_string(format!("/proc/{below}/stat"));
+                state
+                    .map_or(true, |state| state.contains(") Z "))
+                    .then_some(())
+            },
+        )
+        .await;
+    }
+}
