@@ -1,14 +1,16 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use smol_str::SmolStr;
 
 /// Which handler runs a job. It becomes part of a subject, so it is checked once, here.
 ///
 /// 1 to 128 characters of `A-Z a-z 0-9 _ -` in tokens that are joined by single dots.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String")]
-pub struct JobKind(Box<str>);
+/// Short ones, which most are, cost no allocation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobKind(SmolStr);
 
 /// The kinds that a consumer serves: a kind in which a token may be `*` (any one token) and the
 /// last may be `>` (one or more tokens), as in a NATS subject.
@@ -75,18 +77,36 @@ impl FromStr for JobKind {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.len() <= Self::MAX_LEN && text.split('.').all(is_token) {
-            Ok(Self(text.into()))
+            Ok(Self(SmolStr::new(text)))
         } else {
             Err(invalid("kind", text))
         }
     }
 }
 
-impl TryFrom<String> for JobKind {
-    type Error = InvalidKind;
+impl Serialize for JobKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
 
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
+impl<'de> Deserialize<'de> for JobKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = JobKind;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the kind of a job")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<JobKind, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Text)
     }
 }
 

@@ -81,8 +81,8 @@ impl Control {
                 anyhow::anyhow!("cannot subscribe to {}: {error}", subjects::STATUS)
             })?;
         let mut serves = SelectAll::new();
-        for kind in core.kinds() {
-            let subject = subjects::serves_kind(&kind);
+        for served in core.served() {
+            let subject = subjects::serves_kind(&served.kind);
             serves.push(
                 nats.client
                     .queue_subscribe(subject, subjects::WORKERS.to_owned())
@@ -109,7 +109,7 @@ impl Control {
                     }
                 }
                 Some(question) = self.serves.next() => {
-                    if let Some(reply) = core.reply_of(&question)
+                    if let Some(reply) = core.reply_of(question.reply)
                         && let Err(error) = self.nats.client.publish(reply, Bytes::new()).await
                     {
                         warn!(%error, "a question which kinds are served was not answered");

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, Message, Subject};
+use async_nats::{Client, Subject};
 use bootstrap::{Context, Nats};
 use common::{ConsumerState, ConsumerStatus, JobId, JobKind, Timestamp, subjects};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::inbox::Inbox;
 use crate::job_log::JobLog;
 use crate::registry::AnyHandler;
 use crate::report::{KindReport, LaneReport};
@@ -24,12 +25,12 @@ pub(crate) struct Core {
     started: (Timestamp, Instant),
     pub(crate) nats: Nats,
     pub(crate) client: Client,
-    served: HashMap<JobKind, Served>,
+    served: Vec<Served>,
+    by_kind: HashMap<JobKind, usize>,
     /// The longest run of an attempt when neither job nor handler says.
     pub(crate) timeout: Duration,
 
-    pub(crate) inbox: async_channel::Receiver<Message>,
-    inbox_limit: usize,
+    pub(crate) inbox: Inbox,
     state: AtomicU8,
     /// Told when the inbox has become full.
     pub(crate) full: Notify,
@@ -51,7 +52,7 @@ pub(crate) struct Core {
 
 /// A kind that this consumer runs.
 pub(crate) struct Served {
-    pub(crate) kind: Arc<JobKind>,
+    pub(crate) kind: JobKind,
     pub(crate) handler: Box<dyn AnyHandler>,
     pub(crate) report: Arc<KindReport>,
 }
@@ -60,11 +61,11 @@ pub(crate) struct Served {
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) id: JobId,
-    pub(crate) kind: Arc<JobKind>,
+    /// The place of its kind among those that are served.
+    pub(crate) served: usize,
     pub(crate) attempt: u32,
     pub(crate) at: Instant,
     pub(crate) reply: Option<Subject>,
-    pub(crate) report: Arc<KindReport>,
 }
 
 impl Core {
@@ -73,21 +74,28 @@ impl Core {
         config: &Config,
         nats: Nats,
         handlers: impl IntoIterator<Item = (JobKind, Box<dyn AnyHandler>)>,
-        inbox: async_channel::Receiver<Message>,
     ) -> Self {
         let handlers: Vec<_> = handlers.into_iter().collect();
         let report = LaneReport::new(handlers.iter().map(|(kind, _)| kind));
-        let served = handlers.into_iter().filter_map(|(kind, handler)| {
-            let report = report.kind(&kind)?;
-            Some((
-                kind.clone(),
-                Served {
-                    kind: kind.into(),
+        let served: Vec<_> = handlers
+            .into_iter()
+            .filter_map(|(kind, handler)| {
+                let report = report.kind(&kind)?;
+                Some(Served {
+                    kind,
                     handler,
                     report,
-                },
-            ))
-        });
+                })
+            })
+            .collect();
+        let places = served.iter().enumerate();
+        let by_kind = places
+            .map(|(place, served)| (served.kind.clone(), place))
+            .collect();
+        let slots: Box<[_]> = (0..config.concurrency())
+            .map(|_| Mutex::new(None))
+            .collect();
+        let inbox_limit = usize::try_from(config.inbox.get()).unwrap_or(usize::MAX);
         Self {
             instance: context.instance.clone(),
             host: context.host(),
@@ -95,17 +103,15 @@ impl Core {
             started: (Timestamp::now(), Instant::now()),
             client: nats.client.clone(),
             nats,
-            served: served.collect(),
+            served,
+            by_kind,
             timeout: config.timeout,
-            inbox,
-            inbox_limit: usize::try_from(config.inbox.get()).unwrap_or(usize::MAX),
+            inbox: Inbox::new(inbox_limit, slots.len()),
             state: AtomicU8::new(ConsumerState::Running as u8),
             full: Notify::new(),
             room: Notify::new(),
             hard_stop: CancellationToken::new(),
-            slots: (0..config.concurrency())
-                .map(|_| Mutex::new(None))
-                .collect(),
+            slots,
             forwards: Arc::new(Semaphore::new(crate::forward::LIMIT as usize)),
             report,
             received: AtomicU64::new(0),
@@ -114,14 +120,14 @@ impl Core {
         }
     }
 
-    pub(crate) fn served(&self, kind: &JobKind) -> Option<&Served> {
-        self.served.get(kind.as_str())
+    /// The place of a kind among those that are served.
+    pub(crate) fn place_of(&self, kind: &JobKind) -> Option<usize> {
+        self.by_kind.get(kind).copied()
     }
 
-    pub(crate) fn kinds(&self) -> Vec<JobKind> {
-        let mut kinds: Vec<_> = self.served.keys().cloned().collect();
-        kinds.sort();
-        kinds
+    /// The kinds that are served, each at its place.
+    pub(crate) fn served(&self) -> &[Served] {
+        &self.served
     }
 
     pub(crate) fn state(&self) -> ConsumerState {
@@ -142,18 +148,6 @@ impl Core {
             });
     }
 
-    pub(crate) fn waiting(&self) -> usize {
-        self.inbox.len()
-    }
-
-    pub(crate) fn has_room(&self) -> bool {
-        self.waiting() < self.inbox_limit
-    }
-
-    pub(crate) fn has_drained_to_half(&self) -> bool {
-        self.waiting() <= self.inbox_limit / 2
-    }
-
     pub(crate) fn count_received(&self, messages: u64) {
         self.received.fetch_add(messages, Ordering::Relaxed);
     }
@@ -172,8 +166,8 @@ impl Core {
     /// NATS does not check whether a sender may publish to the reply subject that it names. An
     /// answer into the subjects of this system or of the server would let anyone who may submit
     /// jobs speak there with a consumer's rights, so such a message counts as one without.
-    pub(crate) fn reply_of(&self, message: &Message) -> Option<Subject> {
-        let reply = message.reply.as_ref()?;
+    pub(crate) fn reply_of(&self, reply: Option<Subject>) -> Option<Subject> {
+        let reply = reply?;
         if reply.starts_with("jobs.") || reply.starts_with('$') {
             if !self.warned_of_reply.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
@@ -184,7 +178,7 @@ impl Core {
             }
             return None;
         }
-        Some(reply.clone())
+        Some(reply)
     }
 
     pub(crate) fn status(&self) -> ConsumerStatus {
@@ -198,8 +192,8 @@ impl Core {
             state: self.state(),
             concurrency: u32::try_from(self.slots.len()).unwrap_or(u32::MAX),
             in_flight: self.in_flight(),
-            inbox: u32::try_from(self.inbox_limit).unwrap_or(u32::MAX),
-            waiting: self.waiting() as u64,
+            inbox: u32::try_from(self.inbox.limit()).unwrap_or(u32::MAX),
+            waiting: self.inbox.waiting() as u64,
             received: self.received.load(Ordering::Relaxed),
             dropped: self.nats.dropped(),
             totals: lane.counts,

@@ -8,12 +8,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Message, Request, RequestErrorKind, Subject};
+use async_nats::{Request, RequestErrorKind, Subject};
 use bytes::Bytes;
 use common::{JobId, JobKind, Status, WireDuration, codes, subjects};
 use tracing::warn;
 
 use crate::core::Core;
+use crate::inbox::Delivery;
 use crate::report::Ending;
 use crate::runner::{Refusal, refuse};
 use crate::settle;
@@ -38,20 +39,22 @@ pub(crate) struct Passed {
 }
 
 /// Passes a job on, in the background.
-pub(crate) async fn pass_on(
-    core: &Arc<Core>,
-    message: Message,
-    reply: Option<Subject>,
-    job: Passed,
-) {
+pub(crate) async fn pass_on(core: &Arc<Core>, delivery: Delivery, job: Passed) {
     let Ok(permit) = Arc::clone(&core.forwards).try_acquire_owned() else {
-        return give_back(core, reply, &job, "too many jobs are being passed on").await;
+        return give_back(
+            core,
+            delivery.reply,
+            &job,
+            "too many jobs are being passed on",
+        )
+        .await;
     };
     let core = Arc::clone(core);
     tokio::spawn(async move {
         let _permit = permit;
+        let reply = delivery.reply.clone();
         tokio::select! {
-            () = request(&core, message, reply.clone(), &job) => {}
+            () = request(&core, delivery, &job) => {}
             () = core.hard_stop.cancelled() => {
                 if let Some(reply) = reply {
                     settle::hand_back(&core, job.id, job.attempt, reply, Status::Interrupted).await;
@@ -61,11 +64,12 @@ pub(crate) async fn pass_on(
     });
 }
 
-async fn request(core: &Core, message: Message, reply: Option<Subject>, job: &Passed) {
+async fn request(core: &Core, delivery: Delivery, job: &Passed) {
+    let reply = delivery.reply;
     let wait = job.timeout.map_or(LONGEST, WireDuration::get) + PATIENCE;
-    let mut request = Request::new().payload(message.payload).timeout(None);
-    if let Some(headers) = message.headers {
-        request = request.headers(headers);
+    let mut request = Request::new().payload(delivery.payload).timeout(None);
+    if let Some(headers) = delivery.headers {
+        request = request.headers(*headers);
     }
     let answer = core
         .client

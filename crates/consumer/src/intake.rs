@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::core::Core;
+use crate::inbox::Delivery;
 use crate::report::Ending;
 use crate::settle;
 
@@ -36,7 +37,7 @@ const NOW: u64 = u64::MAX;
 const PATIENCE: Duration = Duration::from_hours(24);
 
 /// How many messages are taken from a subscription before other tasks get their turn.
-const BATCH: u64 = 64;
+const BATCH: usize = 64;
 
 /// Feeds the inbox from the subscriptions of [`join`] until `shutdown`; returns when everything
 /// that was under way has arrived.
@@ -45,8 +46,7 @@ const BATCH: u64 = 64;
 /// When the connection to NATS is closed.
 pub(crate) async fn take_jobs(
     core: &Arc<Core>,
-    mut subscriptions: Vec<Subscriber>,
-    inbox: async_channel::Sender<Message>,
+    mut subscriptions: Vec<Subscription>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
@@ -56,14 +56,14 @@ pub(crate) async fn take_jobs(
         for subscription in subscriptions {
             let feed = Feed {
                 core: Arc::clone(core),
-                inbox: inbox.clone(),
                 subscription,
+                batch: Vec::new(),
             };
             members.spawn(feed.run(leave.clone(), leaving.clone(), arrived.clone()));
         }
         drop(leaving);
         // A full inbox that had room again before this was reached has told so to nobody.
-        while core.has_room() && !shutdown.is_cancelled() {
+        while !core.inbox.is_full() && !shutdown.is_cancelled() {
             tokio::select! {
                 () = core.full.notified() => {}
                 () = shutdown.cancelled() => {}
@@ -73,7 +73,7 @@ pub(crate) async fn take_jobs(
         leave.cancel();
         if !shutdown.is_cancelled() {
             info!(
-                waiting = core.waiting(),
+                waiting = core.inbox.waiting(),
                 "inbox full, leaving the queue group until half of it is left"
             );
         }
@@ -82,7 +82,7 @@ pub(crate) async fn take_jobs(
         core.nats.round_trip(PATIENCE).await?;
         arrived.cancel();
         while members.join_next().await.is_some() {}
-        while !core.has_drained_to_half() && !shutdown.is_cancelled() {
+        while !core.inbox.has_drained_to_half() && !shutdown.is_cancelled() {
             tokio::select! {
                 () = core.room.notified() => {}
                 () = shutdown.cancelled() => {}
@@ -94,23 +94,32 @@ pub(crate) async fn take_jobs(
         subscriptions = join(core).await?;
         core.become_state(ConsumerState::Running);
         info!(
-            waiting = core.waiting(),
+            waiting = core.inbox.waiting(),
             "room in the inbox, joining the queue group again"
         );
     }
+}
+
+/// A membership in the queue group on one subject.
+pub(crate) struct Subscription {
+    subscriber: Subscriber,
+    /// The place of the kind whose subject it is; `None`: the general subject.
+    on: Option<usize>,
 }
 
 /// Joins the queue group on the general subject and on that of each kind that is served.
 ///
 /// # Errors
 /// When the connection to NATS is closed.
-pub(crate) async fn join(core: &Core) -> anyhow::Result<Vec<Subscriber>> {
-    let mut names = vec![subjects::CREATE.to_owned()];
-    names.extend(core.kinds().iter().map(subjects::create_kind));
-    let mut subscriptions = Vec::with_capacity(names.len());
-    for subject in names {
+pub(crate) async fn join(core: &Core) -> anyhow::Result<Vec<Subscription>> {
+    let general = (None, subjects::CREATE.to_owned());
+    let kinds = core.served().iter().enumerate();
+    let kinds = kinds.map(|(place, served)| (Some(place), subjects::create_kind(&served.kind)));
+    let mut subscriptions = Vec::new();
+    for (on, subject) in std::iter::once(general).chain(kinds) {
         let queue_group = subjects::WORKERS.to_owned();
-        subscriptions.push(core.client.queue_subscribe(subject, queue_group).await?);
+        let subscriber = core.client.queue_subscribe(subject, queue_group).await?;
+        subscriptions.push(Subscription { subscriber, on });
     }
     Ok(subscriptions)
 }
@@ -118,8 +127,8 @@ pub(crate) async fn join(core: &Core) -> anyhow::Result<Vec<Subscriber>> {
 /// Moves what one subscription receives into the inbox.
 struct Feed {
     core: Arc<Core>,
-    inbox: async_channel::Sender<Message>,
-    subscription: Subscriber,
+    subscription: Subscription,
+    batch: Vec<Delivery>,
 }
 
 impl Feed {
@@ -137,11 +146,11 @@ impl Feed {
                 biased;
                 () = leave.cancelled(), if leaving.is_some() => {
                     // The only error is a closed connection, after which the stream ends.
-                    let _ = self.subscription.unsubscribe_after(NOW).await;
+                    let _ = self.subscription.subscriber.unsubscribe_after(NOW).await;
                     leaving = None;
                     continue;
                 }
-                message = self.subscription.next() => message,
+                message = self.subscription.subscriber.next() => message,
                 () = arrived.cancelled() => return,
             };
             let Some(first) = first else { return };
@@ -152,30 +161,30 @@ impl Feed {
 
     /// Takes a message, and what else is there, up to a bound.
     async fn take(&mut self, first: Message) {
-        let mut messages = 1;
-        accept(&self.core, &self.inbox, first).await;
-        while messages < BATCH {
-            let Some(Some(message)) = self.subscription.next().now_or_never() else {
-                break;
-            };
-            messages += 1;
-            accept(&self.core, &self.inbox, message).await;
+        self.add(first);
+        while self.batch.len() < BATCH
+            && let Some(Some(message)) = self.subscription.subscriber.next().now_or_never()
+        {
+            self.add(message);
         }
-        self.core.count_received(messages);
+        self.core.count_received(self.batch.len() as u64);
+        self.core.inbox.put(&mut self.batch);
+        if self.core.inbox.is_full() {
+            self.core.become_state(ConsumerState::Saturated);
+            self.core.full.notify_one();
+        }
+        for delivery in self.batch.drain(..) {
+            self.core.report.others.ended(Ending::Busy);
+            settle::hand_back_unread(&self.core, delivery, Status::Busy).await;
+        }
     }
-}
 
-async fn accept(core: &Core, inbox: &async_channel::Sender<Message>, message: Message) {
-    if !core.has_room()
-        && let Some(reply) = core.reply_of(&message)
-    {
-        core.report.others.ended(Ending::Busy);
-        return settle::hand_back_unread(core, &message, reply, Status::Busy).await;
-    }
-    // The inbox is closed only after the last of its senders is gone.
-    let _ = inbox.send(message).await;
-    if !core.has_room() {
-        core.become_state(ConsumerState::Saturated);
-        core.full.notify_one();
+    fn add(&mut self, message: Message) {
+        self.batch.push(Delivery {
+            payload: message.payload,
+            reply: self.core.reply_of(message.reply),
+            headers: message.headers.map(Box::new),
+            on: self.subscription.on,
+        });
     }
 }

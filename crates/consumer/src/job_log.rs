@@ -66,7 +66,7 @@ pub(crate) async fn sum_up(core: Arc<Core>) {
                 expired = counts.expired - told.expired,
                 busy = counts.busy - told.busy,
                 in_flight = core.in_flight(),
-                waiting = core.waiting(),
+                waiting = core.inbox.waiting(),
                 "jobs of the last {SUM_EVERY} s (at most {LINES_PER_SECOND} a second have a line of their own)"
             );
         }

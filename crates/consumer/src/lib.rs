@@ -20,6 +20,7 @@ mod declared;
 mod forward;
 mod handler;
 mod handlers;
+mod inbox;
 mod intake;
 mod job_log;
 mod registry;

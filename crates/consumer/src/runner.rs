@@ -4,16 +4,17 @@
 //! a slot takes the next job from the inbox when it has settled the last one.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use async_nats::{Message, Subject};
+use async_nats::Subject;
 use common::{
-    ConsumerState, DecodeError, Job, JobId, Outcome, OutcomeError, Status, Timestamp, codes,
-    subjects,
+    ConsumerState, DecodeError, Job, JobId, Outcome, OutcomeError, Status, Timestamp, WireDuration,
+    codes, subjects,
 };
 use futures_util::FutureExt as _;
 use tracing::{info, warn};
@@ -21,6 +22,7 @@ use tracing::{info, warn};
 use crate::core::{Core, Served, Started, lock};
 use crate::forward;
 use crate::handler::{Attempt, Failure};
+use crate::inbox::Delivery;
 use crate::registry::{CallError, Returned};
 use crate::report::{Ending, KindReport};
 use crate::settle::{self, attempt_of};
@@ -48,74 +50,44 @@ impl From<Called> for Ended {
     }
 }
 
-/// Takes jobs from the inbox until it is closed and empty.
-pub(crate) async fn work(core: Arc<Core>, slot: usize) {
-    while let Ok(message) = core.inbox.recv().await {
-        if core.state() == ConsumerState::Saturated && core.has_drained_to_half() {
-            core.room.notify_one();
-        }
-        run(&core, slot, message).await;
-        // Jobs that end at once would otherwise never let another task have the thread.
-        tokio::task::coop::consume_budget().await;
-    }
+/// A slot, with the jobs that it took from the inbox together.
+struct Slot<'a> {
+    core: &'a Arc<Core>,
+    number: usize,
+    batch: VecDeque<Delivery>,
+    /// When the last job of the batch ended, which is when the next one begins: a look at the
+    /// clock costs as much as a short job.
+    now: Instant,
 }
 
-async fn run(core: &Arc<Core>, slot: usize, message: Message) {
-    let reply = core.reply_of(&message);
-    if core.state() == ConsumerState::Draining && (reply.is_some() || core.hard_stop.is_cancelled())
-    {
-        return hand_back_unread(core, &message).await;
-    }
-    let attempt = attempt_of(message.headers.as_ref());
-    let job = match Job::decode(&message.payload) {
-        Ok(job) => job,
-        Err(error) => {
-            let (why, id) = match &error {
-                DecodeError::NotJson(_) => (codes::INVALID_JSON, None),
-                DecodeError::NotAJob { id, .. } => (codes::INVALID_JOB, *id),
-            };
-            let refusal = Refusal::rejected(why, error.to_string());
-            return refuse(core, &core.report.others, (id, attempt), reply, refusal).await;
+/// Takes jobs from the inbox until it is closed and empty.
+pub(crate) async fn work(core: Arc<Core>, number: usize) {
+    let mut slot = Slot {
+        core: &core,
+        number,
+        batch: VecDeque::new(),
+        now: Instant::now(),
+    };
+    while core.inbox.take(&mut slot.batch).await {
+        if core.state() == ConsumerState::Saturated && core.inbox.has_drained_to_half() {
+            core.room.notify_one();
         }
-    };
-    if let Some(kind) = subjects::kind_of(&message.subject)
-        && kind != job.kind.as_str()
-    {
-        let text = format!(
-            "field `kind`: a job of kind \"{}\" came on the subject {}",
-            job.kind, message.subject
-        );
-        let refusal = Refusal::rejected(codes::KIND_MISMATCH, text);
-        return refuse(core, &core.report.others, (job.id, attempt), reply, refusal).await;
+        slot.now = Instant::now();
+        while let Some(delivery) = slot.batch.pop_front() {
+            slot.run(delivery).await;
+            // Jobs that end at once would otherwise never let another task have the thread.
+            tokio::task::coop::consume_budget().await;
+        }
     }
-    let Some(served) = core.served(&job.kind) else {
-        let (id, kind, timeout) = (job.id, job.kind.clone(), job.timeout);
-        return forward::pass_on(
-            core,
-            message,
-            reply,
-            forward::Passed {
-                id,
-                kind,
-                timeout,
-                attempt,
-            },
-        )
-        .await;
-    };
-    if let Some(refusal) = untimely(&job) {
-        return refuse(core, &served.report, (job.id, attempt), reply, refusal).await;
-    }
-    execute(core, slot, served, &job, attempt, reply).await;
 }
 
 /// Gives a job back that was not started when the consumer stopped.
-pub(crate) async fn hand_back_unread(core: &Core, message: &Message) {
+pub(crate) async fn hand_back_unread(core: &Core, delivery: Delivery) {
     core.report.others.ended(Ending::Interrupted);
-    if let Some(reply) = core.reply_of(message) {
-        settle::hand_back_unread(core, message, reply, Status::Interrupted).await;
+    if delivery.reply.is_some() {
+        settle::hand_back_unread(core, delivery, Status::Interrupted).await;
     } else if core.log.has_room(false) {
-        let job = Job::decode(&message.payload).ok();
+        let job = Job::decode(&delivery.payload).ok();
         let id = job
             .as_ref()
             .and_then(|job| job.id)
@@ -133,12 +105,12 @@ pub(crate) async fn hand_back_unread(core: &Core, message: &Message) {
 pub(crate) async fn interrupt(core: &Core, started: Started) {
     let Started {
         id,
-        kind,
+        served,
         attempt,
         at,
         reply,
-        report,
     } = started;
+    let Served { kind, report, .. } = &core.served()[served];
     report.ended(Ending::Interrupted);
     warn!(
         job.id = %id, job.kind = %kind, elapsed_ms = at.elapsed().as_millis(), told = reply.is_some(),
@@ -213,59 +185,119 @@ pub(crate) async fn refuse(
     settle::answer(core, reply, outcome).await;
 }
 
-async fn execute(
-    core: &Core,
-    slot: usize,
-    served: &Served,
-    job: &Job<'_>,
-    number: u32,
-    reply: Option<Subject>,
-) {
-    let id = job.id.unwrap_or_else(JobId::generate);
-    let timeout = job.timeout.map(common::WireDuration::get);
-    let timeout = timeout
-        .or_else(|| served.handler.timeout())
-        .unwrap_or(core.timeout);
-    let wanted = reply.is_some();
-    if number > 1 {
-        served.report.retried();
-    }
-    let at = Instant::now();
-    let report = Arc::clone(&served.report);
-    *lock(&core.slots[slot]) = Some(Started {
-        id,
-        kind: Arc::clone(&served.kind),
-        attempt: number,
-        at,
-        reply,
-        report,
-    });
-
-    let payload = job.payload.map(ToOwned::to_owned);
-    let attempt = Attempt {
-        id,
-        number,
-        timeout,
-    };
-    let call = async { served.handler.call(payload, attempt, wanted).await };
-    let mut call = pin!(AssertUnwindSafe(call).catch_unwind());
-    // Many jobs end at the first poll; only the others need to hear of time and shutdown.
-    let ended = match futures_util::poll!(call.as_mut()) {
-        Poll::Ready(result) => Some(Ended::from(result)),
-        Poll::Pending => tokio::select! {
-            biased;
-            result = tokio::time::timeout_at((at + timeout).into(), call) => {
-                Some(result.map_or(Ended::TimedOut, Ended::from))
+impl Slot<'_> {
+    async fn run(&mut self, mut delivery: Delivery) {
+        let core = self.core;
+        let draining = core.state() == ConsumerState::Draining;
+        if draining && (delivery.reply.is_some() || core.hard_stop.is_cancelled()) {
+            return hand_back_unread(core, delivery).await;
+        }
+        let attempt = attempt_of(delivery.headers.as_deref());
+        let payload = std::mem::take(&mut delivery.payload);
+        let job = match Job::decode(&payload) {
+            Ok(job) => job,
+            Err(error) => {
+                let (why, id) = match &error {
+                    DecodeError::NotJson(_) => (codes::INVALID_JSON, None),
+                    DecodeError::NotAJob { id, .. } => (codes::INVALID_JOB, *id),
+                };
+                let refusal = Refusal::rejected(why, error.to_string());
+                let others = &core.report.others;
+                return refuse(core, others, (id, attempt), delivery.reply, refusal).await;
             }
-            () = core.hard_stop.cancelled() => None,
-        },
-    };
-    // Whoever empties the slot settles the job: if it is empty, shutdown has done so already.
-    let started = lock(&core.slots[slot]).take();
-    match (started, ended) {
-        (None, _) => {}
-        (Some(started), None) => interrupt(core, started).await,
-        (Some(started), Some(ended)) => settle(core, started, timeout, ended).await,
+        };
+        let place = core.place_of(&job.kind);
+        if delivery.on.is_some() && delivery.on != place {
+            let on = delivery
+                .on
+                .map(|on| subjects::create_kind(&core.served()[on].kind));
+            let on = on.unwrap_or_default();
+            let text = format!(
+                "field `kind`: a job of kind \"{}\" came on the subject {on}",
+                job.kind
+            );
+            let refusal = Refusal::rejected(codes::KIND_MISMATCH, text);
+            let others = &core.report.others;
+            return refuse(core, others, (job.id, attempt), delivery.reply, refusal).await;
+        }
+        let Some(place) = place else {
+            let Job {
+                id, kind, timeout, ..
+            } = job;
+            delivery.payload = payload;
+            let job = forward::Passed {
+                id,
+                kind,
+                timeout,
+                attempt,
+            };
+            return forward::pass_on(core, delivery, job).await;
+        };
+        if let Some(refusal) = untimely(&job) {
+            let report = &core.served()[place].report;
+            return refuse(core, report, (job.id, attempt), delivery.reply, refusal).await;
+        }
+        self.execute(place, &job, attempt, delivery.reply).await;
+    }
+
+    async fn execute(&mut self, place: usize, job: &Job<'_>, number: u32, reply: Option<Subject>) {
+        let core = self.core;
+        let served = &core.served()[place];
+        let id = job.id.unwrap_or_else(JobId::generate);
+        let timeout = job.timeout.map(WireDuration::get);
+        let timeout = timeout
+            .or_else(|| served.handler.timeout())
+            .unwrap_or(core.timeout);
+        let wanted = reply.is_some();
+        if number > 1 {
+            served.report.retried();
+        }
+        let at = self.now;
+        let slot = &core.slots[self.number];
+        *lock(slot) = Some(Started {
+            id,
+            served: place,
+            attempt: number,
+            at,
+            reply,
+        });
+
+        let payload = job.payload.map(ToOwned::to_owned);
+        let attempt = Attempt {
+            id,
+            number,
+            timeout,
+        };
+        let call = async { served.handler.call(payload, attempt, wanted).await };
+        let mut call = pin!(AssertUnwindSafe(call).catch_unwind());
+        // Many jobs end at the first poll; only the others need to hear of time and shutdown, and
+        // must not keep the rest of the batch from other slots.
+        let ended = match futures_util::poll!(call.as_mut()) {
+            Poll::Ready(result) => Some(Ended::from(result)),
+            Poll::Pending => {
+                core.inbox.give_back(&mut self.batch);
+                tokio::select! {
+                    biased;
+                    result = tokio::time::timeout(timeout, call) => {
+                        Some(result.map_or(Ended::TimedOut, Ended::from))
+                    }
+                    () = core.hard_stop.cancelled() => None,
+                }
+            }
+        };
+        self.now = Instant::now();
+        // Whoever empties the slot settles the job: if it is empty, shutdown has done so already.
+        let started = lock(slot).take();
+        match (started, ended) {
+            (None, _) => {}
+            (Some(started), None) => interrupt(core, started).await,
+            (Some(started), Some(ended)) => {
+                settle(core, started, self.now - at, timeout, ended).await;
+                if wanted {
+                    self.now = Instant::now();
+                }
+            }
+        }
     }
 }
 
@@ -278,16 +310,15 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     )
 }
 
-async fn settle(core: &Core, started: Started, timeout: Duration, ended: Ended) {
+async fn settle(core: &Core, started: Started, elapsed: Duration, timeout: Duration, ended: Ended) {
     let Started {
         id,
-        kind,
+        served,
         attempt,
-        at,
         reply,
-        report,
+        ..
     } = started;
-    let elapsed = at.elapsed();
+    let Served { kind, report, .. } = &core.served()[served];
     let failed = |code, message| {
         (
             Status::Failed,

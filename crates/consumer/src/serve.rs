@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Message;
 use bootstrap::{About, Context, Misconfigured};
 use common::{ConsumerState, JobKind, KindPattern};
 use tokio::task::JoinSet;
@@ -61,8 +60,7 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
     };
     let handlers = select(registry, &config.kinds)?;
 
-    let (sender, inbox) = async_channel::unbounded();
-    let core = Arc::new(Core::new(&context, &config, nats, handlers, inbox));
+    let core = Arc::new(Core::new(&context, &config, nats, handlers));
     let answering = CancellationToken::new();
     let _end_with_this = answering.clone().drop_guard();
     control::start(&context, &core, answering).await?;
@@ -78,9 +76,9 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
         warn!("the server has not confirmed the subscriptions yet: {error:#}");
     }
     let kinds = core
-        .kinds()
+        .served()
         .iter()
-        .map(JobKind::to_string)
+        .map(|served| served.kind.as_str())
         .collect::<Vec<_>>()
         .join(",");
     info!(
@@ -91,19 +89,14 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
         "taking jobs"
     );
 
-    let mut intake = pin!(intake::take_jobs(
-        &core,
-        subscriptions,
-        sender.clone(),
-        &context.shutdown
-    ));
+    let mut intake = pin!(intake::take_jobs(&core, subscriptions, &context.shutdown));
     let mut ended = tokio::select! {
         ended = &mut intake => Some(ended),
         () = context.shutdown.cancelled() => None,
     };
     let stop = Stop::new(context.grace);
     core.become_state(ConsumerState::Draining);
-    hand_back_waiting(&core, &sender).await;
+    hand_back_waiting(&core).await;
     if ended.is_none() {
         ended = timeout_at(stop.soft, intake).await.ok();
     }
@@ -112,7 +105,7 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
         Some(Err(error)) => warn!("jobs under way to this consumer may be lost: {error:#}"),
         None => warn!("not all jobs under way to this consumer arrived within the grace period"),
     }
-    sender.close();
+    core.inbox.close();
     finish(&core, &mut slots, &stop).await;
     say_farewell(&core, &stop).await;
     Ok(())
@@ -169,17 +162,9 @@ fn select(
 
 /// Hands back at once the requests that wait, for their publishers to submit elsewhere while
 /// there is time; plain publishes, which nobody would submit again, stay in line.
-async fn hand_back_waiting(core: &Core, sender: &async_channel::Sender<Message>) {
-    for _ in 0..core.waiting() {
-        let Ok(message) = core.inbox.try_recv() else {
-            return;
-        };
-        if core.reply_of(&message).is_some() {
-            runner::hand_back_unread(core, &message).await;
-        } else {
-            // The inbox is closed by nobody but the caller, later.
-            let _ = sender.send(message).await;
-        }
+async fn hand_back_waiting(core: &Core) {
+    for delivery in core.inbox.take_out(|delivery| delivery.reply.is_some()) {
+        runner::hand_back_unread(core, delivery).await;
     }
 }
 

@@ -1,11 +1,12 @@
 //! Answers whoever asked for the outcome of a job. A plain publish asks for nothing and gets no
 //! answer.
 
-use async_nats::{HeaderMap, Message, Subject};
+use async_nats::{HeaderMap, Subject};
 use common::{Job, JobId, Outcome, OutcomeError, Status, codes, subjects};
 use tracing::warn;
 
 use crate::core::Core;
+use crate::inbox::Delivery;
 
 /// Which submission of its job a message is, from 1.
 pub(crate) fn attempt_of(headers: Option<&HeaderMap>) -> u32 {
@@ -71,18 +72,14 @@ pub(crate) async fn hand_back(
     answer(core, reply, outcome).await;
 }
 
-/// The same for a message that was not read yet.
-pub(crate) async fn hand_back_unread(
-    core: &Core,
-    message: &Message,
-    reply: Subject,
-    status: Status,
-) {
-    let id = Job::decode(&message.payload).ok().and_then(|job| job.id);
+/// The same for a job that was not read yet.
+pub(crate) async fn hand_back_unread(core: &Core, delivery: Delivery, status: Status) {
+    let Some(reply) = delivery.reply else { return };
+    let id = Job::decode(&delivery.payload).ok().and_then(|job| job.id);
     hand_back(
         core,
         id,
-        attempt_of(message.headers.as_ref()),
+        attempt_of(delivery.headers.as_deref()),
         reply,
         status,
     )

@@ -33,7 +33,7 @@ const LINGER: Duration = Duration::from_millis(500);
 /// Runs a program for each job.
 pub(super) struct Exec {
     kind: JobKind,
-    /// As it was declared, for messages.
+    /// As it was declared.
     name: String,
     program: PathBuf,
     arguments: Vec<Argument>,
@@ -118,6 +118,8 @@ impl Exec {
         };
         let mut command = Command::new(&self.program);
         command
+            // Programs begin their messages with it, and some are several in one.
+            .arg0(&self.name)
             .args(arguments)
             .env_clear()
             .envs(self.variables.iter().map(|(name, value)| (name, value)))

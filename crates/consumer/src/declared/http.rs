@@ -32,7 +32,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const EXCERPT: usize = 1024;
 
 /// How long a server that reports an error may take to explain it.
-const EXPLANATION: Duration = Duration::from_secs(2);
+const EXPLANATION: Duration = Duration::from_secs(1);
 
 /// The keys of a handler that calls a web service.
 ///

@@ -67,7 +67,7 @@ impl<'a> StandardError<'a> {
         self.lines += 1;
         if self.lines <= LINES {
             let text = excerpt::head(line.trim_ascii_end(), LINE);
-            info!(job.id = %self.job, job.kind = self.kind, stderr = ?text, "the program says");
+            info!(job.id = %self.job, job.kind = %self.kind, stderr = ?text, "the program says");
         }
     }
 
@@ -75,7 +75,7 @@ impl<'a> StandardError<'a> {
     pub(super) fn finish(&mut self) {
         self.end_line();
         if let Some(more @ 1..) = self.lines.checked_sub(LINES) {
-            info!(job.id = %self.job, job.kind = self.kind, lines = more, "the program said more, which is not logged");
+            info!(job.id = %self.job, job.kind = %self.kind, lines = more, "the program said more, which is not logged");
         }
     }
 

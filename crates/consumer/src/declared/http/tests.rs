@@ -448,9 +448,14 @@ async fn a_connection_that_breaks_may_hold_next_time() {
 
 #[tokio::test]
 async fn tls_is_spoken_where_the_url_says_so() {
-    let mut server = Server::start(|_| answer("200 OK", "", "")).await;
-    let handler = handler(&format!("http = \"https://127.0.0.1:{}/\"", server.port));
-    assert_eq!(failure(&handler).await.0, "transient");
-    let first = server.requests.recv().await.unwrap();
-    assert!(first.starts_with('\u{16}'), "{first:?} is no TLS record");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let handler = handler(&format!("http = \"https://127.0.0.1:{port}/\""));
+    let first_byte = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_u8().await.unwrap()
+    };
+    let (failure, first_byte) = tokio::join!(failure(&handler), first_byte);
+    assert_eq!(failure.0, "transient");
+    assert_eq!(first_byte, 22, "it is no handshake");
 }

@@ -1,0 +1,234 @@
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_nats::{HeaderMap, Subject};
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::core::lock;
+
+/// A job as it came, not read yet.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) payload: Bytes,
+    /// Where its outcome goes, if its sender asked for it.
+    pub(crate) reply: Option<Subject>,
+    pub(crate) headers: Option<Box<HeaderMap>>,
+    /// On the subject of which of the kinds that are served it came; `None`: the general one.
+    pub(crate) on: Option<usize>,
+}
+
+/// The jobs that wait for a slot.
+///
+/// Jobs move in and out in batches, for one lock and at most one wake-up each: a wake-up of a
+/// thread costs more than a short job. A slot that leaves some behind wakes the next, so that
+/// all of them get to work.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    queue: Mutex<Queue>,
+    /// The length of the queue, to be read without the lock.
+    waiting: AtomicUsize,
+    limit: usize,
+    slots: usize,
+    arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    deliveries: VecDeque<Delivery>,
+    closed: bool,
+}
+
+/// The most jobs that a slot takes at a time.
+const BATCH: usize = 32;
+
+impl Inbox {
+    pub(crate) fn new(limit: usize, slots: usize) -> Self {
+        Self {
+            queue: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            limit,
+            slots,
+            arrived: Notify::new(),
+        }
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.waiting() >= self.limit
+    }
+
+    pub(crate) fn has_drained_to_half(&self) -> bool {
+        self.waiting() <= self.limit / 2
+    }
+
+    /// Takes deliveries in as far as there is room, and beyond it those that nobody would submit
+    /// again; leaves the others where they are.
+    pub(crate) fn put(&self, deliveries: &mut Vec<Delivery>) {
+        let mut queue = lock(&self.queue);
+        let room = self.limit.saturating_sub(queue.deliveries.len());
+        if deliveries.len() <= room {
+            queue.deliveries.extend(deliveries.drain(..));
+        } else {
+            queue.deliveries.extend(deliveries.drain(..room));
+            let kept = deliveries.extract_if(.., |delivery| delivery.reply.is_none());
+            queue.deliveries.extend(kept);
+        }
+        self.changed(queue.deliveries.len());
+    }
+
+    /// Puts a batch that a slot cannot get to back in front.
+    pub(crate) fn give_back(&self, batch: &mut VecDeque<Delivery>) {
+        if batch.is_empty() {
+            return;
+        }
+        let mut queue = lock(&self.queue);
+        while let Some(delivery) = batch.pop_back() {
+            queue.deliveries.push_front(delivery);
+        }
+        self.changed(queue.deliveries.len());
+    }
+
+    /// Waits for jobs and takes this slot's share of them; `false` when the inbox is closed and
+    /// empty.
+    pub(crate) async fn take(&self, batch: &mut VecDeque<Delivery>) -> bool {
+        loop {
+            // Registered before the look, so that what comes in between is not missed.
+            let arrived = self.arrived.notified();
+            {
+                let mut queue = lock(&self.queue);
+                let waiting = queue.deliveries.len();
+                if waiting > 0 {
+                    let share = waiting.div_ceil(self.slots).min(BATCH);
+                    batch.extend(queue.deliveries.drain(..share));
+                    self.changed(waiting - share);
+                    return true;
+                }
+                if queue.closed {
+                    return false;
+                }
+            }
+            arrived.await;
+        }
+    }
+
+    /// Takes out all that waits for which `wanted` holds.
+    pub(crate) fn take_out(&self, wanted: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        let mut queue = lock(&self.queue);
+        let (out, stay) = queue.deliveries.drain(..).partition(wanted);
+        queue.deliveries = stay;
+        self.changed(queue.deliveries.len());
+        out.into()
+    }
+
+    /// Nothing more will come.
+    pub(crate) fn close(&self) {
+        lock(&self.queue).closed = true;
+        self.arrived.notify_waiters();
+    }
+
+    /// Called under the lock when the number of waiting jobs has changed.
+    fn changed(&self, waiting: usize) {
+        self.waiting.store(waiting, Ordering::Release);
+        if waiting > 0 {
+            self.arrived.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery(number: u8, reply: bool) -> Delivery {
+        let reply = reply.then(|| Subject::from_static("_INBOX.x"));
+        Delivery {
+            payload: vec![number].into(),
+            reply,
+            headers: None,
+            on: None,
+        }
+    }
+
+    fn numbers<'a>(deliveries: impl IntoIterator<Item = &'a Delivery>) -> Vec<u8> {
+        deliveries
+            .into_iter()
+            .map(|delivery| delivery.payload[0])
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_room_is_left_unless_nobody_would_submit_it_again() {
+        let inbox = Inbox::new(2, 1);
+        let mut deliveries: Vec<_> = (0..6)
+            .map(|number| delivery(number, number % 2 == 0))
+            .collect();
+        inbox.put(&mut deliveries);
+        assert_eq!(numbers(&deliveries), [2, 4]);
+        assert!(inbox.is_full());
+        let mut batch = VecDeque::new();
+        assert!(inbox.take(&mut batch).await);
+        assert_eq!(numbers(&batch), [0, 1, 3, 5]);
+        assert_eq!(inbox.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_slot_takes_its_share_and_gives_back_to_the_front() {
+        let inbox = Inbox::new(100, 4);
+        inbox.put(&mut (0..10).map(|number| delivery(number, true)).collect());
+        let mut batch = VecDeque::new();
+        assert!(inbox.take(&mut batch).await);
+        assert_eq!(numbers(&batch), [0, 1, 2]);
+        batch.pop_front();
+        inbox.give_back(&mut batch);
+        assert_eq!(inbox.waiting(), 9);
+        assert!(inbox.take(&mut batch).await);
+        assert_eq!(numbers(&batch), [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_closed_inbox_gives_what_it_has_and_then_ends() {
+        let inbox = Inbox::new(100, 1);
+        inbox.put(&mut vec![delivery(1, false)]);
+        inbox.close();
+        let mut batch = VecDeque::new();
+        assert!(inbox.take(&mut batch).await);
+        assert!(!inbox.take(&mut batch).await);
+    }
+
+    #[tokio::test]
+    async fn slots_that_wait_are_woken_by_jobs_one_after_the_other_and_by_the_end() {
+        let inbox = std::sync::Arc::new(Inbox::new(100, 3));
+        let (say, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let slots: Vec<_> = (0..3)
+            .map(|_| {
+                let (inbox, say) = (inbox.clone(), say.clone());
+                tokio::spawn(async move {
+                    let mut batch = VecDeque::new();
+                    while inbox.take(&mut batch).await {
+                        batch
+                            .drain(..)
+                            .for_each(|delivery| say.send(delivery.payload[0]).unwrap());
+                    }
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        inbox.put(&mut (0..50).map(|number| delivery(number, false)).collect());
+        for number in 0..50 {
+            assert_eq!(heard.recv().await, Some(number));
+        }
+        inbox.close();
+        for slot in slots {
+            slot.await.unwrap();
+        }
+    }
+}
