@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write};
 
 /// The colours of the prefixes, as in codes of terminals; each process has one of its own as long
 /// as they last.
-const COLOURS: [&str; 6] = ["36", "33", "32", "35", "34", "31"];
+const COLOURS: [&str; 10] = ["36", "33", "32", "35", "34", "96", "93", "92", "95", "94"];
 
 /// Writes lines, each behind the name of the process that it came from.
 ///

@@ -122,31 +122,29 @@ impl System {
         }
     }
 
-    /// Asks processes to stop, and waits until they have. Those that do not in time are killed, or
-    /// when a second interrupt comes.
+    /// Asks processes to stop, and waits until they have. Those that do not in time are killed.
+    ///
+    /// An interrupt ends the patience: true if one came.
     pub(crate) async fn stop(
         &mut self,
         processes: impl IntoIterator<Item = usize> + Clone,
         grace: Duration,
-    ) {
+    ) -> bool {
         for process in processes.clone() {
             self.processes[process].ask_to_stop();
         }
         let deadline = Instant::now() + grace;
-        while self.any_runs(processes.clone()) {
-            match timeout_at(deadline, self.turn()).await {
-                Ok(Turn::Event | Turn::Unread) => {}
-                Ok(Turn::Interrupt) => {
-                    self.say("interrupted again");
-                    break;
-                }
-                Err(_) => break,
-            }
+        let mut interrupted = false;
+        // The time is looked at as well: one that never falls silent always has an event ready.
+        while self.any_runs(processes.clone()) && !interrupted && Instant::now() < deadline {
+            interrupted = timeout_at(deadline, self.turn()).await == Ok(Turn::Interrupt);
         }
         for process in processes.clone() {
             if self.status(process).is_none() {
-                let line = format!("killing {}, which has not stopped", self.names[process]);
-                self.say(&line);
+                self.say(&format!(
+                    "killing {}, which has not stopped",
+                    self.names[process]
+                ));
                 self.processes[process].kill();
             }
         }
@@ -154,6 +152,7 @@ impl System {
         while self.any_runs(processes.clone()) {
             self.turn().await;
         }
+        interrupted
     }
 }
 

@@ -22,7 +22,7 @@ const LONG_ABOUT: &str = "\
 Start the whole system as local processes: NATS, a publisher, consumers, the status service
 
 Log lines are prefixed by the process they come from, as docker-compose does. Ctrl-C or SIGTERM \
-stops the services, then NATS; a second one kills what still runs. The exit code is 0 if every \
+stops the publisher, then the other services, then NATS; a second one kills what still runs. The exit code is 0 if every \
 process exited with 0.
 
 NATS runs with deploy/nats.conf, on 127.0.0.1 only. A nats-server is looked for in the variable \
@@ -50,16 +50,13 @@ pub(crate) struct Up {
     #[arg(long)]
     release: bool,
 
-    /// How long services may take to stop before they are killed; their own grace period is 10s
+    /// How long each may take to stop before it is killed; the services' own grace period is 10s
     #[arg(long, value_name = "DURATION", default_value = "12s", value_parser = humantime::parse_duration)]
     grace: Duration,
 }
 
 /// NATS comes first in the order of names, and leaves last.
 const NATS: usize = 0;
-
-/// How long NATS may take to stop; there is nothing left for it to do then.
-const NATS_GRACE: Duration = Duration::from_secs(5);
 
 impl Up {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
@@ -87,7 +84,8 @@ impl Up {
             .chain(consumers)
             .chain(["status-service".to_owned(), "publisher".to_owned()]);
         let names: Vec<_> = names.collect();
-        let services = NATS + 1..names.len();
+        let publisher = names.len() - 1;
+        let answering = NATS + 1..publisher;
         let mut system = System::new(names)?;
 
         let ports_folder = tempfile::tempdir().context("cannot create a temporary folder")?;
@@ -101,7 +99,7 @@ impl Up {
             Some(ports) => ports,
             None if system.status(NATS).is_some() => bail!("nats-server did not start"),
             None => {
-                system.stop([NATS], NATS_GRACE).await;
+                system.stop([NATS], self.grace).await;
                 return Ok(exit_code(&system));
             }
         };
@@ -133,13 +131,18 @@ impl Up {
                 Turn::Interrupt => break "stopping",
                 Turn::Unread => break "nobody reads this any more",
                 Turn::Event if system.status(NATS).is_some() => break "stopping, as NATS is gone",
-                Turn::Event if !system.any_runs(services.clone()) => break "no service is left",
+                Turn::Event if !system.any_runs(NATS + 1..=publisher) => break "no service is left",
                 Turn::Event => {}
             }
         };
         system.say(why);
-        system.stop(services, self.grace).await;
-        system.stop([NATS], NATS_GRACE).await;
+        // The publisher goes before those who answer it, and NATS after all who need it.
+        let mut grace = self.grace;
+        for processes in [publisher..publisher + 1, answering, NATS..NATS + 1] {
+            if system.stop(processes, grace).await {
+                grace = Duration::ZERO;
+            }
+        }
         Ok(exit_code(&system))
     }
 }
