@@ -2,8 +2,13 @@
 //!
 //! It has a thread, a runtime and a connection of its own. So it answers at once also when the
 //! jobs' threads are busy, and no flood of jobs stands in the socket before a question.
+//!
+//! When the consumer stops, those who asked last are told once more how it is: what it did since
+//! their question would otherwise be in nobody's totals.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::service::endpoint::Endpoint;
@@ -19,7 +24,15 @@ use tracing::warn;
 
 use crate::core::Core;
 
-/// Starts answering; returns when questions are heard. Ends with `stop`.
+/// How many of those who asked for the status are told the last one: every status service that
+/// runs, and a person or two.
+const ASKERS: usize = 8;
+
+/// How long the server may take to confirm the last status.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
+/// Starts answering; returns when questions are heard, with what becomes ready when the last word
+/// was said after `stop`.
 ///
 /// # Errors
 /// When there can be no thread, or no connection to NATS.
@@ -27,8 +40,9 @@ pub(crate) async fn start(
     context: &Context,
     core: &Arc<Core>,
     stop: CancellationToken,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<oneshot::Receiver<()>> {
     let (ready, started) = oneshot::channel();
+    let (said, last_word) = oneshot::channel();
     let (context, core) = (context.clone(), Arc::clone(core));
     let thread = move || {
         let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -44,6 +58,8 @@ pub(crate) async fn start(
                     // The starter may be gone because the service was told to stop.
                     let _ = ready.send(Ok(()));
                     control.answer(&core, &stop).await;
+                    // The consumer may not wait for it.
+                    let _ = said.send(());
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
@@ -55,7 +71,8 @@ pub(crate) async fn start(
         .context("cannot start the thread that answers jobs.status")?;
     started
         .await
-        .context("the thread that answers jobs.status ended")?
+        .context("the thread that answers jobs.status ended")??;
+    Ok(last_word)
 }
 
 struct Control {
@@ -98,14 +115,19 @@ impl Control {
     }
 
     async fn answer(mut self, core: &Core, stop: &CancellationToken) {
+        let mut askers = VecDeque::with_capacity(ASKERS);
         loop {
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 Some(request) = self.status.next() => {
-                    let status = serde_json::to_vec(&core.status());
-                    let status = status.expect("a status is plain data with text for keys");
-                    if let Err(error) = request.respond(Ok(status.into())).await {
+                    if let Err(error) = request.respond(Ok(status(core))).await {
                         warn!(%error, "a question on jobs.status was not answered");
+                    }
+                    if let Some(reply) = core.reply_of(request.message.reply) {
+                        if askers.len() == ASKERS {
+                            askers.pop_front();
+                        }
+                        askers.push_back(reply);
                     }
                 }
                 Some(question) = self.serves.next() => {
@@ -115,8 +137,22 @@ impl Control {
                         warn!(%error, "a question which kinds are served was not answered");
                     }
                 }
-                else => return,
+                else => break,
             }
         }
+        for reply in askers {
+            // Whoever asked may be gone; the consumer is about to be.
+            let _ = self.nats.client.publish(reply, status(core)).await;
+        }
+        if let Err(error) = self.nats.round_trip(LAST_WORD).await {
+            warn!("the last status may be lost: {error:#}");
+        }
     }
+}
+
+fn status(core: &Core) -> Bytes {
+    let status = serde_json::to_vec(&core.status());
+    status
+        .expect("a status is plain data with text for keys")
+        .into()
 }

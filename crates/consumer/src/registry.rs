@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::future::Future;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use common::JobKind;
@@ -19,18 +20,21 @@ pub struct Registry {
 }
 
 /// A payload as it was written; `None` is `null`.
-pub(crate) type Payload = Option<Box<RawValue>>;
+pub(crate) type Payload<'a> = Option<&'a RawValue>;
 
 /// A result as it will be written; `None` if nobody asked for it.
 pub(crate) type Returned = Option<Box<RawValue>>;
 
-pub(crate) type Running<'a> =
-    Pin<Box<dyn Future<Output = Result<Returned, CallError>> + Send + 'a>>;
+/// A call of a handler: a future, unless it ended at once, which then costs no allocation.
+pub(crate) enum Running<'a> {
+    Ended(Option<Result<Returned, CallError>>),
+    Going(Pin<Box<dyn Future<Output = Result<Returned, CallError>> + Send + 'a>>),
+}
 
 /// A handler whose types are no longer known.
 pub(crate) trait AnyHandler: Send + Sync {
     /// Starts one attempt; the result is only made if it is `wanted`.
-    fn call(&self, payload: Payload, attempt: Attempt, wanted: bool) -> Running<'_>;
+    fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Running<'a>;
 
     /// See [`Handler::timeout`].
     fn timeout(&self) -> Option<Duration>;
@@ -43,6 +47,31 @@ pub(crate) enum CallError {
     InvalidPayload(String),
     /// The handler failed.
     Failed(Failure),
+}
+
+impl<'a> Running<'a> {
+    pub(crate) fn ended(result: Result<Returned, CallError>) -> Self {
+        Self::Ended(Some(result))
+    }
+
+    pub(crate) fn going(
+        future: impl Future<Output = Result<Returned, CallError>> + Send + 'a,
+    ) -> Self {
+        Self::Going(Box::pin(future))
+    }
+}
+
+impl Future for Running<'_> {
+    type Output = Result<Returned, CallError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Ended(result) => {
+                Poll::Ready(result.take().expect("a future is not polled after its end"))
+            }
+            Self::Going(future) => future.as_mut().poll(context),
+        }
+    }
 }
 
 impl Registry {
@@ -80,14 +109,12 @@ impl Registry {
         F: Fn(P) -> R + Send + Sync + 'static,
         R: Future<Output = Result<O, Failure>> + Send + 'static,
     {
-        let call = move |payload: Payload, _: Attempt, wanted: bool| -> Running<'static> {
-            match read(payload.as_deref()) {
-                Ok(payload) => {
-                    let running = function(payload);
-                    Box::pin(async move { written(running.await, wanted) })
-                }
-                Err(error) => Box::pin(std::future::ready(Err(error))),
+        let call = move |payload: Payload<'_>, wanted: bool| match read(payload) {
+            Ok(payload) => {
+                let running = function(payload);
+                Running::going(async move { written(running.await, wanted) })
             }
+            Err(error) => Running::ended(Err(error)),
         };
         self.with_any(kind, Box::new(Function(call)))
     }
@@ -120,11 +147,15 @@ impl Registry {
 struct Typed<H>(H);
 
 impl<H: Handler> AnyHandler for Typed<H> {
-    fn call(&self, payload: Payload, attempt: Attempt, wanted: bool) -> Running<'_> {
-        Box::pin(async move {
-            let payload = read(payload.as_deref())?;
-            written(self.0.handle(payload, attempt).await, wanted)
-        })
+    fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Running<'a> {
+        match read(payload) {
+            Ok(payload) => {
+                Running::going(
+                    async move { written(self.0.handle(payload, attempt).await, wanted) },
+                )
+            }
+            Err(error) => Running::ended(Err(error)),
+        }
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -136,10 +167,10 @@ struct Function<F>(F);
 
 impl<F> AnyHandler for Function<F>
 where
-    F: Fn(Payload, Attempt, bool) -> Running<'static> + Send + Sync,
+    F: Fn(Payload<'_>, bool) -> Running<'static> + Send + Sync,
 {
-    fn call(&self, payload: Payload, attempt: Attempt, wanted: bool) -> Running<'_> {
-        (self.0)(payload, attempt, wanted)
+    fn call<'a>(&'a self, payload: Payload<'a>, _: Attempt, wanted: bool) -> Running<'a> {
+        (self.0)(payload, wanted)
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -147,7 +178,7 @@ where
     }
 }
 
-fn read<P: DeserializeOwned>(payload: Option<&RawValue>) -> Result<P, CallError> {
+fn read<P: DeserializeOwned>(payload: Payload<'_>) -> Result<P, CallError> {
     let text = payload.map_or("null", RawValue::get);
     // As with whole jobs, only a payload that is wrong pays for naming its wrong part.
     serde_json::from_str(text).map_err(|error| {
@@ -199,7 +230,7 @@ mod tests {
         };
         let payload = RawValue::from_string(payload.to_owned()).unwrap();
         handlers["mail.send"]
-            .call(Some(payload), attempt, wanted)
+            .call(Some(&payload), attempt, wanted)
             .await
     }
 

@@ -262,13 +262,13 @@ impl Slot<'_> {
             reply,
         });
 
-        let payload = job.payload.map(ToOwned::to_owned);
         let attempt = Attempt {
             id,
             number,
             timeout,
         };
-        let call = async { served.handler.call(payload, attempt, wanted).await };
+        // The handler may panic before there is a future, too.
+        let call = async { served.handler.call(job.payload, attempt, wanted).await };
         let mut call = pin!(AssertUnwindSafe(call).catch_unwind());
         // Many jobs end at the first poll; only the others need to hear of time and shutdown, and
         // must not keep the rest of the batch from other slots.

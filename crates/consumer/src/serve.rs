@@ -62,8 +62,8 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
 
     let core = Arc::new(Core::new(&context, &config, nats, handlers));
     let answering = CancellationToken::new();
-    let _end_with_this = answering.clone().drop_guard();
-    control::start(&context, &core, answering).await?;
+    let end_answers = answering.clone().drop_guard();
+    let last_word = control::start(&context, &core, answering).await?;
 
     let mut slots = JoinSet::new();
     for slot in 0..core.slots.len() {
@@ -108,6 +108,9 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
     core.inbox.close();
     finish(&core, &mut slots, &stop).await;
     say_farewell(&core, &stop).await;
+    drop(end_answers);
+    // An error is its thread's end, too.
+    let _ = timeout_at(stop.hard, last_word).await;
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Handlers declared in a file, as users see them: the real binary, real programs and services.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should end")]
+
 use std::fs;
 use std::path::Path;
 

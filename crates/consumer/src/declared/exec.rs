@@ -50,10 +50,10 @@ pub(super) struct Exec {
 }
 
 impl AnyHandler for Exec {
-    fn call(&self, payload: Payload, attempt: Attempt, wanted: bool) -> Running<'_> {
-        Box::pin(async move {
-            let payload = payload.unwrap_or_else(|| RawValue::NULL.to_owned());
-            let arguments = self.arguments(&payload)?;
+    fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Running<'a> {
+        Running::going(async move {
+            let payload = payload.unwrap_or(RawValue::NULL);
+            let arguments = self.arguments(payload)?;
             let input = self.input(payload)?;
             let result = self
                 .run(arguments, input, attempt)
@@ -89,9 +89,9 @@ impl Exec {
     }
 
     /// None if the program is to read nothing.
-    fn input(&self, payload: Box<RawValue>) -> Result<Option<String>, CallError> {
+    fn input(&self, payload: &RawValue) -> Result<Option<String>, CallError> {
         match self.input {
-            Input::Json => Ok(Some(Box::<str>::from(payload).into_string())),
+            Input::Json => Ok(Some(payload.get().to_owned())),
             Input::Text => serde_json::from_str(payload.get())
                 .map(Some)
                 .map_err(|error| {

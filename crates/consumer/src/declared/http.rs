@@ -252,8 +252,8 @@ fn is_same_server(from: &Url, to: &Url) -> bool {
 }
 
 impl AnyHandler for Http {
-    fn call(&self, payload: Payload, attempt: Attempt, wanted: bool) -> Running<'_> {
-        Box::pin(async move {
+    fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Running<'a> {
+        Running::going(async move {
             let result = self
                 .ask(payload, attempt)
                 .await
@@ -268,7 +268,7 @@ impl AnyHandler for Http {
 }
 
 impl Http {
-    async fn ask(&self, payload: Payload, attempt: Attempt) -> Result<Returned, Failure> {
+    async fn ask(&self, payload: Payload<'_>, attempt: Attempt) -> Result<Returned, Failure> {
         let mut request = self
             .client
             .request(self.method.of_http(), self.url.clone())
@@ -277,8 +277,8 @@ impl Http {
             .header("jobs-kind", self.kind.as_str())
             .header(subjects::ATTEMPT_HEADER, attempt.number);
         if self.method != Method::Get {
-            let payload = payload.unwrap_or_else(|| RawValue::NULL.to_owned());
-            request = request.body(Box::<str>::from(payload).into_string());
+            let payload = payload.unwrap_or(RawValue::NULL);
+            request = request.body(payload.get().to_owned());
         }
         let response = request.send().await.map_err(|error| self.broken(error))?;
         if response.status().is_success() {

@@ -92,8 +92,8 @@ impl Declaration {
 }
 
 impl AnyHandler for Nats {
-    fn call(&self, payload: Payload, attempt: Attempt, wanted: bool) -> Running<'_> {
-        Box::pin(async move {
+    fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Running<'a> {
+        Running::going(async move {
             let result = self
                 .ask(payload, attempt)
                 .await
@@ -108,14 +108,14 @@ impl AnyHandler for Nats {
 }
 
 impl Nats {
-    async fn ask(&self, payload: Payload, attempt: Attempt) -> Result<Returned, Failure> {
-        let payload = payload.unwrap_or_else(|| RawValue::NULL.to_owned());
+    async fn ask(&self, payload: Payload<'_>, attempt: Attempt) -> Result<Returned, Failure> {
+        let payload = payload.unwrap_or(RawValue::NULL);
         let mut headers = HeaderMap::new();
         headers.insert(ID_HEADER, attempt.id.to_string());
         headers.insert(KIND_HEADER, self.kind.as_str());
         headers.insert(subjects::ATTEMPT_HEADER, attempt.number.to_string());
         let request = Request::new()
-            .payload(Bytes::from(Box::<str>::from(payload).into_string()))
+            .payload(Bytes::from(payload.get().to_owned()))
             .headers(headers)
             // The time of the attempt bounds it.
             .timeout(None);

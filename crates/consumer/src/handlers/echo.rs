@@ -7,8 +7,13 @@ use crate::registry::{AnyHandler, Payload, Running};
 pub(crate) struct Echo;
 
 impl AnyHandler for Echo {
-    fn call(&self, payload: Payload, _: Attempt, _: bool) -> Running<'_> {
-        Box::pin(std::future::ready(Ok(payload)))
+    fn call<'a>(&'a self, payload: Payload<'a>, _: Attempt, wanted: bool) -> Running<'a> {
+        let result = if wanted {
+            payload.map(ToOwned::to_owned)
+        } else {
+            None
+        };
+        Running::ended(Ok(result))
     }
 
     fn timeout(&self) -> Option<Duration> {

@@ -57,6 +57,7 @@ async fn the_built_in_handlers_do_what_they_say() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "most of it is one table")]
 async fn bad_input_is_refused_by_name_and_costs_nothing_else() {
     let fixture = Fixture::start().await;
     let mut consumer = fixture.consumer(&["--concurrency", "1"]).await;

@@ -1,5 +1,7 @@
 //! The consumer as its users see it: the real binary on a real nats-server.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod answers;
 mod fixture;
 mod kinds;

@@ -62,6 +62,8 @@ async fn a_full_inbox_loses_nothing_that_the_server_sent() {
     );
 }
 
+const REQUESTS: usize = 500;
+
 #[tokio::test]
 async fn a_request_that_reaches_a_full_consumer_is_handed_back_and_none_goes_unanswered() {
     let fixture = Fixture::start().await;
@@ -73,7 +75,6 @@ async fn a_request_that_reaches_a_full_consumer_is_handed_back_and_none_goes_una
         .subscribe("_INBOX_publisher.here")
         .await
         .unwrap();
-    const REQUESTS: usize = 500;
     for _ in 0..REQUESTS {
         let job = r#"{"kind":"sleep","payload":{"ms":20}}"#;
         fixture

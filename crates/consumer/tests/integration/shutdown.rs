@@ -8,7 +8,7 @@ use test_support::{DEADLINE, Signal};
 
 use crate::fixture::{Fixture, code};
 
-async fn submit(fixture: &Fixture, job: &'static str) -> tokio::task::JoinHandle<Outcome> {
+fn submit(fixture: &Fixture, job: &'static str) -> tokio::task::JoinHandle<Outcome> {
     let publisher = fixture.publisher.clone();
     tokio::spawn(async move {
         let request = Request::new().payload(job.into()).timeout(Some(DEADLINE));
@@ -25,7 +25,7 @@ async fn sigterm_in_the_middle_of_a_job_lets_it_finish() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let fixture = Fixture::start().await;
         let mut consumer = fixture.consumer(&[]).await;
-        let running = submit(&fixture, r#"{"kind":"sleep","payload":{"ms":700}}"#).await;
+        let running = submit(&fixture, r#"{"kind":"sleep","payload":{"ms":700}}"#);
         fixture.status(|status| status.in_flight == 1).await;
         consumer.signal(signal);
         let outcome = running.await.unwrap();
@@ -43,9 +43,9 @@ async fn a_job_over_the_grace_period_is_named_and_its_requester_is_told() {
         .consumer(&["--concurrency", "1", "--grace", "1s"])
         .await;
     let job = r#"{"id":"01890a5d-ac96-774b-bcce-b302099a8057","kind":"sleep","payload":{"ms":600000},"timeout":"1h"}"#;
-    let running = submit(&fixture, job).await;
+    let running = submit(&fixture, job);
     fixture.status(|status| status.in_flight == 1).await;
-    let waiting = submit(&fixture, r#"{"kind":"echo"}"#).await;
+    let waiting = submit(&fixture, r#"{"kind":"echo"}"#);
     fixture.status(|status| status.waiting == 1).await;
 
     let told = Instant::now();

@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use common::ConsumerState;
+use common::{ConsumerState, ConsumerStatus};
+use futures_util::StreamExt as _;
 use test_support::{DEADLINE, Service, Signal, eventually};
 
 use crate::fixture::Fixture;
@@ -46,6 +47,34 @@ async fn every_consumer_answers_with_its_own_counts() {
         assert!(echo.counts.succeeded > 0 && echo.run_ms.max >= echo.run_ms.p50);
         assert!(status.started_at.to_string().ends_with('Z') && !status.host.is_empty());
     }
+}
+
+#[tokio::test]
+async fn whoever_asked_last_is_told_how_it_ended() {
+    let fixture = Fixture::start().await;
+    let mut consumer = fixture.consumer(&[]).await;
+    let observer = fixture.server.connect_as("status").await;
+    let mut answers = observer.subscribe("_INBOX_status.kept").await.unwrap();
+    observer
+        .publish_with_reply("jobs.status", "_INBOX_status.kept", "".into())
+        .await
+        .unwrap();
+    let mut next = async || {
+        let answer = tokio::time::timeout(DEADLINE, answers.next())
+            .await
+            .unwrap()
+            .unwrap();
+        serde_json::from_slice::<ConsumerStatus>(&answer.payload).unwrap()
+    };
+    assert_eq!(next().await.totals.processed, 0);
+    fixture.outcome(r#"{"kind":"echo"}"#).await;
+    consumer.signal(Signal::SIGTERM);
+    let last = next().await;
+    assert_eq!(
+        (last.state, last.totals.processed),
+        (ConsumerState::Draining, 1)
+    );
+    assert_eq!(consumer.wait().await.code(), Some(0));
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ fn attempt() -> Attempt {
 /// The result as JSON, or the way of failing and the error.
 async fn run(handler: &Exec, payload: &Value) -> Result<String, (&'static str, String)> {
     let payload = serde_json::value::to_raw_value(payload).unwrap();
-    let call = handler.call(Some(payload), attempt(), true);
+    let call = handler.call(Some(&payload), attempt(), true);
     match timeout(DEADLINE, call).await.expect("it ends in time") {
         Ok(result) => Ok(result.map_or_else(|| "nothing".to_owned(), |it| it.get().to_owned())),
         Err(CallError::InvalidPayload(text)) => Err(("invalid", text)),

@@ -101,7 +101,7 @@ fn attempt() -> Attempt {
 
 async fn call(handler: &Http, payload: &Value) -> Result<String, Failure> {
     let payload = serde_json::value::to_raw_value(payload).unwrap();
-    let call = handler.call(Some(payload), attempt(), true);
+    let call = handler.call(Some(&payload), attempt(), true);
     match timeout(DEADLINE, call).await.expect("it ends in time") {
         Ok(result) => Ok(result.map_or_else(|| "nothing".to_owned(), |it| it.get().to_owned())),
         Err(CallError::InvalidPayload(text)) => panic!("{text}"),
@@ -136,7 +136,11 @@ async fn a_web_service_is_told_payload_and_job() {
     );
     let attempt = attempt();
     let payload = RawValue::from_string("{\"n\": 1.50}".to_owned()).ok();
-    let result = handler.call(payload, attempt, true).await.unwrap().unwrap();
+    let result = handler
+        .call(payload.as_deref(), attempt, true)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(result.get(), "{\"id\": 7}");
     let request = server.requests.recv().await.unwrap();
     let (head, body) = request.split_once("\r\n\r\n").unwrap();

@@ -27,7 +27,7 @@ fn handler(client: &Client, declaration: &str) -> Nats {
 
 async fn run(handler: &Nats, payload: &Value) -> Result<String, (&'static str, String)> {
     let payload = serde_json::value::to_raw_value(payload).unwrap();
-    let call = handler.call(Some(payload), attempt(), true);
+    let call = handler.call(Some(&payload), attempt(), true);
     match timeout(DEADLINE, call).await.expect("it ends in time") {
         Ok(result) => Ok(result.map_or_else(|| "nothing".to_owned(), |it| it.get().to_owned())),
         Err(CallError::InvalidPayload(text)) => panic!("{text}"),
@@ -84,7 +84,9 @@ async fn a_micro_service_runs_the_jobs() {
     assert!(
         handler
             .call(
-                RawValue::from_string("{\"answer\":\"1\"}".to_owned()).ok(),
+                RawValue::from_string("{\"answer\":\"1\"}".to_owned())
+                    .ok()
+                    .as_deref(),
                 attempt(),
                 false
             )
