@@ -1,5 +1,6 @@
 //! For development only: starts the whole system as local processes, and runs every check.
 
+mod bench;
 mod check;
 mod documents;
 mod printer;
@@ -23,6 +24,9 @@ struct Cli {
 enum Task {
     Up(up::Up),
     Test(check::Test),
+    Bench(bench::Bench),
+    #[command(hide = true)]
+    BenchRole(bench::BenchRole),
     Documents(documents::Documents),
 }
 
@@ -30,6 +34,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Up(up) => up.run(),
         Task::Test(test) => test.run(),
+        Task::Bench(bench) => bench.run(),
+        Task::BenchRole(role) => role.run(),
         Task::Documents(documents) => documents.run(),
     };
     result.unwrap_or_else(|error| {
