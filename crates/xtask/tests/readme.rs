@@ -126,6 +126,21 @@ fn each_job_that_is_shown_is_one() {
 }
 
 #[test]
+fn each_code_of_the_publisher_is_told() {
+    let source = read("crates/publisher/src/answer.rs");
+    let codes: Vec<&str> = source
+        .lines()
+        .filter(|line| line.trim().starts_with("pub const "))
+        .filter_map(|line| line.split('"').nth(1))
+        .collect();
+    assert!(codes.len() >= 3, "{codes:?}");
+    let readme = read("README.md");
+    for code in codes {
+        assert!(readme.contains(&format!("`{code}`")), "{code} is not told");
+    }
+}
+
+#[test]
 fn each_link_leads_to_a_file() {
     let mut links = 0;
     for file in ["README.md", "docs/architecture.md"] {
