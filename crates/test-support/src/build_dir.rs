@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
+use crate::cargo::cargo;
 use crate::file_lock::file_lock;
 
 /// The packages, and so the binaries, of the services.
@@ -112,9 +112,8 @@ pub fn build_services(
     // Cargo takes a lock of its own, but lets go of it before the binaries have been read: two
     // builds with different features would replace each other's files meanwhile.
     let _lock = file_lock(&into.tools().join("services.lock"))?;
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    let mut cargo = cargo();
     cargo
-        .current_dir(project_root())
         .args([
             "build",
             "--locked",
@@ -125,7 +124,6 @@ pub fn build_services(
         .args(["--profile", &into.profile])
         .arg("--target-dir")
         .arg(&into.target)
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(progress);
     for service in SERVICES {

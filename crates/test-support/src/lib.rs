@@ -18,6 +18,7 @@
 //! uses too return an error.
 
 mod build_dir;
+mod cargo;
 mod child;
 mod credentials;
 mod eventually;
@@ -31,6 +32,7 @@ mod python;
 mod service;
 
 pub use build_dir::{BuildDir, SERVICES, build_services, project_root};
+pub use cargo::cargo;
 pub use credentials::Credentials;
 pub use eventually::{DEADLINE, eventually};
 pub use nats_binary::{Lookup, NatsBinary, nats_binary};

@@ -1,14 +1,12 @@
 //! `cargo xtask test`: every check of the project.
 
-use std::env;
-use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use test_support::project_root;
+use test_support::cargo;
 
 /// Run every check of the project, and stop at the first that fails
 ///
@@ -144,13 +142,6 @@ fn step(name: &'static str, arguments: &[&str]) -> Step {
     let mut command = cargo();
     command.args(arguments);
     Step { name, command }
-}
-
-fn cargo() -> Command {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let mut command = Command::new(cargo);
-    command.current_dir(project_root()).stdin(Stdio::null());
-    command
 }
 
 fn run(mut step: Step) -> anyhow::Result<()> {

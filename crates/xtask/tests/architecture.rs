@@ -1,9 +1,9 @@
 //! The arrows between the crates, as cargo resolves them: who may depend on whom.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 
 use serde_json::Value;
+use test_support::cargo;
 
 const SERVICES: [&str; 3] = ["publisher", "consumer", "status-service"];
 const DEVELOPMENT: [&str; 2] = ["test-support", "xtask"];
@@ -13,8 +13,7 @@ struct Dependencies(BTreeMap<String, BTreeSet<String>>);
 
 impl Dependencies {
     fn of_this_project() -> Self {
-        let output = Command::new(env!("CARGO"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
+        let output = cargo()
             .args([
                 "metadata",
                 "--locked",

@@ -68,6 +68,8 @@ async fn a_service_that_cannot_start_is_named_and_the_rest_goes_on_until_ctrl_c(
     let mut up = xtask()
         .args(["up", "--port", "0"])
         .env("CONSUMER_CONCURRENCY", "many")
+        // Nobody will ever answer the publisher.
+        .env("PUBLISHER_GRACE", "100ms")
         .start();
     up.wait_for_line(|line| line == "consumer_1 exited with code 2")
         .await;
