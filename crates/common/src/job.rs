@@ -117,7 +117,12 @@ impl<'a> Job<'a> {
         }
         // Jobs that arrive in numbers are good ones: what it takes to name the field that is
         // wrong is paid only by those that are not.
-        serde_json::from_slice(message).map_err(|error| explain(message, error))
+        // Text is also checked faster as a whole than string by string.
+        match std::str::from_utf8(message) {
+            Ok(text) => serde_json::from_str(text),
+            Err(_) => serde_json::from_slice(message),
+        }
+        .map_err(|error| explain(message, error))
     }
 }
 

@@ -57,10 +57,22 @@ impl KindPattern {
 }
 
 fn is_token(token: &str) -> bool {
-    !token.is_empty()
-        && token
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+    is_kind(token.as_bytes()) && !token.contains('.')
+}
+
+/// One pass, since each job that arrives is checked: allowed bytes, and no dot that does not stand
+/// between two tokens.
+fn is_kind(text: &[u8]) -> bool {
+    let mut after_dot = true;
+    for &byte in text {
+        match byte {
+            b'.' if after_dot => return false,
+            b'.' => after_dot = true,
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => after_dot = false,
+            _ => return false,
+        }
+    }
+    !after_dot && text.len() <= JobKind::MAX_LEN
 }
 
 /// An error shows the start of what was wrong: the text may be as long as a message.
@@ -76,7 +88,7 @@ impl FromStr for JobKind {
     type Err = InvalidKind;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.len() <= Self::MAX_LEN && text.split('.').all(is_token) {
+        if is_kind(text.as_bytes()) {
             Ok(Self(SmolStr::new(text)))
         } else {
             Err(invalid("kind", text))

@@ -1,6 +1,6 @@
 //! What intake, runner, control and shutdown of one consumer share.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,8 +25,8 @@ pub(crate) struct Core {
     started: (Timestamp, Instant),
     pub(crate) nats: Nats,
     pub(crate) client: Client,
+    /// In the order of their kinds.
     served: Vec<Served>,
-    by_kind: HashMap<JobKind, usize>,
     /// The longest run of an attempt when neither job nor handler says.
     pub(crate) timeout: Duration,
 
@@ -73,10 +73,9 @@ impl Core {
         context: &Context,
         config: &Config,
         nats: Nats,
-        handlers: impl IntoIterator<Item = (JobKind, Box<dyn AnyHandler>)>,
+        handlers: BTreeMap<JobKind, Box<dyn AnyHandler>>,
     ) -> Self {
-        let handlers: Vec<_> = handlers.into_iter().collect();
-        let report = LaneReport::new(handlers.iter().map(|(kind, _)| kind));
+        let report = LaneReport::new(handlers.keys());
         let served: Vec<_> = handlers
             .into_iter()
             .filter_map(|(kind, handler)| {
@@ -87,10 +86,6 @@ impl Core {
                     report,
                 })
             })
-            .collect();
-        let places = served.iter().enumerate();
-        let by_kind = places
-            .map(|(place, served)| (served.kind.clone(), place))
             .collect();
         let slots: Box<[_]> = (0..config.concurrency())
             .map(|_| Mutex::new(None))
@@ -104,7 +99,6 @@ impl Core {
             client: nats.client.clone(),
             nats,
             served,
-            by_kind,
             timeout: config.timeout,
             inbox: Inbox::new(inbox_limit, slots.len()),
             state: AtomicU8::new(ConsumerState::Running as u8),
@@ -122,7 +116,9 @@ impl Core {
 
     /// The place of a kind among those that are served.
     pub(crate) fn place_of(&self, kind: &JobKind) -> Option<usize> {
-        self.by_kind.get(kind).copied()
+        self.served
+            .binary_search_by(|served| served.kind.cmp(kind))
+            .ok()
     }
 
     /// The kinds that are served, each at its place.

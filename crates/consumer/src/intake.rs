@@ -8,12 +8,14 @@
 //! many: no more than the server had under way to this one client (`max_pending` in its
 //! configuration).
 
+use std::future;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
 use common::{ConsumerState, Status, subjects};
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -162,11 +164,17 @@ impl Feed {
     /// Takes a message, and what else is there, up to a bound.
     async fn take(&mut self, first: Message) {
         self.add(first);
-        while self.batch.len() < BATCH
-            && let Some(Some(message)) = self.subscription.subscriber.next().now_or_never()
-        {
-            self.add(message);
-        }
+        // What is there is taken without a future for each message.
+        future::poll_fn(|context| {
+            while self.batch.len() < BATCH
+                && let Poll::Ready(Some(message)) =
+                    self.subscription.subscriber.poll_next_unpin(context)
+            {
+                self.add(message);
+            }
+            Poll::Ready(())
+        })
+        .await;
         self.core.count_received(self.batch.len() as u64);
         self.core.inbox.put(&mut self.batch);
         if self.core.inbox.is_full() {
