@@ -1,0 +1,255 @@
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Parser;
+use common::{JobKind, MaxAttempts, WireDuration};
+use serde_json::value::RawValue;
+
+/// Hand jobs over to the consumers: one by one, at a rate, or in bulk from newline-delimited JSON.
+///
+/// By default one job a second, for ever, each followed until a consumer has answered with its
+/// outcome.
+#[derive(Clone, Debug, Parser)]
+#[command(next_help_heading = "Jobs made here")]
+pub struct Config {
+    /// Time between two jobs; with 0s they are made as fast as they are taken
+    #[arg(
+        long, value_name = "DURATION", default_value = "1s", conflicts_with = "rate",
+        value_parser = humantime::parse_duration
+    )]
+    pub(crate) interval: Duration,
+
+    /// Jobs a second, in place of an interval
+    #[arg(long, value_name = "NUMBER", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+
+    /// How many jobs are made [default: no end]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+
+    /// Which handler runs them
+    #[arg(long, value_name = "KIND", default_value = "echo")]
+    pub(crate) kind: JobKind,
+
+    /// What the handler gets: JSON, or @ and a file that holds it
+    #[arg(
+        long,
+        value_name = "JSON|@FILE",
+        default_value = r#"{"message":"hello"}"#
+    )]
+    pub(crate) payload: Payload,
+
+    /// The longest run of one attempt [default: the handler's]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<WireDuration>,
+
+    /// How long after it was made a job may still be started [default: no end]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) deadline: Option<WireDuration>,
+
+    /// Read jobs from a file, one JSON object a line, or from standard input with `-`; then none
+    /// are made here
+    #[arg(
+        long, value_name = "FILE|-", help_heading = "Jobs in bulk",
+        conflicts_with_all = ["interval", "rate", "count", "kind", "payload", "timeout", "deadline"]
+    )]
+    pub(crate) input: Option<PathBuf>,
+
+    /// Write the outcome of each job to a file, one JSON object a line, or to standard output with
+    /// `-`; logs then go to standard error. A file that exists is replaced
+    #[arg(long, value_name = "FILE|-", help_heading = "Jobs in bulk")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// What is promised: that a job is done at least once while this publisher lives (confirmed),
+    /// or at most once and without an answer (fire-and-forget)
+    #[arg(
+        long,
+        value_name = "GUARANTEE",
+        default_value = "confirmed",
+        help_heading = "Delivery"
+    )]
+    pub(crate) delivery: Guarantee,
+
+    /// How many jobs wait for their outcome at the same time, 1 to 65536
+    #[arg(
+        long, value_name = "NUMBER", default_value_t = 256, help_heading = "Delivery",
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
+    pub(crate) in_flight: u32,
+
+    /// How long an outcome is waited for before the job is submitted again; where a job's own
+    /// time-out is longer, that and 5s
+    #[arg(
+        long, value_name = "DURATION", default_value = "30s", help_heading = "Delivery",
+        value_parser = some_time
+    )]
+    pub(crate) confirm_timeout: Duration,
+
+    /// How often a job is submitted before it has failed, 1 to 100, unless it says so itself
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value = "5",
+        help_heading = "Delivery"
+    )]
+    pub(crate) max_attempts: MaxAttempts,
+
+    /// Send each job to the subject of its kind, `jobs.create.<kind>`, instead of `jobs.create`
+    #[arg(
+        long,
+        help_heading = "Delivery",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    pub(crate) by_kind: bool,
+
+    #[command(flatten, next_help_heading = "Service")]
+    pub(crate) options: bootstrap::Options,
+}
+
+/// What the publisher promises of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Guarantee {
+    Confirmed,
+    FireAndForget,
+}
+
+/// Any JSON, kept as it was written.
+#[derive(Clone, Debug)]
+pub(crate) struct Payload(pub(crate) Box<RawValue>);
+
+impl Config {
+    /// The part that every service has.
+    #[must_use]
+    pub fn options(&self) -> &bootstrap::Options {
+        &self.options
+    }
+
+    /// The time between two jobs that are made here.
+    pub(crate) fn interval_between_jobs(&self) -> Duration {
+        match self.rate {
+            Some(rate) => Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::MAX),
+            None => self.interval,
+        }
+    }
+}
+
+impl FromStr for Payload {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (json, file) = match text.strip_prefix('@') {
+            None => (text.to_owned(), String::new()),
+            Some(path) => {
+                let json = std::fs::read_to_string(path)
+                    .map_err(|error| format!("cannot read {path}: {error}"))?;
+                (json, format!("{path}: "))
+            }
+        };
+        // Checked by parsing, and not by `RawValue::from_string`, which keeps white space around.
+        serde_json::from_str(json.trim())
+            .map(Self)
+            .map_err(|error| format!("{file}not JSON: {error}"))
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(rate),
+        _ => Err("jobs a second, a number above 0, such as 50 or 0.5".to_owned()),
+    }
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err("more than 0s is needed".to_owned()),
+        Ok(duration) if duration > WireDuration::MAX => Err("no more than 366 days".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Config, String> {
+        Config::try_parse_from([&["publisher"], arguments].concat())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_as_promised() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.interval, Duration::from_secs(1));
+        assert_eq!(config.delivery, Guarantee::Confirmed);
+        assert_eq!(config.payload.0.get(), r#"{"message":"hello"}"#);
+        assert!(config.count.is_none() && config.input.is_none() && !config.by_kind);
+    }
+
+    #[test]
+    fn a_payload_is_json_or_a_file_that_holds_it() {
+        assert_eq!(
+            parse(&["--payload", " [1.50, 2] "])
+                .unwrap()
+                .payload
+                .0
+                .get(),
+            "[1.50, 2]"
+        );
+        let error = parse(&["--payload", "{"]).unwrap_err();
+        assert!(
+            error.contains("--payload") && error.contains("not JSON"),
+            "{error}"
+        );
+        let error = parse(&["--payload", "@/no/such/file"]).unwrap_err();
+        assert!(error.contains("cannot read /no/such/file"), "{error}");
+        let manifest = concat!("@", env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let error = parse(&["--payload", manifest]).unwrap_err();
+        assert!(error.contains("Cargo.toml: not JSON"), "{error}");
+    }
+
+    #[test]
+    fn what_excludes_each_other_is_refused() {
+        for arguments in [
+            &["--rate", "5", "--interval", "1s"][..],
+            &["--input", "-", "--rate", "5"],
+            &["--input", "-", "--interval", "1s"],
+            &["--input", "-", "--count", "5"],
+            &["--input", "-", "--kind", "echo"],
+            &["--input", "-", "--payload", "1"],
+            &["--input", "-", "--timeout", "1s"],
+            &["--input", "-", "--deadline", "1s"],
+        ] {
+            let error = parse(arguments).unwrap_err();
+            assert!(
+                error.contains("cannot be used with"),
+                "{arguments:?}: {error}"
+            );
+        }
+        parse(&["--input", "-", "--output", "-", "--by-kind"]).unwrap();
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_refused() {
+        for arguments in [
+            ["--rate", "0"],
+            ["--rate", "inf"],
+            ["--rate", "NaN"],
+            ["--count", "0"],
+            ["--kind", "a..b"],
+            ["--in-flight", "0"],
+            ["--in-flight", "65537"],
+            ["--confirm-timeout", "0s"],
+            ["--confirm-timeout", "367d"],
+            ["--max-attempts", "0"],
+            ["--delivery", "durable"],
+            ["--interval", "soon"],
+            ["--timeout", "0s"],
+            ["--deadline", "30"],
+        ] {
+            let error = parse(&arguments).unwrap_err();
+            assert!(error.contains(arguments[0]), "{arguments:?}: {error}");
+        }
+    }
+}

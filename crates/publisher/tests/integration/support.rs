@@ -1,0 +1,214 @@
+//! Consumers that do what a test tells them, and what a publisher writes.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_nats::{Client, Message};
+use bytes::Bytes;
+use common::{Job, JobId, subjects};
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use test_support::{DEADLINE, NatsServer, Service, ServiceBuilder, eventually};
+use tokio::task::JoinHandle;
+
+/// A back-off that a test does not have to wait for.
+pub(crate) const AT_ONCE: &str = r#""backoff":{"initial":"1ms","max":"1ms"}"#;
+
+/// A job as it arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) subject: String,
+    pub(crate) reply: Option<String>,
+    pub(crate) payload: Bytes,
+    /// What the header says; none without the header.
+    pub(crate) attempt: Option<String>,
+    /// How many came before it.
+    pub(crate) number: usize,
+}
+
+impl Request {
+    pub(crate) fn id(&self) -> JobId {
+        let job = Job::decode(&self.payload).expect("the publisher sends jobs");
+        job.id.expect("and gives each an id")
+    }
+
+    /// The answer of a consumer.
+    pub(crate) fn outcome(&self, status: &str) -> String {
+        self.refusal(status, Value::Null)
+    }
+
+    /// The answer of a consumer that says more on why.
+    pub(crate) fn refusal(&self, status: &str, error: Value) -> String {
+        let attempt: u32 = self
+            .attempt
+            .as_ref()
+            .map_or(1, |text| text.parse().unwrap());
+        let mut outcome = json!({
+            "id": self.id(), "status": status, "consumer": "scripted", "attempt": attempt,
+            "duration_ms": 0.5,
+        });
+        if status == "succeeded" {
+            outcome["result"] = json!({"number": self.number});
+        } else if !error.is_null() {
+            outcome["error"] = error;
+        }
+        outcome.to_string()
+    }
+}
+
+/// A member of the queue group that answers as it is told, and keeps what it was asked.
+pub(crate) struct Responder {
+    pub(crate) client: Client,
+    requests: Arc<Mutex<Vec<Request>>>,
+    task: JoinHandle<()>,
+}
+
+impl Responder {
+    /// Answers each request with what `answer` makes of it, or not at all where that is nothing.
+    pub(crate) async fn start(
+        nats: &NatsServer,
+        answer: impl FnMut(&Request) -> Option<String> + Send + 'static,
+    ) -> Self {
+        Self::on(nats, subjects::CREATE, answer).await
+    }
+
+    pub(crate) async fn on(
+        nats: &NatsServer,
+        subject: &'static str,
+        mut answer: impl FnMut(&Request) -> Option<String> + Send + 'static,
+    ) -> Self {
+        let client = nats.connect_as("worker").await;
+        let group = subjects::WORKERS.to_owned();
+        let mut messages = client.queue_subscribe(subject, group).await.unwrap();
+        // The subscription is known to the server once the server has answered what came after it.
+        let probe = client.request("handlers.nobody", Bytes::new()).await;
+        assert!(probe.is_err(), "somebody listens where nobody should");
+        let requests = Arc::<Mutex<Vec<Request>>>::default();
+        let task = tokio::spawn({
+            let (client, requests) = (client.clone(), Arc::clone(&requests));
+            async move {
+                while let Some(message) = messages.next().await {
+                    let request = {
+                        let mut requests = requests.lock().unwrap();
+                        let request = read(message, requests.len());
+                        requests.push(request.clone());
+                        request
+                    };
+                    if let (Some(reply), Some(answer)) = (request.reply.clone(), answer(&request)) {
+                        client.publish(reply, answer.into()).await.unwrap();
+                    }
+                }
+            }
+        });
+        Self {
+            client,
+            requests,
+            task,
+        }
+    }
+
+    /// What it was asked so far.
+    pub(crate) fn requests(&self) -> MutexGuard<'_, Vec<Request>> {
+        self.requests.lock().unwrap()
+    }
+
+    /// Waits until it has been asked so often.
+    pub(crate) async fn asked(&self, count: usize) {
+        eventually(DEADLINE, &format!("{count} requests"), async || {
+            (self.requests().len() >= count).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn read(message: Message, number: usize) -> Request {
+    let attempt = message
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get(subjects::ATTEMPT_HEADER))
+        .map(ToString::to_string);
+    Request {
+        subject: message.subject.to_string(),
+        reply: message.reply.map(|reply| reply.to_string()),
+        payload: message.payload,
+        attempt,
+        number,
+    }
+}
+
+/// The publisher, ready to be started.
+pub(crate) fn publisher(nats: &NatsServer) -> ServiceBuilder {
+    Service::named("publisher").envs(nats.env_for("publisher"))
+}
+
+/// The publisher with jobs in bulk; it writes their outcomes to standard output.
+pub(crate) fn bulk(nats: &NatsServer, lines: &[impl AsRef<str>]) -> ServiceBuilder {
+    let lines: Vec<_> = lines.iter().map(AsRef::as_ref).collect();
+    publisher(nats)
+        .args(["--input", "-", "--output", "-"])
+        .input(lines.join("\n"))
+}
+
+/// The outcomes that a publisher wrote to standard output, in the order of their lines.
+pub(crate) fn outcomes(publisher: &Service) -> Vec<Value> {
+    let mut outcomes: Vec<Value> = publisher
+        .stdout()
+        .iter()
+        .map(|line| serde_json::from_str(line).expect("standard output holds outcomes only"))
+        .collect();
+    outcomes.sort_by_key(|outcome| outcome["line"].as_u64());
+    outcomes
+}
+
+/// Runs it to the end; its exit code and the outcomes.
+pub(crate) async fn run(publisher: ServiceBuilder) -> (i32, Vec<Value>, Service) {
+    let mut publisher = publisher.start();
+    let status = publisher.wait().await;
+    let code = status.code().expect("the publisher exits by itself");
+    (code, outcomes(&publisher), publisher)
+}
+
+/// The one log line that begins with these words, without time, level and instance.
+pub(crate) fn logged(publisher: &Service, words: &str) -> String {
+    let lines: Vec<_> = publisher
+        .lines()
+        .into_iter()
+        .filter_map(|line| Some(line.text.splitn(4, [' ']).nth(3)?.trim_start().to_owned()))
+        .collect();
+    let found: Vec<_> = lines
+        .iter()
+        .filter_map(|line| line.find(words).map(|at| line[at..].to_owned()))
+        .collect();
+    assert_eq!(
+        found.len(),
+        1,
+        "lines with {words:?}: {found:?} of {lines:#?}"
+    );
+    found[0].clone()
+}
+
+/// A folder for a test, and the path of a file in it.
+pub(crate) fn file(name: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    (folder, path)
+}
+
+/// A file with these lines.
+pub(crate) fn file_of(lines: impl IntoIterator<Item = String>) -> (TempDir, PathBuf) {
+    let (folder, path) = file("jobs.ndjson");
+    let mut writer = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
+    for line in lines {
+        writeln!(writer, "{line}").unwrap();
+    }
+    writer.flush().unwrap();
+    (folder, path)
+}
