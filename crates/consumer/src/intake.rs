@@ -23,6 +23,7 @@ use tracing::info;
 
 use crate::core::Core;
 use crate::inbox::Delivery;
+use crate::job_log::About;
 use crate::report::Ending;
 use crate::settle;
 
@@ -73,7 +74,7 @@ pub(crate) async fn take_jobs(
         }
         core.become_state(ConsumerState::Saturated);
         leave.cancel();
-        if !shutdown.is_cancelled() {
+        if !shutdown.is_cancelled() && core.log.has_room(About::Membership) {
             info!(
                 waiting = core.inbox.waiting(),
                 "inbox full, leaving the queue group until half of it is left"
@@ -95,10 +96,12 @@ pub(crate) async fn take_jobs(
         }
         subscriptions = join(core).await?;
         core.become_state(ConsumerState::Running);
-        info!(
-            waiting = core.inbox.waiting(),
-            "room in the inbox, joining the queue group again"
-        );
+        if core.log.has_room(About::Membership) {
+            info!(
+                waiting = core.inbox.waiting(),
+                "room in the inbox, joining the queue group again"
+            );
+        }
     }
 }
 
@@ -178,7 +181,6 @@ impl Feed {
         self.core.count_received(self.batch.len() as u64);
         self.core.inbox.put(&mut self.batch);
         if self.core.inbox.is_full() {
-            self.core.become_state(ConsumerState::Saturated);
             self.core.full.notify_one();
         }
         for delivery in self.batch.drain(..) {

@@ -19,16 +19,23 @@ const SUM_EVERY: u32 = 10;
 /// Decides which jobs get a line.
 #[derive(Debug, Default)]
 pub(crate) struct JobLog {
-    good: AtomicU32,
-    bad: AtomicU32,
+    lines: [AtomicU32; 3],
     muted: AtomicU32,
 }
 
+/// What a line is about; each has a budget of its own, so that none drowns the others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum About {
+    Success,
+    Failure,
+    /// Leaving the queue group and joining it again.
+    Membership,
+}
+
 impl JobLog {
-    /// Whether this job gets a line. Jobs that did not succeed have a budget of their own, so
-    /// that they are not drowned by those that did.
-    pub(crate) fn has_room(&self, succeeded: bool) -> bool {
-        let lines = if succeeded { &self.good } else { &self.bad };
+    /// Whether there may be one more line in this second.
+    pub(crate) fn has_room(&self, about: About) -> bool {
+        let lines = &self.lines[about as usize];
         // One load for the many; the few that come close to the bound may overshoot it a little.
         if lines.load(Ordering::Relaxed) < LINES_PER_SECOND {
             lines.fetch_add(1, Ordering::Relaxed);
@@ -49,8 +56,9 @@ pub(crate) async fn sum_up(core: Arc<Core>) {
     let mut seconds = 0;
     loop {
         second.tick().await;
-        core.log.good.store(0, Ordering::Relaxed);
-        core.log.bad.store(0, Ordering::Relaxed);
+        for lines in &core.log.lines {
+            lines.store(0, Ordering::Relaxed);
+        }
         seconds += 1;
         if seconds < SUM_EVERY {
             continue;
@@ -81,8 +89,8 @@ mod tests {
     #[test]
     fn failures_keep_their_lines_when_successes_have_used_theirs_up() {
         let log = JobLog::default();
-        let lines = (0..1000).filter(|_| log.has_room(true)).count();
+        let lines = (0..1000).filter(|_| log.has_room(About::Success)).count();
         assert_eq!(lines, LINES_PER_SECOND as usize);
-        assert!(log.has_room(false));
+        assert!(log.has_room(About::Failure));
     }
 }

@@ -23,6 +23,7 @@ use crate::core::{Core, Served, Started, lock};
 use crate::forward;
 use crate::handler::{Attempt, Failure};
 use crate::inbox::Delivery;
+use crate::job_log::About;
 use crate::registry::{CallError, Returned};
 use crate::report::{Ending, KindReport};
 use crate::settle::{self, attempt_of};
@@ -86,7 +87,7 @@ pub(crate) async fn hand_back_unread(core: &Core, delivery: Delivery) {
     core.report.others.ended(Ending::Interrupted);
     if delivery.reply.is_some() {
         settle::hand_back_unread(core, delivery, Status::Interrupted).await;
-    } else if core.log.has_room(false) {
+    } else if core.log.has_room(About::Failure) {
         let job = Job::decode(&delivery.payload).ok();
         let id = job
             .as_ref()
@@ -167,7 +168,7 @@ pub(crate) async fn refuse(
     refusal: Refusal,
 ) {
     report.ended(refusal.ending);
-    if core.log.has_room(false) {
+    if core.log.has_room(About::Failure) {
         let id = id.map(tracing::field::display);
         // The text repeats parts of the message, whoever sent it: so it is logged escaped.
         warn!(job.id = id, code = %refusal.error.code, error = ?refusal.error.message, "job {}", refusal.status);
@@ -357,7 +358,12 @@ async fn settle(core: &Core, started: Started, elapsed: Duration, timeout: Durat
     report.ended(ending);
     report.ran(elapsed);
     let duration_ms = (elapsed.as_secs_f64() * 1e6).round() / 1e3;
-    if core.log.has_room(status == Status::Succeeded) {
+    let about = if error.is_none() {
+        About::Success
+    } else {
+        About::Failure
+    };
+    if core.log.has_room(about) {
         match &error {
             None => {
                 info!(job.id = %id, job.kind = %kind, attempt, elapsed_ms = duration_ms, "job {status}");
