@@ -8,8 +8,8 @@ use common::{Outcome, subjects};
 use futures_util::SinkExt as _;
 use tokio::sync::watch;
 
+use crate::engine::too_large;
 use crate::submission::Submission;
-use crate::submitter::too_large;
 
 /// Publishes jobs and hears nothing more of them: at most once.
 ///

@@ -70,12 +70,45 @@ async fn a_burst_at_a_small_consumer_is_done_by_it() {
         .envs(nats.env_for("worker"))
         .args(["--concurrency", "2", "--inbox", "4"])
         .start();
-    consumer.wait_for_line(|line| line.contains("taking jobs")).await;
+    consumer
+        .wait_for_line(|line| line.contains("taking jobs"))
+        .await;
     let job = r#"{"kind":"sleep","payload":{"ms":50}}"#;
     let args = ["--in-flight", "64"];
     let (code, outcomes, _) = run(bulk(&nats, &jobs(200, job)).args(args)).await;
     assert_eq!(code, 0);
     assert_eq!(outcomes.len(), 200);
+}
+
+#[tokio::test]
+async fn consumers_that_are_full_for_long_are_told_from_none() {
+    let nats = NatsServer::start().await;
+    // It says that it is there, and takes nothing.
+    let full = Responder::on(&nats, "jobs.serves.a", |_| Some(String::new())).await;
+    let job = r#"{"kind":"a","max_attempts":1,"backoff":{"initial":"10ms","max":"10ms"}}"#;
+    let mut publisher = bulk(&nats, &[job]).start();
+    full.asked(20).await;
+    let responder = Responder::start(&nats, |request| Some(request.outcome("succeeded"))).await;
+    assert!(publisher.wait().await.success());
+    assert_eq!(responder.requests()[0].attempt, None, "a refusal counted");
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_full_of_long_jobs_is_waited_for() {
+    let nats = NatsServer::start().await;
+    let mut consumer = Service::named("consumer")
+        .envs(nats.env_for("worker"))
+        .args(["--concurrency", "1", "--inbox", "1"])
+        .start();
+    let line = |line: &str| line.contains("taking jobs");
+    consumer.wait_for_line(line).await;
+    let long = r#"{"kind":"sleep","payload":{"ms":3000}}"#;
+    let mut first = bulk(&nats, &jobs(2, long)).start();
+    consumer.wait_for_line(|line| line.contains("full")).await;
+    let echo = r#"{"kind":"echo","max_attempts":2,"backoff":{"initial":"50ms","max":"50ms"}}"#;
+    let (code, ..) = run(bulk(&nats, &[echo])).await;
+    assert_eq!(code, 0, "it did not wait for room");
+    assert!(first.wait().await.success());
 }
 
 #[tokio::test]

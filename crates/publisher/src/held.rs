@@ -1,0 +1,44 @@
+use tokio::time::Instant;
+
+use crate::submission::Submission;
+
+/// A job that has not ended.
+pub(crate) struct Held {
+    pub(crate) submission: Submission,
+    pub(crate) lane: usize,
+    /// The clock when it was submitted; everything that was sent later in this slot is this job's.
+    pub(crate) serial: u64,
+    pub(crate) since: Instant,
+    pub(crate) attempt: u32,
+    pub(crate) sent: u32,
+    pub(crate) state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It is sent as soon as its lane has room and NATS is there.
+    Ready,
+    /// It was sent, as number `wire` of the clock, when its lane had `taken` so many jobs.
+    OnTheWire {
+        wire: u64,
+        taken: u64,
+        until: Instant,
+    },
+    /// Nobody took it, and consumers are asked, by number `wire` of the clock, whether they are
+    /// there.
+    Asking { wire: u64, until: Instant },
+    /// It waits for its next attempt.
+    Waiting { until: Instant },
+}
+
+impl State {
+    /// When it does not last any longer, whatever happens.
+    pub(crate) fn until(self) -> Option<Instant> {
+        match self {
+            Self::Ready => None,
+            Self::OnTheWire { until, .. }
+            | Self::Asking { until, .. }
+            | Self::Waiting { until } => Some(until),
+        }
+    }
+}
