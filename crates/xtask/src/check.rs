@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every check of the project.
 
+use std::fmt;
 use std::io::{self, Write as _};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -20,143 +21,141 @@ pub(crate) struct Test {
     skip_compose: bool,
 }
 
-/// One check.
+/// One check, done by cargo.
 struct Step {
     name: &'static str,
-    command: Command,
+    /// Without quotes: the words stand between blanks.
+    arguments: &'static str,
+    rustdoc_flags: Option<&'static str>,
+}
+
+impl Step {
+    const fn new(name: &'static str, arguments: &'static str) -> Self {
+        Self {
+            name,
+            arguments,
+            rustdoc_flags: None,
+        }
+    }
+
+    fn run(&self) -> anyhow::Result<()> {
+        let mut command = cargo();
+        command.args(self.arguments.split(' '));
+        if let Some(flags) = self.rustdoc_flags {
+            command.env("RUSTDOCFLAGS", flags);
+        }
+        let status = command.status().context("cannot start cargo")?;
+        if !status.success() {
+            bail!("the check of {} failed ({status}): {self}", self.name);
+        }
+        Ok(())
+    }
+}
+
+/// The command as one would type it.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(flags) = self.rustdoc_flags {
+            write!(f, "RUSTDOCFLAGS='{flags}' ")?;
+        }
+        write!(f, "cargo {}", self.arguments)
+    }
+}
+
+/// What this machine has, beyond what every check needs.
+struct Tools {
+    deny: bool,
+    advisories: bool,
+    /// Or why the containers cannot be tested.
+    compose: Result<(), &'static str>,
+}
+
+impl Tools {
+    fn of_this_machine() -> Self {
+        let docker = |arguments: &[&str]| answers(Command::new("docker").args(arguments));
+        let compose = if !docker(&["info"]) {
+            Err("docker does not answer")
+        } else if answers(Command::new("docker-compose").arg("version"))
+            || docker(&["compose", "version"])
+        {
+            Ok(())
+        } else {
+            Err("docker-compose is not installed")
+        };
+        let deny = answers(cargo().args(["deny", "--version"]));
+        Self {
+            deny,
+            advisories: deny && answers(cargo().args(["deny", "--locked", "fetch", "db"])),
+            compose,
+        }
+    }
+}
+
+/// The steps in their order, and what is left out and why.
+fn plan(tools: &Tools) -> (Vec<Step>, Vec<String>) {
+    let mut skipped = Vec::new();
+    let mut steps = vec![
+        Step::new("formatting", "fmt --all --check"),
+        Step::new(
+            "lints",
+            "clippy --workspace --all-targets --locked -- -D warnings",
+        ),
+        Step {
+            rustdoc_flags: Some("-D warnings"),
+            ..Step::new("documentation", "doc --workspace --no-deps --locked")
+        },
+        Step::new("the message crate alone", "build --locked --package common"),
+    ];
+    if tools.deny {
+        steps.push(Step::new(
+            "dependencies",
+            "deny --locked check --allow unused-wrapper bans licenses sources",
+        ));
+    } else {
+        skipped.push("dependencies, as cargo-deny is not installed".to_owned());
+    }
+    if tools.advisories {
+        steps.push(Step::new(
+            "advisories",
+            "deny --locked check --disable-fetch advisories",
+        ));
+    } else if tools.deny {
+        skipped.push("advisories, as their database cannot be fetched".to_owned());
+    }
+    steps.push(Step::new("tests", "test --workspace --locked"));
+    match tools.compose {
+        Ok(()) => steps.push(Step::new(
+            "containers",
+            "test --locked --package xtask --test compose -- --ignored",
+        )),
+        Err(why) => skipped.push(format!("containers, as {why}")),
+    }
+    (steps, skipped)
 }
 
 impl Test {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
-        let (steps, skipped) = self.plan();
+        let mut tools = Tools::of_this_machine();
+        if self.skip_compose {
+            tools.compose = Err("--skip-compose was given");
+        }
+        let (steps, skipped) = plan(&tools);
         // Said before, because the last words of all belong to the tests.
         for line in skipped {
             headline(&format!("NOT CHECKED: {line}"))?;
         }
         let count = steps.len();
-        for (index, step) in steps.into_iter().enumerate() {
+        for (index, step) in steps.iter().enumerate() {
             let number = index + 1;
-            headline(&format!("[{number}/{count}] {}", step.name))?;
+            headline(&format!("[{number}/{count}] {}: {step}", step.name))?;
             let start = Instant::now();
-            run(step)?;
+            step.run()?;
             if number < count {
                 writeln!(io::stdout(), "ok, {:.1} s", start.elapsed().as_secs_f64())?;
             }
         }
         Ok(ExitCode::SUCCESS)
     }
-
-    /// The steps in their order, and what is left out and why.
-    fn plan(&self) -> (Vec<Step>, Vec<String>) {
-        let mut skipped = Vec::new();
-        let mut steps = vec![
-            step("formatting", &["fmt", "--all", "--check"]),
-            step(
-                "lints",
-                &[
-                    "clippy",
-                    "--workspace",
-                    "--all-targets",
-                    "--locked",
-                    "--",
-                    "-D",
-                    "warnings",
-                ],
-            ),
-            documentation(),
-            step(
-                "the message crate alone",
-                &["build", "--locked", "--package", "common"],
-            ),
-        ];
-        if answers(cargo().args(["deny", "--version"])) {
-            steps.push(step(
-                "dependencies: bans, licenses, sources",
-                &[
-                    "deny",
-                    "--locked",
-                    "check",
-                    "--allow",
-                    "unused-wrapper",
-                    "bans",
-                    "licenses",
-                    "sources",
-                ],
-            ));
-            if answers(cargo().args(["deny", "--locked", "fetch", "db"])) {
-                steps.push(step(
-                    "dependencies: advisories",
-                    &["deny", "--locked", "check", "--disable-fetch", "advisories"],
-                ));
-            } else {
-                skipped.push("advisories, as their database cannot be fetched".to_owned());
-            }
-        } else {
-            skipped.push("dependencies, as cargo-deny is not installed".to_owned());
-        }
-        steps.push(step("tests", &["test", "--workspace", "--locked"]));
-        match self.compose_is_missing() {
-            None => steps.push(step(
-                "containers",
-                &[
-                    "test",
-                    "--locked",
-                    "--package",
-                    "xtask",
-                    "--test",
-                    "compose",
-                    "--",
-                    "--ignored",
-                ],
-            )),
-            Some(why) => skipped.push(format!("containers, as {why}")),
-        }
-        (steps, skipped)
-    }
-
-    fn compose_is_missing(&self) -> Option<&'static str> {
-        if self.skip_compose {
-            Some("--skip-compose was given")
-        } else if !answers(Command::new("docker").arg("info")) {
-            Some("docker does not answer")
-        } else if !answers(Command::new("docker-compose").arg("version"))
-            && !answers(Command::new("docker").args(["compose", "version"]))
-        {
-            Some("docker-compose is not installed")
-        } else {
-            None
-        }
-    }
-}
-
-fn documentation() -> Step {
-    let mut step = step(
-        "documentation",
-        &["doc", "--workspace", "--no-deps", "--locked"],
-    );
-    step.command.env("RUSTDOCFLAGS", "-D warnings");
-    step
-}
-
-fn step(name: &'static str, arguments: &[&str]) -> Step {
-    let mut command = cargo();
-    command.args(arguments);
-    Step { name, command }
-}
-
-fn run(mut step: Step) -> anyhow::Result<()> {
-    let status = step
-        .command
-        .status()
-        .with_context(|| format!("cannot start {:?}", step.command))?;
-    if !status.success() {
-        bail!(
-            "the check of {} failed ({status}): {:?}",
-            step.name,
-            step.command
-        );
-    }
-    Ok(())
 }
 
 /// Whether a program is there and does what it is asked.
@@ -174,4 +173,55 @@ fn headline(text: &str) -> io::Result<()> {
     writeln!(out, "\n=== {text}")?;
     // The step writes to the same place by itself.
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_all_tools_everything_is_checked_and_the_containers_come_last() {
+        let tools = Tools {
+            deny: true,
+            advisories: true,
+            compose: Ok(()),
+        };
+        let (steps, skipped) = plan(&tools);
+        assert_eq!(skipped, Vec::<String>::new());
+        let names: Vec<_> = steps.iter().map(|step| step.name).collect();
+        assert_eq!(
+            names[names.len() - 4..],
+            ["dependencies", "advisories", "tests", "containers"]
+        );
+    }
+
+    #[test]
+    fn without_a_tool_the_rest_is_checked_and_what_is_missing_is_said() {
+        let tools = Tools {
+            deny: false,
+            advisories: false,
+            compose: Err("docker does not answer"),
+        };
+        let (steps, skipped) = plan(&tools);
+        assert_eq!(
+            skipped,
+            [
+                "dependencies, as cargo-deny is not installed",
+                "containers, as docker does not answer"
+            ]
+        );
+        assert_eq!(steps.last().map(|step| step.name), Some("tests"));
+    }
+
+    #[test]
+    fn a_step_reads_as_one_would_type_it() {
+        let step = Step {
+            rustdoc_flags: Some("-D warnings"),
+            ..Step::new("documentation", "doc --workspace")
+        };
+        assert_eq!(
+            step.to_string(),
+            "RUSTDOCFLAGS='-D warnings' cargo doc --workspace"
+        );
+    }
 }
