@@ -1,7 +1,7 @@
 //! Hands jobs over to the consumers: one by one, at a rate, or in bulk from newline-delimited
 //! JSON; each of them at most once without an answer, or at least once while the publisher lives.
 //!
-//! [`serve`] is the service. A program that submits jobs of its own uses a [`Submitter`].
+//! [`serve()`] is the service. A program that submits jobs of its own uses a [`Submitter`].
 
 mod answer;
 mod config;
