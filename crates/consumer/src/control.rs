@@ -120,15 +120,16 @@ impl Control {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(request) = self.status.next() => {
+                    let Some(reply) = core.reply_of(request.message.reply.clone()) else {
+                        continue;
+                    };
                     if let Err(error) = request.respond(Ok(status(core))).await {
                         warn!(%error, "a question on jobs.status was not answered");
                     }
-                    if let Some(reply) = core.reply_of(request.message.reply) {
-                        if askers.len() == ASKERS {
-                            askers.pop_front();
-                        }
-                        askers.push_back(reply);
+                    if askers.len() == ASKERS {
+                        askers.pop_front();
                     }
+                    askers.push_back(reply);
                 }
                 Some(question) = self.serves.next() => {
                     if let Some(reply) = core.reply_of(question.reply)

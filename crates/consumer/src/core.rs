@@ -157,7 +157,7 @@ impl Core {
         u32::try_from(busy).unwrap_or(u32::MAX)
     }
 
-    /// Where the outcome of a message goes, if its sender asked for it.
+    /// Where the answer to a message goes, if its sender asked for one.
     ///
     /// NATS does not check whether a sender may publish to the reply subject that it names. An
     /// answer into the subjects of this system or of the server would let anyone who may submit
@@ -168,7 +168,7 @@ impl Core {
             if !self.warned_of_reply.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     reply = ?reply.as_str(),
-                    "a job asks for its outcome on a subject that is not an inbox, and gets none \
+                    "somebody asks for an answer on a subject that is not an inbox, and gets none \
                      (further ones are not reported)"
                 );
             }

@@ -78,6 +78,23 @@ async fn whoever_asked_last_is_told_how_it_ended() {
 }
 
 #[tokio::test]
+async fn a_status_is_not_sent_into_the_subjects_of_the_system() {
+    let fixture = Fixture::start().await;
+    let mut consumer = fixture.consumer(&[]).await;
+    let observer = fixture.server.connect_as("status").await;
+    let reply = "jobs.create.echo";
+    observer
+        .publish_with_reply("jobs.status", reply, "".into())
+        .await
+        .unwrap();
+    consumer
+        .wait_for_line(|line| line.contains("not an inbox"))
+        .await;
+    fixture.outcome(r#"{"kind":"echo"}"#).await;
+    assert_eq!(fixture.status(|_| true).await.received, 1);
+}
+
+#[tokio::test]
 async fn consumers_are_found_as_nats_micro_services() {
     let fixture = Fixture::start().await;
     let _one = fixture.consumer(&["--instance", "one"]).await;
