@@ -12,7 +12,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::cli::{self, Misconfigured};
 use crate::service::Context;
@@ -165,7 +165,7 @@ impl Nats {
                             }
                             _ => {}
                         }
-                        log(&event, &purpose);
+                        log(&event, *up.borrow(), &purpose);
                         std::future::ready(())
                     }
                 });
@@ -238,7 +238,7 @@ impl Nats {
     }
 }
 
-fn log(event: &Event, purpose: &str) {
+fn log(event: &Event, up: bool, purpose: &str) {
     match event {
         Event::Connected => info!(connection = purpose, "connected to NATS"),
         Event::Disconnected => warn!(connection = purpose, "lost NATS, reconnecting"),
@@ -257,6 +257,10 @@ fn log(event: &Event, purpose: &str) {
             connection = purpose, error = ?problem.to_string(),
             "NATS refuses something; is the user in its configuration allowed to do this?"
         ),
+        // Without a connection this is only the next attempt that failed: the loss was reported.
+        Event::ClientError(problem) if !up => {
+            debug!(connection = purpose, error = ?problem.to_string(), "NATS is still away");
+        }
         Event::ClientError(problem) => {
             warn!(connection = purpose, error = ?problem.to_string(), "NATS client reports a problem");
         }

@@ -38,6 +38,8 @@ pub struct Context {
     pub grace: Duration,
     /// Cancelled when the service has to stop.
     pub shutdown: CancellationToken,
+    /// Cancelled when the service is told a second time to stop, a moment before the process ends.
+    pub hurry: CancellationToken,
     pub(crate) options: Options,
     pub(crate) health: Health,
 }
@@ -56,6 +58,7 @@ impl Context {
             instance,
             grace: options.grace,
             shutdown,
+            hurry: CancellationToken::new(),
             options,
             health,
         }
@@ -141,7 +144,7 @@ pub fn run<C: Parser>(
                 .serve(path)
                 .map_err(|error| cli::misconfigured(&error))?;
         }
-        shutdown::on_signal(context.shutdown.clone())?;
+        shutdown::on_signal(context.shutdown.clone(), context.hurry.clone())?;
         serve(context, config).await
     });
     // A handler that computes on a thread of the runtime cannot be stopped; dropping the runtime

@@ -1,15 +1,24 @@
 //! SIGTERM and SIGINT as a token that is passed to whoever has to stop.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// Cancels the token on the first SIGTERM or SIGINT; the second one ends the process.
+/// How long is left after the second signal to end what must not outlive the process.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// Cancels `shutdown` on the first SIGTERM or SIGINT; on the second one `hurry`, and shortly after
+/// ends the process.
 ///
 /// # Errors
 /// When the signals cannot be caught.
-pub(crate) fn on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) fn on_signal(
+    shutdown: CancellationToken,
+    hurry: CancellationToken,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
     tokio::spawn(async move {
@@ -23,7 +32,9 @@ pub(crate) fn on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
         info!(signal = name, "stopping");
         shutdown.cancel();
         let (name, code) = next().await;
-        warn!(signal = name, "stopping at once, on the second signal");
+        warn!(signal = name, "giving up what runs, on the second signal");
+        hurry.cancel();
+        tokio::time::sleep(LAST_MOMENT).await;
         std::process::exit(code);
     });
     Ok(())

@@ -92,12 +92,20 @@ pub mod codes {
 }
 
 impl OutcomeError {
-    /// An error with a code and a message.
+    /// The longest message, in bytes: a text that repeats input must not outgrow what it is in.
+    pub const MAX_MESSAGE: usize = 4096;
+
+    /// An error with a code and a message, which is cut after [`OutcomeError::MAX_MESSAGE`].
     #[must_use]
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > Self::MAX_MESSAGE {
+            message.truncate(message.floor_char_boundary(Self::MAX_MESSAGE - '…'.len_utf8()));
+            message.push('…');
+        }
         Self {
             code: Cow::Borrowed(code),
-            message: message.into(),
+            message,
             retry_after_ms: None,
         }
     }
@@ -163,6 +171,13 @@ mod tests {
             serde_json::to_string(&succeeded).unwrap(),
             serde_json::to_string(&rejected).unwrap()
         ));
+    }
+
+    #[test]
+    fn a_message_is_cut_between_characters() {
+        let error = OutcomeError::new(codes::PERMANENT, "ä".repeat(10_000));
+        assert!(error.message.len() <= OutcomeError::MAX_MESSAGE);
+        assert!(error.message.ends_with("ä…"));
     }
 
     #[test]

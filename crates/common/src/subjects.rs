@@ -34,22 +34,3 @@ pub fn create_kind(kind: &JobKind) -> String {
 pub fn serves_kind(kind: &JobKind) -> String {
     format!("{SERVES}.{kind}")
 }
-
-/// The kind that a subject below [`CREATE`] names, if it names one.
-#[must_use]
-pub fn kind_of(subject: &str) -> Option<&str> {
-    subject.strip_prefix(CREATE)?.strip_prefix('.')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_subject_names_its_kind_and_the_general_subject_names_none() {
-        let kind: JobKind = "mail.send".parse().unwrap();
-        assert_eq!(kind_of(&create_kind(&kind)), Some("mail.send"));
-        assert_eq!(kind_of(CREATE), None);
-        assert_eq!(kind_of("jobs.created"), None);
-    }
-}

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::core::Core;
+use crate::consumer::Consumer;
 
 /// How many of those who asked for the status are told the last one: every status service that
 /// runs, and a person or two.
@@ -38,12 +38,12 @@ const LAST_WORD: Duration = Duration::from_millis(500);
 /// When there can be no thread, or no connection to NATS.
 pub(crate) async fn start(
     context: &Context,
-    core: &Arc<Core>,
+    consumer: &Arc<Consumer>,
     stop: CancellationToken,
 ) -> anyhow::Result<oneshot::Receiver<()>> {
     let (ready, started) = oneshot::channel();
     let (said, last_word) = oneshot::channel();
-    let (context, core) = (context.clone(), Arc::clone(core));
+    let (context, consumer) = (context.clone(), Arc::clone(consumer));
     let thread = move || {
         let runtime = match tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -53,11 +53,11 @@ pub(crate) async fn start(
             Err(error) => return drop(ready.send(Err(error.into()))),
         };
         runtime.block_on(async {
-            match Control::open(&context, &core).await {
+            match Control::open(&context, &consumer).await {
                 Ok(control) => {
                     // The starter may be gone because the service was told to stop.
                     let _ = ready.send(Ok(()));
-                    control.answer(&core, &stop).await;
+                    control.answer(&consumer, &stop).await;
                     // The consumer may not wait for it.
                     let _ = said.send(());
                 }
@@ -84,21 +84,21 @@ struct Control {
 }
 
 impl Control {
-    async fn open(context: &Context, core: &Core) -> anyhow::Result<Self> {
+    async fn open(context: &Context, consumer: &Consumer) -> anyhow::Result<Self> {
         let nats = context.connect("control").await?;
         let service = context.register(&nats).await?;
         // An endpoint always joins a queue group; in one of its own, each consumer answers.
         let status = service
             .endpoint_builder()
             .name("status")
-            .queue_group(core.instance.replace('.', "-"))
+            .queue_group(uuid::Uuid::new_v4().simple())
             .add(subjects::STATUS)
             .await
             .map_err(|error| {
                 anyhow::anyhow!("cannot subscribe to {}: {error}", subjects::STATUS)
             })?;
         let mut serves = SelectAll::new();
-        for served in core.served() {
+        for served in consumer.served() {
             let subject = subjects::serves_kind(&served.kind);
             serves.push(
                 nats.client
@@ -114,16 +114,16 @@ impl Control {
         })
     }
 
-    async fn answer(mut self, core: &Core, stop: &CancellationToken) {
+    async fn answer(mut self, consumer: &Consumer, stop: &CancellationToken) {
         let mut askers = VecDeque::with_capacity(ASKERS);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(request) = self.status.next() => {
-                    let Some(reply) = core.reply_of(request.message.reply.clone()) else {
+                    let Some(reply) = consumer.reply_of(request.message.reply.clone()) else {
                         continue;
                     };
-                    if let Err(error) = request.respond(Ok(status(core))).await {
+                    if let Err(error) = request.respond(Ok(status(consumer))).await {
                         warn!(%error, "a question on jobs.status was not answered");
                     }
                     if askers.len() == ASKERS {
@@ -132,7 +132,7 @@ impl Control {
                     askers.push_back(reply);
                 }
                 Some(question) = self.serves.next() => {
-                    if let Some(reply) = core.reply_of(question.reply)
+                    if let Some(reply) = consumer.reply_of(question.reply)
                         && let Err(error) = self.nats.client.publish(reply, Bytes::new()).await
                     {
                         warn!(%error, "a question which kinds are served was not answered");
@@ -143,7 +143,7 @@ impl Control {
         }
         for reply in askers {
             // Whoever asked may be gone; the consumer is about to be.
-            let _ = self.nats.client.publish(reply, status(core)).await;
+            let _ = self.nats.client.publish(reply, status(consumer)).await;
         }
         if let Err(error) = self.nats.round_trip(LAST_WORD).await {
             warn!("the last status may be lost: {error:#}");
@@ -151,8 +151,8 @@ impl Control {
     }
 }
 
-fn status(core: &Core) -> Bytes {
-    let status = serde_json::to_vec(&core.status());
+fn status(consumer: &Consumer) -> Bytes {
+    let status = serde_json::to_vec(&consumer.status());
     status
         .expect("a status is plain data with text for keys")
         .into()

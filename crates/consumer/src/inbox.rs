@@ -6,7 +6,7 @@ use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::core::lock;
+use crate::consumer::lock;
 
 /// A job as it came, not read yet.
 #[derive(Debug)]
@@ -38,6 +38,15 @@ pub(crate) struct Inbox {
 struct Queue {
     deliveries: VecDeque<Delivery>,
     closed: bool,
+}
+
+/// How many jobs a slot takes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// As many as there are for each slot, up to a bound: for jobs that end at once.
+    Fair,
+    /// One: what was taken with a job waits for it, also if it keeps its thread busy for long.
+    One,
 }
 
 /// The most jobs that a slot takes at a time.
@@ -86,7 +95,7 @@ impl Inbox {
     }
 
     /// Puts a batch that a slot cannot get to back in front.
-    pub(crate) fn give_back(&self, batch: &mut VecDeque<Delivery>) {
+    pub(crate) fn give_back(&self, mut batch: VecDeque<Delivery>) {
         if batch.is_empty() {
             return;
         }
@@ -97,9 +106,9 @@ impl Inbox {
         self.changed(queue.deliveries.len());
     }
 
-    /// Waits for jobs and takes this slot's share of them; `false` when the inbox is closed and
-    /// empty.
-    pub(crate) async fn take(&self, batch: &mut VecDeque<Delivery>) -> bool {
+    /// Waits for jobs and takes this slot's share of them, or just one; `None` when the inbox is
+    /// closed and empty.
+    pub(crate) async fn take(&self, share: Share) -> Option<VecDeque<Delivery>> {
         loop {
             // Registered before the look, so that what comes in between is not missed.
             let arrived = self.arrived.notified();
@@ -107,13 +116,16 @@ impl Inbox {
                 let mut queue = lock(&self.queue);
                 let waiting = queue.deliveries.len();
                 if waiting > 0 {
-                    let share = waiting.div_ceil(self.slots).min(BATCH);
-                    batch.extend(queue.deliveries.drain(..share));
-                    self.changed(waiting - share);
-                    return true;
+                    let count = match share {
+                        Share::Fair => waiting.div_ceil(self.slots).min(BATCH),
+                        Share::One => 1,
+                    };
+                    let batch = queue.deliveries.drain(..count).collect();
+                    self.changed(waiting - count);
+                    return Some(batch);
                 }
                 if queue.closed {
-                    return false;
+                    return None;
                 }
             }
             arrived.await;
@@ -174,8 +186,7 @@ mod tests {
         inbox.put(&mut deliveries);
         assert_eq!(numbers(&deliveries), [2, 4]);
         assert!(inbox.is_full());
-        let mut batch = VecDeque::new();
-        assert!(inbox.take(&mut batch).await);
+        let batch = inbox.take(Share::Fair).await.unwrap();
         assert_eq!(numbers(&batch), [0, 1, 3, 5]);
         assert_eq!(inbox.waiting(), 0);
     }
@@ -184,14 +195,13 @@ mod tests {
     async fn a_slot_takes_its_share_and_gives_back_to_the_front() {
         let inbox = Inbox::new(100, 4);
         inbox.put(&mut (0..10).map(|number| delivery(number, true)).collect());
-        let mut batch = VecDeque::new();
-        assert!(inbox.take(&mut batch).await);
+        let mut batch = inbox.take(Share::Fair).await.unwrap();
         assert_eq!(numbers(&batch), [0, 1, 2]);
         batch.pop_front();
-        inbox.give_back(&mut batch);
+        inbox.give_back(batch);
         assert_eq!(inbox.waiting(), 9);
-        assert!(inbox.take(&mut batch).await);
-        assert_eq!(numbers(&batch), [1, 2, 3]);
+        assert_eq!(numbers(&inbox.take(Share::Fair).await.unwrap()), [1, 2, 3]);
+        assert_eq!(numbers(&inbox.take(Share::One).await.unwrap()), [4]);
     }
 
     #[tokio::test]
@@ -199,9 +209,8 @@ mod tests {
         let inbox = Inbox::new(100, 1);
         inbox.put(&mut vec![delivery(1, false)]);
         inbox.close();
-        let mut batch = VecDeque::new();
-        assert!(inbox.take(&mut batch).await);
-        assert!(!inbox.take(&mut batch).await);
+        assert!(inbox.take(Share::One).await.is_some());
+        assert!(inbox.take(Share::One).await.is_none());
     }
 
     #[tokio::test]
@@ -212,11 +221,10 @@ mod tests {
             .map(|_| {
                 let (inbox, say) = (inbox.clone(), say.clone());
                 tokio::spawn(async move {
-                    let mut batch = VecDeque::new();
-                    while inbox.take(&mut batch).await {
-                        batch
-                            .drain(..)
-                            .for_each(|delivery| say.send(delivery.payload[0]).unwrap());
+                    while let Some(batch) = inbox.take(Share::Fair).await {
+                        for delivery in batch {
+                            say.send(delivery.payload[0]).unwrap();
+                        }
                     }
                 })
             })

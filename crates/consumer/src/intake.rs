@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::core::Core;
+use crate::consumer::Consumer;
 use crate::inbox::Delivery;
 use crate::job_log::About;
 use crate::report::Ending;
@@ -48,7 +48,7 @@ const BATCH: usize = 64;
 /// # Errors
 /// When the connection to NATS is closed.
 pub(crate) async fn take_jobs(
-    core: &Arc<Core>,
+    consumer: &Arc<Consumer>,
     mut subscriptions: Vec<Subscription>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -58,7 +58,7 @@ pub(crate) async fn take_jobs(
         let mut members = JoinSet::new();
         for subscription in subscriptions {
             let feed = Feed {
-                core: Arc::clone(core),
+                consumer: Arc::clone(consumer),
                 subscription,
                 batch: Vec::new(),
             };
@@ -66,39 +66,39 @@ pub(crate) async fn take_jobs(
         }
         drop(leaving);
         // A full inbox that had room again before this was reached has told so to nobody.
-        while !core.inbox.is_full() && !shutdown.is_cancelled() {
+        while !consumer.inbox.is_full() && !shutdown.is_cancelled() {
             tokio::select! {
-                () = core.full.notified() => {}
+                () = consumer.full.notified() => {}
                 () = shutdown.cancelled() => {}
             }
         }
-        core.become_state(ConsumerState::Saturated);
+        consumer.become_state(ConsumerState::Saturated);
         leave.cancel();
-        if !shutdown.is_cancelled() && core.log.has_room(About::Membership) {
+        if !shutdown.is_cancelled() && consumer.log.has_room(About::Membership) {
             info!(
-                waiting = core.inbox.waiting(),
+                waiting = consumer.inbox.waiting(),
                 "inbox full, leaving the queue group until half of it is left"
             );
         }
         // Nobody sends anything: it ends when each member has told the server that it leaves.
         let _ = all_left.recv().await;
-        core.nats.round_trip(PATIENCE).await?;
+        consumer.nats.round_trip(PATIENCE).await?;
         arrived.cancel();
         while members.join_next().await.is_some() {}
-        while !core.inbox.has_drained_to_half() && !shutdown.is_cancelled() {
+        while !consumer.inbox.has_drained_to_half() && !shutdown.is_cancelled() {
             tokio::select! {
-                () = core.room.notified() => {}
+                () = consumer.room.notified() => {}
                 () = shutdown.cancelled() => {}
             }
         }
         if shutdown.is_cancelled() {
             return Ok(());
         }
-        subscriptions = join(core).await?;
-        core.become_state(ConsumerState::Running);
-        if core.log.has_room(About::Membership) {
+        subscriptions = join(consumer).await?;
+        consumer.become_state(ConsumerState::Running);
+        if consumer.log.has_room(About::Membership) {
             info!(
-                waiting = core.inbox.waiting(),
+                waiting = consumer.inbox.waiting(),
                 "room in the inbox, joining the queue group again"
             );
         }
@@ -116,14 +116,17 @@ pub(crate) struct Subscription {
 ///
 /// # Errors
 /// When the connection to NATS is closed.
-pub(crate) async fn join(core: &Core) -> anyhow::Result<Vec<Subscription>> {
+pub(crate) async fn join(consumer: &Consumer) -> anyhow::Result<Vec<Subscription>> {
     let general = (None, subjects::CREATE.to_owned());
-    let kinds = core.served().iter().enumerate();
+    let kinds = consumer.served().iter().enumerate();
     let kinds = kinds.map(|(place, served)| (Some(place), subjects::create_kind(&served.kind)));
     let mut subscriptions = Vec::new();
     for (on, subject) in std::iter::once(general).chain(kinds) {
         let queue_group = subjects::WORKERS.to_owned();
-        let subscriber = core.client.queue_subscribe(subject, queue_group).await?;
+        let subscriber = consumer
+            .client
+            .queue_subscribe(subject, queue_group)
+            .await?;
         subscriptions.push(Subscription { subscriber, on });
     }
     Ok(subscriptions)
@@ -131,7 +134,7 @@ pub(crate) async fn join(core: &Core) -> anyhow::Result<Vec<Subscription>> {
 
 /// Moves what one subscription receives into the inbox.
 struct Feed {
-    core: Arc<Core>,
+    consumer: Arc<Consumer>,
     subscription: Subscription,
     batch: Vec<Delivery>,
 }
@@ -178,21 +181,21 @@ impl Feed {
             Poll::Ready(())
         })
         .await;
-        self.core.count_received(self.batch.len() as u64);
-        self.core.inbox.put(&mut self.batch);
-        if self.core.inbox.is_full() {
-            self.core.full.notify_one();
+        self.consumer.count_received(self.batch.len() as u64);
+        self.consumer.inbox.put(&mut self.batch);
+        if self.consumer.inbox.is_full() {
+            self.consumer.full.notify_one();
         }
         for delivery in self.batch.drain(..) {
-            self.core.report.others.ended(Ending::Busy);
-            settle::hand_back_unread(&self.core, delivery, Status::Busy).await;
+            self.consumer.report.others.ended(Ending::Busy);
+            settle::hand_back_unread(&self.consumer, delivery, Status::Busy).await;
         }
     }
 
     fn add(&mut self, message: Message) {
         self.batch.push(Delivery {
             payload: message.payload,
-            reply: self.core.reply_of(message.reply),
+            reply: self.consumer.reply_of(message.reply),
             headers: message.headers.map(Box::new),
             on: self.subscription.on,
         });

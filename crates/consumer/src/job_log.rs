@@ -8,7 +8,7 @@ use common::Counts;
 use tokio::time::MissedTickBehavior;
 use tracing::info;
 
-use crate::core::Core;
+use crate::consumer::Consumer;
 
 /// Lines about single jobs in one second; the jobs beyond are only counted.
 const LINES_PER_SECOND: u32 = 10;
@@ -49,14 +49,14 @@ impl JobLog {
 }
 
 /// Renews the budget each second, and logs the sums of times with more jobs than lines.
-pub(crate) async fn sum_up(core: Arc<Core>) {
+pub(crate) async fn sum_up(consumer: Arc<Consumer>) {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = Counts::default();
     let mut seconds = 0;
     loop {
         second.tick().await;
-        for lines in &core.log.lines {
+        for lines in &consumer.log.lines {
             lines.store(0, Ordering::Relaxed);
         }
         seconds += 1;
@@ -64,8 +64,9 @@ pub(crate) async fn sum_up(core: Arc<Core>) {
             continue;
         }
         seconds = 0;
-        let counts = core.report.counts();
-        if core.log.muted.swap(0, Ordering::Relaxed) != 0 {
+        let counts = consumer.report.counts();
+        if consumer.log.muted.swap(0, Ordering::Relaxed) != 0 {
+            let (in_flight, waiting) = consumer.in_flight_and_waiting();
             info!(
                 processed = counts.processed - told.processed,
                 succeeded = counts.succeeded - told.succeeded,
@@ -73,8 +74,8 @@ pub(crate) async fn sum_up(core: Arc<Core>) {
                 rejected = counts.rejected - told.rejected,
                 expired = counts.expired - told.expired,
                 busy = counts.busy - told.busy,
-                in_flight = core.in_flight(),
-                waiting = core.inbox.waiting(),
+                in_flight,
+                waiting,
                 "jobs of the last {SUM_EVERY} s (at most {LINES_PER_SECOND} a second have a line of their own)"
             );
         }

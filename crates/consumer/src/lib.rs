@@ -14,8 +14,8 @@
 //! ```
 
 mod config;
+mod consumer;
 mod control;
-mod core;
 mod declared;
 mod forward;
 mod handler;

@@ -1,11 +1,12 @@
 //! The order in which a consumer starts and stops.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use bootstrap::{About, Context, Misconfigured};
 use common::{ConsumerState, JobKind, KindPattern};
 use tokio::task::JoinSet;
@@ -14,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::core::{Core, lock};
+use crate::consumer::{Consumer, lock};
+use crate::inbox::Delivery;
 use crate::registry::{AnyHandler, Registry};
-use crate::{control, declared, forward, intake, job_log, runner};
+use crate::{control, declared, forward, intake, job_log, runner, settle};
 
 /// What this service is called; a consumer with handlers of its own shares it.
 pub const ABOUT: About = About {
@@ -60,22 +62,22 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
     };
     let handlers = select(registry, &config.kinds)?;
 
-    let core = Arc::new(Core::new(&context, &config, nats, handlers));
+    let consumer = Arc::new(Consumer::new(&context, &config, nats, handlers));
     let answering = CancellationToken::new();
     let end_answers = answering.clone().drop_guard();
-    let last_word = control::start(&context, &core, answering).await?;
+    let mut last_word = control::start(&context, &consumer, answering).await?;
 
     let mut slots = JoinSet::new();
-    for slot in 0..core.slots.len() {
-        slots.spawn(runner::work(Arc::clone(&core), slot));
+    for slot in 0..consumer.slots.len() {
+        slots.spawn(runner::work(Arc::clone(&consumer), slot));
     }
     let mut background = JoinSet::new();
-    background.spawn(job_log::sum_up(Arc::clone(&core)));
-    let subscriptions = intake::join(&core).await?;
-    if let Err(error) = core.nats.round_trip(JOINED).await {
+    background.spawn(job_log::sum_up(Arc::clone(&consumer)));
+    let subscriptions = intake::join(&consumer).await?;
+    if let Err(error) = consumer.nats.round_trip(JOINED).await {
         warn!("the server has not confirmed the subscriptions yet: {error:#}");
     }
-    let kinds = core
+    let kinds = consumer
         .served()
         .iter()
         .map(|served| served.kind.as_str())
@@ -83,35 +85,48 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
         .join(",");
     info!(
         version = ABOUT.version,
-        concurrency = core.slots.len(),
+        concurrency = consumer.slots.len(),
         inbox = config.inbox,
         kinds,
         "taking jobs"
     );
 
-    let mut intake = pin!(intake::take_jobs(&core, subscriptions, &context.shutdown));
+    let mut intake = pin!(intake::take_jobs(
+        &consumer,
+        subscriptions,
+        &context.shutdown
+    ));
     let mut ended = tokio::select! {
         ended = &mut intake => Some(ended),
         () = context.shutdown.cancelled() => None,
+        _ = &mut last_word => anyhow::bail!("the thread that answers jobs.status ended"),
     };
     let stop = Stop::new(context.grace);
-    core.become_state(ConsumerState::Draining);
-    hand_back_waiting(&core).await;
+    consumer.become_state(ConsumerState::Draining);
+    let hurry = give_up_on(context.hurry.clone(), Arc::clone(&consumer));
+    background.spawn(hurry);
+    hand_back_waiting(&consumer, stop.soft).await;
     if ended.is_none() {
         ended = timeout_at(stop.soft, intake).await.ok();
     }
-    match ended {
-        Some(Ok(())) => {}
-        Some(Err(error)) => warn!("jobs under way to this consumer may be lost: {error:#}"),
-        None => warn!("not all jobs under way to this consumer arrived within the grace period"),
+    if ended.is_none() {
+        warn!("not all jobs under way to this consumer arrived within the grace period");
     }
-    core.inbox.close();
-    finish(&core, &mut slots, &stop).await;
-    say_farewell(&core, &stop).await;
+    consumer.inbox.close();
+    finish(&consumer, &mut slots, &stop).await;
+    say_farewell(&consumer, &stop).await;
     drop(end_answers);
     // An error is its thread's end, too.
     let _ = timeout_at(stop.hard, last_word).await;
-    Ok(())
+    ended
+        .unwrap_or(Ok(()))
+        .context("jobs under way to this consumer may be lost")
+}
+
+/// Gives up running jobs when the service is told a second time to stop.
+async fn give_up_on(hurry: CancellationToken, consumer: Arc<Consumer>) {
+    hurry.cancelled().await;
+    consumer.hard_stop.cancel();
 }
 
 /// When a stopping consumer does what.
@@ -165,46 +180,80 @@ fn select(
 
 /// Hands back at once the requests that wait, for their publishers to submit elsewhere while
 /// there is time; plain publishes, which nobody would submit again, stay in line.
-async fn hand_back_waiting(core: &Core) {
-    for delivery in core.inbox.take_out(|delivery| delivery.reply.is_some()) {
-        runner::hand_back_unread(core, delivery).await;
+async fn hand_back_waiting(consumer: &Consumer, deadline: Instant) {
+    let mut requests = consumer.inbox.take_out(|delivery| delivery.reply.is_some());
+    for slot in &consumer.slots {
+        let batch = &mut lock(slot).batch;
+        let (out, stay) = std::mem::take(batch)
+            .into_iter()
+            .partition(|delivery| delivery.reply.is_some());
+        *batch = stay;
+        let out: VecDeque<_> = out;
+        requests.extend(out);
+    }
+    interrupt_unread(consumer, requests, deadline).await;
+}
+
+/// Without a connection there is an end to what the client library takes, so this has a deadline.
+async fn interrupt_unread(consumer: &Consumer, deliveries: Vec<Delivery>, deadline: Instant) {
+    let mut left = deliveries.len();
+    for delivery in deliveries {
+        if timeout_at(deadline, settle::interrupted_unread(consumer, delivery))
+            .await
+            .is_err()
+        {
+            warn!(
+                jobs = left,
+                "jobs could not be handed back in time: NATS takes no answers"
+            );
+            return;
+        }
+        left -= 1;
     }
 }
 
 /// Waits for what runs, and gives up what does not end in time.
-async fn finish(core: &Core, slots: &mut JoinSet<()>, stop: &Stop) {
-    let done = async {
+async fn finish(consumer: &Consumer, slots: &mut JoinSet<()>, stop: &Stop) {
+    let mut done = async || {
         while slots.join_next().await.is_some() {}
         // All permits are there when no job is being passed on any more.
-        let _ = core.forwards.acquire_many(forward::LIMIT).await;
+        let _ = consumer.forwards.acquire_many(forward::LIMIT).await;
     };
-    if timeout_at(stop.soft, done).await.is_ok() {
+    if timeout_at(stop.soft, done()).await.is_ok() {
         return;
     }
-    core.hard_stop.cancel();
-    let middle = stop.soft + (stop.hard - stop.soft) / 2;
-    let given_up = async { while slots.join_next().await.is_some() {} };
-    if timeout_at(middle, given_up).await.is_ok() {
+    consumer.hard_stop.cancel();
+    if timeout_at(stop.soft + (stop.hard - stop.soft) / 2, done())
+        .await
+        .is_ok()
+    {
         return;
     }
-    // What is left keeps its thread busy and cannot be interrupted.
-    for slot in &core.slots {
-        let stuck = lock(slot).take();
+    // What is left keeps its thread busy and cannot be interrupted, or waits behind that.
+    let mut waiting = consumer.inbox.take_out(|_| true);
+    for slot in &consumer.slots {
+        let (stuck, batch) = {
+            let mut slot = lock(slot);
+            (slot.started.take(), std::mem::take(&mut slot.batch))
+        };
+        waiting.extend(batch);
         if let Some(stuck) = stuck {
-            runner::interrupt(core, stuck).await;
+            // Counted and logged before it is sent.
+            let _ = timeout_at(stop.hard, settle::interrupted(consumer, stuck)).await;
         }
     }
+    interrupt_unread(consumer, waiting, stop.hard).await;
 }
 
-async fn say_farewell(core: &Core, stop: &Stop) {
+async fn say_farewell(consumer: &Consumer, stop: &Stop) {
     let patience = stop
         .hard
         .saturating_duration_since(Instant::now())
         .max(FAREWELL / 10);
-    if let Err(error) = core.nats.round_trip(patience).await {
+    if let Err(error) = consumer.nats.round_trip(patience).await {
         warn!("the last outcomes may be lost: {error:#}");
     }
-    let counts = core.report.counts();
+    let counts = consumer.report.counts();
     info!(
         processed = counts.processed,
         succeeded = counts.succeeded,

@@ -1,12 +1,17 @@
-//! Answers whoever asked for the outcome of a job. A plain publish asks for nothing and gets no
-//! answer.
+//! Counts how jobs ended, logs it, and answers whoever asked for the outcome. A plain publish asks
+//! for nothing and gets no answer.
+
+use std::time::Duration;
 
 use async_nats::{HeaderMap, Subject};
 use common::{Job, JobId, Outcome, OutcomeError, Status, codes, subjects};
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::core::Core;
+use crate::consumer::{Consumer, Served, Started};
 use crate::inbox::Delivery;
+use crate::job_log::About;
+use crate::report::{Ending, KindReport};
+use crate::runner::Ended;
 
 /// Which submission of its job a message is, from 1.
 pub(crate) fn attempt_of(headers: Option<&HeaderMap>) -> u32 {
@@ -17,35 +22,167 @@ pub(crate) fn attempt_of(headers: Option<&HeaderMap>) -> u32 {
         .unwrap_or(1)
 }
 
-/// Sends an outcome.
-pub(crate) async fn answer(core: &Core, reply: Subject, mut outcome: Outcome) {
-    let limit = core.client.max_payload();
-    let mut bytes = written(&outcome);
-    if bytes.len() > limit {
-        let size = bytes.len();
-        outcome.status = Status::Failed;
-        outcome.result = None;
-        outcome.error = Some(OutcomeError::new(
-            codes::RESULT_TOO_LARGE,
-            format!(
-                "the job ran, but its outcome of {size} bytes is over the limit of {limit} bytes for a message"
-            ),
-        ));
-        bytes = written(&outcome);
-    }
-    if let Err(error) = core.client.publish(reply, bytes.into()).await {
-        let id = outcome.id.map(tracing::field::display);
-        warn!(job.id = id, %error, "the outcome of a job could not be sent");
+/// Why a job is not run, and never will be.
+pub(crate) struct Refusal {
+    /// Rejected or expired.
+    pub(crate) status: Status,
+    pub(crate) error: OutcomeError,
+}
+
+impl Refusal {
+    pub(crate) fn rejected(code: &'static str, message: String) -> Self {
+        Self {
+            status: Status::Rejected,
+            error: OutcomeError::new(code, message),
+        }
     }
 }
 
-fn written(outcome: &Outcome) -> Vec<u8> {
-    serde_json::to_vec(outcome).expect("an outcome is plain data with text for keys")
+/// Settles a job that is not run.
+pub(crate) async fn refuse(
+    consumer: &Consumer,
+    report: &KindReport,
+    (id, attempt): (Option<JobId>, u32),
+    reply: Option<Subject>,
+    Refusal { status, error }: Refusal,
+) {
+    report.ended(if status == Status::Expired {
+        Ending::Expired
+    } else {
+        Ending::Rejected
+    });
+    if consumer.log.has_room(About::Failure) {
+        let id = id.map(tracing::field::display);
+        // The text repeats parts of the message, whoever sent it: so it is logged escaped.
+        warn!(job.id = id, code = %error.code, error = ?loggable(&error), "job {status}");
+    }
+    let Some(reply) = reply else { return };
+    let outcome = Outcome {
+        id,
+        status,
+        consumer: consumer.instance.clone(),
+        attempt,
+        result: None,
+        error: Some(error),
+        duration_ms: 0.0,
+    };
+    answer(consumer, reply, outcome).await;
+}
+
+/// Settles a job whose handler ran.
+pub(crate) async fn ended(consumer: &Consumer, started: Started, elapsed: Duration, ended: Ended) {
+    let Started {
+        id,
+        served,
+        attempt,
+        reply,
+        ..
+    } = started;
+    let Served { kind, report, .. } = &consumer.served()[served];
+    let (status, ending, result, error) = match ended {
+        Ended::Returned(result) => (Status::Succeeded, Ending::Succeeded, result, None),
+        Ended::InvalidPayload(text) => {
+            let error = OutcomeError::new(codes::INVALID_PAYLOAD, text);
+            (Status::Rejected, Ending::Rejected, None, Some(error))
+        }
+        Ended::Failed {
+            code,
+            message,
+            retry_after,
+        } => {
+            let mut error = OutcomeError::new(code, message);
+            error.retry_after_ms =
+                retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+            (Status::Failed, Ending::Failed, None, Some(error))
+        }
+    };
+    report.ended(ending);
+    report.ran(elapsed);
+    let duration_ms = (elapsed.as_secs_f64() * 1e6).round() / 1e3;
+    let about = if error.is_none() {
+        About::Success
+    } else {
+        About::Failure
+    };
+    if consumer.log.has_room(about) {
+        match &error {
+            None => {
+                info!(job.id = %id, job.kind = %kind, attempt, elapsed_ms = duration_ms, "job {status}");
+            }
+            Some(error) => warn!(
+                job.id = %id, job.kind = %kind, attempt, elapsed_ms = duration_ms,
+                code = %error.code, error = ?loggable(error), "job {status}"
+            ),
+        }
+    }
+    let Some(reply) = reply else { return };
+    let name = consumer.instance.clone();
+    let id = Some(id);
+    let outcome = Outcome {
+        id,
+        status,
+        consumer: name,
+        attempt,
+        result,
+        error,
+        duration_ms,
+    };
+    answer(consumer, reply, outcome).await;
+}
+
+/// Gives up a job that runs, and tells whoever asked for its outcome.
+pub(crate) async fn interrupted(consumer: &Consumer, started: Started) {
+    let Started {
+        id,
+        served,
+        attempt,
+        at,
+        reply,
+    } = started;
+    let Served { kind, report, .. } = &consumer.served()[served];
+    report.ended(Ending::Interrupted);
+    warn!(
+        job.id = %id, job.kind = %kind, elapsed_ms = at.elapsed().as_millis(), told = reply.is_some(),
+        "job interrupted: it did not end within the grace period"
+    );
+    if let Some(reply) = reply {
+        hand_back(consumer, Some(id), attempt, reply, Status::Interrupted).await;
+    }
+}
+
+/// Gives a job back that was not started when the consumer stopped.
+pub(crate) async fn interrupted_unread(consumer: &Consumer, delivery: Delivery) {
+    consumer.report.others.ended(Ending::Interrupted);
+    if delivery.reply.is_some() {
+        hand_back_unread(consumer, delivery, Status::Interrupted).await;
+    } else {
+        let job = Job::decode(&delivery.payload).ok();
+        let id = job.as_ref().and_then(|job| job.id);
+        let kind = job.as_ref().map(|job| job.kind.as_str());
+        lost(
+            consumer,
+            id,
+            kind,
+            "it was not started within the grace period",
+        );
+    }
+}
+
+/// Says that a job which nobody will submit again is lost.
+pub(crate) fn lost(consumer: &Consumer, id: Option<JobId>, kind: Option<&str>, why: &str) {
+    if consumer.log.has_room(About::Failure) {
+        let id = id.map(tracing::field::display);
+        warn!(
+            job.id = id,
+            job.kind = kind,
+            "job lost, which was published without asking for its outcome: {why}"
+        );
+    }
 }
 
 /// Answers with `busy` or `interrupted` for a job that was not started.
 pub(crate) async fn hand_back(
-    core: &Core,
+    consumer: &Consumer,
     id: Option<JobId>,
     attempt: u32,
     reply: Subject,
@@ -63,25 +200,66 @@ pub(crate) async fn hand_back(
     let outcome = Outcome {
         id,
         status,
-        consumer: core.instance.clone(),
+        consumer: consumer.instance.clone(),
         attempt,
         result: None,
         error: Some(error),
         duration_ms: 0.0,
     };
-    answer(core, reply, outcome).await;
+    answer(consumer, reply, outcome).await;
 }
 
 /// The same for a job that was not read yet.
-pub(crate) async fn hand_back_unread(core: &Core, delivery: Delivery, status: Status) {
+pub(crate) async fn hand_back_unread(consumer: &Consumer, delivery: Delivery, status: Status) {
     let Some(reply) = delivery.reply else { return };
     let id = Job::decode(&delivery.payload).ok().and_then(|job| job.id);
     hand_back(
-        core,
+        consumer,
         id,
         attempt_of(delivery.headers.as_deref()),
         reply,
         status,
     )
     .await;
+}
+
+/// Sends an outcome.
+async fn answer(consumer: &Consumer, reply: Subject, mut outcome: Outcome) {
+    let limit = consumer.client.max_payload();
+    let mut bytes = written(&outcome);
+    if bytes.len() > limit {
+        let size = bytes.len();
+        outcome.status = Status::Failed;
+        outcome.result = None;
+        outcome.error = Some(OutcomeError::new(
+            codes::RESULT_TOO_LARGE,
+            format!(
+                "the job ran, but its outcome of {size} bytes is over the limit of {limit} bytes for a message"
+            ),
+        ));
+        bytes = written(&outcome);
+    }
+    if let Err(error) = consumer.client.publish(reply, bytes.into()).await {
+        let id = outcome.id.map(tracing::field::display);
+        warn!(job.id = id, %error, "the outcome of a job could not be sent");
+    }
+}
+
+fn written(outcome: &Outcome) -> Vec<u8> {
+    serde_json::to_vec(outcome).expect("an outcome is plain data with text for keys")
+}
+
+/// What of an error may stand in a log. That a payload is wrong is said with the value that is
+/// wrong, which is nobody's business there: only its field is told.
+fn loggable(error: &OutcomeError) -> String {
+    const LONGEST: usize = 200;
+    let text = match error.message.split_once(':') {
+        Some((field, _)) if error.code == codes::INVALID_PAYLOAD => field,
+        _ => &error.message,
+    };
+    let mut shown: String = text.chars().take(LONGEST).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
 }

@@ -203,6 +203,31 @@ async fn bad_input_is_refused_by_name_and_costs_nothing_else() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_with_a_payload_is_told_to_its_sender_and_not_to_the_log() {
+    let fixture = Fixture::start().await;
+    let mut consumer = fixture.consumer(&[]).await;
+    let secret = format!("hunter2{}", "x".repeat(10_000));
+    let job = format!(r#"{{"kind":"sleep","payload":{{"ms":"{secret}"}}}}"#);
+    let outcome = fixture.outcome(&job).await;
+    assert_eq!(
+        (outcome.status, code(&outcome)),
+        (Status::Rejected, codes::INVALID_PAYLOAD)
+    );
+    let message = outcome.error.unwrap().message;
+    assert!(
+        message.contains("hunter2") && message.len() < 5_000,
+        "{message}"
+    );
+    let line = consumer
+        .wait_for_line(|line| line.contains("job rejected"))
+        .await;
+    assert!(
+        line.contains("field `payload.ms`") && !line.contains("hunter2"),
+        "{line}"
+    );
+}
+
+#[tokio::test]
 async fn an_outcome_over_the_message_limit_is_a_clear_failure() {
     let fixture = Fixture::start().await;
     let _consumer = fixture.consumer(&[]).await;

@@ -1,7 +1,7 @@
 //! Consumers that serve some kinds only, and jobs that find them.
 
 use common::{Status, codes};
-use test_support::Signal;
+use test_support::{DEADLINE, Service, Signal, eventually};
 
 use crate::fixture::{Fixture, code};
 
@@ -74,6 +74,99 @@ async fn a_plain_job_is_passed_on_too() {
         },
     )
     .await;
+}
+
+/// How many jobs a consumer that has stopped says it processed.
+fn processed(consumer: &Service) -> u64 {
+    let last = consumer.stdout().pop().unwrap();
+    let (_, rest) = last.split_once("stopped processed=").unwrap();
+    rest.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn plain_jobs_that_were_passed_on_outlive_the_consumer_they_were_passed_to() {
+    const JOBS: u64 = 60;
+    let fixture = Fixture::start().await;
+    let _other = fixture
+        .consumer(&["--kinds", "echo", "--instance", "a-echo"])
+        .await;
+    let mut first = fixture
+        .consumer(&[
+            "--kinds",
+            "sleep",
+            "--concurrency",
+            "1",
+            "--instance",
+            "b-first",
+        ])
+        .await;
+    let _second = fixture
+        .consumer(&[
+            "--kinds",
+            "sleep",
+            "--concurrency",
+            "1",
+            "--instance",
+            "c-second",
+        ])
+        .await;
+    for _ in 0..JOBS {
+        let job = r#"{"kind":"sleep","payload":{"ms":30}}"#;
+        fixture
+            .publisher
+            .publish("jobs.create", job.into())
+            .await
+            .unwrap();
+    }
+    eventually(DEADLINE, "some jobs done and many to do", async || {
+        let statuses = fixture.statuses(3).await;
+        (statuses[1].totals.processed >= 3 && statuses[1].waiting >= 3).then_some(())
+    })
+    .await;
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.wait().await.code(), Some(0));
+    let first = processed(&first);
+    eventually(DEADLINE, "the rest of the jobs", async || {
+        let statuses = fixture.statuses(2).await;
+        (first + statuses[1].totals.succeeded == JOBS).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn plain_jobs_wait_with_whoever_received_them_while_those_who_serve_their_kind_are_full() {
+    const JOBS: u64 = 40;
+    let fixture = Fixture::start().await;
+    let mut other = fixture
+        .consumer(&["--kinds", "echo", "--instance", "a-echo"])
+        .await;
+    let sleeper = [
+        "--kinds",
+        "sleep",
+        "--concurrency",
+        "1",
+        "--inbox",
+        "2",
+        "--instance",
+        "b-sleep",
+    ];
+    let _sleeper = fixture.consumer(&sleeper).await;
+    for _ in 0..JOBS {
+        let job = r#"{"kind":"sleep","payload":{"ms":10}}"#;
+        fixture
+            .publisher
+            .publish("jobs.create", job.into())
+            .await
+            .unwrap();
+    }
+    eventually(DEADLINE, "all jobs", async || {
+        let statuses = fixture.statuses(2).await;
+        (statuses[1].totals.succeeded == JOBS).then_some(())
+    })
+    .await;
+    other.signal(Signal::SIGTERM);
+    assert_eq!(other.wait().await.code(), Some(0));
+    assert!(!other.stdout().iter().any(|line| line.contains("job lost")));
 }
 
 #[tokio::test]

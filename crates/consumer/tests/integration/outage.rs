@@ -65,6 +65,19 @@ async fn a_consumer_serves_again_after_nats_was_away() {
     })
     .await;
     assert_eq!(fixture.status(|_| true).await.totals.failed, 0);
+    // Once for each of the two connections, however often it was tried again.
+    let said = consumer.stdout();
+    assert_eq!(
+        said.iter()
+            .filter(|line| line.contains("lost NATS"))
+            .count(),
+        2,
+        "{said:#?}"
+    );
+    assert!(
+        !said.iter().any(|line| line.contains("reports a problem")),
+        "{said:#?}"
+    );
 }
 
 #[tokio::test]

@@ -177,12 +177,16 @@ async fn status_is_answered_at_once_also_when_it_is_full() {
     }
     fixture.status(is_stuck).await;
     let observer = fixture.server.connect_as("status").await;
-    let mut fastest = Duration::MAX;
+    let mut times = Vec::new();
     for _ in 0..20 {
         let asked = Instant::now();
         observer.request("jobs.status", "".into()).await.unwrap();
-        fastest = fastest.min(asked.elapsed());
+        times.push(asked.elapsed());
     }
     // The bench measures how fast; here it is only shown that no job is waited for.
-    assert!(fastest < Duration::from_millis(50), "{fastest:?}");
+    times.sort();
+    assert!(
+        times[times.len() / 2] < Duration::from_millis(50),
+        "{times:?}"
+    );
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::Request;
 use common::{Outcome, Status, codes};
-use test_support::{DEADLINE, Signal};
+use test_support::{DEADLINE, Signal, eventually};
 
 use crate::fixture::{Fixture, code};
 
@@ -117,5 +117,90 @@ async fn a_second_signal_ends_it_at_once() {
         .wait_for_line(|line| line.contains("stopping signal"))
         .await;
     consumer.signal(Signal::SIGINT);
-    assert_eq!(consumer.wait().await.code(), Some(130));
+    assert_eq!(consumer.wait().await.code(), Some(0));
+    assert!(consumer.stdout().join("\n").contains("job interrupted"));
+}
+
+#[tokio::test]
+async fn it_ends_in_time_with_many_requests_to_hand_back_and_nobody_to_take_them() {
+    let mut fixture = Fixture::start().await;
+    let args = ["--concurrency", "1", "--inbox", "20000", "--grace", "2s"];
+    let mut consumer = fixture.consumer(&args).await;
+    let job = r#"{"kind":"sleep","payload":{"ms":600000},"timeout":"1h"}"#;
+    for _ in 0..6_000 {
+        let reply = "_INBOX_publisher.here";
+        fixture
+            .publisher
+            .publish_with_reply("jobs.create", reply, job.into())
+            .await
+            .unwrap();
+    }
+    fixture.status(|status| status.waiting == 5_999).await;
+    fixture.server.kill().await;
+    consumer
+        .wait_for_line(|line| line.contains("lost NATS, reconnecting connection=\"jobs\""))
+        .await;
+    consumer.signal(Signal::SIGTERM);
+    assert_eq!(
+        consumer.wait_within(Duration::from_secs(8)).await.code(),
+        Some(0)
+    );
+    let said = consumer.stdout().join("\n");
+    assert!(
+        said.contains("jobs could not be handed back in time"),
+        "{said}"
+    );
+    assert!(said.contains("stopped processed=0"), "{said}");
+}
+
+/// The processes that this one started and that are still there.
+fn children(parent: u32) -> Vec<String> {
+    let folders = std::fs::read_dir("/proc").unwrap().flatten();
+    let stats =
+        folders.filter_map(|folder| std::fs::read_to_string(folder.path().join("stat")).ok());
+    // The parent stands behind the name in brackets and the state.
+    let child = |stat: &String| {
+        stat.rsplit_once(") ").unwrap().1.split(' ').nth(1) == Some(&parent.to_string())
+    };
+    stats
+        .filter(child)
+        .map(|stat| stat.split(' ').next().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_second_signal_leaves_no_program_behind() {
+    let fixture = Fixture::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let handlers = folder.path().join("handlers.toml");
+    std::fs::write(
+        &handlers,
+        "[handlers.\"wait\"]\nexec = [\"sleep\", \"1000\"]\n",
+    )
+    .unwrap();
+    let mut consumer = fixture
+        .consumer(&["--grace", "1h", "--handlers", handlers.to_str().unwrap()])
+        .await;
+    let job = r#"{"kind":"wait","timeout":"1h"}"#;
+    fixture
+        .publisher
+        .publish("jobs.create", job.into())
+        .await
+        .unwrap();
+    let program = eventually(DEADLINE, "the program", async || {
+        children(consumer.id()).pop()
+    })
+    .await;
+    consumer.signal(Signal::SIGTERM);
+    consumer
+        .wait_for_line(|line| line.contains("stopping signal"))
+        .await;
+    consumer.signal(Signal::SIGTERM);
+    consumer.wait().await;
+    eventually(DEADLINE, "the end of the program", async || {
+        let stat = std::fs::read_to_string(format!("/proc/{program}/stat"));
+        stat.map_or(true, |stat| stat.contains(") Z "))
+            .then_some(())
+    })
+    .await;
 }

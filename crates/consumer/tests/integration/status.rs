@@ -50,6 +50,14 @@ async fn every_consumer_answers_with_its_own_counts() {
 }
 
 #[tokio::test]
+async fn two_consumers_of_one_name_both_answer() {
+    let fixture = Fixture::start().await;
+    let _one = fixture.consumer(&["--instance", "twin"]).await;
+    let _other = fixture.consumer(&["--instance", "twin"]).await;
+    assert_eq!(fixture.statuses(2).await[0].consumer, "twin");
+}
+
+#[tokio::test]
 async fn whoever_asked_last_is_told_how_it_ended() {
     let fixture = Fixture::start().await;
     let mut consumer = fixture.consumer(&[]).await;

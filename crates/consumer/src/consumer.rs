@@ -1,6 +1,6 @@
-//! What intake, runner, control and shutdown of one consumer share.
+//! What intake, slots, control and shutdown of one consumer share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,13 +12,13 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::inbox::Inbox;
+use crate::inbox::{Delivery, Inbox};
 use crate::job_log::JobLog;
 use crate::registry::AnyHandler;
 use crate::report::{KindReport, LaneReport};
 
 /// One consumer.
-pub(crate) struct Core {
+pub(crate) struct Consumer {
     pub(crate) instance: String,
     host: String,
     version: &'static str,
@@ -27,8 +27,6 @@ pub(crate) struct Core {
     pub(crate) client: Client,
     /// In the order of their kinds.
     served: Vec<Served>,
-    /// The longest run of an attempt when neither job nor handler says.
-    pub(crate) timeout: Duration,
 
     pub(crate) inbox: Inbox,
     state: AtomicU8,
@@ -38,9 +36,7 @@ pub(crate) struct Core {
     pub(crate) room: Notify,
     /// Cancelled when running jobs are given up.
     pub(crate) hard_stop: CancellationToken,
-    /// What each slot runs. A slot is emptied by whoever settles its job, so that a job which
-    /// outlives the grace period is settled once.
-    pub(crate) slots: Box<[Mutex<Option<Started>>]>,
+    pub(crate) slots: Box<[Mutex<SlotState>]>,
     /// Bounds the jobs that are passed on at a time.
     pub(crate) forwards: Arc<Semaphore>,
 
@@ -54,7 +50,19 @@ pub(crate) struct Core {
 pub(crate) struct Served {
     pub(crate) kind: JobKind,
     pub(crate) handler: Box<dyn AnyHandler>,
+    /// The longest run of an attempt at a job that does not say so itself.
+    pub(crate) timeout: Duration,
     pub(crate) report: Arc<KindReport>,
+}
+
+/// A slot as all can see it.
+#[derive(Debug, Default)]
+pub(crate) struct SlotState {
+    /// What it runs. It is taken by whoever settles the job, so that a job which outlives the
+    /// grace period is settled once.
+    pub(crate) started: Option<Started>,
+    /// What it took from the inbox together with that.
+    pub(crate) batch: VecDeque<Delivery>,
 }
 
 /// A job that runs.
@@ -68,7 +76,7 @@ pub(crate) struct Started {
     pub(crate) reply: Option<Subject>,
 }
 
-impl Core {
+impl Consumer {
     pub(crate) fn new(
         context: &Context,
         config: &Config,
@@ -80,15 +88,17 @@ impl Core {
             .into_iter()
             .filter_map(|(kind, handler)| {
                 let report = report.kind(&kind)?;
+                let timeout = handler.timeout().unwrap_or(config.timeout);
                 Some(Served {
                     kind,
                     handler,
+                    timeout,
                     report,
                 })
             })
             .collect();
         let slots: Box<[_]> = (0..config.concurrency())
-            .map(|_| Mutex::new(None))
+            .map(|_| Mutex::default())
             .collect();
         let inbox_limit = usize::try_from(config.inbox.get()).unwrap_or(usize::MAX);
         Self {
@@ -99,7 +109,6 @@ impl Core {
             client: nats.client.clone(),
             nats,
             served,
-            timeout: config.timeout,
             inbox: Inbox::new(inbox_limit, slots.len()),
             state: AtomicU8::new(ConsumerState::Running as u8),
             full: Notify::new(),
@@ -148,13 +157,15 @@ impl Core {
         self.received.fetch_add(messages, Ordering::Relaxed);
     }
 
-    pub(crate) fn in_flight(&self) -> u32 {
-        let busy = self
-            .slots
-            .iter()
-            .filter(|slot| lock(slot).is_some())
-            .count();
-        u32::try_from(busy).unwrap_or(u32::MAX)
+    /// How many jobs run, and how many wait in the inbox and in batches of slots.
+    pub(crate) fn in_flight_and_waiting(&self) -> (usize, usize) {
+        let mut sums = (0, self.inbox.waiting());
+        for slot in &self.slots {
+            let slot = lock(slot);
+            sums.0 += usize::from(slot.started.is_some());
+            sums.1 += slot.batch.len();
+        }
+        sums
     }
 
     /// Where the answer to a message goes, if its sender asked for one.
@@ -179,6 +190,7 @@ impl Core {
 
     pub(crate) fn status(&self) -> ConsumerStatus {
         let lane = self.report.status();
+        let (in_flight, waiting) = self.in_flight_and_waiting();
         ConsumerStatus {
             consumer: self.instance.clone(),
             host: self.host.clone(),
@@ -187,9 +199,9 @@ impl Core {
             uptime_ms: u64::try_from(self.started.1.elapsed().as_millis()).unwrap_or(u64::MAX),
             state: self.state(),
             concurrency: u32::try_from(self.slots.len()).unwrap_or(u32::MAX),
-            in_flight: self.in_flight(),
+            in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
             inbox: u32::try_from(self.inbox.limit()).unwrap_or(u32::MAX),
-            waiting: self.inbox.waiting() as u64,
+            waiting: waiting as u64,
             received: self.received.load(Ordering::Relaxed),
             dropped: self.nats.dropped(),
             totals: lane.counts,
