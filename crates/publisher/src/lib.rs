@@ -4,6 +4,7 @@
 //! [`serve()`] is the service. A program that submits jobs of its own uses a [`Submitter`].
 
 mod answer;
+mod bad_lines;
 mod config;
 mod delivery;
 mod engine;

@@ -6,6 +6,7 @@ use common::{Outcome, Status};
 use hdrhistogram::Histogram;
 use tracing::{info, warn};
 
+use crate::bad_lines::BadLines;
 use crate::config::Guarantee;
 use crate::submission::Submission;
 use crate::submitter::Finished;
@@ -21,7 +22,7 @@ pub(crate) struct Report {
     recent: Histogram<u64>,
     /// How many did not succeed, by the code of the error.
     codes: BTreeMap<String, u64>,
-    bad_lines: Vec<u64>,
+    bad_lines: BadLines,
     given_up: Vec<String>,
 }
 
@@ -53,7 +54,7 @@ impl Counts {
 }
 
 impl Report {
-    /// So many bad lines, codes and jobs are named one by one.
+    /// So many codes and jobs are named one by one.
     const NAMED: usize = 20;
 
     pub(crate) fn new(delivery: Guarantee) -> Self {
@@ -69,7 +70,7 @@ impl Report {
             latencies: histogram(),
             recent: histogram(),
             codes: BTreeMap::new(),
-            bad_lines: Vec::new(),
+            bad_lines: BadLines::default(),
             given_up: Vec::new(),
         }
     }
@@ -122,9 +123,7 @@ impl Report {
 
     pub(crate) fn bad_line(&mut self, line: u64) {
         self.counts.bad_lines += 1;
-        if self.bad_lines.len() < Self::NAMED {
-            self.bad_lines.push(line);
-        }
+        self.bad_lines.add(line);
     }
 
     /// Logs what happened since the last time, `elapsed` ago.
@@ -199,9 +198,8 @@ impl Report {
             let codes = codes.collect::<Vec<_>>().join(", ");
             warn!(by_code = %codes, "jobs that did not succeed");
         }
-        if !self.bad_lines.is_empty() {
-            let lines = named(&self.bad_lines, counts.bad_lines);
-            warn!(lines = %lines, "bad lines");
+        if counts.bad_lines > 0 {
+            warn!(lines = %self.bad_lines, "bad lines");
         }
         if !self.given_up.is_empty() {
             let jobs = named(&self.given_up, counts.given_up);
@@ -314,7 +312,7 @@ mod tests {
         }
         finish(&mut report, Status::Rejected, "unknown_kind", 1);
         finish(&mut report, Status::Expired, "new\nline", 1);
-        for line in (1..=150).step_by(3) {
+        for line in (1..=40).step_by(3).chain(50..=60) {
             report.bad_line(line);
         }
         report.submitted();
