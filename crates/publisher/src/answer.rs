@@ -4,6 +4,8 @@ use std::time::Duration;
 use async_nats::{Message, StatusCode};
 use common::{JobId, Outcome, OutcomeError, Status, codes};
 
+use crate::submission::Submission;
+
 /// Words that [`OutcomeError::code`] holds where the publisher itself says why a job did not
 /// succeed; the others are in [`common::codes`].
 pub mod own_codes {
@@ -20,7 +22,10 @@ pub mod own_codes {
 pub(crate) enum Answer {
     /// It ended.
     Final(Outcome),
-    /// It was not done, and may be submitted again.
+    /// It was not done, because the consumers that serve it are full: only they answer so, and
+    /// those that pass a job on to them. They may say how long it should wait.
+    NoRoom(Option<Duration>),
+    /// It was not done for another reason, and may be submitted again.
     Again(Again),
 }
 
@@ -38,7 +43,6 @@ pub(crate) struct Again {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     NoConsumer,
-    Busy,
     Interrupted,
     TimedOut,
 }
@@ -55,20 +59,22 @@ impl Answer {
                 return Self::Final(not_succeeded(id, Status::Failed, attempt, error));
             }
         };
-        let reason = match outcome.status {
-            Status::Busy => Reason::Busy,
-            Status::Interrupted => Reason::Interrupted,
-            _ => return Self::Final(outcome),
-        };
+        if !outcome.status.invites_another_attempt() {
+            return Self::Final(outcome);
+        }
         let error = outcome.error;
+        let after = error
+            .as_ref()
+            .and_then(|error| error.retry_after_ms)
+            .map(Duration::from_millis);
+        if outcome.status == Status::Busy {
+            return Self::NoRoom(after);
+        }
         Self::Again(Again {
-            reason,
+            reason: Reason::Interrupted,
             consumer: outcome.consumer,
-            after: error
-                .as_ref()
-                .and_then(|error| error.retry_after_ms)
-                .map(Duration::from_millis),
             message: error.map(|error| error.message),
+            after,
         })
     }
 }
@@ -87,7 +93,6 @@ impl Again {
     pub(crate) fn given_up(self, id: JobId, attempt: u32, why: &str) -> Outcome {
         let (code, words) = match self.reason {
             Reason::NoConsumer => (own_codes::NO_CONSUMER, "no consumer was there to take it"),
-            Reason::Busy => (codes::BUSY, "the consumer was full"),
             Reason::Interrupted => (codes::INTERRUPTED, "the consumer was stopped"),
             Reason::TimedOut => (codes::TIMEOUT, "no answer came in time"),
         };
@@ -131,6 +136,18 @@ pub(crate) fn not_succeeded(
     }
 }
 
+/// What becomes of a job whose message the server would not take.
+pub(crate) fn too_large(submission: &Submission, attempt: u32, limit: usize) -> Outcome {
+    let error = OutcomeError::new(
+        own_codes::TOO_LARGE,
+        format!(
+            "the message has {} bytes, and the server takes {limit} (max_payload)",
+            submission.message.len()
+        ),
+    );
+    not_succeeded(submission.id, Status::Failed, attempt, error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,18 +176,27 @@ mod tests {
             };
             assert_eq!(outcome.status.as_str(), status);
         }
-        let busy = r#"{"id":null,"status":"busy","consumer":"c","attempt":1,"duration_ms":0,
-            "error":{"code":"busy","message":"the inbox is full","retry_after_ms":250}}"#;
-        let Answer::Again(again) = read(busy, None) else {
-            panic!("busy is final")
+        let refusal = |status: &str| {
+            let text = format!(
+                r#"{{"id":null,"status":"{status}","consumer":"c","attempt":1,"duration_ms":0,
+                "error":{{"code":"{status}","message":"not now","retry_after_ms":250}}}}"#
+            );
+            read(text.leak(), None)
         };
-        assert_eq!(again.reason, Reason::Busy);
-        assert_eq!(again.after, Some(Duration::from_millis(250)));
+        let wait = Some(Duration::from_millis(250));
+        let Answer::NoRoom(after) = refusal("busy") else {
+            panic!("busy is not for want of room")
+        };
+        assert_eq!(after, wait);
+        let Answer::Again(again) = refusal("interrupted") else {
+            panic!("interrupted is final")
+        };
+        assert_eq!((again.reason, again.after), (Reason::Interrupted, wait));
         let outcome = again.given_up(JobId::generate(), 3, "given up after 3 attempts");
         let error = outcome.error.unwrap();
         assert_eq!(
             (error.code.as_ref(), error.message.as_str()),
-            ("busy", "the inbox is full; given up after 3 attempts")
+            ("interrupted", "not now; given up after 3 attempts")
         );
         assert_eq!((outcome.attempt, outcome.consumer.as_str()), (3, "c"));
     }

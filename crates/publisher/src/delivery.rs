@@ -1,5 +1,6 @@
 use bootstrap::Nats;
 
+use crate::closed::ConnectionClosed;
 use crate::submission::Submission;
 use crate::submitter::{Finished, SubmitOptions, Submitter};
 use crate::unconfirmed::{Sent, Unconfirmed};
@@ -56,7 +57,10 @@ impl Delivery {
     }
 
     /// Works until there is an event, or the connection was lost or is back.
-    pub(crate) async fn drive(&mut self) {
+    ///
+    /// # Errors
+    /// When the connection is closed for good.
+    pub(crate) async fn drive(&mut self) -> Result<(), ConnectionClosed> {
         match self {
             Self::Confirmed(submitter) => submitter.drive().await,
             Self::FireAndForget(unconfirmed) => unconfirmed.drive().await,

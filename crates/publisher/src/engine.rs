@@ -1,5 +1,9 @@
+mod alarm;
+mod look;
+mod outage;
+mod saturation;
+
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,10 +15,12 @@ use bytes::Bytes;
 use common::subjects::{self, ATTEMPT_HEADER};
 use common::{Outcome, OutcomeError, Status, Timestamp, codes};
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::time::{Instant, Sleep};
-use tracing::{info, warn};
+use tokio::time::Instant;
 
-use crate::answer::{Again, Answer, Reason, not_succeeded, own_codes};
+use self::alarm::Alarm;
+use self::saturation::Saturation;
+use crate::answer::{Again, Answer, Reason, not_succeeded, too_large};
+use crate::closed::ConnectionClosed;
 use crate::held::{Held, State};
 use crate::lanes::{Lanes, Ready};
 use crate::reply_subject::{parse_reply_subject, reply_subject};
@@ -31,8 +37,8 @@ const RETURN: Duration = Duration::from_secs(10);
 /// How long a consumer may take to say that it is there.
 const PRESENCE: Duration = Duration::from_secs(2);
 
-/// Jobs are looked through no more often than this.
-const LOOK: Duration = Duration::from_millis(5);
+/// The longest wait that whoever refuses a job may ask for, if its back-off allows as much.
+const LONGEST_WAIT: Duration = Duration::from_hours(24);
 
 /// What the header with the attempt may add to a message.
 const HEADER: usize = 64;
@@ -54,10 +60,19 @@ pub(crate) struct Engine {
     up: bool,
     lost_at: Option<Instant>,
     returned_at: Option<Instant>,
-    /// When a job waits no longer, or earlier.
-    next_look: Option<Instant>,
-    looked_at: Instant,
-    alarm: Pin<Box<Sleep>>,
+    alarm: Alarm,
+    saturation: Saturation,
+    closed: bool,
+}
+
+/// Why a job that is off the wire is submitted again.
+enum NotDone {
+    /// It was tried, or nobody is there to try it; that counts.
+    Attempt(Again),
+    /// Consumers that serve it are there, and full. They may say how long it should wait.
+    NoRoom(Option<Duration>),
+    /// NATS was away until a moment ago, and consumers may still look for it.
+    Outage,
 }
 
 impl Engine {
@@ -81,9 +96,9 @@ impl Engine {
             up,
             lost_at: None,
             returned_at: None,
-            next_look: None,
-            looked_at: Instant::now(),
-            alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            alarm: Alarm::new(),
+            saturation: Saturation::default(),
+            closed: false,
         })
     }
 
@@ -105,6 +120,7 @@ impl Engine {
             since: Instant::now(),
             attempt: 1,
             sent: 0,
+            no_room_since: None,
             state: State::Ready,
         });
         self.lanes.ready(lane, Ready { slot, serial });
@@ -131,26 +147,27 @@ impl Engine {
     }
 
     /// Does what can be done now; ready when a job has ended.
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionClosed>> {
         loop {
-            while let Poll::Ready(Some(answer)) = self.answers.poll_next_unpin(context) {
+            while let Poll::Ready(answer) = self.answers.poll_next_unpin(context) {
+                let Some(answer) = answer else {
+                    self.closed = true;
+                    break;
+                };
                 self.take_answer(&answer);
             }
             self.send_what_is_ready(context);
-            if let Some(next_look) = self.next_look {
-                let next_look = next_look.max(self.looked_at + LOOK);
-                if self.alarm.deadline() != next_look {
-                    self.alarm.as_mut().reset(next_look);
-                }
-                if self.alarm.as_mut().poll(context).is_ready() {
-                    self.look_through(Instant::now());
-                    continue;
-                }
+            if self.closed {
+                return Poll::Ready(Err(ConnectionClosed));
+            }
+            if let Poll::Ready(now) = self.alarm.poll(context) {
+                self.look_through(now);
+                continue;
             }
             return if self.finished.is_empty() {
                 Poll::Pending
             } else {
-                Poll::Ready(())
+                Poll::Ready(Ok(()))
             };
         }
     }
@@ -158,11 +175,15 @@ impl Engine {
     /// Sends questions, and jobs whose lanes have room, as long as the client's queue has room.
     fn send_what_is_ready(&mut self, context: &mut Context<'_>) {
         let mut now = None;
-        while self.up && (self.lanes.has_next() || !self.questions.is_empty()) {
-            // The queue is full, or the client is closed and nothing will ever be sent.
-            let Poll::Ready(Ok(())) = self.client.poll_ready_unpin(context) else {
-                return;
-            };
+        while self.up && !self.closed && (self.lanes.has_next() || !self.questions.is_empty()) {
+            match self.client.poll_ready_unpin(context) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => {
+                    self.closed = true;
+                    return;
+                }
+                Poll::Pending => return,
+            }
             if let Some(job) = self.questions.pop_front() {
                 self.send_question(job);
             } else if let Some((lane, job)) = self.lanes.next() {
@@ -205,8 +226,8 @@ impl Engine {
                 let outcome = too_large(&held.submission, held.attempt, limit);
                 self.finish(job.slot, outcome);
             } else {
-                // The client is closed for good. The job is named when it is abandoned.
-                self.up = false;
+                // The job is named when it is abandoned.
+                self.closed = true;
             }
             return;
         }
@@ -223,7 +244,7 @@ impl Engine {
             until,
         };
         lane.on_the_wire += 1;
-        self.look_at(until);
+        self.alarm.set(until);
     }
 
     /// Asks whether a consumer is there for a job that nobody took: they may all be full.
@@ -264,8 +285,12 @@ impl Engine {
         if let State::Asking { wire, .. } = held.state
             && wire == number
         {
-            let nobody = message.status == Some(StatusCode::NO_RESPONDERS);
-            self.try_again(slot, Again::because(Reason::NoConsumer), nobody);
+            let not_done = if message.status == Some(StatusCode::NO_RESPONDERS) {
+                NotDone::Attempt(Again::because(Reason::NoConsumer))
+            } else {
+                NotDone::NoRoom(None)
+            };
+            self.try_again(slot, not_done);
             return;
         }
         match Answer::read(message, held.submission.id, held.attempt) {
@@ -275,66 +300,90 @@ impl Engine {
                 lane.window.accepted();
                 self.finish(slot, outcome);
             }
-            Answer::Again(again) => match held.state {
-                State::OnTheWire { wire, .. } if wire == number => self.not_done(slot, again),
-                // It concerns an attempt that was given up before.
-                _ => {}
-            },
+            // A refusal may concern an attempt that was given up before.
+            _ if !held.state.is_on_the_wire_as(number) => {}
+            Answer::NoRoom(after) => {
+                self.refused(slot);
+                self.try_again(slot, NotDone::NoRoom(after));
+            }
+            Answer::Again(again) => self.not_done(slot, again),
         }
     }
 
-    /// A job on the wire was not done; decides whether that counts as an attempt.
+    /// A job on the wire was not done, for another reason than that a consumer is full.
     fn not_done(&mut self, slot: u16, again: Again) {
-        let Some(held) = self.jobs.get_mut(slot) else {
-            return;
-        };
-        let State::OnTheWire { wire, taken, .. } = held.state else {
-            return;
-        };
-        let now = Instant::now();
-        held.state = State::Waiting { until: now };
-        let serial = held.serial;
-        let (lane_number, lane) = (held.lane, self.lanes.get(held.lane));
-        lane.on_the_wire -= 1;
-        let counts = match again.reason {
-            Reason::TimedOut | Reason::Interrupted => true,
-            Reason::Busy | Reason::NoConsumer => {
-                lane.window.refused(wire, self.clock);
-                // Where others were taken meanwhile, this one came when there was no room.
-                lane.taken == taken
-            }
-        };
-        self.lanes.wake(lane_number);
-        if again.reason != Reason::NoConsumer || !counts {
-            self.try_again(slot, again, counts);
+        if again.reason != Reason::NoConsumer {
+            self.off_the_wire(slot);
+            self.try_again(slot, NotDone::Attempt(again));
+        } else if self.refused(slot) {
+            // Others were taken meanwhile: this one came when there was no room.
+            self.try_again(slot, NotDone::NoRoom(None));
         } else if self.returned_at.is_some_and(|at| at.elapsed() < RETURN) {
-            self.try_again(slot, again, false);
+            self.try_again(slot, NotDone::Outage);
         } else if let Some(held) = self.jobs.get_mut(slot) {
-            let until = now + PRESENCE;
+            let until = Instant::now() + PRESENCE;
             held.state = State::Asking { wire: 0, until };
+            let serial = held.serial;
             self.questions.push_back(Ready { slot, serial });
-            self.look_at(until);
+            self.alarm.set(until);
         }
+    }
+
+    /// A job on the wire was taken by none; answers whether others were taken meanwhile.
+    fn refused(&mut self, slot: u16) -> bool {
+        let Some((lane, wire, taken)) = self.off_the_wire(slot) else {
+            return false;
+        };
+        let lane = self.lanes.get(lane);
+        lane.window.refused(wire, self.clock);
+        lane.taken != taken
+    }
+
+    /// Takes a job off the wire; its lane, its number there, and what its lane had taken before.
+    fn off_the_wire(&mut self, slot: u16) -> Option<(usize, u64, u64)> {
+        let held = self.jobs.get_mut(slot)?;
+        let State::OnTheWire { wire, taken, .. } = held.state else {
+            return None;
+        };
+        let until = Instant::now();
+        held.state = State::Waiting { until };
+        let lane = held.lane;
+        self.lanes.get(lane).on_the_wire -= 1;
+        self.lanes.wake(lane);
+        Some((lane, wire, taken))
     }
 
     /// Lets a job that is off the wire wait for its next attempt, if it has one.
-    fn try_again(&mut self, slot: u16, again: Again, counts: bool) {
+    fn try_again(&mut self, slot: u16, not_done: NotDone) {
         let Some(held) = self.jobs.get_mut(slot) else {
             return;
         };
+        let now = Instant::now();
         let terms = held.submission.terms;
-        let max_attempts = terms.max_attempts.unwrap_or(self.options.max_attempts);
-        if counts && held.attempt >= max_attempts.get() {
-            let (id, attempt) = (held.submission.id, held.attempt);
-            let why = format!("given up after {attempt} attempts");
-            self.finish(slot, again.given_up(id, attempt, &why));
-            return;
-        }
+        let attempt = held.attempt;
+        held.no_room_since = match not_done {
+            NotDone::NoRoom(_) => held.no_room_since.or(Some(now)),
+            NotDone::Attempt(_) | NotDone::Outage => None,
+        };
+        let (after, counts) = match not_done {
+            NotDone::Attempt(again) => {
+                let max_attempts = terms.max_attempts.unwrap_or(self.options.max_attempts);
+                if attempt >= max_attempts.get() {
+                    let why = format!("given up after {attempt} attempts");
+                    let outcome = again.given_up(held.submission.id, attempt, &why);
+                    self.finish(slot, outcome);
+                    return;
+                }
+                (again.after, true)
+            }
+            NotDone::NoRoom(after) => (after, false),
+            NotDone::Outage => (None, false),
+        };
         let backoff = terms.backoff.unwrap_or_default();
-        let mut wait = backoff.delay(held.attempt, rand::random());
-        if let Some(after) = again.after {
-            wait = wait.max(after);
-        }
+        let longest = backoff.max.get().min(LONGEST_WAIT);
+        let mut wait = backoff
+            .delay(attempt, rand::random())
+            .max(after.unwrap_or_default().min(longest));
         if let Some(deadline) = terms.deadline {
             let left = deadline.since(Timestamp::now());
             if left.is_zero() {
@@ -344,53 +393,12 @@ impl Engine {
             wait = wait.min(left);
         }
         held.attempt += u32::from(counts);
-        let until = Instant::now() + wait;
+        let until = now + wait;
         held.state = State::Waiting { until };
-        self.look_at(until);
-    }
-
-    /// Finds the jobs that have waited long enough.
-    fn look_through(&mut self, now: Instant) {
-        let mut due = Vec::new();
-        let mut next_look = None;
-        for (slot, held) in self.jobs.iter_mut() {
-            match held.state.until() {
-                Some(until) if until <= now => due.push(slot),
-                Some(until) => {
-                    next_look = Some(next_look.map_or(until, |next: Instant| next.min(until)));
-                }
-                None => {}
-            }
+        self.alarm.set(until);
+        if let Some(since) = held.no_room_since {
+            self.alarm.set(since + Saturation::PERIOD);
         }
-        self.next_look = next_look;
-        self.looked_at = now;
-        for slot in due {
-            let Some(held) = self.jobs.get_mut(slot) else {
-                continue;
-            };
-            match held.state {
-                State::OnTheWire { .. } => {
-                    self.not_done(slot, Again::because(Reason::TimedOut));
-                }
-                State::Asking { .. } => {
-                    self.try_again(slot, Again::because(Reason::NoConsumer), true);
-                }
-                State::Ready | State::Waiting { .. } => {
-                    let deadline = held.submission.terms.deadline;
-                    if deadline.is_some_and(|deadline| deadline <= Timestamp::now()) {
-                        self.expire(slot);
-                        continue;
-                    }
-                    held.state = State::Ready;
-                    let (lane, serial) = (held.lane, held.serial);
-                    self.lanes.ready(lane, Ready { slot, serial });
-                }
-            }
-        }
-    }
-
-    fn look_at(&mut self, moment: Instant) {
-        self.next_look = Some(self.next_look.map_or(moment, |next| next.min(moment)));
     }
 
     fn expire(&mut self, slot: u16) {
@@ -419,61 +427,4 @@ impl Engine {
             sent: held.sent,
         });
     }
-
-    pub(crate) fn connection_changed(&mut self, up: bool) {
-        // Of several changes only the last is seen: up after up means that it was lost in between.
-        if self.up {
-            self.lost();
-        }
-        if up {
-            self.back();
-        }
-    }
-
-    fn lost(&mut self) {
-        self.up = false;
-        self.lost_at = Some(Instant::now());
-        let mut again = Vec::new();
-        for (slot, held) in self.jobs.iter_mut() {
-            if let State::OnTheWire { wire, .. } | State::Asking { wire, .. } = held.state {
-                held.state = State::Ready;
-                let serial = held.serial;
-                again.push((wire, held.lane, Ready { slot, serial }));
-            }
-        }
-        again.sort_unstable_by_key(|&(wire, ..)| wire);
-        self.questions.clear();
-        self.lanes.clear_the_wire();
-        for (_, lane, job) in again {
-            self.lanes.ready(lane, job);
-        }
-        warn!(
-            jobs = self.jobs.len(),
-            "jobs are kept until NATS is back, and no new ones are taken"
-        );
-    }
-
-    fn back(&mut self) {
-        self.up = true;
-        if let Some(lost_at) = self.lost_at.take() {
-            self.returned_at = Some(Instant::now());
-            info!(
-                jobs = self.jobs.len(),
-                away_s = (lost_at.elapsed().as_secs_f64() * 1e3).round() / 1e3,
-                "going on with the jobs that were kept"
-            );
-        }
-    }
-}
-
-/// What becomes of a job whose message the server would not take.
-pub(crate) fn too_large(submission: &Submission, attempt: u32, limit: usize) -> Outcome {
-    let error = OutcomeError::new(
-        own_codes::TOO_LARGE,
-        format!(
-            "the message has {} bytes, and the server takes {limit} (max_payload)",
-            submission.message.len()
-        ),
-    );
-    not_succeeded(submission.id, Status::Failed, attempt, error)
 }

@@ -11,6 +11,8 @@ pub(crate) struct Held {
     pub(crate) since: Instant,
     pub(crate) attempt: u32,
     pub(crate) sent: u32,
+    /// Since when it is refused, because consumers that serve it are full.
+    pub(crate) no_room_since: Option<Instant>,
     pub(crate) state: State,
 }
 
@@ -32,6 +34,11 @@ pub(crate) enum State {
 }
 
 impl State {
+    /// Whether it was sent, last, as this number of the clock.
+    pub(crate) fn is_on_the_wire_as(self, number: u64) -> bool {
+        matches!(self, Self::OnTheWire { wire, .. } if wire == number)
+    }
+
     /// When it does not last any longer, whatever happens.
     pub(crate) fn until(self) -> Option<Instant> {
         match self {

@@ -5,6 +5,7 @@
 
 mod answer;
 mod bad_lines;
+mod closed;
 mod config;
 mod delivery;
 mod engine;
@@ -29,6 +30,7 @@ mod unconfirmed;
 mod window;
 
 pub use answer::own_codes as codes;
+pub use closed::ConnectionClosed;
 pub use config::Config;
 pub use serve::serve;
 pub use submission::{InvalidJob, Submission};

@@ -111,7 +111,8 @@ impl Output {
     /// Nothing is lost or doubled if the future is dropped.
     pub(crate) async fn pass_on(&mut self, anyway: bool) -> anyhow::Result<()> {
         let enough = if anyway { 1 } else { Self::PIECE };
-        if self.buffer.len() < enough {
+        // What was handed on before may have failed: that is told without more to write, too.
+        if self.buffer.len() < enough && !self.pieces.is_closed() {
             return Ok(());
         }
         if let Ok(permit) = self.pieces.reserve().await {

@@ -86,15 +86,24 @@ impl Run {
 
     /// Hands over all jobs, and answers whether all went well.
     pub(crate) async fn until_the_end(mut self) -> anyhow::Result<bool> {
+        let worked = self.work().await;
+        if worked.is_err() {
+            self.record_what_happened();
+            self.give_up();
+        }
+        let ended = self.end().await;
+        worked.and(ended)
+    }
+
+    /// Hands over jobs until there are no more, or the time to stop has run out.
+    async fn work(&mut self) -> anyhow::Result<()> {
         let shutdown = self.context.shutdown.clone();
         loop {
             self.submit_what_is_there();
-            while let Some(event) = self.delivery.take_event() {
-                self.record(event);
-            }
+            self.record_what_happened();
             self.pass_outcomes_on(false).await?;
             if matches!(self.jobs, Jobs::Ended) && self.delivery.under_way() == 0 {
-                break;
+                return Ok(());
             }
             let wants_more = !matches!(self.jobs, Jobs::Ended) && self.delivery.has_room();
             // As good as never, where it is not waited for.
@@ -104,17 +113,16 @@ impl Run {
                 () = shutdown.cancelled(), if self.stop_by.is_none() => self.stop(),
                 () = tokio::time::sleep_until(stop_by), if self.stop_by.is_some() => {
                     self.give_up();
-                    break;
+                    return Ok(());
                 }
                 _ = self.tick.tick() => {
                     self.tell();
                     self.pass_outcomes_on(true).await?;
                 }
-                () = self.delivery.drive() => {}
+                driven = self.delivery.drive() => driven?,
                 item = self.jobs.next(), if wants_more => self.take(item),
             }
         }
-        self.end().await
     }
 
     /// Submits until there is no room, or no job without waiting for it.
@@ -156,6 +164,12 @@ impl Run {
         }
     }
 
+    fn record_what_happened(&mut self) {
+        while let Some(event) = self.delivery.take_event() {
+            self.record(event);
+        }
+    }
+
     fn record(&mut self, event: Event) {
         let finished = match event {
             Event::Finished(finished) => finished,
@@ -189,6 +203,7 @@ impl Run {
     }
 
     /// Hands outcomes to their file; gives up on one that takes none when the service has to end.
+    /// After an error there is no file any more.
     async fn pass_outcomes_on(&mut self, anyway: bool) -> anyhow::Result<()> {
         let Some(output) = &mut self.output else {
             return Ok(());
@@ -201,11 +216,15 @@ impl Run {
             shutdown.cancelled().await;
             tokio::time::sleep(grace).await;
         };
-        tokio::select! {
+        let result = tokio::select! {
             biased;
             result = output.pass_on(anyway) => result,
-            () = end => anyhow::bail!("nobody takes the outcomes that are to be written"),
+            () = end => Err(anyhow::anyhow!("nobody takes the outcomes that are to be written")),
+        };
+        if result.is_err() {
+            self.output = None;
         }
+        result
     }
 
     /// Tells how it goes.

@@ -1,9 +1,11 @@
 use std::time::Duration;
 
+use async_nats::Client;
 use bootstrap::Nats;
 use common::{MaxAttempts, Outcome};
 use tokio::sync::watch;
 
+use crate::closed::ConnectionClosed;
 use crate::engine::Engine;
 use crate::slots::Slots;
 use crate::submission::Submission;
@@ -41,12 +43,15 @@ pub struct Finished {
 /// Each job keeps its id. It is submitted again, after a random part of a growing wait (the job's
 /// `backoff`), when no consumer was there, when the consumer was busy or was stopped, and when no
 /// answer came in time; up to its `max_attempts`, and not after its `deadline`. Any other outcome
-/// is final.
+/// is final. Whoever refuses a job may ask for a longer wait, up to the `max` of its `backoff` and
+/// 24 hours.
 ///
 /// Two things do not count as an attempt, because they say nothing of the job:
-/// - to be refused for want of room, while consumers take other jobs or say, on `jobs.serves`, that
-///   they are there. A burst waits for its turn here: the number of jobs on the wire follows what
-///   the consumers take;
+/// - to be refused for want of room, while consumers answer that they are busy, take other jobs or
+///   say, on `jobs.serves`, that they are there. A burst waits for its turn here: the number of
+///   jobs on the wire follows what the consumers take. It waits for as long as they say so; only
+///   the job's `deadline` ends that. A job that has waited for ten seconds is mentioned in a log
+///   line that comes every ten seconds;
 /// - to be on the wire when the connection to NATS is lost. While it is, nothing is sent; when it
 ///   is back, such jobs are sent again. Consumers may not be back yet, so for ten seconds nobody
 ///   being there does not count either.
@@ -59,8 +64,6 @@ pub struct Finished {
 pub struct Submitter {
     engine: Engine,
     connected: watch::Receiver<bool>,
-    /// Whether the connection is closed for good, and its changes are no longer looked at.
-    closed: bool,
 }
 
 impl Submitter {
@@ -76,12 +79,18 @@ impl Submitter {
             (1..=Slots::<()>::MAX).contains(&options.in_flight),
             "in_flight is out of bounds"
         );
-        let mut connected = nats.connected();
+        Self::over(&nats.client, nats.connected(), options).await
+    }
+
+    async fn over(
+        client: &Client,
+        mut connected: watch::Receiver<bool>,
+        options: SubmitOptions,
+    ) -> anyhow::Result<Self> {
         let up = *connected.borrow_and_update();
         Ok(Self {
-            engine: Engine::new(&nats.client, up, options).await?,
+            engine: Engine::new(client, up, options).await?,
             connected,
-            closed: false,
         })
     }
 
@@ -116,26 +125,33 @@ impl Submitter {
 
     /// Sends what may be sent and reads what was answered, until a job has ended, or the
     /// connection was lost or is back.
-    pub async fn drive(&mut self) {
+    ///
+    /// # Errors
+    /// When the connection is closed for good; jobs may have ended before.
+    pub async fn drive(&mut self) -> Result<(), ConnectionClosed> {
         let (engine, connected) = (&mut self.engine, &mut self.connected);
         tokio::select! {
             biased;
-            changed = connected.changed(), if !self.closed => {
-                self.closed = changed.is_err();
-                let up = *connected.borrow_and_update() && !self.closed;
+            changed = connected.changed() => {
+                changed.map_err(|_| ConnectionClosed)?;
+                let up = *connected.borrow_and_update();
                 engine.connection_changed(up);
+                Ok(())
             }
-            () = std::future::poll_fn(|context| engine.poll(context)) => {}
+            result = std::future::poll_fn(|context| engine.poll(context)) => result,
         }
     }
 
     /// The next job that has ended, as soon as there is one; waits for ever if none is under way.
-    pub async fn finished(&mut self) -> Finished {
+    ///
+    /// # Errors
+    /// When the connection is closed for good.
+    pub async fn finished(&mut self) -> Result<Finished, ConnectionClosed> {
         loop {
             if let Some(finished) = self.take_finished() {
-                return finished;
+                return Ok(finished);
             }
-            self.drive().await;
+            self.drive().await?;
         }
     }
 
@@ -143,5 +159,34 @@ impl Submitter {
     /// still does.
     pub fn abandon(&mut self) -> Vec<Finished> {
         self.engine.abandon()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use test_support::{DEADLINE, NatsServer};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_is_closed_for_good_is_an_error_and_jobs_are_named() {
+        let nats = NatsServer::start().await;
+        let client = nats.connect_as("publisher").await;
+        let (_up, connected) = watch::channel(true);
+        let options = SubmitOptions {
+            in_flight: 8,
+            confirm_timeout: Duration::from_mins(10),
+            max_attempts: MaxAttempts::default(),
+            by_kind: false,
+        };
+        let mut submitter = Submitter::over(&client, connected, options).await.unwrap();
+        client.drain().await.unwrap();
+        let job = Bytes::from_static(br#"{"kind":"a","backoff":{"initial":"1h","max":"1h"}}"#);
+        submitter.submit(Submission::decode(job).unwrap());
+        let finished = tokio::time::timeout(DEADLINE, submitter.finished()).await;
+        let closed = finished.expect("it hangs").map(|finished| finished.outcome);
+        assert_eq!(closed.unwrap_err(), ConnectionClosed);
+        assert_eq!(submitter.abandon().len(), 1);
     }
 }

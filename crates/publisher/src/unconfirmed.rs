@@ -2,13 +2,14 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 use async_nats::message::OutboundMessage;
-use async_nats::{Client, Subject};
+use async_nats::{Client, PublishErrorKind, Subject};
 use bootstrap::Nats;
 use common::{Outcome, subjects};
 use futures_util::SinkExt as _;
 use tokio::sync::watch;
 
-use crate::engine::too_large;
+use crate::answer::too_large;
+use crate::closed::ConnectionClosed;
 use crate::submission::Submission;
 
 /// Publishes jobs and hears nothing more of them: at most once.
@@ -35,10 +36,13 @@ impl Unconfirmed {
     const WAITING: usize = 256;
 
     pub(crate) fn new(nats: &Nats, by_kind: bool) -> Self {
-        let mut connected = nats.connected();
+        Self::over(nats.client.clone(), nats.connected(), by_kind)
+    }
+
+    fn over(client: Client, mut connected: watch::Receiver<bool>, by_kind: bool) -> Self {
         let up = *connected.borrow_and_update();
         Self {
-            client: nats.client.clone(),
+            client,
             up,
             connected,
             by_kind,
@@ -69,58 +73,100 @@ impl Unconfirmed {
     }
 
     /// Publishes what waits, until something was published, or the connection was lost or is back.
-    pub(crate) async fn drive(&mut self) {
-        let Self {
-            client,
-            connected,
-            up,
-            by_kind,
-            waiting,
-            done,
-        } = self;
-        let publish = |context: &mut Context<'_>| {
-            while *up && !waiting.is_empty() {
-                // The queue is full, or the client is closed and nothing will ever be sent.
-                let Poll::Ready(Ok(())) = client.poll_ready_unpin(context) else {
-                    break;
-                };
-                if let Some(submission) = waiting.pop_front() {
-                    done.push_back(publish(client, submission, *by_kind));
-                }
-            }
-            if done.is_empty() {
-                Poll::Pending
-            } else {
-                Poll::Ready(())
-            }
-        };
+    ///
+    /// # Errors
+    /// When the connection is closed for good.
+    pub(crate) async fn drive(&mut self) -> Result<(), ConnectionClosed> {
+        let mut connected = self.connected.clone();
         tokio::select! {
             biased;
-            Ok(()) = connected.changed() => *up = *connected.borrow_and_update(),
-            () = std::future::poll_fn(publish) => {}
+            changed = connected.changed() => {
+                changed.map_err(|_| ConnectionClosed)?;
+                self.up = *self.connected.borrow_and_update();
+                Ok(())
+            }
+            result = std::future::poll_fn(|context| self.poll(context)) => result,
         }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectionClosed>> {
+        while self.up && !self.waiting.is_empty() {
+            match self.client.poll_ready_unpin(context) {
+                Poll::Ready(Ok(())) => self.publish_next()?,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(ConnectionClosed)),
+                Poll::Pending => break,
+            }
+        }
+        if self.done.is_empty() {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Hands the next job to the client, which has room in its queue.
+    fn publish_next(&mut self) -> Result<(), ConnectionClosed> {
+        let Some(submission) = self.waiting.pop_front() else {
+            return Ok(());
+        };
+        let subject = if self.by_kind {
+            subjects::create_kind(&submission.kind).into()
+        } else {
+            Subject::from_static(subjects::CREATE)
+        };
+        let message = OutboundMessage {
+            subject,
+            reply: None,
+            payload: submission.message.clone(),
+            headers: None,
+        };
+        let refused = match self.client.start_send_unpin(message) {
+            Ok(()) => None,
+            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                Some(too_large(&submission, 1, self.client.max_payload()))
+            }
+            Err(_) => {
+                // It is named when it is abandoned.
+                self.waiting.push_front(submission);
+                return Err(ConnectionClosed);
+            }
+        };
+        self.done.push_back(Sent {
+            submission,
+            refused,
+        });
+        Ok(())
     }
 }
 
-/// Hands a job to a client that has room in its queue.
-fn publish(client: &mut Client, submission: Submission, by_kind: bool) -> Sent {
-    let subject = if by_kind {
-        subjects::create_kind(&submission.kind).into()
-    } else {
-        Subject::from_static(subjects::CREATE)
-    };
-    let message = OutboundMessage {
-        subject,
-        reply: None,
-        payload: submission.message.clone(),
-        headers: None,
-    };
-    let refused = client
-        .start_send_unpin(message)
-        .is_err()
-        .then(|| too_large(&submission, 1, client.max_payload()));
-    Sent {
-        submission,
-        refused,
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use test_support::{DEADLINE, NatsServer};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_is_closed_for_good_is_an_error_and_jobs_are_named() {
+        let nats = NatsServer::start().await;
+        let client = nats.connect_as("publisher").await;
+        let (_up, connected) = watch::channel(true);
+        let mut unconfirmed = Unconfirmed::over(client.clone(), connected, false);
+        client.drain().await.unwrap();
+        // The client takes messages until it has drained; what it takes then is lost.
+        let closed = tokio::time::timeout(DEADLINE, async {
+            loop {
+                let job = Bytes::from_static(br#"{"kind":"a"}"#);
+                unconfirmed.submit(Submission::decode(job).unwrap());
+                if let Err(closed) = unconfirmed.drive().await {
+                    return closed;
+                }
+                while let Some(sent) = unconfirmed.take_sent() {
+                    assert!(sent.refused.is_none(), "it is not too large");
+                }
+            }
+        });
+        assert_eq!(closed.await.expect("it hangs"), ConnectionClosed);
+        assert_eq!(unconfirmed.abandon().len(), 1);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::subjects;
 use test_support::{NatsServer, Service};
 
-use crate::support::{AT_ONCE, Responder, bulk, run};
+use crate::support::{AT_ONCE, Responder, bulk, logged, run};
 
 fn jobs(count: usize, job: &str) -> Vec<String> {
     vec![job.to_owned(); count]
@@ -109,6 +109,55 @@ async fn a_consumer_that_is_full_of_long_jobs_is_waited_for() {
     let (code, ..) = run(bulk(&nats, &[echo])).await;
     assert_eq!(code, 0, "it did not wait for room");
     assert!(first.wait().await.success());
+}
+
+#[tokio::test]
+async fn a_full_consumer_is_waited_for_behind_one_that_passes_jobs_on() {
+    let nats = NatsServer::start().await;
+    let consumer = |args: &[&str]| {
+        Service::named("consumer")
+            .envs(nats.env_for("worker"))
+            .args(args)
+            .start()
+    };
+    let mut full = consumer(&["--kinds", "sleep", "--concurrency", "1", "--inbox", "1"]);
+    let mut other = consumer(&["--kinds", "echo"]);
+    for consumer in [&mut full, &mut other] {
+        consumer
+            .wait_for_line(|line| line.contains("taking jobs"))
+            .await;
+    }
+    let long = r#"{"kind":"sleep","payload":{"ms":3000}}"#;
+    let mut first = bulk(&nats, &jobs(2, long)).start();
+    full.wait_for_line(|line| line.contains("full")).await;
+    let short = r#"{"kind":"sleep","payload":{"ms":1},"max_attempts":1,"backoff":{"initial":"50ms","max":"50ms"}}"#;
+    let (code, outcomes, _) = run(bulk(&nats, &[short])).await;
+    assert_eq!(code, 0, "it did not wait for room: {outcomes:?}");
+    assert_eq!(outcomes[0]["attempt"], 1);
+    assert!(first.wait().await.success());
+}
+
+#[tokio::test]
+async fn a_job_waits_as_long_as_consumers_are_busy_and_it_is_said_once_in_a_while() {
+    let nats = NatsServer::start().await;
+    let (room, full) = tokio::sync::watch::channel(false);
+    let responder = Responder::start(&nats, move |request| {
+        let status = if *full.borrow() { "succeeded" } else { "busy" };
+        Some(request.outcome(status))
+    })
+    .await;
+    let job = r#"{"kind":"a","max_attempts":1,"backoff":{"initial":"50ms","max":"50ms"}}"#;
+    let mut publisher = bulk(&nats, &jobs(3, job)).start();
+    let line = publisher
+        .wait_for_line(|line| line.contains("jobs wait"))
+        .await;
+    assert!(line.contains("jobs=3"), "{line}");
+    room.send_replace(true);
+    assert!(publisher.wait().await.success());
+    logged(&publisher, "jobs wait");
+    let requests = responder.requests();
+    assert!(requests.len() > 100, "{} requests", requests.len());
+    assert!(requests.iter().all(|it| it.attempt.is_none()), "it counted");
 }
 
 #[tokio::test]

@@ -70,6 +70,32 @@ async fn what_does_not_end_in_time_is_named() {
 }
 
 #[tokio::test]
+async fn an_output_that_fails_ends_the_run_with_its_last_words() {
+    let nats = NatsServer::start().await;
+    let responder = Responder::start(&nats, |request| {
+        (request.number == 0).then(|| request.outcome("succeeded"))
+    })
+    .await;
+    let (_folder, input) = file_of((0..3).map(|_| r#"{"kind":"a"}"#.to_owned()));
+    let mut publisher = publisher(&nats)
+        .arg("--input")
+        .arg(&input)
+        .args(["--output", "/dev/full"])
+        .start();
+    assert_eq!(publisher.wait().await.code(), Some(1));
+    let summary = logged(&publisher, "summary");
+    assert!(
+        summary.contains("submitted=3 succeeded=1 ") && summary.contains("given_up=2"),
+        "{summary}"
+    );
+    let given_up = logged(&publisher, "jobs that were given up");
+    for request in &responder.requests()[1..] {
+        assert!(given_up.contains(&request.id().to_string()), "{given_up}");
+    }
+    logged(&publisher, "cannot write the output /dev/full");
+}
+
+#[tokio::test]
 async fn jobs_without_end_are_no_task_that_could_fail() {
     let nats = NatsServer::start().await;
     let responder = Responder::start(&nats, |_| None).await;
