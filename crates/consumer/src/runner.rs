@@ -87,6 +87,7 @@ pub(crate) async fn work(consumer: Arc<Consumer>, number: usize) {
         consumer: &consumer,
         number,
         share: Share::One,
+        next: None,
         now: Instant::now(),
     };
     // What a handler does outside of a call may panic, too: when what it holds is dropped, say.
@@ -106,6 +107,8 @@ struct Slot<'a> {
     number: usize,
     /// How many jobs it takes next.
     share: Share,
+    /// The next job of the batch, where it was taken out with the end of the last one.
+    next: Option<Delivery>,
     /// When the last job of the batch ended, which is when the next one begins: a look at the
     /// clock costs as much as a short job.
     now: Instant,
@@ -116,7 +119,7 @@ impl Slot<'_> {
         let consumer = self.consumer;
         let state = &consumer.slots[self.number];
         loop {
-            while let Some(delivery) = { lock(state).batch.pop_front() } {
+            while let Some(delivery) = self.next.take().or_else(|| lock(state).batch.pop_front()) {
                 self.run(delivery).await;
                 // Jobs that end at once would otherwise never let another task have the thread.
                 tokio::task::coop::consume_budget().await;
@@ -260,6 +263,9 @@ impl Slot<'_> {
         let (started, batch) = {
             let mut state = lock(state);
             let slow = self.share == Share::One && !state.batch.is_empty();
+            if !slow {
+                self.next = state.batch.pop_front();
+            }
             (
                 state.started.take(),
                 slow.then(|| std::mem::take(&mut state.batch)),
