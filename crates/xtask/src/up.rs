@@ -60,12 +60,13 @@ const NATS: usize = 0;
 
 impl Up {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        // What can be wrong is found out before the build, which may take minutes.
+        let credentials = credentials()?;
+        ensure_free(self.port)?;
+        let nats = nats_binary()?;
         let build_dir = BuildDir::current();
         let profile = if self.release { "release" } else { "dev" };
         let binaries = build_services(&build_dir.with_profile(profile), Stdio::inherit())?;
-        let nats = nats_binary()?;
-        ensure_free(self.port)?;
-        let credentials = credentials()?;
         // One thread is plenty for passing lines on, and leaves the others to the services.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
