@@ -6,16 +6,17 @@ use std::io::{BufWriter, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use async_nats::Client;
-use common::{ConsumerStatus, JobId, subjects};
-use futures_util::StreamExt as _;
+use common::{ConsumerStatus, JobId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use test_support::{DEADLINE, NatsServer, Service, ServiceBuilder, Signal, eventually};
 
+pub(crate) use crate::observer::processed;
+use crate::observer::{Observer, Statuses};
+
 pub(crate) struct Fixture {
     pub(crate) server: NatsServer,
-    observer: Client,
+    observer: Observer,
     folder: TempDir,
 }
 
@@ -25,7 +26,7 @@ impl Fixture {
     }
 
     pub(crate) async fn on(server: NatsServer) -> Self {
-        let observer = server.connect_as("status").await;
+        let observer = Observer(server.connect_as("status").await);
         let folder = tempfile::tempdir().unwrap();
         Self {
             server,
@@ -101,13 +102,8 @@ impl Fixture {
     }
 
     /// What each consumer says of itself, by its name, once so many answer.
-    pub(crate) async fn statuses(&self, count: usize) -> BTreeMap<String, ConsumerStatus> {
-        let what = format!("{count} answers on jobs.status");
-        eventually(DEADLINE, &what, async || {
-            let statuses = self.ask(count).await;
-            (statuses.len() == count).then_some(statuses)
-        })
-        .await
+    pub(crate) async fn statuses(&self, count: usize) -> Statuses {
+        self.observer.statuses(count, |_| true).await
     }
 
     /// What a consumer says of itself, once it is as wanted.
@@ -118,37 +114,11 @@ impl Fixture {
     ) -> ConsumerStatus {
         let what = format!("a status of {name} that was asked for");
         eventually(DEADLINE, &what, async || {
-            let mut statuses = self.ask(usize::MAX).await;
+            let mut statuses = self.observer.ask(usize::MAX).await;
             statuses.remove(name).filter(|status| wanted(status))
         })
         .await
     }
-
-    /// Gathers answers until there are so many, or no more come.
-    async fn ask(&self, count: usize) -> BTreeMap<String, ConsumerStatus> {
-        const PATIENCE: Duration = Duration::from_millis(300);
-        let inbox = self.observer.new_inbox();
-        let mut answers = self.observer.subscribe(inbox.clone()).await.unwrap();
-        self.observer
-            .publish_with_reply(subjects::STATUS, inbox, "".into())
-            .await
-            .unwrap();
-        let mut statuses = BTreeMap::new();
-        while statuses.len() < count
-            && let Ok(Some(answer)) = tokio::time::timeout(PATIENCE, answers.next()).await
-            && answer.status.is_none()
-        {
-            let status: ConsumerStatus = serde_json::from_slice(&answer.payload).unwrap();
-            statuses.insert(status.consumer.clone(), status);
-        }
-        statuses
-    }
-}
-
-/// Jobs that ended in consumers, all of them together.
-pub(crate) fn processed<'a>(statuses: impl IntoIterator<Item = &'a ConsumerStatus>) -> u64 {
-    let processed = statuses.into_iter().map(|status| status.totals.processed);
-    processed.sum()
 }
 
 /// A job that takes so many milliseconds.

@@ -8,6 +8,8 @@ mod crash;
 mod fixture;
 mod fleet;
 mod foreign;
+#[path = "../observer/mod.rs"]
+mod observer;
 mod outage;
 mod permissions;
 mod raw_client;

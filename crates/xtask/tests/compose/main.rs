@@ -1,0 +1,271 @@
+//! The system in containers, as `docker-compose up --build` starts it: from the build to the exit
+//! code of each service.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../observer/mod.rs"]
+mod observer;
+mod project;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::Value;
+use test_support::eventually;
+
+use crate::observer::{Observer, processed};
+use crate::project::{Container, Project, inspect};
+
+/// Health checks come every ten seconds, and a build machine may have other things to do.
+const LONGEST: Duration = Duration::from_mins(3);
+
+/// Jobs that are given to the running system as README.md says: one of them starts a program.
+const BY_HAND: [&str; 3] = [
+    r#"{"kind": "echo", "payload": [1, 2.50, "grüße"]}"#,
+    r#"{"kind": "sha256", "payload": {"text": "abc"}}"#,
+    r#"{"kind": "checksum", "payload": "abc"}"#,
+];
+
+#[tokio::test]
+#[ignore = "builds images, needs Docker: cargo xtask test runs it"]
+async fn the_system_comes_up_shares_the_jobs_scales_and_goes_down() {
+    let project = Project::new(&[
+        ("PUBLISHER_INTERVAL", "20ms"),
+        ("STATUS_INTERVAL", "500ms"),
+        ("LOG_FORMAT", "json"),
+    ]);
+    project.up(&["--build", "--scale", "consumer=4"]);
+    become_healthy(&project, 7).await;
+    for container in project.containers() {
+        is_hardened(&project, &container);
+    }
+
+    let observer = Observer(project.connect_as("status").await);
+    observer.statuses(4, |it| it.totals.processed > 0).await;
+    run_by_hand(&project);
+    let first = stop_publisher(&project);
+    let by_hand = BY_HAND.len() as u64;
+    agree(&project, &observer, 4, first + by_hand).await;
+    say_their_own_names(&project, &observer).await;
+
+    project.compose(&["start", "publisher"]);
+    project.up(&["--no-recreate", "--scale", "consumer=2"]);
+    jobs_go_on_with(&project, 2).await;
+    assert_eq!(said(&project, "consumer left").len(), 2);
+    project.up(&["--no-recreate", "--scale", "consumer=5"]);
+    jobs_go_on_with(&project, 5).await;
+    observer.statuses(5, |it| it.totals.processed > 0).await;
+
+    let second = stop_publisher(&project);
+    let all = first + by_hand + second;
+    says(&project, "fleet", |line| {
+        line["consumers"] == 5 && line["missing"] == 0 && line["processed"] == all
+    })
+    .await;
+    let totals = said(&project, "fleet");
+    let totals: Vec<_> = totals
+        .iter()
+        .map(|line| line["processed"].as_u64())
+        .collect();
+    assert!(totals.is_sorted(), "{totals:?}");
+    assert!(said(&project, "consumer is missing").is_empty());
+
+    project.compose(&["stop"]);
+    let containers = project.containers();
+    assert_eq!(containers.len(), 8);
+    for container in containers {
+        // Who does not stop within the grace period is killed, and that is 137.
+        let code = &container.inspect()["State"]["ExitCode"];
+        assert_eq!(*code, 0, "exit code of {}", container.service);
+    }
+}
+
+/// Waits until all containers are, by their own health checks.
+async fn become_healthy(project: &Project, count: usize) {
+    let what = format!("{count} healthy containers");
+    eventually(LONGEST, &what, async || {
+        let containers = project.containers();
+        let healthy = |it: &Container| it.inspect()["State"]["Health"]["Status"] == "healthy";
+        (containers.len() == count && containers.iter().all(healthy)).then_some(())
+    })
+    .await;
+}
+
+/// What docker was told, and what became of it inside.
+fn is_hardened(project: &Project, container: &Container) {
+    let service = &container.service;
+    let facts = container.inspect();
+    let host = &facts["HostConfig"];
+    assert_eq!(facts["Config"]["User"], "65532:65532", "{service}");
+    assert_eq!(host["ReadonlyRootfs"], true, "{service}");
+    assert_eq!(host["CapDrop"], serde_json::json!(["ALL"]), "{service}");
+    assert_eq!(host["Privileged"], false, "{service}");
+    assert_eq!(host["Init"], true, "{service}");
+    let options = host["SecurityOpt"].as_array().unwrap();
+    assert!(
+        options.contains(&"no-new-privileges:true".into()),
+        "{service}: {options:?}"
+    );
+    for limit in ["Memory", "PidsLimit"] {
+        assert!(host[limit].as_i64() > Some(0), "{service} has no {limit}");
+    }
+
+    let status = container.exec(&["cat", "/proc/1/status"]).unwrap();
+    let value = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let line = line.unwrap_or_else(|| panic!("{service}: no {name} in {status}"));
+        line.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    for ids in ["Uid:", "Gid:"] {
+        assert_eq!(value(ids), "65532 65532 65532 65532", "{service}");
+    }
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(value(set), "0000000000000000", "{service}: {set}");
+    }
+    assert_eq!(value("NoNewPrivs:"), "1", "{service}");
+    let refusal = container.exec(&["touch", "/a-file"]).unwrap_err();
+    assert!(refusal.contains("Read-only file system"), "{refusal}");
+
+    let networks = facts["NetworkSettings"]["Networks"].as_object().unwrap();
+    let jobs = project.network("jobs");
+    assert_eq!(inspect(&jobs)["Internal"], true);
+    let published = facts["NetworkSettings"]["Ports"].as_object().unwrap();
+    let published: Vec<_> = published
+        .iter()
+        .filter_map(|(port, bindings)| Some((port, bindings.as_array()?)))
+        .collect();
+    if service == "nats" {
+        let here = serde_json::json!({"HostIp": "127.0.0.1", "HostPort": project.port.to_string()});
+        assert_eq!(published, [(&"4222/tcp".to_owned(), &vec![here])]);
+    } else {
+        assert!(published.is_empty(), "{service}: {published:?}");
+        assert_eq!(networks.keys().collect::<Vec<_>>(), [&jobs], "{service}");
+    }
+}
+
+/// A file of jobs goes in, and their outcomes come out, as README.md says.
+fn run_by_hand(project: &Project) {
+    // The interval of the publisher that runs anyway is not that of this one.
+    let run = [
+        "run",
+        "--rm",
+        "--no-deps",
+        "-T",
+        "-e",
+        "PUBLISHER_INTERVAL=",
+    ];
+    let bulk = ["publisher", "--input", "-", "--output", "-"];
+    let outcomes = project.compose_with_input(&[&run[..], &bulk].concat(), &BY_HAND.join("\n"));
+    let mut outcomes: Vec<Value> = outcomes
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    outcomes.sort_by_key(|outcome| outcome["line"].as_u64());
+    assert!(
+        outcomes.iter().all(|it| it["status"] == "succeeded"),
+        "{outcomes:?}"
+    );
+    let hash = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let results: Vec<_> = outcomes.iter().map(|outcome| &outcome["result"]).collect();
+    assert_eq!(
+        results,
+        [
+            &serde_json::json!([1, 2.50, "grüße"]),
+            &serde_json::json!({"hex": hash}),
+            &serde_json::json!(format!("{hash}  -")),
+        ]
+    );
+}
+
+/// How many jobs it has brought to a good end since it was started; none may have ended otherwise.
+fn stop_publisher(project: &Project) -> u64 {
+    project.compose(&["stop", "publisher"]);
+    let [publisher] = &project.containers_of("publisher")[..] else {
+        panic!("there is one publisher");
+    };
+    assert_eq!(publisher.inspect()["State"]["ExitCode"], 0);
+    let lines = publisher.logs();
+    let summary = lines
+        .iter()
+        .rfind(|line| line["message"] == "summary")
+        .expect("the last words of a publisher are a summary");
+    let succeeded = summary["succeeded"].as_u64().unwrap();
+    assert!(succeeded > 0, "{summary}");
+    assert_eq!(summary["submitted"], succeeded, "{summary}");
+    succeeded
+}
+
+/// What publishers saw succeed, what consumers say that they did, and what the status service
+/// counts is the same.
+async fn agree(project: &Project, observer: &Observer, consumers: usize, jobs: u64) {
+    let statuses = observer.statuses(consumers, |_| true).await;
+    assert_eq!(processed(statuses.values()), jobs);
+    says(project, "fleet", |line| {
+        line["consumers"] == consumers && line["processed"] == jobs
+    })
+    .await;
+}
+
+/// Every line of a consumer is under the name that it answers with.
+async fn say_their_own_names(project: &Project, observer: &Observer) {
+    let consumers = project.containers_of("consumer");
+    let statuses = observer.statuses(consumers.len(), |_| true).await;
+    let mut names = BTreeSet::new();
+    for consumer in &consumers {
+        let (name, _) = statuses
+            .iter()
+            .find(|(_, status)| consumer.id.starts_with(&status.host))
+            .expect("a consumer tells its host name, which is the container's");
+        let lines = consumer.logs();
+        assert!(lines.iter().any(|line| line["message"] == "job succeeded"));
+        for line in lines {
+            assert_eq!(line["instance"], **name, "{line}");
+        }
+        names.insert(name);
+    }
+    assert_eq!(names.len(), consumers.len());
+}
+
+/// Waits until so many consumers, and no others, have done some more jobs.
+async fn jobs_go_on_with(project: &Project, consumers: usize) {
+    let before = |line: &Value| line["consumers"] == consumers && line["missing"] == 0;
+    let line = says_from_now_on(project, "fleet", before).await;
+    let before = line["processed"].as_u64().unwrap();
+    says(project, "fleet", |line| {
+        line["consumers"] == consumers && line["processed"].as_u64() >= Some(before + 50)
+    })
+    .await;
+}
+
+/// What the status service has said with this message.
+fn said(project: &Project, message: &str) -> Vec<Value> {
+    let [status_service] = &project.containers_of("status-service")[..] else {
+        panic!("there is one status service");
+    };
+    let lines = status_service.logs().into_iter();
+    lines.filter(|line| line["message"] == message).collect()
+}
+
+/// Waits until the status service has said this, as wanted.
+async fn says(project: &Project, message: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let what = format!("a line {message:?} of the status service that was asked for");
+    eventually(LONGEST, &what, async || {
+        said(project, message).into_iter().find(|line| wanted(line))
+    })
+    .await
+}
+
+/// As [`says`], but what was said before does not count.
+async fn says_from_now_on(
+    project: &Project,
+    message: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
+    let before = said(project, message).len();
+    let what = format!("a new line {message:?} of the status service that was asked for");
+    eventually(LONGEST, &what, async || {
+        let lines = said(project, message).into_iter().skip(before);
+        lines.into_iter().find(|line| wanted(line))
+    })
+    .await
+}
