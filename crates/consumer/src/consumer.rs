@@ -157,6 +157,14 @@ impl Consumer {
         self.received.fetch_add(messages, Ordering::Relaxed);
     }
 
+    /// Puts back into the inbox what a slot cannot get to, which may fill it.
+    pub(crate) fn give_back(&self, batch: VecDeque<Delivery>) {
+        self.inbox.give_back(batch);
+        if self.inbox.is_full() {
+            self.full.notify_one();
+        }
+    }
+
     /// How many jobs run, and how many wait in the inbox and in batches of slots.
     pub(crate) fn in_flight_and_waiting(&self) -> (usize, usize) {
         let mut sums = (0, self.inbox.waiting());

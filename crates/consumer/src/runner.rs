@@ -242,7 +242,7 @@ impl Slot<'_> {
                 Poll::Ready(called) => Some(Ended::of(called)),
                 Poll::Pending => {
                     let batch = std::mem::take(&mut lock(state).batch);
-                    consumer.inbox.give_back(batch);
+                    consumer.give_back(batch);
                     tokio::select! {
                         biased;
                         called = tokio::time::timeout(timeout, call) => {
@@ -272,7 +272,7 @@ impl Slot<'_> {
             )
         };
         if let Some(batch) = batch {
-            consumer.inbox.give_back(batch);
+            consumer.give_back(batch);
         }
         // Whoever empties the slot settles the job: if it is empty, shutdown has done so already.
         let Some(started) = started else { return };
