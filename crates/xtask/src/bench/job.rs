@@ -10,6 +10,9 @@ pub(super) const SIZE: usize = 200;
 /// The kind of jobs whose handler notes when it starts.
 pub(super) const STAMPED: &str = "stamped";
 
+/// The kind of jobs whose handler computes for a millisecond.
+pub(super) const BUSY: &str = "busy";
+
 /// So many different jobs are sent again and again: to make each one anew would measure that too.
 const DIFFERENT: usize = 1024;
 
@@ -20,9 +23,18 @@ pub(super) fn echoes() -> Vec<Bytes> {
 
 /// One of them.
 pub(super) fn echo() -> Bytes {
+    plain("echo")
+}
+
+/// A job that keeps a consumer busy.
+pub(super) fn busy() -> Bytes {
+    plain(BUSY)
+}
+
+fn plain(kind: &str) -> Bytes {
     padded(|padding| {
         let payload = serde_json::value::to_raw_value(padding);
-        written("echo", &payload.expect("a text can be written as JSON"))
+        written(kind, &payload.expect("a text can be written as JSON"))
     })
 }
 

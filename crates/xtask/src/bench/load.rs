@@ -19,7 +19,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::job;
 
-/// The most jobs on the way: half of what async-nats holds for a subscription by default.
+/// The most jobs on the way that take no time: half of what async-nats holds for a subscription by
+/// default.
 const WINDOW: u64 = 32 * 1024;
 
 /// How often consumers are asked how far they are.
@@ -35,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Load {
     publisher: Client,
     messages: Vec<Bytes>,
+    /// The most jobs on the way.
+    window: u64,
     progress: Progress,
 }
 
@@ -59,8 +62,18 @@ impl Load {
         Ok(Self {
             publisher,
             messages: job::echoes(),
+            window: WINDOW,
             progress: Progress::of(consumers, observer).await?,
         })
+    }
+
+    /// The same with other jobs, of which so many are on the way at most.
+    pub(super) fn with(self, messages: Vec<Bytes>, window: u64) -> Self {
+        Self {
+            messages,
+            window,
+            ..self
+        }
     }
 
     /// Publishes for so long, and returns when everything has been processed.
@@ -77,7 +90,7 @@ impl Load {
         let publish = async {
             let mut messages = self.messages.iter().cycle();
             while start.elapsed() < span {
-                while sent.get() + BURST > processed.get() + WINDOW {
+                while sent.get() + BURST > processed.get() + self.window {
                     progressed.notified().await;
                 }
                 for message in messages.by_ref().take(usize::try_from(BURST)?) {

@@ -107,6 +107,7 @@ enum Role {
     BarePublisher(bare::Publisher),
     BareLatencyConsumer,
     OurLatencyConsumer,
+    OurBusyConsumer,
     StatusProbe(probe::StatusProbe),
 }
 
@@ -198,6 +199,7 @@ impl BenchRole {
             Role::BarePublisher(publisher) => play(publisher.run()),
             Role::BareLatencyConsumer => play(bare::latency_consumer()),
             Role::OurLatencyConsumer => play(ours::latency_consumer()),
+            Role::OurBusyConsumer => play(ours::busy_consumer()),
             Role::StatusProbe(probe) => play(probe.run()),
         }?;
         Ok(ExitCode::SUCCESS)

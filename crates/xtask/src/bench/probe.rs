@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use bytes::Bytes;
 use clap::Args;
 use common::subjects;
@@ -43,18 +44,38 @@ pub(super) fn histogram() -> Histogram<u64> {
     Histogram::new(3).expect("three significant digits are allowed")
 }
 
+/// What a probe saw.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Seen {
+    /// Answers of the consumer.
+    pub(super) status: Quantiles,
+    /// Answers of the server alone, which is on the way to the consumer and back.
+    pub(super) server: Quantiles,
+}
+
+/// Nobody takes this, and the server says so at once.
+const NOBODY: &str = "$SRV.PING.nobody";
+
 impl StatusProbe {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let terminated = terminated()?;
         let client = connect().await?;
-        let mut times = histogram();
+        let (mut status, mut server) = (histogram(), histogram());
         let mut tick = interval(Duration::from_millis(self.every_ms));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while terminated.run_until_cancelled(tick.tick()).await.is_some() {
             let start = Instant::now();
             client.request(subjects::STATUS, Bytes::new()).await?;
-            times.record(u64::try_from(start.elapsed().as_nanos())?)?;
+            let asked = Instant::now();
+            let nobody = client.request(NOBODY, Bytes::new()).await;
+            ensure!(nobody.is_err(), "somebody answers on {NOBODY}");
+            let answered = Instant::now();
+            status.record(u64::try_from((asked - start).as_nanos())?)?;
+            server.record(u64::try_from((answered - asked).as_nanos())?)?;
         }
-        tell(&Quantiles::of(&times))
+        tell(&Seen {
+            status: Quantiles::of(&status),
+            server: Quantiles::of(&server),
+        })
     }
 }

@@ -1,43 +1,79 @@
-//! How long `jobs.status` takes to be answered while jobs come as fast as they are taken.
+//! How long `jobs.status` takes to be answered by a consumer that is as busy as it can be.
+//!
+//! Once with jobs that come as fast as they are taken, which takes all of the machine for the
+//! server and the load too; and once with jobs that compute, so that the consumer has all slots
+//! full and the machine to itself. The server is on the way of each question: how long it takes to
+//! answer by itself is part of the figure, and shown beside it.
 
-use test_support::Signal;
+use test_support::{Service, Signal};
 
 use super::Settings;
 use super::figure::{Figure, Goal, Unit};
+use super::job;
 use super::load::Load;
-use super::probe::Quantiles;
-use super::stand::{Side, Stand, in_turn, result};
+use super::probe::Seen;
+use super::stand::{Measured, Side, Stand, in_turn, result, rounds};
 use super::throughput::consumers;
 
 const ASK_EVERY_MS: &str = "20";
 
+/// Jobs that compute on the way: more than there are slots, and fewer than the inbox holds.
+const WAITING: u64 = 1000;
+
 pub(super) async fn measure(stand: &Stand, settings: &Settings) -> anyhow::Result<Vec<Figure>> {
-    let what = "jobs.status under load";
-    let measured = in_turn(settings, what, async |side| {
-        one_side(stand, settings, side).await
+    let flood = "jobs.status in a flood of jobs";
+    let flooded = in_turn(settings, flood, async |side| {
+        flooded(stand, settings, side).await
     })
     .await?;
-    let figure = |name: &str, part: fn(&Quantiles) -> u64| {
-        let name = format!("{what}, {name}");
-        let part = |quantiles: &_| part(quantiles) as f64 / 1e6;
-        Figure::of(name, Unit::Milliseconds, &measured, part)
-    };
-    Ok(vec![
-        figure("p50", |quantiles| quantiles.p50),
-        figure("p99", |quantiles| quantiles.p99).goal(Goal::Below(5.0)),
-        figure("max", |quantiles| quantiles.max),
-    ])
+    let computing = "jobs.status, all slots computing";
+    let busy = rounds(settings, computing, async |_| {
+        Ok((None, busy(stand, settings).await?))
+    })
+    .await?;
+    let figures = [figures(flood, &flooded), figures(computing, &busy)];
+    Ok(figures.into_iter().flatten().collect())
 }
 
-async fn one_side(stand: &Stand, settings: &Settings, side: Side) -> anyhow::Result<Quantiles> {
+fn figures(what: &str, measured: &[Measured<Seen>]) -> [Figure; 5] {
+    let figure = |name: &str, part: fn(&Seen) -> u64| {
+        let name = format!("{what}, {name}");
+        let part = |seen: &_| part(seen) as f64 / 1e6;
+        Figure::of(name, Unit::Milliseconds, measured, part)
+    };
+    [
+        figure("p50", |seen| seen.status.p50),
+        figure("p99", |seen| seen.status.p99).goal(Goal::Below(5.0)),
+        figure("max", |seen| seen.status.max),
+        figure("server: p50", |seen| seen.server.p50),
+        figure("server: p99", |seen| seen.server.p99),
+    ]
+}
+
+async fn flooded(stand: &Stand, settings: &Settings, side: Side) -> anyhow::Result<Seen> {
     let _consumer = consumers(stand, side, 1).await?;
+    probed(stand, settings, load(stand).await?).await
+}
+
+async fn busy(stand: &Stand, settings: &Settings) -> anyhow::Result<Seen> {
+    let members = stand.members(1, || stand.role("our-busy-consumer", "worker"));
+    let _consumer = members.await?;
+    let load = load(stand).await?.with(vec![job::busy()], WAITING);
+    probed(stand, settings, load).await
+}
+
+async fn load(stand: &Stand) -> anyhow::Result<Load> {
     let (publisher, observer) = (
         stand.client("publisher").await,
         stand.client("status").await,
     );
-    let mut load = Load::on(1, publisher, observer).await?;
+    Load::on(1, publisher, observer).await
+}
+
+/// What a probe sees while there is load.
+async fn probed(stand: &Stand, settings: &Settings, mut load: Load) -> anyhow::Result<Seen> {
     load.run_for(settings.span() / 4).await?;
-    let mut probe = stand
+    let mut probe: Service = stand
         .role("status-probe", "status")?
         .args(["--every-ms", ASK_EVERY_MS])
         .start();
