@@ -57,16 +57,12 @@ pub(crate) async fn refuse(
         warn!(job.id = id, code = %error.code, error = ?loggable(&error), "job {status}");
     }
     let Some(reply) = reply else { return };
-    let outcome = Outcome {
-        id,
-        status,
-        consumer: consumer.instance.clone(),
-        attempt,
-        result: None,
-        error: Some(error),
-        duration_ms: 0.0,
-    };
-    answer(consumer, reply, outcome).await;
+    answer(
+        consumer,
+        reply,
+        not_run(consumer, id, attempt, status, error),
+    )
+    .await;
 }
 
 /// Settles a job whose handler ran.
@@ -197,7 +193,23 @@ pub(crate) async fn hand_back(
             "the consumer stopped before the job was done; submit it again",
         ),
     };
-    let outcome = Outcome {
+    answer(
+        consumer,
+        reply,
+        not_run(consumer, id, attempt, status, error),
+    )
+    .await;
+}
+
+/// The outcome of a job whose handler was not called, or gave nothing.
+fn not_run(
+    consumer: &Consumer,
+    id: Option<JobId>,
+    attempt: u32,
+    status: Status,
+    error: OutcomeError,
+) -> Outcome {
+    Outcome {
         id,
         status,
         consumer: consumer.instance.clone(),
@@ -205,8 +217,7 @@ pub(crate) async fn hand_back(
         result: None,
         error: Some(error),
         duration_ms: 0.0,
-    };
-    answer(consumer, reply, outcome).await;
+    }
 }
 
 /// The same for a job that was not read yet.
