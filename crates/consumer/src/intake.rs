@@ -82,7 +82,10 @@ pub(crate) async fn take_jobs(
         }
         // Nobody sends anything: it ends when each member has told the server that it leaves.
         let _ = all_left.recv().await;
-        consumer.nats.round_trip(PATIENCE).await?;
+        tokio::select! {
+            arrived = consumer.nats.round_trip(PATIENCE) => arrived?,
+            () = hopeless(consumer, shutdown) => {}
+        }
         arrived.cancel();
         while members.join_next().await.is_some() {}
         while !consumer.inbox.has_drained_to_half() && !shutdown.is_cancelled() {
@@ -103,6 +106,13 @@ pub(crate) async fn take_jobs(
             );
         }
     }
+}
+
+/// Ends when the consumer has to stop and NATS is away: nothing is under way then.
+async fn hopeless(consumer: &Consumer, shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    // An error is a connection that is closed for good.
+    let _ = consumer.nats.connected().wait_for(|up| !up).await;
 }
 
 /// A membership in the queue group on one subject.

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::consumer::{Consumer, lock};
+use crate::declared::LateClient;
 use crate::inbox::Delivery;
 use crate::registry::{AnyHandler, Registry};
 use crate::{control, declared, forward, intake, job_log, runner, settle};
@@ -54,13 +55,16 @@ pub fn run(handlers: Registry) -> ExitCode {
 /// # Errors
 /// When the configuration is wrong ([`Misconfigured`]), or there is no connection to NATS.
 pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyhow::Result<()> {
-    let nats = context.connect("jobs").await?;
+    // All that can be wrong with the configuration is found before NATS has to be there.
+    let client = LateClient::default();
     let registry = match &config.handlers {
-        Some(path) => declared::load(path, handlers, &nats.client)
+        Some(path) => declared::load(path, handlers, &client)
             .map_err(|error| Misconfigured(error.to_string()))?,
         None => handlers,
     };
     let handlers = select(registry, &config.kinds)?;
+    let nats = context.connect("jobs").await?;
+    client.get_or_init(|| nats.client.clone());
 
     let consumer = Arc::new(Consumer::new(&context, &config, nats, handlers));
     let answering = CancellationToken::new();
@@ -246,11 +250,15 @@ async fn finish(consumer: &Consumer, slots: &mut JoinSet<()>, stop: &Stop) {
 }
 
 async fn say_farewell(consumer: &Consumer, stop: &Stop) {
+    // Without a connection there is nobody to wait for.
+    let up = *consumer.nats.connected().borrow();
     let patience = stop
         .hard
         .saturating_duration_since(Instant::now())
         .max(FAREWELL / 10);
-    if let Err(error) = consumer.nats.round_trip(patience).await {
+    if !up {
+        warn!("NATS is away: outcomes that were not sent before are lost");
+    } else if let Err(error) = consumer.nats.round_trip(patience).await {
         warn!("the last outcomes may be lost: {error:#}");
     }
     let counts = consumer.report.counts();

@@ -57,7 +57,8 @@ impl Submission {
             return Err(InvalidJob {
                 code: codes::INVALID_JOB,
                 id: job.id,
-                reason: "field `run_at`: only jobs of the delivery durable can wait".to_owned(),
+                reason: "field `run_at`: nothing on these subjects can keep a job until then"
+                    .to_owned(),
             });
         }
         if job.id.is_some() {

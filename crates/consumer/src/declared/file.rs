@@ -5,7 +5,6 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use async_nats::Client;
 use common::JobKind;
 use serde::Deserialize;
 use serde_path_to_error::Segment;
@@ -15,7 +14,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::environment::Variables;
 use super::exec::{self, Exec};
 use super::http::{self, Http};
-use super::nats;
+use super::nats::{self, LateClient};
 use crate::registry::Registry;
 
 /// Why a file declares no handlers.
@@ -87,7 +86,11 @@ enum Declared {
 /// # Errors
 /// When the file cannot be read, or anything in it is wrong; the error names every mistake with
 /// its line.
-pub(crate) fn load(path: &Path, registry: Registry, nats: &Client) -> Result<Registry, LoadError> {
+pub(crate) fn load(
+    path: &Path,
+    registry: Registry,
+    nats: &LateClient,
+) -> Result<Registry, LoadError> {
     let unreadable = |source| LoadError::Unreadable {
         path: path.to_owned(),
         source,

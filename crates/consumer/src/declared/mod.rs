@@ -18,3 +18,4 @@ mod size;
 mod standard_error;
 
 pub(crate) use file::load;
+pub(crate) use nats::LateClient;

@@ -1,3 +1,4 @@
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -70,17 +71,20 @@ impl TryFrom<String> for ServiceSubject {
     }
 }
 
+/// The client for requests, set when there is a connection: a file is checked before that.
+pub(crate) type LateClient = Arc<OnceLock<Client>>;
+
 /// Asks a service on NATS to run each job.
 pub(super) struct Nats {
     kind: JobKind,
-    client: Client,
+    client: LateClient,
     subject: ServiceSubject,
     timeout: Option<Duration>,
     result: Form,
 }
 
 impl Declaration {
-    pub(super) fn handler(self, kind: JobKind, client: Client) -> Nats {
+    pub(super) fn handler(self, kind: JobKind, client: LateClient) -> Nats {
         Nats {
             kind,
             client,
@@ -120,8 +124,10 @@ impl Nats {
             // The time of the attempt bounds it.
             .timeout(None);
         let subject = &self.subject.0;
-        let answer = self
-            .client
+        let client = self.client.get();
+        let client =
+            client.ok_or_else(|| Failure::transient(anyhow!("NATS was not reached yet")))?;
+        let answer = client
             .send_request(subject.clone(), request)
             .await
             .map_err(|error| {

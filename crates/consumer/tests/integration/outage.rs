@@ -95,3 +95,37 @@ async fn wrong_credentials_end_it_with_a_clear_error() {
         "the password is in the log: {said}"
     );
 }
+
+#[tokio::test]
+async fn a_mistake_in_the_configuration_is_found_before_nats_is() {
+    let mut server = NatsServer::start().await;
+    let env = server.env_for("worker");
+    server.stop().await;
+    for args in [
+        ["--handlers", "/does/not/exist.toml"],
+        ["--kinds", "nobody.knows"],
+    ] {
+        let mut consumer = Service::program(env!("CARGO_BIN_EXE_consumer"))
+            .envs(env.clone())
+            .args(args)
+            .start();
+        assert_eq!(consumer.wait().await.code(), Some(2), "{args:?}");
+        let said = consumer.stdout().join("\n");
+        assert!(
+            said.contains(args[1]) && !said.contains("cannot be reached"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_idle_consumer_does_not_wait_for_a_server_that_is_away() {
+    let mut fixture = Fixture::start().await;
+    let mut consumer = fixture.consumer(&["--grace", "1h"]).await;
+    fixture.server.kill().await;
+    consumer
+        .wait_for_line(|line| line.contains("lost NATS, reconnecting connection=\"jobs\""))
+        .await;
+    consumer.signal(Signal::SIGTERM);
+    assert_eq!(consumer.wait().await.code(), Some(0));
+}

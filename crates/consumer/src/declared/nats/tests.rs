@@ -22,7 +22,10 @@ fn attempt() -> Attempt {
 
 fn handler(client: &Client, declaration: &str) -> Nats {
     let declaration: Declaration = toml::from_str(declaration).unwrap();
-    declaration.handler("test.nats".parse().unwrap(), client.clone())
+    declaration.handler(
+        "test.nats".parse().unwrap(),
+        Arc::new(client.clone().into()),
+    )
 }
 
 async fn run(handler: &Nats, payload: &Value) -> Result<String, (&'static str, String)> {
