@@ -1,6 +1,7 @@
 //! Command lines and variables, with one rule for all services: the variable of a flag is the
 //! prefix of the service and the flag's name.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
-use clap::{ArgMatches, Command, Parser};
+use clap::{Arg, ArgMatches, Command, Id, Parser};
 
 use crate::service::About;
 use crate::{LogFormat, NatsOptions};
@@ -75,12 +76,14 @@ pub(crate) fn parse<C: Parser>(about: &About) -> (C, ArgMatches) {
         let config = C::from_arg_matches(&matches)?;
         Ok((config, matches))
     });
-    result.unwrap_or_else(|error| name_variable(error, &command).exit())
+    result.unwrap_or_else(|error| name_variables(error, &command).exit())
 }
 
 /// The command of a service: its own flags, a variable for each, and `healthcheck`.
 pub(crate) fn command<C: Parser>(about: &About) -> Command {
-    C::command()
+    let command = C::command();
+    let set_aside = excluded(&command, on_the_line);
+    command
         .name(about.name)
         .version(about.version)
         .max_term_width(100)
@@ -93,7 +96,8 @@ pub(crate) fn command<C: Parser>(about: &About) -> Command {
             };
             // Compose files pass variables on that nobody set as empty ones.
             let empty = std::env::var_os(&variable).is_some_and(|value| value.is_empty());
-            arg.env(if empty {
+            let unheeded = empty || set_aside.contains(arg.get_id());
+            arg.env(if unheeded {
                 Resettable::Reset
             } else {
                 Resettable::Value(clap::builder::OsStr::from(variable))
@@ -109,33 +113,72 @@ fn variable(prefix: &str, flag: &str) -> String {
     format!("{prefix}_{}", flag.replace('-', "_").to_uppercase())
 }
 
-/// Clap names the flag only; whoever set a variable looks for the variable.
-fn name_variable(mut error: clap::Error, command: &Command) -> clap::Error {
-    let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else {
-        return error;
-    };
+/// Whether a flag is given on the command line.
+fn on_the_line(long: &str) -> bool {
+    std::env::args_os().any(|arg| {
+        let flag = arg.to_str().and_then(|arg| arg.strip_prefix("--"));
+        flag.is_some_and(|flag| flag.split('=').next() == Some(long))
+    })
+}
+
+/// The flags that one on the command line excludes. It wins over their variables as it does over
+/// its own, or a variable that is set for good would forbid the flag.
+fn excluded(command: &Command, on_the_line: impl Fn(&str) -> bool) -> BTreeSet<Id> {
+    let given = |arg: &Arg| arg.get_long().is_some_and(&on_the_line);
+    let mut excluded = BTreeSet::new();
+    for arg in command.get_arguments() {
+        for other in command.get_arg_conflicts_with(arg) {
+            // One of the two names the other, and each excludes the other.
+            for (arg, other) in [(arg, other), (other, arg)] {
+                if given(arg) {
+                    excluded.insert(other.get_id().clone());
+                }
+            }
+        }
+    }
+    excluded
+}
+
+/// Clap names the flags only; whoever set a variable looks for the variable.
+fn name_variables(mut error: clap::Error, command: &Command) -> clap::Error {
+    for kind in [ContextKind::InvalidArg, ContextKind::PriorArg] {
+        let named = match error.get(kind) {
+            Some(ContextValue::String(shown)) => {
+                ContextValue::String(match variable_behind(shown, command) {
+                    // Clap writes a single flag between quotes ...
+                    Some(variable) => format!("{shown}' from the variable '{variable}"),
+                    None => shown.clone(),
+                })
+            }
+            Some(ContextValue::Strings(list)) => {
+                let named = list
+                    .iter()
+                    .map(|shown| match variable_behind(shown, command) {
+                        // ... and several on lines of their own, without.
+                        Some(variable) => format!("{shown} from the variable {variable}"),
+                        None => shown.clone(),
+                    });
+                ContextValue::Strings(named.collect())
+            }
+            _ => continue,
+        };
+        error.insert(kind, named);
+    }
+    error
+}
+
+/// The variable by which a flag was given, if it was not given on the command line.
+fn variable_behind(shown: &str, command: &Command) -> Option<String> {
     let long = shown
         .trim_start_matches('-')
         .split([' ', '='])
         .next()
         .unwrap_or_default();
-    let on_the_line = std::env::args_os().any(|arg| {
-        arg.to_str().is_some_and(|arg| {
-            arg.strip_prefix("--")
-                .is_some_and(|arg| arg.split('=').next() == Some(long))
-        })
-    });
-    let variable = command
-        .get_arguments()
-        .find(|arg| arg.get_long() == Some(long))
-        .and_then(|arg| arg.get_env())
-        .filter(|variable| !on_the_line && std::env::var_os(variable).is_some());
-    if let Some(variable) = variable {
-        // Clap writes the text between quotes.
-        let named = format!("{shown}' from the variable '{}", variable.to_string_lossy());
-        error.insert(ContextKind::InvalidArg, ContextValue::String(named));
-    }
-    error
+    let mut flags = command.get_arguments();
+    let flag = flags.find(|flag| flag.get_long() == Some(long))?;
+    let variable = flag.get_env()?;
+    let is_set = !on_the_line(long) && std::env::var_os(variable).is_some();
+    is_set.then(|| variable.to_string_lossy().into_owned())
 }
 
 /// Wraps a mistake in one variable or flag.
@@ -145,6 +188,8 @@ pub(crate) fn misconfigured(error: &anyhow::Error) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[derive(Debug, Parser)]
@@ -184,6 +229,18 @@ mod tests {
             assert!(arg.get_env().is_some(), "{arg} has no variable");
         }
         command.debug_assert();
+    }
+
+    #[test]
+    fn a_flag_on_the_command_line_sets_aside_what_it_excludes_whichever_names_the_other() {
+        let command = Config::command();
+        let excluded_by = |flag: &str| {
+            let excluded = excluded(&command, |long| long == flag);
+            excluded.iter().map(Id::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(excluded_by("nats-token"), ["nats_user"]);
+        assert_eq!(excluded_by("nats-user"), ["nats_token"]);
+        assert!(excluded_by("grace").is_empty());
     }
 
     #[test]

@@ -48,11 +48,17 @@ async fn a_mistake_is_named_by_flag_or_variable_and_ends_with_2() {
         (&["--kind", "a b"], "", &["--kind", "invalid kind"]),
         (&["--payload", "{"], "", &["--payload", "not JSON"]),
         (
-            &["--interval", "1s"],
-            "PUBLISHER_RATE=5",
+            &["--interval", "1s", "--rate", "5"],
+            "",
             &["--interval", "cannot be used with", "--rate"],
         ),
         (&["--input", "/no/such/file"], "", &["/no/such/file"]),
+        // A flag wins, also over the variable of one that it excludes.
+        (
+            &["--input", "/no/such/file"],
+            "PUBLISHER_INTERVAL=20ms",
+            &["/no/such/file"],
+        ),
         (
             &["--output", "-", "--delivery", "fire-and-forget"],
             "",
@@ -63,6 +69,32 @@ async fn a_mistake_is_named_by_flag_or_variable_and_ends_with_2() {
         let text = refused(args, variable).await;
         for word in words {
             assert!(text.contains(word), "{args:?} {variable}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn variables_that_exclude_each_other_are_all_named() {
+    let variables = [
+        ("PUBLISHER_INTERVAL", "1s"),
+        ("PUBLISHER_RATE", "5"),
+        ("PUBLISHER_INPUT", "/no/such/file"),
+    ];
+    for count in [2, 3] {
+        let mut service = Service::named("publisher");
+        for (name, value) in &variables[..count] {
+            service = service.env(name, value);
+        }
+        let mut service = service.start();
+        assert_eq!(service.wait().await.code(), Some(2));
+        let text = service.stderr().join("\n");
+        assert!(text.contains("cannot be used with"), "{text}");
+        for (name, _) in &variables[..count] {
+            assert!(
+                text.contains(&format!("from the variable {name}"))
+                    || text.contains(&format!("from the variable '{name}'")),
+                "{text}"
+            );
         }
     }
 }
