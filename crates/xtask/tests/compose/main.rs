@@ -145,16 +145,8 @@ fn is_hardened(project: &Project, container: &Container) {
 
 /// A file of jobs goes in, and their outcomes come out, as README.md says.
 fn run_by_hand(project: &Project) {
-    // The interval of the publisher that runs anyway is not that of this one.
-    let run = [
-        "run",
-        "--rm",
-        "--no-deps",
-        "-T",
-        "-e",
-        "PUBLISHER_INTERVAL=",
-    ];
-    let bulk = ["publisher", "--input", "-", "--output", "-"];
+    let run = ["run", "--rm", "--no-deps", "-T", "publisher"];
+    let bulk = ["--input", "-", "--output", "-"];
     let outcomes = project.compose_with_input(&[&run[..], &bulk].concat(), &BY_HAND.join("\n"));
     let mut outcomes: Vec<Value> = outcomes
         .lines()
