@@ -28,6 +28,9 @@ use crate::consumer::Consumer;
 /// runs, and a person or two.
 const ASKERS: usize = 8;
 
+/// How long the server may take to confirm the subscriptions before that is reported.
+const CONFIRMED: Duration = Duration::from_secs(2);
+
 /// How long the server may take to confirm the last status.
 const LAST_WORD: Duration = Duration::from_millis(500);
 
@@ -105,6 +108,9 @@ impl Control {
                     .queue_subscribe(subject, subjects::WORKERS.to_owned())
                     .await?,
             );
+        }
+        if let Err(error) = nats.round_trip(CONFIRMED).await {
+            warn!("the server has not confirmed the subscription to jobs.status yet: {error:#}");
         }
         Ok(Self {
             nats,

@@ -41,6 +41,18 @@ impl Fixture {
             .start()
     }
 
+    /// Gives a consumer a job that does not end. A consumer that is about to join the group is not
+    /// there yet, and one that is full hands it back: then it is submitted again.
+    pub(crate) async fn occupy(&self) {
+        let job = r#"{"kind":"sleep","payload":{"ms":600000},"timeout":"1h"}"#;
+        eventually(DEADLINE, "a consumer that keeps the job", async || {
+            let answer = self.publisher.request(subjects::CREATE, job.into());
+            let answer = tokio::time::timeout(Duration::from_secs(1), answer).await;
+            answer.is_err().then_some(())
+        })
+        .await;
+    }
+
     /// Submits one job, and waits for its outcome.
     pub(crate) async fn outcome(&self, job: &str) -> Outcome {
         self.outcome_on(subjects::CREATE, job.as_bytes()).await

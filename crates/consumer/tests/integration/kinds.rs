@@ -186,14 +186,8 @@ async fn a_kind_whose_only_consumer_is_full_is_busy_and_not_unknown() {
             "1s",
         ])
         .await;
-    for _ in 0..2 {
-        let job = r#"{"kind":"sleep","payload":{"ms":600000},"timeout":"1h"}"#;
-        fixture
-            .publisher
-            .publish("jobs.create", job.into())
-            .await
-            .unwrap();
-    }
+    fixture.occupy().await;
+    fixture.occupy().await;
     fixture
         .status(|status| status.state == common::ConsumerState::Saturated && status.waiting == 1)
         .await;

@@ -137,14 +137,8 @@ async fn no_job_waits_behind_a_full_consumer_while_another_is_idle() {
     let full = fixture
         .consumer(&["--concurrency", "1", "--inbox", "1", "--instance", "full"])
         .await;
-    for _ in 0..2 {
-        let job = r#"{"kind":"sleep","payload":{"ms":600000},"timeout":"1h"}"#;
-        fixture
-            .publisher
-            .publish("jobs.create", job.into())
-            .await
-            .unwrap();
-    }
+    fixture.occupy().await;
+    fixture.occupy().await;
     fixture.status(is_stuck).await;
 
     let _idle = fixture.consumer(&["--instance", "idle"]).await;
@@ -167,14 +161,8 @@ async fn status_is_answered_at_once_also_when_it_is_full() {
     let _consumer = fixture
         .consumer(&["--concurrency", "1", "--inbox", "1"])
         .await;
-    for _ in 0..2 {
-        let job = r#"{"kind":"sleep","payload":{"ms":600000},"timeout":"1h"}"#;
-        fixture
-            .publisher
-            .publish("jobs.create", job.into())
-            .await
-            .unwrap();
-    }
+    fixture.occupy().await;
+    fixture.occupy().await;
     fixture.status(is_stuck).await;
     let observer = fixture.server.connect_as("status").await;
     let mut times = Vec::new();

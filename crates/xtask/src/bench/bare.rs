@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::Context as _;
+use async_nats::Subscriber;
 use clap::Args;
 use common::subjects;
 use futures_util::StreamExt as _;
@@ -15,20 +16,44 @@ use super::client::{connect, tell, terminated};
 use super::job;
 use super::latency::{BARE_SUBJECT, Recorder, now};
 
-/// Takes jobs and counts them; says on `jobs.status` how many, on a connection of its own.
-pub(super) async fn consumer() -> anyhow::Result<()> {
-    let jobs = connect().await?;
-    let control = connect().await?;
-    let processed = Arc::new(AtomicU64::new(0));
-    let mut messages = jobs
-        .queue_subscribe(subjects::CREATE, subjects::WORKERS.to_owned())
-        .await?;
-    let counter = Arc::clone(&processed);
-    tokio::spawn(async move {
+/// Takes jobs and counts them.
+#[derive(Args)]
+pub(super) struct Consumer {
+    /// Computes for each job before it is counted, for so many jobs at a time.
+    #[arg(long)]
+    computing: Option<usize>,
+}
+
+impl Consumer {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let jobs = connect().await?;
+        let messages = jobs
+            .queue_subscribe(subjects::CREATE, subjects::WORKERS.to_owned())
+            .await?;
+        let processed = Arc::new(AtomicU64::new(0));
+        tokio::spawn(count(messages, Arc::clone(&processed), self.computing));
+        answer_status(&processed).await
+    }
+}
+
+async fn count(mut messages: Subscriber, processed: Arc<AtomicU64>, computing: Option<usize>) {
+    let Some(slots) = computing else {
         while messages.next().await.is_some() {
-            counter.fetch_add(1, Ordering::Relaxed);
+            processed.fetch_add(1, Ordering::Relaxed);
         }
-    });
+        return;
+    };
+    let compute = async |_| {
+        // It does not panic.
+        let _ = tokio::task::spawn_blocking(job::compute).await;
+        processed.fetch_add(1, Ordering::Relaxed);
+    };
+    messages.for_each_concurrent(slots, compute).await;
+}
+
+/// Says on `jobs.status` how many jobs were processed, on a connection of its own.
+async fn answer_status(processed: &AtomicU64) -> anyhow::Result<()> {
+    let control = connect().await?;
     let mut questions = control.subscribe(subjects::STATUS).await?;
     while let Some(question) = questions.next().await {
         if let Some(reply) = question.reply {

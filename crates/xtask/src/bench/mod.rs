@@ -101,13 +101,13 @@ pub(crate) struct BenchRole {
 enum Role {
     /// Measures; the optimised build of this program does it.
     Measure(#[command(flatten)] Settings),
-    BareConsumer,
+    BareConsumer(bare::Consumer),
     BareResponder,
     BareRequester(bare::Requester),
     BarePublisher(bare::Publisher),
     BareLatencyConsumer,
     OurLatencyConsumer,
-    OurBusyConsumer,
+    OurBusyConsumer(ours::BusyConsumer),
     StatusProbe(probe::StatusProbe),
 }
 
@@ -193,13 +193,13 @@ impl BenchRole {
                 .enable_all()
                 .build()?
                 .block_on(measure(&settings)),
-            Role::BareConsumer => play(bare::consumer()),
+            Role::BareConsumer(consumer) => play(consumer.run()),
             Role::BareResponder => play(bare::responder()),
             Role::BareRequester(requester) => play(requester.run()),
             Role::BarePublisher(publisher) => play(publisher.run()),
             Role::BareLatencyConsumer => play(bare::latency_consumer()),
             Role::OurLatencyConsumer => play(ours::latency_consumer()),
-            Role::OurBusyConsumer => play(ours::busy_consumer()),
+            Role::OurBusyConsumer(consumer) => play(consumer.run()),
             Role::StatusProbe(probe) => play(probe.run()),
         }?;
         Ok(ExitCode::SUCCESS)

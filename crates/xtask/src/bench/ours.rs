@@ -1,9 +1,9 @@
 //! Consumers of ours with handlers of the bench's.
 
-use std::time::{Duration, Instant};
+use std::iter;
 
 use bootstrap::Context;
-use clap::Parser as _;
+use clap::{Args, Parser as _};
 use consumer::{Config, Registry};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -29,26 +29,30 @@ pub(super) async fn latency_consumer() -> anyhow::Result<()> {
             }
         }
     });
-    serve(handlers).await?;
+    serve(handlers, &[]).await?;
     recorder.tell()
 }
 
-/// Runs jobs that compute for a millisecond, until SIGTERM.
-pub(super) async fn busy_consumer() -> anyhow::Result<()> {
-    let handlers = Registry::new().with_fn(job::BUSY, async |_: IgnoredAny| {
-        tokio::task::spawn_blocking(|| {
-            let start = Instant::now();
-            while start.elapsed() < Duration::from_millis(1) {}
-        })
-        .await?;
-        Ok(())
-    });
-    serve(handlers).await
+/// Runs jobs that compute, so many at a time, until SIGTERM.
+#[derive(Args)]
+pub(super) struct BusyConsumer {
+    #[arg(long)]
+    computing: usize,
 }
 
-/// What the binary does, with its defaults.
-async fn serve(handlers: Registry) -> anyhow::Result<()> {
-    let config = Config::try_parse_from(["consumer"])?;
+impl BusyConsumer {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let handlers = Registry::new().with_fn(job::BUSY, async |_: IgnoredAny| {
+            tokio::task::spawn_blocking(job::compute).await?;
+            Ok(())
+        });
+        serve(handlers, &["--concurrency", &self.computing.to_string()]).await
+    }
+}
+
+/// What the binary does, without its logs.
+async fn serve(handlers: Registry, flags: &[&str]) -> anyhow::Result<()> {
+    let config = Config::try_parse_from(iter::once(&"consumer").chain(flags))?;
     let context = Context::new(consumer::ABOUT, config.options.clone(), terminated()?);
     consumer::serve(context, config, handlers).await
 }

@@ -12,10 +12,13 @@ use super::figure::{Figure, Goal, Unit};
 use super::job;
 use super::load::Load;
 use super::probe::Seen;
-use super::stand::{Measured, Side, Stand, in_turn, result, rounds};
+use super::stand::{Measured, Side, Stand, in_turn, result};
 use super::throughput::consumers;
 
 const ASK_EVERY_MS: &str = "20";
+
+/// Jobs that compute at a time: as many as keep a few cores busy.
+const SLOTS: &str = "4";
 
 /// Jobs that compute on the way: more than there are slots, and fewer than the inbox holds.
 const WAITING: u64 = 1000;
@@ -27,8 +30,8 @@ pub(super) async fn measure(stand: &Stand, settings: &Settings) -> anyhow::Resul
     })
     .await?;
     let computing = "jobs.status, all slots computing";
-    let busy = rounds(settings, computing, async |_| {
-        Ok((None, busy(stand, settings).await?))
+    let busy = in_turn(settings, computing, async |side| {
+        busy(stand, settings, side).await
     })
     .await?;
     let figures = [figures(flood, &flooded), figures(computing, &busy)];
@@ -55,8 +58,15 @@ async fn flooded(stand: &Stand, settings: &Settings, side: Side) -> anyhow::Resu
     probed(stand, settings, load(stand).await?).await
 }
 
-async fn busy(stand: &Stand, settings: &Settings) -> anyhow::Result<Seen> {
-    let members = stand.members(1, || stand.role("our-busy-consumer", "worker"));
+async fn busy(stand: &Stand, settings: &Settings, side: Side) -> anyhow::Result<Seen> {
+    let role = match side {
+        Side::Bare => "bare-consumer",
+        Side::Ours => "our-busy-consumer",
+    };
+    let members = stand.members(1, || {
+        let role = stand.role(role, "worker")?;
+        Ok(role.args(["--computing", SLOTS]))
+    });
     let _consumer = members.await?;
     let load = load(stand).await?.with(vec![job::busy()], WAITING);
     probed(stand, settings, load).await
