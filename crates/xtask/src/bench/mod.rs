@@ -55,7 +55,7 @@ pub(crate) struct Bench {
 /// What is measured, and how long.
 #[derive(Args, Clone)]
 struct Settings {
-    /// A rough answer in about a minute
+    /// A rough answer in about two minutes
     #[arg(long)]
     quick: bool,
 
