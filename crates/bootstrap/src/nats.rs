@@ -25,6 +25,9 @@ const SUBSCRIPTION_CAPACITY: usize = 4 * 1024 * 1024;
 /// The wait between two attempts to reach NATS at the start.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long the server may take to confirm subscriptions before that is reported.
+const CONFIRMATION: Duration = Duration::from_secs(2);
+
 /// Where NATS is, and who the service is there.
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "NATS")]
@@ -215,6 +218,14 @@ impl Nats {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the server has handled the subscriptions that were made on this connection;
+    /// warns when that takes long, and does not wait for longer. `to` names them.
+    pub async fn confirm_subscriptions(&self, to: &str) {
+        if let Err(error) = self.round_trip(CONFIRMATION).await {
+            warn!("the server has not confirmed the subscription to {to} yet: {error:#}");
+        }
     }
 
     /// Goes to the server and back: when it returns, the server has handled all that was

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, Subject};
+use async_nats::Subject;
 use bootstrap::{Context, Nats};
 use common::{ConsumerState, ConsumerStatus, JobId, JobKind, Timestamp, subjects};
 use tokio::sync::{Notify, Semaphore};
@@ -24,7 +24,6 @@ pub(crate) struct Consumer {
     version: &'static str,
     started: (Timestamp, Instant),
     pub(crate) nats: Nats,
-    pub(crate) client: Client,
     /// In the order of their kinds.
     served: Vec<Served>,
 
@@ -106,7 +105,6 @@ impl Consumer {
             host: context.host(),
             version: context.about.version,
             started: (Timestamp::now(), Instant::now()),
-            client: nats.client.clone(),
             nats,
             served,
             inbox: Inbox::new(inbox_limit, slots.len()),

@@ -28,9 +28,6 @@ use crate::consumer::Consumer;
 /// runs, and a person or two.
 const ASKERS: usize = 8;
 
-/// How long the server may take to confirm the subscriptions before that is reported.
-const CONFIRMED: Duration = Duration::from_secs(2);
-
 /// How long the server may take to confirm the last status.
 const LAST_WORD: Duration = Duration::from_millis(500);
 
@@ -109,9 +106,7 @@ impl Control {
                     .await?,
             );
         }
-        if let Err(error) = nats.round_trip(CONFIRMED).await {
-            warn!("the server has not confirmed the subscription to jobs.status yet: {error:#}");
-        }
+        nats.confirm_subscriptions(subjects::STATUS).await;
         Ok(Self {
             nats,
             _service: service,

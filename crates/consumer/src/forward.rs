@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_nats::{Message, Request, RequestErrorKind};
 use bytes::Bytes;
-use common::{Backoff, JobId, JobKind, Outcome, Status, WireDuration, codes, subjects};
+use common::{Backoff, JobId, JobKind, Outcome, WireDuration, codes, subjects};
 use tracing::warn;
 
 use crate::consumer::Consumer;
@@ -59,10 +59,10 @@ enum Answer {
 /// Passes a job on, in the background.
 pub(crate) async fn pass_on(consumer: &Arc<Consumer>, delivery: Delivery, job: Passed) {
     let Ok(permit) = Arc::clone(&consumer.forwards).try_acquire_owned() else {
-        consumer.report.others.ended(Ending::Busy);
         if let Some(reply) = delivery.reply {
-            settle::hand_back(consumer, job.id, job.attempt, reply, Status::Busy).await;
+            settle::busy(consumer, job.id, job.attempt, reply).await;
         } else {
+            consumer.report.others.ended(Ending::Busy);
             let kind = Some(job.kind.as_str());
             settle::lost(consumer, job.id, kind, "too many jobs are being passed on");
         }
@@ -95,14 +95,11 @@ async fn pass_request(consumer: &Consumer, delivery: &Delivery, job: &Passed) {
     };
     match ask(consumer, delivery, job).await {
         Answer::Outcome(answer) => {
-            if let Err(error) = consumer.client.publish(reply, answer.payload).await {
+            if let Err(error) = consumer.nats.client.publish(reply, answer.payload).await {
                 warn!(%error, "the outcome of a job that was passed on could not be sent");
             }
         }
-        Answer::Full => {
-            consumer.report.others.ended(Ending::Busy);
-            settle::hand_back(consumer, job.id, job.attempt, reply, Status::Busy).await;
-        }
+        Answer::Full => settle::busy(consumer, job.id, job.attempt, reply).await,
         Answer::Nobody => refuse(consumer, delivery, job).await,
         Answer::None(why) => {
             // Whoever asked has a time-out, too.
@@ -164,6 +161,7 @@ async fn ask(consumer: &Consumer, delivery: &Delivery, job: &Passed) -> Answer {
     }
     let mut connected = consumer.nats.connected();
     let answer = consumer
+        .nats
         .client
         .send_request(subjects::create_kind(&job.kind), request);
     // The library's own time-out does not cover a connection that is away; and an answer that is
@@ -190,6 +188,7 @@ async fn ask(consumer: &Consumer, delivery: &Delivery, job: &Passed) -> Answer {
 /// serves it at all?
 async fn is_served(consumer: &Consumer, kind: &JobKind) -> bool {
     let presence = consumer
+        .nats
         .client
         .request(subjects::serves_kind(kind), Bytes::new());
     match tokio::time::timeout(PRESENCE, presence).await {

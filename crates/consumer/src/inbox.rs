@@ -135,10 +135,9 @@ impl Inbox {
     /// Takes out all that waits for which `wanted` holds.
     pub(crate) fn take_out(&self, wanted: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
         let mut queue = lock(&self.queue);
-        let (out, stay) = queue.deliveries.drain(..).partition(wanted);
-        queue.deliveries = stay;
+        let out = take_out(&mut queue.deliveries, wanted);
         self.changed(queue.deliveries.len());
-        out.into()
+        out
     }
 
     /// Nothing more will come.
@@ -154,6 +153,16 @@ impl Inbox {
             self.arrived.notify_one();
         }
     }
+}
+
+/// Takes those out for which `wanted` holds; the others keep their order.
+pub(crate) fn take_out(
+    deliveries: &mut VecDeque<Delivery>,
+    wanted: impl Fn(&Delivery) -> bool,
+) -> Vec<Delivery> {
+    let (out, stay) = deliveries.drain(..).partition::<VecDeque<_>, _>(wanted);
+    *deliveries = stay;
+    out.into()
 }
 
 #[cfg(test)]

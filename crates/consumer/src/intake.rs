@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
-use common::{ConsumerState, Status, subjects};
+use common::{ConsumerState, subjects};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -24,7 +24,6 @@ use tracing::info;
 use crate::consumer::Consumer;
 use crate::inbox::Delivery;
 use crate::job_log::About;
-use crate::report::Ending;
 use crate::settle;
 
 /// Asks the server to end a subscription now, and the library to keep it for what is under way.
@@ -134,6 +133,7 @@ pub(crate) async fn join(consumer: &Consumer) -> anyhow::Result<Vec<Subscription
     for (on, subject) in std::iter::once(general).chain(kinds) {
         let queue_group = subjects::WORKERS.to_owned();
         let subscriber = consumer
+            .nats
             .client
             .queue_subscribe(subject, queue_group)
             .await?;
@@ -197,8 +197,7 @@ impl Feed {
             self.consumer.full.notify_one();
         }
         for delivery in self.batch.drain(..) {
-            self.consumer.report.others.ended(Ending::Busy);
-            settle::hand_back_unread(&self.consumer, delivery, Status::Busy).await;
+            settle::busy_unread(&self.consumer, delivery).await;
         }
     }
 

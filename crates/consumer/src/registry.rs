@@ -59,6 +59,14 @@ impl<'a> Running<'a> {
     ) -> Self {
         Self::Going(Box::pin(future))
     }
+
+    /// A call whose result comes by itself; one that is not `wanted` is thrown away.
+    pub(crate) fn going_if_wanted(
+        wanted: bool,
+        future: impl Future<Output = Result<Returned, CallError>> + Send + 'a,
+    ) -> Self {
+        Self::going(async move { future.await.map(|result| result.filter(|_| wanted)) })
+    }
 }
 
 impl Future for Running<'_> {

@@ -1,6 +1,6 @@
 //! The order in which a consumer starts and stops.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bootstrap::{About, Context, Misconfigured};
-use common::{ConsumerState, JobKind, KindPattern};
+use common::{ConsumerState, JobKind, KindPattern, subjects};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::consumer::{Consumer, lock};
 use crate::declared::LateClient;
-use crate::inbox::Delivery;
+use crate::inbox::{Delivery, take_out};
 use crate::registry::{AnyHandler, Registry};
 use crate::{control, declared, forward, intake, job_log, runner, settle};
 
@@ -28,9 +28,6 @@ pub const ABOUT: About = About {
     version: env!("CARGO_PKG_VERSION"),
     inbox_prefix: "_INBOX_worker",
 };
-
-/// How long the server may take to confirm the subscriptions before that is reported.
-const JOINED: Duration = Duration::from_secs(2);
 
 /// The most of the grace period that is kept for saying what was given up.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -78,9 +75,7 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
     let mut background = JoinSet::new();
     background.spawn(job_log::sum_up(Arc::clone(&consumer)));
     let subscriptions = intake::join(&consumer).await?;
-    if let Err(error) = consumer.nats.round_trip(JOINED).await {
-        warn!("the server has not confirmed the subscriptions yet: {error:#}");
-    }
+    consumer.nats.confirm_subscriptions(subjects::CREATE).await;
     let kinds = consumer
         .served()
         .iter()
@@ -185,15 +180,10 @@ fn select(
 /// Hands back at once the requests that wait, for their publishers to submit elsewhere while
 /// there is time; plain publishes, which nobody would submit again, stay in line.
 async fn hand_back_waiting(consumer: &Consumer, deadline: Instant) {
-    let mut requests = consumer.inbox.take_out(|delivery| delivery.reply.is_some());
+    let is_request = |delivery: &Delivery| delivery.reply.is_some();
+    let mut requests = consumer.inbox.take_out(is_request);
     for slot in &consumer.slots {
-        let batch = &mut lock(slot).batch;
-        let (out, stay) = std::mem::take(batch)
-            .into_iter()
-            .partition(|delivery| delivery.reply.is_some());
-        *batch = stay;
-        let out: VecDeque<_> = out;
-        requests.extend(out);
+        requests.extend(take_out(&mut lock(slot).batch, is_request));
     }
     interrupt_unread(consumer, requests, deadline).await;
 }

@@ -176,8 +176,20 @@ pub(crate) fn lost(consumer: &Consumer, id: Option<JobId>, kind: Option<&str>, w
     }
 }
 
+/// Hands back a job for which there is no room.
+pub(crate) async fn busy(consumer: &Consumer, id: Option<JobId>, attempt: u32, reply: Subject) {
+    consumer.report.others.ended(Ending::Busy);
+    hand_back(consumer, id, attempt, reply, Status::Busy).await;
+}
+
+/// The same for a job that was not read yet.
+pub(crate) async fn busy_unread(consumer: &Consumer, delivery: Delivery) {
+    consumer.report.others.ended(Ending::Busy);
+    hand_back_unread(consumer, delivery, Status::Busy).await;
+}
+
 /// Answers with `busy` or `interrupted` for a job that was not started.
-pub(crate) async fn hand_back(
+async fn hand_back(
     consumer: &Consumer,
     id: Option<JobId>,
     attempt: u32,
@@ -221,7 +233,7 @@ fn not_run(
 }
 
 /// The same for a job that was not read yet.
-pub(crate) async fn hand_back_unread(consumer: &Consumer, delivery: Delivery, status: Status) {
+async fn hand_back_unread(consumer: &Consumer, delivery: Delivery, status: Status) {
     let Some(reply) = delivery.reply else { return };
     let id = Job::decode(&delivery.payload).ok().and_then(|job| job.id);
     hand_back(
@@ -236,7 +248,7 @@ pub(crate) async fn hand_back_unread(consumer: &Consumer, delivery: Delivery, st
 
 /// Sends an outcome.
 async fn answer(consumer: &Consumer, reply: Subject, mut outcome: Outcome) {
-    let limit = consumer.client.max_payload();
+    let limit = consumer.nats.client.max_payload();
     let mut bytes = written(&outcome);
     if bytes.len() > limit {
         let size = bytes.len();
@@ -250,7 +262,7 @@ async fn answer(consumer: &Consumer, reply: Subject, mut outcome: Outcome) {
         ));
         bytes = written(&outcome);
     }
-    if let Err(error) = consumer.client.publish(reply, bytes.into()).await {
+    if let Err(error) = consumer.nats.client.publish(reply, bytes.into()).await {
         let id = outcome.id.map(tracing::field::display);
         warn!(job.id = id, %error, "the outcome of a job could not be sent");
     }

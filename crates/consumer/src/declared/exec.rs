@@ -51,15 +51,13 @@ pub(super) struct Exec {
 
 impl AnyHandler for Exec {
     fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Running<'a> {
-        Running::going(async move {
+        Running::going_if_wanted(wanted, async move {
             let payload = payload.unwrap_or(RawValue::NULL);
             let arguments = self.arguments(payload)?;
             let input = self.input(payload)?;
-            let result = self
-                .run(arguments, input, attempt)
+            self.run(arguments, input, attempt)
                 .await
-                .map_err(CallError::Failed)?;
-            Ok(if wanted { result } else { None })
+                .map_err(CallError::Failed)
         })
     }
 

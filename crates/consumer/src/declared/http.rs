@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use common::{JobKind, WireDuration, subjects};
+use futures_util::TryFutureExt as _;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect;
 use reqwest::{Client, Response, StatusCode, Url};
@@ -253,13 +254,8 @@ fn is_same_server(from: &Url, to: &Url) -> bool {
 
 impl AnyHandler for Http {
     fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Running<'a> {
-        Running::going(async move {
-            let result = self
-                .ask(payload, attempt)
-                .await
-                .map_err(CallError::Failed)?;
-            Ok(if wanted { result } else { None })
-        })
+        let asking = self.ask(payload, attempt).map_err(CallError::Failed);
+        Running::going_if_wanted(wanted, asking)
     }
 
     fn timeout(&self) -> Option<Duration> {

@@ -6,6 +6,7 @@ use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE};
 use async_nats::{Client, HeaderMap, Message, Request, RequestErrorKind};
 use bytes::Bytes;
 use common::{JobKind, WireDuration, subjects};
+use futures_util::TryFutureExt as _;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -97,13 +98,8 @@ impl Declaration {
 
 impl AnyHandler for Nats {
     fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Running<'a> {
-        Running::going(async move {
-            let result = self
-                .ask(payload, attempt)
-                .await
-                .map_err(CallError::Failed)?;
-            Ok(if wanted { result } else { None })
-        })
+        let asking = self.ask(payload, attempt).map_err(CallError::Failed);
+        Running::going_if_wanted(wanted, asking)
     }
 
     fn timeout(&self) -> Option<Duration> {

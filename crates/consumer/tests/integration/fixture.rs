@@ -53,6 +53,16 @@ impl Fixture {
         .await;
     }
 
+    /// Publishes a job so many times without asking for its outcome.
+    pub(crate) async fn publish(&self, job: &'static str, times: u64) {
+        for _ in 0..times {
+            self.publisher
+                .publish(subjects::CREATE, job.into())
+                .await
+                .unwrap();
+        }
+    }
+
     /// Submits one job, and waits for its outcome.
     pub(crate) async fn outcome(&self, job: &str) -> Outcome {
         self.outcome_on(subjects::CREATE, job.as_bytes()).await

@@ -57,14 +57,9 @@ async fn a_plain_job_is_passed_on_too() {
     let _other = fixture
         .consumer(&["--kinds", "echo", "--instance", "other"])
         .await;
-    for _ in 0..40 {
-        let job = r#"{"kind":"sha256","payload":{"text":""}}"#;
-        fixture
-            .publisher
-            .publish("jobs.create", job.into())
-            .await
-            .unwrap();
-    }
+    fixture
+        .publish(r#"{"kind":"sha256","payload":{"text":""}}"#, 40)
+        .await;
     test_support::eventually(
         test_support::DEADLINE,
         "all 40 to be run by the hasher",
@@ -110,14 +105,9 @@ async fn plain_jobs_that_were_passed_on_outlive_the_consumer_they_were_passed_to
             "c-second",
         ])
         .await;
-    for _ in 0..JOBS {
-        let job = r#"{"kind":"sleep","payload":{"ms":30}}"#;
-        fixture
-            .publisher
-            .publish("jobs.create", job.into())
-            .await
-            .unwrap();
-    }
+    fixture
+        .publish(r#"{"kind":"sleep","payload":{"ms":30}}"#, JOBS)
+        .await;
     eventually(DEADLINE, "some jobs done and many to do", async || {
         let statuses = fixture.statuses(3).await;
         (statuses[1].totals.processed >= 3 && statuses[1].waiting >= 3).then_some(())
@@ -151,14 +141,9 @@ async fn plain_jobs_wait_with_whoever_received_them_while_those_who_serve_their_
         "b-sleep",
     ];
     let _sleeper = fixture.consumer(&sleeper).await;
-    for _ in 0..JOBS {
-        let job = r#"{"kind":"sleep","payload":{"ms":10}}"#;
-        fixture
-            .publisher
-            .publish("jobs.create", job.into())
-            .await
-            .unwrap();
-    }
+    fixture
+        .publish(r#"{"kind":"sleep","payload":{"ms":10}}"#, JOBS)
+        .await;
     eventually(DEADLINE, "all jobs", async || {
         let statuses = fixture.statuses(2).await;
         (statuses[1].totals.succeeded == JOBS).then_some(())

@@ -7,8 +7,8 @@ use test_support::{DEADLINE, NatsServer, Service, Signal, eventually};
 
 use crate::fixture::Fixture;
 
-#[tokio::test]
-async fn a_consumer_that_starts_before_nats_waits_for_it() {
+/// A server that is away, and a consumer that waits for it.
+async fn waiting_for_nats() -> (NatsServer, Service) {
     let mut server = NatsServer::start().await;
     let env = server.env_for("worker");
     server.stop().await;
@@ -18,6 +18,12 @@ async fn a_consumer_that_starts_before_nats_waits_for_it() {
     consumer
         .wait_for_line(|line| line.contains("NATS cannot be reached"))
         .await;
+    (server, consumer)
+}
+
+#[tokio::test]
+async fn a_consumer_that_starts_before_nats_waits_for_it() {
+    let (mut server, mut consumer) = waiting_for_nats().await;
     server.start_again().await;
     consumer
         .wait_for_line(|line| line.contains("taking jobs"))
@@ -28,15 +34,7 @@ async fn a_consumer_that_starts_before_nats_waits_for_it() {
 
 #[tokio::test]
 async fn a_consumer_that_never_met_nats_can_be_stopped() {
-    let mut server = NatsServer::start().await;
-    let env = server.env_for("worker");
-    server.stop().await;
-    let mut consumer = Service::program(env!("CARGO_BIN_EXE_consumer"))
-        .envs(env)
-        .start();
-    consumer
-        .wait_for_line(|line| line.contains("NATS cannot be reached"))
-        .await;
+    let (_server, mut consumer) = waiting_for_nats().await;
     consumer.signal(Signal::SIGTERM);
     assert_eq!(consumer.wait().await.code(), Some(0));
 }

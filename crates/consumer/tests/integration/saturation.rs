@@ -25,14 +25,9 @@ async fn a_full_inbox_loses_nothing_that_the_server_sent() {
     let _consumer = fixture
         .consumer(&["--concurrency", "2", "--inbox", "8"])
         .await;
-    for _ in 0..2 {
-        let job = r#"{"kind":"sleep","payload":{"ms":300}}"#;
-        fixture
-            .publisher
-            .publish("jobs.create", job.into())
-            .await
-            .unwrap();
-    }
+    fixture
+        .publish(r#"{"kind":"sleep","payload":{"ms":300}}"#, 2)
+        .await;
     for number in 0..200_000_u32 {
         let job = format!(r#"{{"kind":"echo","payload":{number}}}"#);
         fixture

@@ -105,12 +105,12 @@ async fn plain_jobs_that_wait_are_run_before_the_end() {
 async fn a_second_signal_ends_it_at_once() {
     let fixture = Fixture::start().await;
     let mut consumer = fixture.consumer(&["--grace", "1h"]).await;
-    let job = r#"{"kind":"sleep","payload":{"ms":600000},"timeout":"1h"}"#;
     fixture
-        .publisher
-        .publish("jobs.create", job.into())
-        .await
-        .unwrap();
+        .publish(
+            r#"{"kind":"sleep","payload":{"ms":600000},"timeout":"1h"}"#,
+            1,
+        )
+        .await;
     fixture.status(|status| status.in_flight == 1).await;
     consumer.signal(Signal::SIGINT);
     consumer
@@ -181,12 +181,9 @@ async fn a_second_signal_leaves_no_program_behind() {
     let mut consumer = fixture
         .consumer(&["--grace", "1h", "--handlers", handlers.to_str().unwrap()])
         .await;
-    let job = r#"{"kind":"wait","timeout":"1h"}"#;
     fixture
-        .publisher
-        .publish("jobs.create", job.into())
-        .await
-        .unwrap();
+        .publish(r#"{"kind":"wait","timeout":"1h"}"#, 1)
+        .await;
     let program = eventually(DEADLINE, "the program", async || {
         children(consumer.id()).pop()
     })

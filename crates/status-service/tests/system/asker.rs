@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::support::{Behaviour, Simulated, encoded, processed, reply, status};
+use crate::support::{Behaviour, Simulated, encoded, processed, reply, status, thousand};
 use async_nats::{Client, Message};
 use common::ConsumerState;
 use common::subjects::STATUS;
@@ -68,15 +68,7 @@ async fn consumers_that_nobody_knows_yet_are_found_in_one_round() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_round_of_a_thousand_consumers_ends_in_well_under_a_second() {
     let nats = NatsServer::start().await;
-    let mut consumers = Vec::new();
-    for connection in 0..4 {
-        let worker = nats.connect_as("worker").await;
-        for n in 0..250 {
-            let mut status = status(&format!("consumer-{connection}-{n}"));
-            status.totals = processed(n);
-            consumers.push(Simulated::with(&worker, status).await);
-        }
-    }
+    let _consumers = thousand(&nats, |n, status| status.totals = processed(n)).await;
     let mut asker = asker(&nats).await;
     let first = ask_until(&mut asker, &[], 1_000).await;
     let known: BTreeSet<_> = first.answers.iter().map(|it| it.id.clone()).collect();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Behaviour, Simulated, Watched, binary, encoded, lane, processed, status, timestamp,
+    Behaviour, Simulated, Watched, binary, encoded, lane, processed, status, thousand, timestamp,
 };
 use common::ConsumerState;
 use serde_json::Value;
@@ -29,15 +29,10 @@ fn is(field: &'static str, text: &str) -> impl Fn(&Value) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_consumers_are_counted() {
     let nats = NatsServer::start().await;
-    let mut consumers = Vec::new();
-    for connection in 0..4 {
-        let worker = nats.connect_as("worker").await;
-        for n in 0..250 {
-            let mut status = status(&format!("consumer-{connection}-{n}"));
-            (status.totals, status.in_flight, status.waiting) = (processed(1_000 + n), 2, 1);
-            consumers.push(Simulated::with(&worker, status).await);
-        }
-    }
+    let consumers = thousand(&nats, |n, status| {
+        (status.totals, status.in_flight, status.waiting) = (processed(1_000 + n), 2, 1);
+    })
+    .await;
     let mut watched = Watched::start(&nats, &[]);
     let total = 1_000 * 1_000 + 4 * (0..250).sum::<u64>();
     let line = watched.next("fleet", fleet(1_000, total)).await;

@@ -47,6 +47,24 @@ pub(crate) fn processed(processed: u64) -> Counts {
     }
 }
 
+/// A thousand consumers on four connections, each with what `change` makes of the status of the
+/// n-th on its connection.
+pub(crate) async fn thousand(
+    nats: &NatsServer,
+    change: impl Fn(u64, &mut ConsumerStatus),
+) -> Vec<Simulated> {
+    let mut consumers = Vec::new();
+    for connection in 0..4 {
+        let worker = nats.connect_as("worker").await;
+        for n in 0..250 {
+            let mut status = status(&format!("consumer-{connection}-{n}"));
+            change(n, &mut status);
+            consumers.push(Simulated::with(&worker, status).await);
+        }
+    }
+    consumers
+}
+
 /// How a simulated consumer behaves when it is asked.
 #[derive(Clone, Debug)]
 pub(crate) enum Behaviour {
