@@ -1,6 +1,6 @@
 //! Names on NATS that publishers, consumers and observers agree on.
 
-use crate::JobKind;
+use crate::{JobId, JobKind, Priority};
 
 /// Jobs of every kind; consumers share it as the queue group [`WORKERS`].
 pub const CREATE: &str = "jobs.create";
@@ -33,4 +33,60 @@ pub fn create_kind(kind: &JobKind) -> String {
 #[must_use]
 pub fn serves_kind(kind: &JobKind) -> String {
     format!("{SERVES}.{kind}")
+}
+
+/// The name of the durable lane in a [`crate::ConsumerStatus`].
+pub const DURABLE_LANE: &str = "durable";
+
+/// Below it, the jobs of the durable lane: see [`durable_job`].
+pub const DURABLE: &str = "jobs.durable";
+
+/// Below it, jobs of the durable lane whose time has come, be it for the first time or again:
+/// see [`due_job`]. Nobody publishes there but the server itself.
+pub const DUE: &str = "jobs.due";
+
+/// Where a job enters the durable lane: `jobs.durable.<id>.<priority>.<run>.<kind>`.
+///
+/// Id, priority and kind are those of the job. The run is 1 in a submission; a job that is put
+/// back into the queue gets the next number, so that no two messages share a subject.
+#[must_use]
+pub fn durable_job(id: JobId, priority: Priority, run: u32, kind: &JobKind) -> String {
+    format!("{DURABLE}.{id}.{priority}.{run}.{kind}")
+}
+
+/// Where a job comes back into the queue at its time: `jobs.due.<id>.<priority>.<run>.<kind>`.
+#[must_use]
+pub fn due_job(id: JobId, priority: Priority, run: u32, kind: &JobKind) -> String {
+    format!("{DUE}.{id}.{priority}.{run}.{kind}")
+}
+
+/// Where a job waits for its time: a message with the header `Nats-Schedule`, whose target is
+/// [`due_job`].
+#[must_use]
+pub fn later(id: JobId) -> String {
+    format!("jobs.later.{id}")
+}
+
+/// Where the [`crate::JobRecord`] of a job is kept.
+#[must_use]
+pub fn state(id: JobId) -> String {
+    format!("jobs.state.{id}")
+}
+
+/// Where whoever listens hears of each new [`crate::JobRecord`] of a job. Nothing is stored there.
+#[must_use]
+pub fn events(id: JobId) -> String {
+    format!("jobs.events.{id}")
+}
+
+/// Where it is asked, once and for all, that a job be cancelled.
+#[must_use]
+pub fn cancel(id: JobId) -> String {
+    format!("jobs.cancel.{id}")
+}
+
+/// Where a job is kept that ended without success: `jobs.dead.<id>.<kind>`.
+#[must_use]
+pub fn dead(id: JobId, kind: &JobKind) -> String {
+    format!("jobs.dead.{id}.{kind}")
 }

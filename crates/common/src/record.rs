@@ -1,0 +1,226 @@
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{JobId, JobKind, OutcomeError, Timestamp};
+
+/// What is known of a job in the durable lane: kept under `jobs.state.<id>`, and told to whoever
+/// listens on `jobs.events.<id>`.
+///
+/// A job that waits for its first run has none yet. Each change replaces the record, and is
+/// refused by the server unless whoever makes it has seen the one before: so an attempt that was
+/// given up cannot overwrite what its successor wrote. Fields that a reader does not know are to
+/// be ignored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct JobRecord {
+    /// The job.
+    pub id: JobId,
+    /// Its kind; absent if it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<JobKind>,
+    /// How it is.
+    pub state: JobState,
+    /// Since when, by the clock of the NATS server.
+    pub at: Timestamp,
+    /// Which message holds the job now: the `<run>` in its subject.
+    pub run: u32,
+    /// The consumer that wrote this; absent if it was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<String>,
+    /// The number of the last attempt that began, from 1; 0 before the first.
+    pub attempt: u32,
+    /// Retrying: when it runs again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<Timestamp>,
+    /// Succeeded: what the handler returned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "serde_json::Value"))]
+    pub result: Option<Box<RawValue>>,
+    /// Succeeded: how long the last attempt ran, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<f64>,
+    /// Dead: why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<DeadReason>,
+    /// The attempts that failed, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<FailedAttempt>,
+    /// How many deliveries of the run were ended by whoever had them, and so were not lost with
+    /// their consumer.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub settled_deliveries: u64,
+}
+
+/// How a job in the durable lane is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// It waits for its `run_at`.
+    Scheduled,
+    /// It waits for a consumer.
+    Queued,
+    /// It runs. Written for attempts that take longer than about a second.
+    Running,
+    /// An attempt failed; it waits for the next one.
+    Retrying,
+    /// The handler returned a result. Final.
+    Succeeded,
+    /// It was given up, and is among the dead letters. Final, unless it is replayed.
+    Dead,
+    /// Somebody cancelled it. Final.
+    Cancelled,
+    /// Its deadline passed before it was started. Final.
+    Expired,
+}
+
+/// Why a job is among the dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum DeadReason {
+    /// As many attempts failed as it may have.
+    AttemptsUsedUp,
+    /// It failed in a way that no repetition can cure.
+    Permanent,
+    /// The message is not a job, or not the one that its subject says.
+    Undecodable,
+    /// The consumer that was to run it has no handler for it.
+    NoHandler,
+    /// The consumers that had it ended without settling it, too often.
+    DeliveriesExhausted,
+}
+
+/// An attempt that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct FailedAttempt {
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// Who made it; absent if nobody knows, because its consumer was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<String>,
+    /// When it ended, by the clock of the NATS server.
+    pub at: Timestamp,
+    /// Why.
+    pub error: OutcomeError,
+}
+
+impl JobRecord {
+    /// A record with nothing but these.
+    #[must_use]
+    pub fn new(id: JobId, kind: Option<JobKind>, state: JobState, at: Timestamp) -> Self {
+        Self {
+            id,
+            kind,
+            state,
+            at,
+            run: 1,
+            consumer: None,
+            attempt: 0,
+            next_at: None,
+            result: None,
+            duration_ms: None,
+            reason: None,
+            failures: Vec::new(),
+            settled_deliveries: 0,
+        }
+    }
+}
+
+impl JobState {
+    /// Whether nothing more happens to the job by itself.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::Succeeded | Self::Dead | Self::Cancelled | Self::Expired
+        )
+    }
+
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Retrying => "retrying",
+            Self::Succeeded => "succeeded",
+            Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl std::fmt::Display for JobState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl DeadReason {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AttemptsUsedUp => "attempts_used_up",
+            Self::Permanent => "permanent",
+            Self::Undecodable => "undecodable",
+            Self::NoHandler => "no_handler",
+            Self::DeliveriesExhausted => "deliveries_exhausted",
+        }
+    }
+}
+
+impl std::fmt::Display for DeadReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_on_the_wire_reads_as_documented_and_survives_the_round_trip() {
+        let at: Timestamp = "2026-01-31T09:30:00Z".parse().unwrap();
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+        let mut record = JobRecord::new(id, "mail.send".parse().ok(), JobState::Succeeded, at);
+        let queued = serde_json::to_string(&record).unwrap();
+        record.consumer = Some("consumer-3f9a1c".to_owned());
+        record.attempt = 2;
+        record.result = serde_json::value::to_raw_value(&serde_json::json!({"n": 1})).ok();
+        record.duration_ms = Some(1.5);
+        record.failures = vec![FailedAttempt {
+            attempt: 1,
+            consumer: Some("consumer-aaaaaa".to_owned()),
+            at,
+            error: OutcomeError::new(crate::codes::TRANSIENT, "the smtp server is away"),
+        }];
+        let full = serde_json::to_string(&record).unwrap();
+        let back: JobRecord = serde_json::from_str(&full).unwrap();
+        assert_eq!(serde_json::to_string(&back).unwrap(), full);
+        insta::assert_snapshot!(format!("{queued}\n{full}"));
+    }
+
+    #[test]
+    fn words_are_those_on_the_wire() {
+        for state in [JobState::Scheduled, JobState::Expired, JobState::Dead] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+        for reason in [DeadReason::AttemptsUsedUp, DeadReason::NoHandler] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
+    }
+}

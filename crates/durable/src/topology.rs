@@ -1,0 +1,271 @@
+//! The streams and durable consumers of the lane, declared in one place.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::Client;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Republish, RetentionPolicy, StorageType,
+};
+use common::JobKind;
+use serde_json::{Map, Value, json};
+
+use crate::api::{self, ApiError};
+
+/// How long a delivered job stays with its consumer without a sign of life.
+pub(crate) const ACK_WAIT: Duration = Duration::from_secs(15);
+
+/// How often a message is delivered before the server gives it up. The consumers give it up long
+/// before: this is for the case that they never get to it.
+const MAX_DELIVER: i64 = 1000;
+
+/// How many jobs of one kind may be with consumers at a time.
+const MAX_ACK_PENDING: i64 = 65_536;
+
+/// `stream name already in use with a different configuration`.
+const EXISTS_OTHERWISE: u64 = 10058;
+
+/// `consumer already exists`.
+const CONSUMER_EXISTS: u64 = 10148;
+
+/// A stream of the lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// Jobs that wait for a consumer.
+    Jobs,
+    /// Jobs that wait for their time, and those whose time has come.
+    Later,
+    /// Records, requests to cancel, dead letters.
+    State,
+    /// What the server says of messages that it gave up.
+    Advisories,
+}
+
+/// What is declared: the streams with their bounds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Topology {
+    /// How much the streams may hold.
+    pub limits: Limits,
+    /// On how many servers of a cluster each stream is kept.
+    pub replicas: Option<usize>,
+}
+
+/// How much the streams may hold. A full one refuses what is new, and forgets nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Jobs that wait or run, in bytes.
+    pub jobs_bytes: i64,
+    /// The same, in jobs.
+    pub jobs: i64,
+    /// Records and dead letters, in bytes.
+    pub state_bytes: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            jobs_bytes: 2 << 30,
+            jobs: 5_000_000,
+            state_bytes: 2 << 30,
+        }
+    }
+}
+
+impl Stream {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Jobs, Self::Later, Self::State, Self::Advisories];
+
+    /// Its name on the server.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Jobs => "JOBS",
+            Self::Later => "JOBS_LATER",
+            Self::State => "JOBS_STATE",
+            Self::Advisories => "JOBS_ADVISORIES",
+        }
+    }
+}
+
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl Topology {
+    /// What a stream is to be like.
+    fn stream(self, stream: Stream) -> Config {
+        let subjects: &[&str] = match stream {
+            Stream::Jobs => &["jobs.durable.*.*.*.>"],
+            Stream::Later => &["jobs.later.*", "jobs.due.>"],
+            Stream::State => &["jobs.state.*", "jobs.cancel.*", "jobs.dead.*.>"],
+            Stream::Advisories => &[
+                "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.JOBS.*",
+                "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.JOBS_LATER.*",
+                "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.JOBS.*",
+                "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.JOBS_LATER.*",
+            ],
+        };
+        let (max_bytes, max_messages) = match stream {
+            Stream::Jobs => (self.limits.jobs_bytes, self.limits.jobs),
+            // A stream with schedules must not refuse what is new, so it would have to forget
+            // what is old. Without a limit of its own it does neither: the account bounds it.
+            Stream::Later => (-1, -1),
+            Stream::State => (self.limits.state_bytes, -1),
+            Stream::Advisories => (64 << 20, 1_000_000),
+        };
+        Config {
+            name: stream.name().to_owned(),
+            subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
+            retention: RetentionPolicy::Limits,
+            storage: StorageType::File,
+            num_replicas: self.replicas.unwrap_or(1),
+            max_bytes,
+            max_messages,
+            max_messages_per_subject: if stream == Stream::Advisories { -1 } else { 1 },
+            discard: if stream == Stream::Later {
+                DiscardPolicy::Old
+            } else {
+                DiscardPolicy::New
+            },
+            // A job that is known is refused, by whatever client it is submitted again.
+            discard_new_per_subject: stream == Stream::Jobs,
+            max_consumers: -1,
+            max_message_size: -1,
+            allow_direct: true,
+            allow_atomic_publish: stream != Stream::Advisories,
+            allow_message_schedules: stream == Stream::Later,
+            allow_message_ttl: stream == Stream::State,
+            republish: (stream == Stream::State).then(|| Republish {
+                source: "jobs.state.*".to_owned(),
+                destination: "jobs.events.{{wildcard(1)}}".to_owned(),
+                headers_only: false,
+            }),
+            ..Config::default()
+        }
+    }
+
+    /// Creates the streams that are missing, and changes nothing that is there.
+    ///
+    /// # Errors
+    /// When there is no JetStream, when it refuses, and when a stream is there that differs from
+    /// what is declared: the error names each field.
+    pub async fn ensure(self, client: &Client) -> anyhow::Result<()> {
+        for stream in Stream::ALL {
+            self.ensure_stream(client, stream).await?;
+        }
+        Ok(())
+    }
+
+    async fn ensure_stream(self, client: &Client, stream: Stream) -> anyhow::Result<()> {
+        let wanted = serde_json::to_value(self.stream(stream))
+            .context("a stream's configuration is plain data")?;
+        let create = format!("$JS.API.STREAM.CREATE.{stream}");
+        let error = match api::ask::<Value>(client, create, &wanted).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        let differs = matches!(error, ApiError::Refused { code, .. } if code == EXISTS_OTHERWISE);
+        if !differs {
+            return Err(error).with_context(|| format!("cannot create the stream {stream}"));
+        }
+        let info = format!("$JS.API.STREAM.INFO.{stream}");
+        let info: Value = api::ask(client, info, &Value::Null).await?;
+        let differences = differences(&wanted, &info["config"]);
+        anyhow::bail!(
+            "the stream {stream} is there, but not as it is declared; change it, or what is \
+             declared, so that they agree: {}",
+            differences.join("; ")
+        )
+    }
+
+    /// Creates the durable consumer of a kind on a stream, unless it is there.
+    pub(crate) async fn ensure_consumer(
+        self,
+        client: &Client,
+        stream: Stream,
+        kind: &JobKind,
+    ) -> anyhow::Result<String> {
+        let first = if stream == Stream::Later {
+            common::subjects::DUE
+        } else {
+            common::subjects::DURABLE
+        };
+        let name = consumer_name(kind);
+        self.ensure_pull_consumer(client, stream, &name, format!("{first}.*.*.*.{kind}"))
+            .await?;
+        Ok(name)
+    }
+
+    /// Creates a durable pull consumer, unless it is there.
+    pub(crate) async fn ensure_pull_consumer(
+        self,
+        client: &Client,
+        stream: Stream,
+        name: &str,
+        filter: String,
+    ) -> anyhow::Result<()> {
+        let config = pull::Config {
+            durable_name: Some(name.to_owned()),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            max_deliver: MAX_DELIVER,
+            max_ack_pending: MAX_ACK_PENDING,
+            filter_subject: filter.clone(),
+            max_waiting: 4096,
+            ..pull::Config::default()
+        };
+        let config = async_nats::jetstream::consumer::IntoConsumerConfig::into_consumer_config(config);
+        let config = serde_json::to_value(config).context("a consumer's configuration is plain data")?;
+        let request = json!({"stream_name": stream.name(), "config": config, "action": "create"});
+        let subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}.{filter}");
+        match api::ask::<Value>(client, subject, &request).await {
+            Ok(_) => Ok(()),
+            Err(ApiError::Refused { code, .. }) if code == CONSUMER_EXISTS => {
+                let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{name}");
+                let info: Value = api::ask(client, subject, &Value::Null).await?;
+                anyhow::bail!(
+                    "the durable consumer {name} of the stream {stream} is there, but not as it \
+                     is declared; change or delete it: {}",
+                    differences(&config, &info["config"]).join("; ")
+                )
+            }
+            Err(error) => Err(error)
+                .with_context(|| format!("cannot create the durable consumer {name} of {stream}")),
+        }
+    }
+}
+
+/// What the durable consumer of a kind is called: a name holds no dots.
+#[must_use]
+pub(crate) fn consumer_name(kind: &JobKind) -> String {
+    kind.as_str().replace('.', "=")
+}
+
+/// In which fields what is there differs from what is wanted.
+fn differences(wanted: &Value, there: &Value) -> Vec<String> {
+    let nothing = Map::new();
+    let (wanted, there) = (
+        wanted.as_object().unwrap_or(&nothing),
+        there.as_object().unwrap_or(&nothing),
+    );
+    wanted
+        .iter()
+        .filter_map(|(field, wanted)| {
+            let there = there.get(field).unwrap_or(&Value::Null);
+            let empty = |value: &Value| {
+                value.is_null()
+                    || *value == json!(0)
+                    || *value == json!(-1)
+                    || *value == json!(false)
+                    || *value == json!("")
+                    || value.as_object().is_some_and(Map::is_empty)
+            };
+            let same = wanted == there || (empty(wanted) && empty(there));
+            (!same).then(|| format!("{field} is {there} instead of {wanted}"))
+        })
+        .collect()
+}

@@ -1,0 +1,294 @@
+//! Group commit: messages for one stream that wait at the same time are stored together.
+//!
+//! With `sync_interval: always` the server syncs its disk for every message, but only once for an
+//! atomic batch. So whatever is handed over while a batch is under way goes into the next one; a
+//! message that comes alone is sent at once. A batch is stored as a whole or not at all: when one
+//! is refused, its entries are sent one by one, so that a bad one does not take the others along.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use serde::Deserialize;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::api::Refusal;
+
+/// The most messages in a batch (ADR-50).
+pub(crate) const MOST_MESSAGES: usize = 1000;
+
+/// The most bytes in a batch: it waits in memory, here and in the server.
+const MOST_BYTES: usize = 4 << 20;
+
+/// How many batches are under way at a time. The server takes 50 for each stream, from all its
+/// clients; while one is synced, the next is on its way.
+const UNDER_WAY: usize = 2;
+
+/// Up to so many entries are sent as they are: a batch costs the server about four syncs.
+const FEW: usize = 3;
+
+/// How many entries wait for a batch before whoever hands over has to wait.
+const WAITING: usize = 4096;
+
+/// How long the server may take to store a batch.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const BATCH_ID: &str = "Nats-Batch-Id";
+const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+
+/// A message for a stream.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Its subject.
+    pub subject: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub payload: Bytes,
+}
+
+/// Messages that are stored together or not at all; at most 1,000.
+pub type Entry = Vec<Message>;
+
+/// Why an entry was not stored, or may not have been.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotStored {
+    /// A message with this subject is there, and the stream keeps one for each.
+    #[error("a message with this subject is there already")]
+    Exists,
+    /// The last message is not the one that the entry expected.
+    #[error("something else was stored meanwhile")]
+    Conflict,
+    /// The stream, or the storage of the account, is full.
+    #[error("the stream is full: {0}")]
+    Full(String),
+    /// The server refuses it for another reason.
+    #[error("the server refuses it: {0}")]
+    Refused(String),
+    /// Nobody takes it: there is no such stream, or no JetStream.
+    #[error("no stream takes it")]
+    NoStream,
+    /// The server did not say in time: it may have been stored.
+    #[error("the server did not confirm it: {0}")]
+    Unknown(String),
+}
+
+impl NotStored {
+    fn of(refusal: Refusal) -> Self {
+        let Refusal {
+            err_code,
+            description,
+        } = refusal;
+        match err_code {
+            10071 | 10164 => Self::Conflict,
+            10077 if description.contains("per subject") => Self::Exists,
+            // What the stream, the account and the server may hold.
+            10077 | 10002 | 10023 | 10028 | 10047 => Self::Full(description),
+            10059 => Self::NoStream,
+            _ => Self::Refused(format!("{description} (error {err_code})")),
+        }
+    }
+}
+
+/// Stores messages in one stream.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    entries: mpsc::Sender<Waiting>,
+}
+
+struct Waiting {
+    entry: Entry,
+    /// Told the stream's sequence of the entry's first message.
+    stored: oneshot::Sender<Result<u64, NotStored>>,
+}
+
+impl Writer {
+    /// Starts a writer; it ends when all its clones are gone.
+    #[must_use]
+    pub fn start(client: Client) -> Self {
+        let (entries, waiting) = mpsc::channel(WAITING);
+        tokio::spawn(write(client, waiting));
+        Self { entries }
+    }
+
+    /// Stores an entry, and returns the stream's sequence of its first message. When it returns,
+    /// the server has synced it to its disk.
+    ///
+    /// # Errors
+    /// See [`NotStored`].
+    ///
+    /// # Panics
+    /// When the entry is empty or has more than 1,000 messages.
+    pub async fn store(&self, entry: Entry) -> Result<u64, NotStored> {
+        assert!(
+            (1..=MOST_MESSAGES).contains(&entry.len()),
+            "an entry has 1 to 1,000 messages"
+        );
+        let (stored, result) = oneshot::channel();
+        let gone = || NotStored::Unknown("the writer was stopped".to_owned());
+        self.entries
+            .send(Waiting { entry, stored })
+            .await
+            .map_err(|_| gone())?;
+        result.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+async fn write(client: Client, mut waiting: mpsc::Receiver<Waiting>) {
+    let under_way = Arc::new(Semaphore::new(UNDER_WAY));
+    // What did not fit into the last batch.
+    let mut next = None;
+    loop {
+        // The semaphore is never closed.
+        let Ok(permit) = Arc::clone(&under_way).acquire_owned().await else {
+            return;
+        };
+        let first = match next.take() {
+            Some(first) => first,
+            None => match waiting.recv().await {
+                Some(first) => first,
+                None => return,
+            },
+        };
+        let mut size = Size::default();
+        size.add(&first.entry);
+        let mut batch = vec![first];
+        while let Ok(more) = waiting.try_recv() {
+            if size.has_room_for(&more.entry) {
+                size.add(&more.entry);
+                batch.push(more);
+            } else {
+                next = Some(more);
+                break;
+            }
+        }
+        let client = client.clone();
+        tokio::spawn(async move {
+            store(&client, batch).await;
+            drop(permit);
+        });
+    }
+}
+
+#[derive(Default)]
+struct Size {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Size {
+    fn add(&mut self, entry: &Entry) {
+        self.messages += entry.len();
+        self.bytes += bytes(entry);
+    }
+
+    fn has_room_for(&self, entry: &Entry) -> bool {
+        self.messages + entry.len() <= MOST_MESSAGES && self.bytes + bytes(entry) <= MOST_BYTES
+    }
+}
+
+fn bytes(entry: &Entry) -> usize {
+    entry.iter().map(|message| message.payload.len()).sum()
+}
+
+async fn store(client: &Client, batch: Vec<Waiting>) {
+    if batch.len() > FEW {
+        let mut messages = Vec::with_capacity(MOST_MESSAGES);
+        for waiting in &batch {
+            messages.extend(&waiting.entry);
+        }
+        match commit(client, &messages).await {
+            Ok(first) => {
+                let mut sequence = first;
+                for Waiting { entry, stored } in batch {
+                    // Whoever handed it over may be gone.
+                    let _ = stored.send(Ok(sequence));
+                    sequence += entry.len() as u64;
+                }
+                return;
+            }
+            Err(error @ (NotStored::Unknown(_) | NotStored::NoStream)) => {
+                for Waiting { stored, .. } in batch {
+                    let _ = stored.send(Err(error.clone()));
+                }
+                return;
+            }
+            // One of them is to blame, and the server does not say which.
+            Err(_) => {}
+        }
+    }
+    join_all(batch.into_iter().map(async |Waiting { entry, stored }| {
+        let messages: Vec<_> = entry.iter().collect();
+        // Whoever handed it over may be gone.
+        let _ = stored.send(commit(client, &messages).await);
+    }))
+    .await;
+}
+
+/// Stores messages together; returns the sequence of the first.
+async fn commit(client: &Client, messages: &[&Message]) -> Result<u64, NotStored> {
+    let batch = uuid::Uuid::new_v4().simple().to_string();
+    let committing = async {
+        for (place, message) in messages.iter().enumerate() {
+            let mut headers = message.headers.clone();
+            let last = place + 1 == messages.len();
+            if messages.len() > 1 {
+                headers.insert(BATCH_ID, batch.as_str());
+                headers.insert(BATCH_SEQUENCE, (place + 1).to_string());
+                if last {
+                    headers.insert(BATCH_COMMIT, "1");
+                }
+            }
+            let subject = message.subject.clone();
+            if last {
+                let request = Request::new()
+                    .headers(headers)
+                    .payload(message.payload.clone())
+                    .timeout(None);
+                return match client.send_request(subject, request).await {
+                    Ok(answer) => stored(&answer.payload, messages.len() as u64),
+                    Err(error) => Err(match error.kind() {
+                        RequestErrorKind::NoResponders => NotStored::NoStream,
+                        RequestErrorKind::MaxPayloadExceeded => {
+                            NotStored::Refused(error.to_string())
+                        }
+                        _ => NotStored::Unknown(error.to_string()),
+                    }),
+                };
+            }
+            let payload = message.payload.clone();
+            if let Err(error) = client.publish_with_headers(subject, headers, payload).await {
+                // What was sent of the batch is forgotten by the server, since nobody commits it.
+                return Err(NotStored::Refused(error.to_string()));
+            }
+        }
+        Err(NotStored::Refused("there is no message".to_owned()))
+    };
+    match tokio::time::timeout(PATIENCE, committing).await {
+        Ok(result) => result,
+        Err(_) => Err(NotStored::Unknown(format!("no answer within {PATIENCE:?}"))),
+    }
+}
+
+fn stored(answer: &[u8], count: u64) -> Result<u64, NotStored> {
+    #[derive(Deserialize)]
+    struct PubAck {
+        #[serde(default)]
+        error: Option<Refusal>,
+        #[serde(default)]
+        seq: u64,
+    }
+    match serde_json::from_slice::<PubAck>(answer) {
+        Ok(PubAck {
+            error: Some(refusal),
+            ..
+        }) => Err(NotStored::of(refusal)),
+        Ok(PubAck { seq, .. }) if seq >= count => Ok(seq + 1 - count),
+        _ => Err(NotStored::Unknown(
+            "an answer that is no acknowledgement".to_owned(),
+        )),
+    }
+}
