@@ -155,6 +155,15 @@ impl JobId {
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }
+
+    /// The id under which a message of the durable lane is kept that has no readable one: its
+    /// number in the stream, as a UUID of version 8.
+    #[must_use]
+    pub fn of_unreadable(stream_sequence: u64) -> Self {
+        let mut bytes = [0; 16];
+        bytes[8..].copy_from_slice(&stream_sequence.to_be_bytes());
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
 }
 
 impl FromStr for JobId {

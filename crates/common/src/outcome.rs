@@ -79,6 +79,8 @@ pub mod codes {
     pub const BUSY: &str = "busy";
     /// The consumer was stopped.
     pub const INTERRUPTED: &str = "interrupted";
+    /// Durable lane: the consumer that had the job ended, or was cut off, before it had settled it.
+    pub const LOST: &str = "lost";
     /// The attempt took longer than its time-out.
     pub const TIMEOUT: &str = "timeout";
     /// The handler panicked.

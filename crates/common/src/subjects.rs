@@ -19,6 +19,18 @@ pub const WORKERS: &str = "workers";
 /// A publisher that submits the same id again counts it up, and the outcome repeats it.
 pub const ATTEMPT_HEADER: &str = "Jobs-Attempt";
 
+/// Header of a dead letter: why the job was given up, a [`crate::DeadReason`].
+pub const DEAD_REASON_HEADER: &str = "Jobs-Reason";
+
+/// Header of a dead letter: its failed attempts, a JSON array of [`crate::FailedAttempt`].
+pub const DEAD_FAILURES_HEADER: &str = "Jobs-Failures";
+
+/// Header of a dead letter: the priority that the job had in its subject.
+pub const PRIORITY_HEADER: &str = "Jobs-Priority";
+
+/// Header of a dead letter: the run that the job was in, a number from 1.
+pub const RUN_HEADER: &str = "Jobs-Run";
+
 /// The name of the core lane in a [`crate::ConsumerStatus`].
 pub const CORE_LANE: &str = "core";
 

@@ -10,12 +10,39 @@ use time::format_description::well_known::Rfc3339;
 #[serde(transparent)]
 pub struct Timestamp(#[serde(with = "time::serde::rfc3339")] OffsetDateTime);
 
+const END_OF_CALENDAR: OffsetDateTime = time::macros::datetime!(9999-12-31 23:59:59 UTC);
+
 impl Timestamp {
     /// Now, by this machine's clock, to the millisecond.
     #[must_use]
     pub fn now() -> Self {
         let now = OffsetDateTime::now_utc();
         Self(now.replace_millisecond(now.millisecond()).unwrap_or(now))
+    }
+
+    /// This moment and a while; the end of the calendar if that is beyond it.
+    #[must_use]
+    pub fn after(self, wait: std::time::Duration) -> Self {
+        let wait = time::Duration::try_from(wait).unwrap_or(time::Duration::MAX);
+        let sum = self.0.checked_add(wait);
+        // Years beyond 9999 have no form in RFC 3339.
+        Self(
+            sum.filter(|sum| sum.year() <= 9999)
+                .unwrap_or(END_OF_CALENDAR),
+        )
+    }
+
+    /// This moment, moved by so many milliseconds: into the past if there are less than none.
+    #[must_use]
+    pub fn shifted(self, milliseconds: i64) -> Self {
+        let sum = self.0.checked_add(time::Duration::milliseconds(milliseconds));
+        Self(sum.filter(|sum| (0..=9999).contains(&sum.year())).unwrap_or(self.0))
+    }
+
+    /// How many milliseconds this moment is ahead of another; negative if it is behind.
+    #[must_use]
+    pub fn milliseconds_ahead_of(self, other: Self) -> i64 {
+        i64::try_from((self.0 - other.0).whole_milliseconds()).unwrap_or(i64::MAX)
     }
 
     /// How long after `earlier` this moment is; zero if it is not after it.

@@ -2,8 +2,23 @@
 //! server.
 
 mod api;
+mod cancels;
+mod claim;
+mod clock;
+mod intake;
+mod keeper;
+mod lane;
+mod lease;
+mod puller;
+mod pulse;
+mod records;
+mod settle;
 mod topology;
+mod trim;
 mod writer;
 
+pub use lane::{Lane, LaneOptions, Sink};
+pub use lease::Lease;
+pub use settle::Settlement;
 pub use topology::{Limits, Stream, Topology};
 pub use writer::{Entry, Message, NotStored, Writer};

@@ -221,7 +221,10 @@ impl Topology {
         let config = async_nats::jetstream::consumer::IntoConsumerConfig::into_consumer_config(config);
         let config = serde_json::to_value(config).context("a consumer's configuration is plain data")?;
         let request = json!({"stream_name": stream.name(), "config": config, "action": "create"});
-        let subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}.{filter}");
+        let mut subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}");
+        if !filter.is_empty() {
+            subject = format!("{subject}.{filter}");
+        }
         match api::ask::<Value>(client, subject, &request).await {
             Ok(_) => Ok(()),
             Err(ApiError::Refused { code, .. }) if code == CONSUMER_EXISTS => {

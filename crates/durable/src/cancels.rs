@@ -1,0 +1,29 @@
+//! Hears of cancellations as they are asked for, and stops the jobs that run here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::JobId;
+use futures_util::StreamExt as _;
+use tracing::warn;
+
+use crate::lane::Shared;
+
+pub(crate) async fn listen(shared: Arc<Shared>) {
+    let mut requests = loop {
+        match shared.client.subscribe("jobs.cancel.*").await {
+            Ok(requests) => break requests,
+            Err(error) => warn!(%error, "cannot listen to jobs.cancel.*, trying again"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    while let Some(request) = requests.next().await {
+        let id = request.subject.strip_prefix("jobs.cancel.");
+        let Some(id) = id.and_then(|id| id.parse::<JobId>().ok()) else {
+            continue;
+        };
+        for lease in shared.leases.select(|lease| lease.id == id) {
+            lease.cancelled.cancel();
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Takes messages from the queues and finds out what is to be done with each.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::{
+    Backoff, DeadReason, Job, JobId, JobKind, MaxAttempts, OutcomeError, Priority, codes,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::api::PATIENCE;
+use crate::claim::{self, Sighting, Verdict};
+use crate::lane::Shared;
+use crate::lease::Lease;
+use crate::puller::{Event, Pulled, Puller};
+use crate::records::{self, Found, Records};
+use crate::settle::{self, Settlement};
+
+/// How long freed room is gathered before it is asked for, so that a pull is worth it.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// How often pulls are looked at that may have been lost.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The most jobs whose settlement may be under way before no more are taken.
+const SETTLING: usize = 8192;
+
+/// Takes jobs until the lane is left; then gives back what the server had sent.
+pub(crate) async fn take_jobs(
+    shared: Arc<Shared>,
+    mut puller: Puller,
+    mut records: Records,
+) -> anyhow::Result<()> {
+    let mut connected = shared.nats.connected();
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        let settling = shared.settling.load(Ordering::Acquire) >= SETTLING;
+        let room = if settling { 0 } else { shared.sink.room() };
+        puller.pull(room).await;
+        tokio::select! {
+            biased;
+            () = shared.leave.cancelled() => break,
+            event = puller.next() => match event? {
+                Event::Pulled(batch) => claim(&shared, &mut records, batch).await,
+                Event::Gone(place) => restore(&shared, &mut puller, place).await,
+                Event::Ended => {}
+            },
+            changed = connected.changed() => {
+                changed?;
+                puller.forget();
+            }
+            () = shared.room.notified() => tokio::time::sleep(GATHER).await,
+            () = shared.settled.notified(), if settling => {}
+            _ = tick.tick() => {}
+        }
+    }
+    puller.leave().await;
+    let mut arrived = std::pin::pin!(shared.nats.round_trip(PATIENCE));
+    loop {
+        let batch = tokio::select! {
+            biased;
+            event = puller.next() => event?,
+            // Without a connection nothing arrives, and the server delivers it again.
+            _ = &mut arrived => return Ok(()),
+        };
+        if let Event::Pulled(batch) = batch {
+            claim(&shared, &mut records, batch).await;
+        }
+    }
+}
+
+/// Somebody has deleted a durable consumer: it is made again.
+async fn restore(shared: &Shared, puller: &mut Puller, place: usize) {
+    puller.pause(place);
+    let queue = puller.queue(place).clone();
+    let kind = shared
+        .options
+        .kinds
+        .iter()
+        .find(|kind| crate::topology::consumer_name(kind) == queue.consumer);
+    let Some(kind) = kind else { return };
+    let topology = shared.options.topology;
+    // The stream may be gone as well.
+    let restored = async {
+        topology.ensure(&shared.client).await?;
+        topology
+            .ensure_consumer(&shared.client, queue.stream, kind)
+            .await
+    };
+    match restored.await {
+        Ok(name) => warn!(stream = %queue.stream, consumer = name, "a durable consumer was gone, and is made again"),
+        Err(error) => warn!("a durable consumer is gone and cannot be made again: {error:#}"),
+    }
+}
+
+/// What the subject of a job says.
+pub(crate) struct Place {
+    pub(crate) id: JobId,
+    pub(crate) priority: Priority,
+    pub(crate) run: u32,
+    pub(crate) kind: JobKind,
+}
+
+impl Place {
+    pub(crate) fn of(subject: &str) -> Option<Self> {
+        let mut tokens = subject.splitn(6, '.').skip(2);
+        Some(Self {
+            id: tokens.next()?.parse().ok()?,
+            priority: tokens.next()?.parse().ok()?,
+            run: tokens.next()?.parse().ok().filter(|run| *run > 0)?,
+            kind: tokens.next()?.parse().ok()?,
+        })
+    }
+}
+
+async fn claim(shared: &Arc<Shared>, records: &mut Records, batch: Vec<Pulled>) {
+    let mut batch: Vec<_> = batch
+        .into_iter()
+        .map(|pulled| (Place::of(&pulled.subject), pulled))
+        .collect();
+    while !batch.is_empty() {
+        let rest = batch.split_off(batch.len().min(records::MOST));
+        let ids = batch.iter().filter_map(|(place, _)| Some(place.as_ref()?.id));
+        let found = look_up(shared, records, ids.collect()).await;
+        let Some(mut found) = found else { return };
+        let mut to_run = Vec::with_capacity(batch.len());
+        for (place, pulled) in batch {
+            let found = place.as_ref().and_then(|place| found.remove(&place.id));
+            if let Some(lease) = sort(shared, place, pulled, found) {
+                to_run.push(lease);
+            }
+        }
+        if shared.leave.is_cancelled() {
+            for lease in to_run {
+                settle::begin(shared, lease, Settlement::GivenBack);
+            }
+        } else if !to_run.is_empty() {
+            shared.sink.take(to_run);
+        }
+        batch = rest;
+    }
+}
+
+/// Looks records up until it works: the messages are this consumer's, and stay so. `None` if the
+/// lane ends before.
+async fn look_up(
+    shared: &Shared,
+    records: &mut Records,
+    ids: Vec<JobId>,
+) -> Option<HashMap<JobId, Found>> {
+    let mut told = false;
+    loop {
+        match records.of(ids.iter().copied()).await {
+            Ok(found) => return Some(found),
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!("cannot look up what is known of jobs, trying again: {error:#}");
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            () = shared.end.cancelled() => return None,
+        }
+    }
+}
+
+/// Finds out what is to be done with a message; what is to be run is returned, everything else
+/// done in the background.
+fn sort(
+    shared: &Arc<Shared>,
+    place: Option<Place>,
+    pulled: Pulled,
+    found: Option<Found>,
+) -> Option<Arc<Lease>> {
+    let now = shared.clock.now();
+    let job = Job::decode(&pulled.payload);
+    let problem = match (&job, &place) {
+        (Err(error), _) => Some(error.to_string()),
+        (Ok(_), None) => Some(format!(
+            "the subject {:?} is not jobs.durable.<id>.<priority>.<run>.<kind>",
+            pulled.subject.as_str()
+        )),
+        (Ok(job), Some(place)) if job.kind != place.kind => Some(format!(
+            "field `kind`: a job of kind \"{}\" came on a subject of kind \"{}\"",
+            job.kind, place.kind
+        )),
+        (Ok(job), Some(place)) if job.id.is_some_and(|id| id != place.id) => Some(format!(
+            "field `id`: not the id in the subject, which is {}",
+            place.id
+        )),
+        _ => None,
+    };
+    let (max_attempts, backoff, deadline, run_at) = match &job {
+        Ok(job) => (job.max_attempts, job.backoff, job.deadline, job.run_at),
+        Err(_) => (None, None, None, None),
+    };
+    let max_attempts = max_attempts.unwrap_or(MaxAttempts::default()).get();
+    let Found { record, sequence } = found.unwrap_or(Found {
+        record: None,
+        sequence: 0,
+    });
+    let (run, priority) = place
+        .as_ref()
+        .map_or((1, Priority::Normal), |place| (place.run, place.priority));
+    let verdict = claim::judge(Sighting {
+        record: record.as_ref(),
+        run,
+        delivered: pulled.delivered,
+        max_attempts,
+        deadline,
+        run_at,
+        now,
+    });
+    let (id, kind) = match place {
+        Some(place) => (place.id, place.kind),
+        None => (
+            JobId::of_unreadable(pulled.stream_sequence),
+            shared.kind_of(pulled.queue),
+        ),
+    };
+    let mut lease = Lease {
+        id,
+        kind,
+        attempt: 0,
+        payload: pulled.payload,
+        headers: pulled.headers,
+        cancelled: CancellationToken::new(),
+        number: shared.leases.next_number(),
+        queue: pulled.queue,
+        priority,
+        run,
+        delivered: pulled.delivered,
+        stream_sequence: pulled.stream_sequence,
+        subject: pulled.subject,
+        ack: pulled.ack,
+        failures: record.map(|record| record.failures).unwrap_or_default(),
+        max_attempts,
+        backoff: backoff.unwrap_or(Backoff::default()),
+        since: Instant::now(),
+        started: AtomicBool::new(false),
+        record: tokio::sync::Mutex::new(sequence),
+        announced: AtomicBool::new(false),
+    };
+    let settlement = match (verdict, problem) {
+        (Verdict::Done, _) => Settlement::OnlyAck,
+        (_, Some(problem)) => Settlement::Dead {
+            reason: DeadReason::Undecodable,
+            error: Some(OutcomeError::new(codes::INVALID_JOB, problem)),
+        },
+        (Verdict::Run { attempt, failures }, None) => {
+            lease.attempt = attempt;
+            lease.failures = failures;
+            let lease = Arc::new(lease);
+            shared.leases.hold(&lease);
+            return Some(lease);
+        }
+        (Verdict::PutOff { run, until }, None) => Settlement::PutOff { run, until },
+        (Verdict::Early { until }, None) => Settlement::Early { until },
+        (Verdict::Expired { failures }, None) => {
+            lease.failures = failures;
+            Settlement::Expired
+        }
+        (Verdict::Exhausted { failures }, None) => {
+            lease.failures = failures;
+            Settlement::Dead {
+                reason: DeadReason::DeliveriesExhausted,
+                error: None,
+            }
+        }
+    };
+    let lease = Arc::new(lease);
+    shared.leases.hold(&lease);
+    if !matches!(settlement, Settlement::OnlyAck | Settlement::PutOff { .. } | Settlement::Early { .. }) {
+        shared.sink.refused(Some(&lease.kind), &settlement);
+    }
+    settle::begin(shared, lease, settlement);
+    None
+}

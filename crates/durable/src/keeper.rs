@@ -1,0 +1,265 @@
+//! Does what has to be done for jobs that nobody runs: carries out cancellations, and takes the
+//! messages that the server gave up to the dead letters.
+//!
+//! Both are small queues that the consumers share, so they wait for a consumer that is away.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::{Client, HeaderMap, StatusCode, Subject};
+use bytes::Bytes;
+use common::{Backoff, DeadReason, JobId, JobKind, JobRecord, JobState, Priority, subjects};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::api::PATIENCE;
+use crate::intake::Place;
+use crate::lane::Shared;
+use crate::lease::Lease;
+use crate::puller::{Event, Pulled, Puller, Queue};
+use crate::records::{self, Found};
+use crate::settle::{self, Settlement};
+use crate::topology::{Stream, Topology};
+use crate::trim::purge;
+use crate::writer::{Message, NotStored};
+
+const CANCELS: &str = "cancels";
+const GIVEN_UP: &str = "given-up";
+
+/// How many of them are taken at a time.
+const ROOM: usize = 16;
+
+const TICK: Duration = Duration::from_secs(1);
+
+/// The durable consumers of both queues.
+pub(crate) async fn ensure(topology: Topology, client: &Client) -> anyhow::Result<()> {
+    topology
+        .ensure_pull_consumer(client, Stream::State, CANCELS, "jobs.cancel.*".to_owned())
+        .await?;
+    topology
+        .ensure_pull_consumer(client, Stream::Advisories, GIVEN_UP, String::new())
+        .await
+}
+
+pub(crate) async fn keep(shared: Arc<Shared>) {
+    let queue = |stream, consumer: &str| Queue {
+        stream,
+        consumer: consumer.to_owned(),
+    };
+    let queues = vec![
+        queue(Stream::State, CANCELS),
+        queue(Stream::Advisories, GIVEN_UP),
+    ];
+    let mut puller = loop {
+        match Puller::new(&shared.client, queues.clone()).await {
+            Ok(puller) => break puller,
+            Err(error) => warn!("cannot look after cancellations, trying again: {error:#}"),
+        }
+        tokio::time::sleep(TICK).await;
+    };
+    let mut connected = shared.nats.connected();
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        puller.pull(ROOM).await;
+        tokio::select! {
+            biased;
+            () = shared.leave.cancelled() => return,
+            event = puller.next() => match event {
+                Ok(Event::Pulled(batch)) => {
+                    for pulled in batch {
+                        carry_out(&shared, pulled).await;
+                    }
+                }
+                Ok(Event::Gone(place)) => {
+                    puller.pause(place);
+                    if let Err(error) = ensure(shared.options.topology, &shared.client).await {
+                        warn!("cannot look after cancellations: {error:#}");
+                    }
+                }
+                Ok(Event::Ended) => {}
+                Err(_) => return,
+            },
+            changed = connected.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                puller.forget();
+            }
+            _ = tick.tick() => {}
+        }
+    }
+}
+
+/// Does what a message asks for; what fails is delivered again.
+async fn carry_out(shared: &Shared, pulled: Pulled) {
+    let done = if let Some(id) = pulled.subject.strip_prefix("jobs.cancel.") {
+        match id.parse() {
+            Ok(id) => cancel(shared, id).await,
+            Err(_) => Ok(()),
+        }
+    } else {
+        bury(shared, &pulled.payload).await
+    };
+    match done {
+        Ok(()) => {
+            let _ = shared.client.publish(pulled.ack, "+ACK".into()).await;
+        }
+        Err(error) => warn!(subject = pulled.subject.as_str(), "cannot carry out, trying again: {error:#}"),
+    }
+}
+
+async fn cancel(shared: &Shared, id: JobId) -> anyhow::Result<()> {
+    loop {
+        let found = records::one(&shared.client, id).await?;
+        let (record, expected) = match found {
+            Some(Found { record, sequence }) => (record, sequence),
+            None => (None, 0),
+        };
+        if record.as_ref().is_some_and(|record| record.state.is_final()) {
+            return Ok(());
+        }
+        if record.is_none() && !is_stored(shared, id).await? {
+            info!(job.id = %id, "nobody knows the job that is to be cancelled");
+            return Ok(());
+        }
+        let at = shared.clock.now();
+        let mut record = record.unwrap_or_else(|| JobRecord::new(id, None, JobState::Queued, at));
+        record.state = JobState::Cancelled;
+        record.at = at;
+        record.consumer = None;
+        record.next_at = None;
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
+        headers.insert("Nats-TTL", format!("{}s", shared.options.keep.as_secs()));
+        let message = Message {
+            subject: subjects::state(id),
+            headers,
+            payload: serde_json::to_vec(&record)?.into(),
+        };
+        match shared.records.store(vec![message]).await {
+            Ok(_) => break,
+            // It has moved on meanwhile.
+            Err(NotStored::Conflict) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    for (stream, filter) in messages_of(id) {
+        purge(&shared.client, stream, &json!({"filter": filter})).await?;
+    }
+    info!(job.id = %id, "job cancelled");
+    Ok(())
+}
+
+/// Where the messages of a job may be.
+fn messages_of(id: JobId) -> [(Stream, String); 3] {
+    [
+        (Stream::Later, subjects::later(id)),
+        (Stream::Later, format!("{}.{id}.>", subjects::DUE)),
+        (Stream::Jobs, format!("{}.{id}.>", subjects::DURABLE)),
+    ]
+}
+
+async fn is_stored(shared: &Shared, id: JobId) -> anyhow::Result<bool> {
+    for (stream, filter) in messages_of(id) {
+        if get(shared, stream, &json!({"last_by_subj": filter})).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A message of a stream.
+async fn get(
+    shared: &Shared,
+    stream: Stream,
+    which: &Value,
+) -> anyhow::Result<Option<(String, Option<HeaderMap>, Bytes)>> {
+    let subject = format!("$JS.API.DIRECT.GET.{stream}");
+    let request = shared.client.request(subject, which.to_string().into());
+    let answer = tokio::time::timeout(PATIENCE, request)
+        .await
+        .with_context(|| format!("{stream} does not answer"))??;
+    match answer.status {
+        None | Some(StatusCode::OK) => {}
+        Some(StatusCode::NOT_FOUND) => return Ok(None),
+        Some(status) => anyhow::bail!("{stream} does not give a message: {status}"),
+    }
+    let subject = answer
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get(async_nats::header::NATS_SUBJECT))
+        .context("an answer without a subject")?
+        .to_string();
+    Ok(Some((subject, answer.headers, answer.payload)))
+}
+
+#[derive(Deserialize)]
+struct Advisory {
+    stream: String,
+    stream_seq: u64,
+    #[serde(default)]
+    deliveries: u64,
+}
+
+/// Takes a message that the server gave up to the dead letters.
+async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
+    let Ok(advisory) = serde_json::from_slice::<Advisory>(advisory) else {
+        warn!("an advisory that cannot be read");
+        return Ok(());
+    };
+    let stream = Stream::ALL
+        .into_iter()
+        .find(|stream| stream.name() == advisory.stream);
+    let Some(stream) = stream else { return Ok(()) };
+    let message = get(shared, stream, &json!({"seq": advisory.stream_seq})).await?;
+    let Some((subject, headers, payload)) = message else {
+        return Ok(());
+    };
+    let place = Place::of(&subject);
+    let (id, kind) = place.as_ref().map_or_else(
+        || (JobId::of_unreadable(advisory.stream_seq), unreadable()),
+        |place| (place.id, place.kind.clone()),
+    );
+    let found = records::one(&shared.client, id).await?;
+    let (record, sequence) = found.map_or((None, 0), |found| (found.record, found.sequence));
+    let lease = Lease {
+        id,
+        kind,
+        attempt: record.as_ref().map_or(0, |record| record.attempt),
+        payload,
+        headers,
+        cancelled: CancellationToken::new(),
+        number: shared.leases.next_number(),
+        queue: usize::MAX,
+        priority: place.as_ref().map_or(Priority::Normal, |place| place.priority),
+        run: place.as_ref().map_or(1, |place| place.run),
+        delivered: advisory.deliveries,
+        stream_sequence: advisory.stream_seq,
+        subject: Subject::from(subject.as_str()),
+        ack: Subject::from(shared.client.new_inbox()),
+        failures: record.map(|record| record.failures).unwrap_or_default(),
+        max_attempts: 1,
+        backoff: Backoff::default(),
+        since: Instant::now(),
+        started: AtomicBool::new(false),
+        record: tokio::sync::Mutex::new(sequence),
+        announced: AtomicBool::new(false),
+    };
+    let settlement = Settlement::Dead {
+        reason: DeadReason::DeliveriesExhausted,
+        error: None,
+    };
+    warn!(job.id = %id, job.kind = %lease.kind, deliveries = advisory.deliveries, "the server gave up a job, which goes to the dead letters");
+    settle::settle(shared, &lease, settlement).await;
+    purge(&shared.client, stream, &json!({"filter": subject})).await
+}
+
+/// The kind under which a message is kept whose subject does not say one.
+fn unreadable() -> JobKind {
+    "unreadable".parse().expect("it is a kind")
+}

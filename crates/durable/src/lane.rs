@@ -1,0 +1,315 @@
+//! The consumer's side of the lane: takes jobs, keeps them alive, and settles them.
+//!
+//! All of it has a thread, a runtime and a connection of its own: handlers that keep every other
+//! thread busy cannot keep the server waiting for a sign of life.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::Client;
+use bootstrap::{Context, Nats};
+use common::JobKind;
+use serde_json::Value;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::api::{self, ApiError};
+use crate::clock::ServerClock;
+use crate::lease::{Lease, Leases};
+use crate::puller::{Puller, Queue};
+use crate::records::Records;
+use crate::settle::Settlement;
+use crate::topology::{Stream, Topology};
+use crate::trim::Acked;
+use crate::writer::Writer;
+use crate::{cancels, intake, keeper, pulse, settle, trim};
+
+/// How long the thread waits before it looks for JetStream again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Who runs the jobs that the lane takes.
+pub trait Sink: Send + Sync + 'static {
+    /// How many more jobs it has room for.
+    fn room(&self) -> usize;
+
+    /// Takes jobs, also if there are more than there is room for: each of them is settled by
+    /// [`Lane::settle`] in the end.
+    fn take(&self, jobs: Vec<Arc<Lease>>);
+
+    /// Gives jobs back that have waited for longer than this and were not started.
+    fn give_up_waiting(&self, longer_than: Duration) -> Vec<Arc<Lease>>;
+
+    /// A job of this kind ended here without its handler being called: its deadline had passed, or
+    /// it could not be run at all.
+    fn refused(&self, kind: Option<&JobKind>, settlement: &Settlement);
+}
+
+/// How the lane works.
+#[derive(Clone, Debug)]
+pub struct LaneOptions {
+    /// The name of the consumer.
+    pub instance: String,
+    /// The kinds that it serves.
+    pub kinds: Vec<JobKind>,
+    /// How long the records of jobs that have ended are kept, but for dead ones.
+    pub keep: Duration,
+    /// The streams.
+    pub topology: Topology,
+}
+
+/// The lane, while it runs.
+pub struct Lane {
+    shared: Arc<Shared>,
+    settlements: mpsc::UnboundedSender<(Arc<Lease>, Settlement)>,
+    ended: Option<oneshot::Receiver<anyhow::Result<()>>>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    pub(crate) nats: Nats,
+    pub(crate) options: LaneOptions,
+    pub(crate) sink: Arc<dyn Sink>,
+    pub(crate) records: Writer,
+    pub(crate) schedules: Writer,
+    pub(crate) leases: Leases,
+    pub(crate) clock: ServerClock,
+    pub(crate) queues: Vec<Queue>,
+    /// Jobs whose settlement is under way.
+    pub(crate) settling: AtomicUsize,
+    pub(crate) settled: Notify,
+    /// Told when the sink may have more room.
+    pub(crate) room: Notify,
+    pub(crate) acked: std::sync::Mutex<Vec<Acked>>,
+    /// Cancelled when no more jobs are taken.
+    pub(crate) leave: CancellationToken,
+    /// Cancelled when all jobs are settled.
+    pub(crate) end: CancellationToken,
+    pub(crate) warned: AtomicBool,
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").finish_non_exhaustive()
+    }
+}
+
+impl Lane {
+    /// Starts to take jobs; `None` if the server has no JetStream for this account.
+    ///
+    /// # Errors
+    /// When the streams or durable consumers cannot be made, or differ from what is declared.
+    pub async fn start(
+        context: &Context,
+        options: LaneOptions,
+        sink: Arc<dyn Sink>,
+    ) -> anyhow::Result<Option<Self>> {
+        let (ready, started) = oneshot::channel();
+        let (said, ended) = oneshot::channel();
+        let (settlements, to_settle) = mpsc::unbounded_channel();
+        let context = context.clone();
+        let thread = move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+            {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(ready.send(Err(error.into()))),
+            };
+            runtime.block_on(async {
+                match open(&context, options, sink).await {
+                    Ok(Some((shared, puller))) => {
+                        // The starter may be gone because the service was told to stop.
+                        let _ = ready.send(Ok(Some(Arc::clone(&shared))));
+                        let _ = said.send(run(shared, puller, to_settle).await);
+                    }
+                    Ok(None) => drop(ready.send(Ok(None))),
+                    Err(error) => drop(ready.send(Err(error))),
+                }
+            });
+        };
+        std::thread::Builder::new()
+            .name("durable".to_owned())
+            .spawn(thread)
+            .context("cannot start the thread of the durable lane")?;
+        let shared = started
+            .await
+            .context("the thread of the durable lane ended")??;
+        Ok(shared.map(|shared| Self {
+            shared,
+            settlements,
+            ended: Some(ended),
+        }))
+    }
+
+    /// Settles a job, in the background: stores what became of it, and then acknowledges it.
+    pub fn settle(&self, lease: Arc<Lease>, settlement: Settlement) {
+        self.shared.settling.fetch_add(1, Ordering::AcqRel);
+        // The thread ends after all that was to be settled; an error is a thread that panicked,
+        // after which the job is delivered again.
+        if self.settlements.send((lease, settlement)).is_err() {
+            self.shared.settling.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// The sink may have more room.
+    pub fn room_changed(&self) {
+        self.shared.room.notify_one();
+    }
+
+    /// Takes no more jobs. What the server has sent is given back.
+    pub fn leave(&self) {
+        self.shared.leave.cancel();
+    }
+
+    /// The thread has ended: because of an error, if nobody told it to.
+    ///
+    /// # Errors
+    /// Why it ended.
+    pub async fn ended(&mut self) -> anyhow::Result<()> {
+        match &mut self.ended {
+            Some(ended) => {
+                let result = ended.await;
+                self.ended = None;
+                result.context("the thread of the durable lane ended")?
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until all jobs are settled and the server has heard of it.
+    ///
+    /// # Errors
+    /// When that does not come to pass within `patience`: the jobs are delivered again.
+    pub async fn finish(mut self, patience: Duration) -> anyhow::Result<()> {
+        let deadline = tokio::time::Instant::now() + patience;
+        self.leave();
+        let all_settled = async {
+            loop {
+                let settled = self.shared.settled.notified();
+                if self.shared.settling.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                settled.await;
+            }
+        };
+        let in_time = tokio::time::timeout_at(deadline, all_settled).await.is_ok();
+        let left = self.shared.leases.count();
+        self.shared.end.cancel();
+        let ended = tokio::time::timeout_at(deadline, self.ended()).await;
+        anyhow::ensure!(
+            in_time && ended.is_ok(),
+            "{left} jobs were not settled in time and will be delivered again"
+        );
+        ended.unwrap_or(Ok(()))
+    }
+}
+
+async fn open(
+    context: &Context,
+    options: LaneOptions,
+    sink: Arc<dyn Sink>,
+) -> anyhow::Result<Option<(Arc<Shared>, Puller)>> {
+    let nats = context.connect("durable").await?;
+    let client = nats.client.clone();
+    loop {
+        match api::ask::<Value>(&client, "$JS.API.INFO".to_owned(), &Value::Null).await {
+            Ok(_) => break,
+            // JetStream is off, for the server or for this account.
+            Err(ApiError::NoJetStream(_) | ApiError::Refused { .. }) => return Ok(None),
+            Err(error) => warn!("the durable lane waits for JetStream: {error}"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = context.shutdown.cancelled() => return Ok(None),
+        }
+    }
+    options.topology.ensure(&client).await?;
+    let mut queues = Vec::new();
+    for kind in &options.kinds {
+        for stream in [Stream::Jobs, Stream::Later] {
+            let consumer = options.topology.ensure_consumer(&client, stream, kind).await?;
+            queues.push(Queue { stream, consumer });
+        }
+    }
+    keeper::ensure(options.topology, &client).await?;
+    let clock = ServerClock::default();
+    trim::read_clock(&client, &clock).await?;
+    let puller = Puller::new(&client, queues.clone()).await?;
+    let shared = Arc::new(Shared {
+        records: Writer::start(client.clone()),
+        schedules: Writer::start(client.clone()),
+        client,
+        nats,
+        options,
+        sink,
+        leases: Leases::default(),
+        clock,
+        queues,
+        settling: AtomicUsize::new(0),
+        settled: Notify::new(),
+        room: Notify::new(),
+        acked: std::sync::Mutex::default(),
+        leave: CancellationToken::new(),
+        end: CancellationToken::new(),
+        warned: AtomicBool::new(false),
+    });
+    Ok(Some((shared, puller)))
+}
+
+async fn run(
+    shared: Arc<Shared>,
+    puller: Puller,
+    mut to_settle: mpsc::UnboundedReceiver<(Arc<Lease>, Settlement)>,
+) -> anyhow::Result<()> {
+    let records = Records::new(&shared.client).await?;
+    let mut background = JoinSet::new();
+    background.spawn(pulse::beat(Arc::clone(&shared)));
+    background.spawn(trim::trim(Arc::clone(&shared)));
+    background.spawn(cancels::listen(Arc::clone(&shared)));
+    background.spawn(keeper::keep(Arc::clone(&shared)));
+    let mut intake = tokio::spawn(intake::take_jobs(Arc::clone(&shared), puller, records));
+    let mut taking = true;
+    loop {
+        tokio::select! {
+            biased;
+            Some((lease, settlement)) = to_settle.recv() => {
+                settle::in_background(&shared, lease, settlement);
+            }
+            ended = &mut intake, if taking => {
+                taking = false;
+                ended.context("the durable lane's intake panicked")??;
+            }
+            () = shared.end.cancelled() => break,
+        }
+    }
+    // So that the last acknowledgements have arrived.
+    shared.nats.round_trip(api::PATIENCE).await
+}
+
+impl Shared {
+    /// The kind of a queue.
+    pub(crate) fn kind_of(&self, queue: usize) -> JobKind {
+        // Two queues for each kind, in their order.
+        self.options.kinds[queue / 2].clone()
+    }
+
+    /// Says what stands in the way of storing what became of a job; once until it works again.
+    pub(crate) fn warn(&self, what: &str, lease: &Lease, error: &dyn fmt::Display) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            warn!(job.id = %lease.id, job.kind = %lease.kind, "{what} (further ones are not reported until it works): {error}");
+        }
+    }
+
+    /// Waits before another try; true if there is none, because the lane has ended.
+    pub(crate) async fn pause(&self, wait: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => false,
+            () = self.end.cancelled() => true,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Pulls messages from several durable consumers at a time, never more than there is room for.
+
+use std::task::Poll;
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::topology::Stream;
+
+/// How long a pull stays with the server when there is nothing to pull.
+const EXPIRES: Duration = Duration::from_secs(20);
+
+/// How much later than that a pull counts as lost.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long a durable consumer that refuses a pull is left alone.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The most messages that one pull asks for.
+const MOST: usize = 4096;
+
+/// The most messages that are taken at a time.
+const BATCH: usize = 512;
+
+/// A durable consumer that is pulled from.
+#[derive(Clone, Debug)]
+pub(crate) struct Queue {
+    pub(crate) stream: Stream,
+    pub(crate) consumer: String,
+}
+
+/// A message as it was pulled.
+#[derive(Debug)]
+pub(crate) struct Pulled {
+    /// The place of the queue that it is from.
+    pub(crate) queue: usize,
+    pub(crate) subject: Subject,
+    pub(crate) headers: Option<HeaderMap>,
+    pub(crate) payload: Bytes,
+    /// Where it is acknowledged.
+    pub(crate) ack: Subject,
+    pub(crate) delivered: u64,
+    pub(crate) stream_sequence: u64,
+}
+
+/// What came of waiting.
+pub(crate) enum Event {
+    Pulled(Vec<Pulled>),
+    /// A queue's durable consumer is not there any more.
+    Gone(usize),
+    /// A pull has ended without a message.
+    Ended,
+}
+
+pub(crate) struct Puller {
+    client: Client,
+    answers: Subscriber,
+    inbox: String,
+    queues: Vec<(Queue, State)>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// How many messages the pull under way may still give.
+    left: usize,
+    /// When it counts as lost.
+    until: Instant,
+    /// How many are asked for next: it grows as long as they come, so that a queue without jobs
+    /// keeps no room from one that has some.
+    want: usize,
+    /// Not asked before this.
+    pause: Option<Instant>,
+}
+
+impl Puller {
+    pub(crate) async fn new(client: &Client, queues: Vec<Queue>) -> anyhow::Result<Self> {
+        let inbox = client.new_inbox();
+        let answers = client.subscribe(format!("{inbox}.*")).await?;
+        let state = |queue| {
+            let state = State {
+                left: 0,
+                until: Instant::now(),
+                want: 1,
+                pause: None,
+            };
+            (queue, state)
+        };
+        Ok(Self {
+            client: client.clone(),
+            answers,
+            inbox,
+            queues: queues.into_iter().map(state).collect(),
+        })
+    }
+
+    pub(crate) fn queue(&self, place: usize) -> &Queue {
+        &self.queues[place].0
+    }
+
+    /// The connection was lost, and with it all pulls.
+    pub(crate) fn forget(&mut self) {
+        for (_, state) in &mut self.queues {
+            state.left = 0;
+        }
+    }
+
+    /// Leaves a queue alone for a while.
+    pub(crate) fn pause(&mut self, place: usize) {
+        self.queues[place].1.pause = Some(Instant::now() + PAUSE);
+    }
+
+    /// Asks each queue that is not asked already for messages; all together for as many as there
+    /// is room for, but each for one at least. What then is one too many is given back by whoever
+    /// has no room for it.
+    pub(crate) async fn pull(&mut self, room: usize) {
+        if room == 0 {
+            return;
+        }
+        let now = Instant::now();
+        let under_way: usize = self.queues.iter().map(|(_, state)| state.left).sum();
+        let mut room = room.saturating_sub(under_way);
+        for (place, (queue, state)) in self.queues.iter_mut().enumerate() {
+            if state.left > 0 && now < state.until {
+                continue;
+            }
+            if state.pause.is_some_and(|pause| now < pause) {
+                continue;
+            }
+            state.pause = None;
+            let batch = state.want.min(room).max(1);
+            room = room.saturating_sub(batch);
+            let expires = u64::try_from(EXPIRES.as_nanos()).unwrap_or(u64::MAX);
+            let body = json!({"batch": batch, "expires": expires}).to_string();
+            let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", queue.stream, queue.consumer);
+            let reply = format!("{}.{place}", self.inbox);
+            // The only error is a closed connection, which is noticed where answers are awaited.
+            let _ = self
+                .client
+                .publish_with_reply(subject, reply, body.into())
+                .await;
+            state.left = batch;
+            state.until = now + EXPIRES + GRACE;
+        }
+    }
+
+    /// Waits for messages.
+    ///
+    /// # Errors
+    /// When the connection is closed for good.
+    pub(crate) async fn next(&mut self) -> anyhow::Result<Event> {
+        let Some(first) = self.answers.next().await else {
+            anyhow::bail!("the connection to NATS is closed");
+        };
+        let mut pulled = Vec::new();
+        if let Some(event) = self.take(first, &mut pulled) {
+            return Ok(event);
+        }
+        // What is there as well.
+        let event = std::future::poll_fn(|context| {
+            while pulled.len() < BATCH
+                && let Poll::Ready(Some(message)) = self.answers.poll_next_unpin(context)
+            {
+                if let Some(Event::Gone(place)) = self.take(message, &mut pulled) {
+                    // It is found gone again when it is pulled from again.
+                    self.pause(place);
+                }
+            }
+            Poll::Ready(())
+        });
+        event.await;
+        Ok(Event::Pulled(pulled))
+    }
+
+    /// Ends all pulls; messages that were sent before are still given by [`Puller::next`], until a
+    /// round trip on this connection has shown that all have arrived.
+    pub(crate) async fn leave(&mut self) {
+        // With a count that the server does not take as one, it ends the subscription at once,
+        // while the library keeps it for what is under way; see the consumer's intake.
+        let _ = self.answers.unsubscribe_after(u64::MAX).await;
+    }
+
+    fn take(&mut self, message: Message, pulled: &mut Vec<Pulled>) -> Option<Event> {
+        if let Some(status) = message.status
+            && status != StatusCode::OK
+        {
+            return self.pull_ended(&message, status);
+        }
+        // A delivered message keeps its own subject; the one for its acknowledgement says where it
+        // is from.
+        let ack = message.reply?;
+        let origin = Origin::of(&ack)?;
+        let place = self.queues.iter().position(|(queue, _)| {
+            queue.stream.name() == origin.stream && queue.consumer == origin.consumer
+        })?;
+        let (delivered, stream_sequence) = (origin.delivered, origin.stream_sequence);
+        let state = &mut self.queues[place].1;
+        state.left = state.left.saturating_sub(1);
+        if state.left == 0 {
+            state.want = (state.want * 2).min(MOST);
+        }
+        pulled.push(Pulled {
+            queue: place,
+            subject: message.subject,
+            headers: message.headers,
+            payload: message.payload,
+            ack,
+            delivered,
+            stream_sequence,
+        });
+        None
+    }
+
+    fn pull_ended(&mut self, message: &Message, status: StatusCode) -> Option<Event> {
+        let place = message.subject.rsplit('.').next()?.parse::<usize>().ok()?;
+        let (_, state) = self.queues.get_mut(place)?;
+        if status == StatusCode::IDLE_HEARTBEAT {
+            return Some(Event::Ended);
+        }
+        state.left = 0;
+        state.want = 1;
+        let description = message.description.as_deref().unwrap_or_default();
+        if status == StatusCode::NO_RESPONDERS || description.contains("Deleted") {
+            return Some(Event::Gone(place));
+        }
+        if status != StatusCode::TIMEOUT && status != StatusCode::NOT_FOUND {
+            // Too many pulls, a new leader, too many jobs with consumers.
+            state.pause = Some(Instant::now() + PAUSE);
+        }
+        Some(Event::Ended)
+    }
+}
+
+/// What the subject of an acknowledgement says of its message; see ADR-15 for its two forms.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Origin<'a> {
+    stream: &'a str,
+    consumer: &'a str,
+    delivered: u64,
+    stream_sequence: u64,
+}
+
+impl<'a> Origin<'a> {
+    fn of(ack: &'a str) -> Option<Self> {
+        let rest = ack.strip_prefix("$JS.ACK.")?;
+        // The newer form begins with the domain and the account.
+        let skip = if rest.split('.').count() >= 9 { 2 } else { 0 };
+        let mut tokens = rest.split('.').skip(skip);
+        Some(Self {
+            stream: tokens.next()?,
+            consumer: tokens.next()?,
+            delivered: tokens.next()?.parse().ok()?,
+            stream_sequence: tokens.next()?.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_the_subject_of_an_acknowledgement_are_read() {
+        let origin = Origin {
+            stream: "JOBS",
+            consumer: "mail=send",
+            delivered: 3,
+            stream_sequence: 17,
+        };
+        for subject in [
+            "$JS.ACK.JOBS.mail=send.3.17.9.1700000000000000000.5",
+            "$JS.ACK._.ABCDEF.JOBS.mail=send.3.17.9.1700000000000000000.5.random",
+        ] {
+            assert_eq!(Origin::of(subject), Some(origin));
+            assert_eq!(origin.stream, "JOBS");
+        }
+        for subject in ["", "$JS.ACK.JOBS", "$JS.ACK.JOBS.a.x.1.1.1.1", "_INBOX.a"] {
+            assert_eq!(Origin::of(subject), None);
+        }
+    }
+}

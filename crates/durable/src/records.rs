@@ -1,0 +1,126 @@
+//! Reads and writes the records of jobs.
+
+use std::collections::HashMap;
+
+use anyhow::Context as _;
+use async_nats::{Client, HeaderMap, StatusCode, Subscriber};
+use common::{JobId, JobRecord, subjects};
+use futures_util::StreamExt as _;
+use serde_json::json;
+use tracing::warn;
+
+use crate::api::PATIENCE;
+use crate::topology::Stream;
+
+/// A record, and its sequence in the stream: what the next one has to expect.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) record: Option<JobRecord>,
+    pub(crate) sequence: u64,
+}
+
+/// Looks up many records with one question.
+pub(crate) struct Records {
+    client: Client,
+    inbox: String,
+    answers: Subscriber,
+    /// The number of the question, so that late answers to another are not mixed up with its own.
+    question: u64,
+}
+
+/// The most records that are asked for at a time; the server takes 1,024.
+pub(crate) const MOST: usize = 512;
+
+impl Records {
+    pub(crate) async fn new(client: &Client) -> anyhow::Result<Self> {
+        let inbox = client.new_inbox();
+        let answers = client.subscribe(format!("{inbox}.*")).await?;
+        Ok(Self {
+            client: client.clone(),
+            inbox,
+            answers,
+            question: 0,
+        })
+    }
+
+    /// The records of these jobs, at most [`MOST`]; of a job that has none there is nothing.
+    ///
+    /// # Errors
+    /// When the server does not answer in time, or not with all.
+    pub(crate) async fn of(
+        &mut self,
+        ids: impl IntoIterator<Item = JobId>,
+    ) -> anyhow::Result<HashMap<JobId, Found>> {
+        let subjects: Vec<_> = ids.into_iter().map(subjects::state).collect();
+        let mut found = HashMap::new();
+        if subjects.is_empty() {
+            return Ok(found);
+        }
+        self.question += 1;
+        let reply = format!("{}.{}", self.inbox, self.question);
+        let body = json!({"multi_last": subjects}).to_string();
+        let subject = format!("$JS.API.DIRECT.GET.{}", Stream::State);
+        let ask = self
+            .client
+            .publish_with_reply(subject, reply.clone(), body.into());
+        let answers = async {
+            ask.await?;
+            while let Some(answer) = self.answers.next().await {
+                if answer.subject.as_str() != reply {
+                    continue;
+                }
+                match answer.status {
+                    None | Some(StatusCode::OK) => {
+                        let headers = answer.headers.unwrap_or_default();
+                        let (id, sequence) = origin(&headers)
+                            .context("a record without the headers of a direct answer")?;
+                        let record = serde_json::from_slice(&answer.payload)
+                            .inspect_err(|error| {
+                                warn!(job.id = %id, %error, "a record that cannot be read");
+                            })
+                            .ok();
+                        found.insert(id, Found { record, sequence });
+                    }
+                    // The end, or nothing at all.
+                    Some(StatusCode::NOT_FOUND) => return Ok(()),
+                    Some(status) if status.as_u16() == 204 => {
+                        let left = answer.headers.as_ref().and_then(|headers| {
+                            headers.get("Nats-Num-Pending")?.as_str().parse().ok()
+                        });
+                        anyhow::ensure!(left.unwrap_or(0) == 0, "the server did not give all");
+                        return Ok(());
+                    }
+                    Some(StatusCode::NO_RESPONDERS) => {
+                        anyhow::bail!("the stream {} is not there", Stream::State)
+                    }
+                    Some(status) => anyhow::bail!(
+                        "the server refuses to look up records: {status} {}",
+                        answer.description.unwrap_or_default()
+                    ),
+                }
+            }
+            anyhow::bail!("the connection to NATS is closed")
+        };
+        tokio::time::timeout(PATIENCE, answers)
+            .await
+            .with_context(|| format!("no answer within {PATIENCE:?}"))??;
+        Ok(found)
+    }
+}
+
+/// Of which job an answer holds the record, and its sequence.
+fn origin(headers: &HeaderMap) -> Option<(JobId, u64)> {
+    let subject = headers.get(async_nats::header::NATS_SUBJECT)?.as_str();
+    let id = subject.strip_prefix("jobs.state.")?.parse().ok()?;
+    let sequence = headers.get(async_nats::header::NATS_SEQUENCE)?;
+    Some((id, sequence.as_str().parse().ok()?))
+}
+
+/// The record of one job.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub(crate) async fn one(client: &Client, id: JobId) -> anyhow::Result<Option<Found>> {
+    let mut records = Records::new(client).await?;
+    Ok(records.of([id]).await?.remove(&id))
+}
