@@ -25,6 +25,15 @@ pub struct Config {
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     pub kinds: Vec<KindPattern>,
 
+    /// Whether jobs of the durable lane are run too: if the server has JetStream (auto), never
+    /// (off), or always, and without it the consumer does not start (required)
+    #[arg(long, value_name = "WHETHER", default_value = "auto")]
+    pub durable: Durable,
+
+    /// How long the records of durable jobs that have ended are kept; those of dead letters are kept until these are replayed or discarded
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = keep)]
+    pub keep_outcomes: Duration,
+
     /// TOML file that declares handlers: programs, web services, NATS services
     #[arg(long, value_name = "FILE")]
     pub handlers: Option<PathBuf>,
@@ -32,6 +41,17 @@ pub struct Config {
     /// What every service can be told.
     #[command(flatten)]
     pub options: Options,
+}
+
+/// Whether the durable lane is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Durable {
+    /// If the server has JetStream.
+    Auto,
+    /// No.
+    Off,
+    /// Yes; without JetStream it is an error.
+    Required,
 }
 
 impl Config {
@@ -56,6 +76,15 @@ fn concurrency(text: &str) -> Result<NonZeroU32, String> {
         .ok()
         .filter(|number: &NonZeroU32| number.get() <= MAX_CONCURRENCY)
         .ok_or_else(|| format!("a number from 1 to {MAX_CONCURRENCY}"))
+}
+
+/// The server takes whole seconds.
+fn keep(text: &str) -> Result<Duration, String> {
+    let keep = timeout(text)?;
+    if keep < Duration::from_secs(1) {
+        return Err("at least 1s".to_owned());
+    }
+    Ok(Duration::from_secs(keep.as_secs()))
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

@@ -1,13 +1,14 @@
 //! What intake, slots, control and shutdown of one consumer share.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 use bootstrap::{Context, Nats};
 use common::{ConsumerState, ConsumerStatus, JobId, JobKind, Timestamp, subjects};
+use durable::{Lane, Lease};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,11 @@ pub(crate) struct Consumer {
     pub(crate) forwards: Arc<Semaphore>,
 
     pub(crate) report: LaneReport,
+    /// The durable lane, as soon as it is there, and if there is one.
+    pub(crate) lane: OnceLock<Lane>,
+    /// Jobs of the durable lane that wait in here or run.
+    pub(crate) durable_jobs: AtomicUsize,
+    pub(crate) durable_report: LaneReport,
     received: AtomicU64,
     pub(crate) log: JobLog,
     warned_of_reply: AtomicBool,
@@ -52,6 +58,7 @@ pub(crate) struct Served {
     /// The longest run of an attempt at a job that does not say so itself.
     pub(crate) timeout: Duration,
     pub(crate) report: Arc<KindReport>,
+    pub(crate) durable_report: Arc<KindReport>,
 }
 
 /// A slot as all can see it.
@@ -73,6 +80,7 @@ pub(crate) struct Started {
     pub(crate) attempt: u32,
     pub(crate) at: Instant,
     pub(crate) reply: Option<Subject>,
+    pub(crate) lease: Option<Arc<Lease>>,
 }
 
 impl Consumer {
@@ -83,16 +91,19 @@ impl Consumer {
         handlers: BTreeMap<JobKind, Box<dyn AnyHandler>>,
     ) -> Self {
         let report = LaneReport::new(handlers.keys());
+        let durable_report = LaneReport::new(handlers.keys());
         let served: Vec<_> = handlers
             .into_iter()
             .filter_map(|(kind, handler)| {
                 let report = report.kind(&kind)?;
+                let durable_report = durable_report.kind(&kind)?;
                 let timeout = handler.timeout().unwrap_or(config.timeout);
                 Some(Served {
                     kind,
                     handler,
                     timeout,
                     report,
+                    durable_report,
                 })
             })
             .collect();
@@ -115,6 +126,9 @@ impl Consumer {
             slots,
             forwards: Arc::new(Semaphore::new(crate::forward::LIMIT as usize)),
             report,
+            lane: OnceLock::new(),
+            durable_jobs: AtomicUsize::new(0),
+            durable_report,
             received: AtomicU64::new(0),
             log: JobLog::default(),
             warned_of_reply: AtomicBool::new(false),
@@ -174,6 +188,16 @@ impl Consumer {
         sums
     }
 
+    /// The report of a kind in the lane that a job is from.
+    pub(crate) fn report_of(&self, place: usize, durable: bool) -> &KindReport {
+        let served = &self.served[place];
+        if durable {
+            &served.durable_report
+        } else {
+            &served.report
+        }
+    }
+
     /// Where the answer to a message goes, if its sender asked for one.
     ///
     /// NATS does not check whether a sender may publish to the reply subject that it names. An
@@ -196,6 +220,13 @@ impl Consumer {
 
     pub(crate) fn status(&self) -> ConsumerStatus {
         let lane = self.report.status();
+        let mut totals = lane.counts;
+        let mut lanes = BTreeMap::from([(subjects::CORE_LANE.to_owned(), lane)]);
+        if self.lane.get().is_some() {
+            let durable = self.durable_report.status();
+            totals += durable.counts;
+            lanes.insert(subjects::DURABLE_LANE.to_owned(), durable);
+        }
         let (in_flight, waiting) = self.in_flight_and_waiting();
         ConsumerStatus {
             consumer: self.instance.clone(),
@@ -210,8 +241,8 @@ impl Consumer {
             waiting: waiting as u64,
             received: self.received.load(Ordering::Relaxed),
             dropped: self.nats.dropped(),
-            totals: lane.counts,
-            lanes: [(subjects::CORE_LANE.to_owned(), lane)].into(),
+            totals,
+            lanes,
         }
     }
 }

@@ -1,15 +1,16 @@
 use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
+use durable::Lease;
 use tokio::sync::Notify;
 
 use crate::consumer::lock;
 
 /// A job as it came, not read yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Delivery {
     pub(crate) payload: Bytes,
     /// Where its outcome goes, if its sender asked for it.
@@ -17,13 +18,16 @@ pub(crate) struct Delivery {
     pub(crate) headers: Option<Box<HeaderMap>>,
     /// On the subject of which of the kinds that are served it came; `None`: the general one.
     pub(crate) on: Option<usize>,
+    /// What the consumer has of it, if it is from the durable lane.
+    pub(crate) lease: Option<Arc<Lease>>,
 }
 
 /// The jobs that wait for a slot.
 ///
 /// Jobs move in and out in batches, for one lock and at most one wake-up each: a wake-up of a
 /// thread costs more than a short job. A slot that leaves some behind wakes the next, so that
-/// all of them get to work.
+/// all of them get to work. Jobs of the durable lane wait in a line of their own, so that a flood
+/// in one lane does not hold up the other: slots take from both in turn.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     queue: Mutex<Queue>,
@@ -37,6 +41,9 @@ pub(crate) struct Inbox {
 #[derive(Debug, Default)]
 struct Queue {
     deliveries: VecDeque<Delivery>,
+    durable: VecDeque<Delivery>,
+    /// Whether the durable lane is next.
+    durable_is_next: bool,
     closed: bool,
 }
 
@@ -91,7 +98,14 @@ impl Inbox {
             let kept = deliveries.extract_if(.., |delivery| delivery.reply.is_none());
             queue.deliveries.extend(kept);
         }
-        self.changed(queue.deliveries.len());
+        self.changed(&queue);
+    }
+
+    /// Takes jobs of the durable lane in; whoever pulls them keeps to the room there is.
+    pub(crate) fn put_durable(&self, deliveries: impl IntoIterator<Item = Delivery>) {
+        let mut queue = lock(&self.queue);
+        queue.durable.extend(deliveries);
+        self.changed(&queue);
     }
 
     /// Puts a batch that a slot cannot get to back in front.
@@ -101,9 +115,9 @@ impl Inbox {
         }
         let mut queue = lock(&self.queue);
         while let Some(delivery) = batch.pop_back() {
-            queue.deliveries.push_front(delivery);
+            queue.line_of(&delivery).push_front(delivery);
         }
-        self.changed(queue.deliveries.len());
+        self.changed(&queue);
     }
 
     /// Waits for jobs and takes this slot's share of them, or just one; `None` when the inbox is
@@ -114,14 +128,15 @@ impl Inbox {
             let arrived = self.arrived.notified();
             {
                 let mut queue = lock(&self.queue);
-                let waiting = queue.deliveries.len();
+                let line = queue.next_line();
+                let waiting = line.len();
                 if waiting > 0 {
                     let count = match share {
                         Share::Fair => waiting.div_ceil(self.slots).min(BATCH),
                         Share::One => 1,
                     };
-                    let batch = queue.deliveries.drain(..count).collect();
-                    self.changed(waiting - count);
+                    let batch = line.drain(..count).collect();
+                    self.changed(&queue);
                     return Some(batch);
                 }
                 if queue.closed {
@@ -135,8 +150,9 @@ impl Inbox {
     /// Takes out all that waits for which `wanted` holds.
     pub(crate) fn take_out(&self, wanted: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
         let mut queue = lock(&self.queue);
-        let out = take_out(&mut queue.deliveries, wanted);
-        self.changed(queue.deliveries.len());
+        let mut out = take_out(&mut queue.deliveries, &wanted);
+        out.extend(take_out(&mut queue.durable, &wanted));
+        self.changed(&queue);
         out
     }
 
@@ -147,10 +163,31 @@ impl Inbox {
     }
 
     /// Called under the lock when the number of waiting jobs has changed.
-    fn changed(&self, waiting: usize) {
+    fn changed(&self, queue: &Queue) {
+        let waiting = queue.deliveries.len();
         self.waiting.store(waiting, Ordering::Release);
-        if waiting > 0 {
+        if waiting > 0 || !queue.durable.is_empty() {
             self.arrived.notify_one();
+        }
+    }
+}
+
+impl Queue {
+    fn line_of(&mut self, delivery: &Delivery) -> &mut VecDeque<Delivery> {
+        if delivery.lease.is_some() {
+            &mut self.durable
+        } else {
+            &mut self.deliveries
+        }
+    }
+
+    /// The line that is next, or the other one if nobody waits in it.
+    fn next_line(&mut self) -> &mut VecDeque<Delivery> {
+        self.durable_is_next = !self.durable_is_next;
+        if self.durable.is_empty() || (!self.durable_is_next && !self.deliveries.is_empty()) {
+            &mut self.deliveries
+        } else {
+            &mut self.durable
         }
     }
 }
@@ -174,8 +211,7 @@ mod tests {
         Delivery {
             payload: vec![number].into(),
             reply,
-            headers: None,
-            on: None,
+            ..Delivery::default()
         }
     }
 

@@ -207,6 +207,7 @@ impl Feed {
             reply: self.consumer.reply_of(message.reply),
             headers: message.headers.map(Box::new),
             on: self.subscription.on,
+            lease: None,
         });
     }
 }

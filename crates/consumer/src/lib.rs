@@ -17,6 +17,7 @@ mod config;
 mod consumer;
 mod control;
 mod declared;
+mod durable_lane;
 mod forward;
 mod handler;
 mod handlers;

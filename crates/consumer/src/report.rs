@@ -18,6 +18,7 @@ pub(crate) struct KindReport {
     retried: AtomicU64,
     busy: AtomicU64,
     interrupted: AtomicU64,
+    cancelled: AtomicU64,
     /// Run times in nanoseconds.
     run: Mutex<Histogram<u64>>,
 }
@@ -40,6 +41,7 @@ pub(crate) enum Ending {
     Expired,
     Busy,
     Interrupted,
+    Cancelled,
 }
 
 impl KindReport {
@@ -52,6 +54,7 @@ impl KindReport {
             retried: AtomicU64::default(),
             busy: AtomicU64::default(),
             interrupted: AtomicU64::default(),
+            cancelled: AtomicU64::default(),
             run: Mutex::new(Histogram::new(2).expect("two significant digits are allowed")),
         }
     }
@@ -65,6 +68,7 @@ impl KindReport {
             Ending::Expired => &self.expired,
             Ending::Busy => &self.busy,
             Ending::Interrupted => &self.interrupted,
+            Ending::Cancelled => &self.cancelled,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -87,8 +91,9 @@ impl KindReport {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (succeeded, failed) = (read(&self.succeeded), read(&self.failed));
         let (rejected, expired) = (read(&self.rejected), read(&self.expired));
+        let cancelled = read(&self.cancelled);
         Counts {
-            processed: succeeded + failed + rejected + expired,
+            processed: succeeded + failed + rejected + expired + cancelled,
             succeeded,
             failed,
             rejected,
@@ -96,6 +101,7 @@ impl KindReport {
             retried: read(&self.retried),
             busy: read(&self.busy),
             interrupted: read(&self.interrupted),
+            cancelled,
         }
     }
 

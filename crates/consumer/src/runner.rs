@@ -15,10 +15,13 @@ use common::{
     ConsumerState, DecodeError, Job, JobId, OutcomeError, Status, Timestamp, WireDuration, codes,
     subjects,
 };
+use durable::Lease;
 use futures_util::FutureExt as _;
+use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::consumer::{Consumer, Started, lock};
+use crate::durable_lane;
 use crate::forward;
 use crate::handler::{Attempt, Failure};
 use crate::inbox::{Delivery, Share};
@@ -32,6 +35,8 @@ const QUICK: Duration = Duration::from_micros(50);
 pub(crate) enum Ended {
     Returned(Returned),
     InvalidPayload(String),
+    /// Somebody cancelled the job; durable lane.
+    Cancelled,
     Failed {
         code: &'static str,
         message: String,
@@ -78,6 +83,20 @@ impl From<Result<Returned, CallError>> for Ended {
                 }
             }
         }
+    }
+}
+
+/// To whom it is owed to say how a job ended: to nobody, if there is neither.
+struct Owed {
+    reply: Option<Subject>,
+    lease: Option<Arc<Lease>>,
+}
+
+/// Never, for a job that cannot be cancelled.
+async fn cancelled_by(token: Option<&CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -138,6 +157,9 @@ impl Slot<'_> {
 
     async fn run(&mut self, mut delivery: Delivery) {
         let consumer = self.consumer;
+        if let Some(lease) = delivery.lease.take() {
+            return self.run_durable(lease).await;
+        }
         let draining = consumer.state() == ConsumerState::Draining;
         if draining && (delivery.reply.is_some() || consumer.hard_stop.is_cancelled()) {
             return settle::interrupted_unread(consumer, delivery).await;
@@ -196,24 +218,45 @@ impl Slot<'_> {
             )
             .await;
         }
-        self.execute(place, id, &job, attempt, delivery.reply).await;
+        let owed = Owed {
+            reply: delivery.reply,
+            lease: None,
+        };
+        self.execute(place, id, &job, attempt, owed).await;
     }
 
-    async fn execute(
-        &mut self,
-        place: usize,
-        id: JobId,
-        job: &Job<'_>,
-        number: u32,
-        reply: Option<Subject>,
-    ) {
+    /// Runs a job of the durable lane: it is a good one, and its time has come.
+    async fn run_durable(&mut self, lease: Arc<Lease>) {
+        let consumer = self.consumer;
+        if consumer.state() == ConsumerState::Draining {
+            return durable_lane::give_back(consumer, lease);
+        }
+        let payload = lease.payload.clone();
+        let place = consumer.place_of(&lease.kind);
+        let (Ok(job), Some(place)) = (Job::decode(&payload), place) else {
+            return durable_lane::no_handler(consumer, lease);
+        };
+        let (id, attempt) = (lease.id, lease.attempt);
+        let owed = Owed {
+            reply: None,
+            lease: Some(lease),
+        };
+        self.execute(place, id, &job, attempt, owed).await;
+    }
+
+    async fn execute(&mut self, place: usize, id: JobId, job: &Job<'_>, number: u32, owed: Owed) {
         let consumer = self.consumer;
         let served = &consumer.served()[place];
         let timeout = job.timeout.map_or(served.timeout, WireDuration::get);
-        let wanted = reply.is_some();
+        let Owed { reply, lease } = owed;
+        let wanted = reply.is_some() || lease.is_some();
         if number > 1 {
-            served.report.retried();
+            consumer.report_of(place, lease.is_some()).retried();
         }
+        let cancelled = lease.as_ref().map(|lease| {
+            lease.start();
+            lease.cancelled.clone()
+        });
         let at = self.now;
         let state = &consumer.slots[self.number];
         lock(state).started = Some(Started {
@@ -222,6 +265,7 @@ impl Slot<'_> {
             attempt: number,
             at,
             reply,
+            lease,
         });
 
         let attempt = Attempt {
@@ -248,6 +292,7 @@ impl Slot<'_> {
                         called = tokio::time::timeout(timeout, call) => {
                             Some(called.map_or_else(|_| timed_out(timeout), Ended::of))
                         }
+                        () = cancelled_by(cancelled.as_ref()) => Some(Ended::Cancelled),
                         () = consumer.hard_stop.cancelled() => None,
                     }
                 }

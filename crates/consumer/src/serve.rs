@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bootstrap::{About, Context, Misconfigured};
 use common::{ConsumerState, JobKind, KindPattern, subjects};
+use durable::LaneEnd;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use crate::consumer::{Consumer, lock};
 use crate::declared::LateClient;
 use crate::inbox::{Delivery, take_out};
 use crate::registry::{AnyHandler, Registry};
-use crate::{control, declared, forward, intake, job_log, runner, settle};
+use crate::{control, declared, durable_lane, forward, intake, job_log, runner, settle};
 
 /// What this service is called; a consumer with handlers of its own shares it.
 pub const ABOUT: About = About {
@@ -74,8 +75,13 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
     }
     let mut background = JoinSet::new();
     background.spawn(job_log::sum_up(Arc::clone(&consumer)));
+    let lane = durable_lane::start(&context, &config, &consumer).await?;
     let subscriptions = intake::join(&consumer).await?;
     consumer.nats.confirm_subscriptions(subjects::CREATE).await;
+    let (lane, mut lane_end) = lane.unzip();
+    if let Some(lane) = &lane {
+        lane.begin();
+    }
     let kinds = consumer
         .served()
         .iter()
@@ -86,6 +92,7 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
         version = ABOUT.version,
         concurrency = consumer.slots.len(),
         inbox = config.inbox,
+        durable = lane.is_some(),
         kinds,
         "taking jobs"
     );
@@ -99,11 +106,22 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
         ended = &mut intake => Some(ended),
         () = context.shutdown.cancelled() => None,
         _ = &mut last_word => anyhow::bail!("the thread that answers jobs.status ended"),
+        Err(error) = lane_ended(lane_end.as_mut()) => {
+            return Err(error.context("the durable lane ended"));
+        }
     };
     let stop = Stop::new(context.grace);
     consumer.become_state(ConsumerState::Draining);
     let hurry = give_up_on(context.hurry.clone(), Arc::clone(&consumer));
     background.spawn(hurry);
+    if let Some(lane) = &lane {
+        lane.leave();
+        if timeout_at(stop.soft, lane.left()).await.is_err() {
+            warn!(
+                "NATS is away: durable jobs that were under way to this consumer are delivered again"
+            );
+        }
+    }
     hand_back_waiting(&consumer, stop.soft).await;
     if ended.is_none() {
         ended = timeout_at(stop.soft, intake).await.ok();
@@ -113,6 +131,12 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
     }
     consumer.inbox.close();
     finish(&consumer, &mut slots, &stop).await;
+    if let (Some(lane), Some(end)) = (lane, lane_end) {
+        let patience = stop.hard.saturating_duration_since(Instant::now());
+        if let Err(error) = lane.finish(end, patience).await {
+            warn!("{error:#}");
+        }
+    }
     say_farewell(&consumer, &stop).await;
     drop(end_answers);
     // An error is its thread's end, too.
@@ -120,6 +144,14 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
     ended
         .unwrap_or(Ok(()))
         .context("jobs under way to this consumer may be lost")
+}
+
+/// Never, if there is no such lane.
+async fn lane_ended(end: Option<&mut LaneEnd>) -> anyhow::Result<()> {
+    match end {
+        Some(end) => end.wait().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Gives up running jobs when the service is told a second time to stop.
@@ -177,10 +209,10 @@ fn select(
     Ok(handlers)
 }
 
-/// Hands back at once the requests that wait, for their publishers to submit elsewhere while
-/// there is time; plain publishes, which nobody would submit again, stay in line.
+/// Hands back at once the requests and durable jobs that wait, for others to take them while there
+/// is time; plain publishes, which nobody would submit again, stay in line.
 async fn hand_back_waiting(consumer: &Consumer, deadline: Instant) {
-    let is_request = |delivery: &Delivery| delivery.reply.is_some();
+    let is_request = |delivery: &Delivery| delivery.reply.is_some() || delivery.lease.is_some();
     let mut requests = consumer.inbox.take_out(is_request);
     for slot in &consumer.slots {
         requests.extend(take_out(&mut lock(slot).batch, is_request));

@@ -8,6 +8,7 @@ use common::{Job, JobId, Outcome, OutcomeError, Status, codes, subjects};
 use tracing::{info, warn};
 
 use crate::consumer::{Consumer, Served, Started};
+use crate::durable_lane;
 use crate::inbox::Delivery;
 use crate::job_log::About;
 use crate::report::{Ending, KindReport};
@@ -72,10 +73,15 @@ pub(crate) async fn ended(consumer: &Consumer, started: Started, elapsed: Durati
         served,
         attempt,
         reply,
+        lease,
         ..
     } = started;
+    if let Some(lease) = lease {
+        return durable_lane::ended(consumer, served, lease, elapsed, ended);
+    }
     let Served { kind, report, .. } = &consumer.served()[served];
     let (status, ending, result, error) = match ended {
+        Ended::Cancelled => unreachable!("only jobs of the durable lane are cancelled"),
         Ended::Returned(result) => (Status::Succeeded, Ending::Succeeded, result, None),
         Ended::InvalidPayload(text) => {
             let error = OutcomeError::new(codes::INVALID_PAYLOAD, text);
@@ -134,9 +140,19 @@ pub(crate) async fn interrupted(consumer: &Consumer, started: Started) {
         attempt,
         at,
         reply,
+        lease,
     } = started;
-    let Served { kind, report, .. } = &consumer.served()[served];
-    report.ended(Ending::Interrupted);
+    let kind = &consumer.served()[served].kind;
+    consumer
+        .report_of(served, lease.is_some())
+        .ended(Ending::Interrupted);
+    if let Some(lease) = lease {
+        warn!(
+            job.id = %id, job.kind = %kind, elapsed_ms = at.elapsed().as_millis(),
+            "job interrupted: it did not end within the grace period, and is given back"
+        );
+        return durable_lane::give_back(consumer, lease);
+    }
     warn!(
         job.id = %id, job.kind = %kind, elapsed_ms = at.elapsed().as_millis(), told = reply.is_some(),
         "job interrupted: it did not end within the grace period"
@@ -148,6 +164,9 @@ pub(crate) async fn interrupted(consumer: &Consumer, started: Started) {
 
 /// Gives a job back that was not started when the consumer stopped.
 pub(crate) async fn interrupted_unread(consumer: &Consumer, delivery: Delivery) {
+    if let Some(lease) = delivery.lease {
+        return durable_lane::give_back(consumer, lease);
+    }
     consumer.report.others.ended(Ending::Interrupted);
     if delivery.reply.is_some() {
         hand_back_unread(consumer, delivery, Status::Interrupted).await;
@@ -274,7 +293,7 @@ fn written(outcome: &Outcome) -> Vec<u8> {
 
 /// What of an error may stand in a log. That a payload is wrong is said with the value that is
 /// wrong, which is nobody's business there: only its field is told.
-fn loggable(error: &OutcomeError) -> String {
+pub(crate) fn loggable(error: &OutcomeError) -> String {
     const LONGEST: usize = 200;
     let text = match error.message.split_once(':') {
         Some((field, _)) if error.code == codes::INVALID_PAYLOAD => field,

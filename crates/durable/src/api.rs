@@ -60,7 +60,12 @@ pub(crate) async fn ask<T: DeserializeOwned>(
     };
     let answer = client.request(subject.clone(), body.into());
     let answer = match tokio::time::timeout(PATIENCE, answer).await {
-        Err(_) => return Err(no_answer(&subject, format!("no answer within {PATIENCE:?}"))),
+        Err(_) => {
+            return Err(no_answer(
+                &subject,
+                format!("no answer within {PATIENCE:?}"),
+            ));
+        }
         Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => {
             return Err(ApiError::NoJetStream(subject));
         }

@@ -80,7 +80,10 @@ pub(crate) fn judge(sighting: Sighting<'_>) -> Verdict {
     if attempt > sighting.max_attempts {
         return Verdict::Exhausted { failures };
     }
-    if sighting.deadline.is_some_and(|deadline| deadline < sighting.now) {
+    if sighting
+        .deadline
+        .is_some_and(|deadline| deadline < sighting.now)
+    {
         return Verdict::Expired { failures };
     }
     // Only the first run can be early: the others come when their time has come.
@@ -159,7 +162,11 @@ mod tests {
             panic!("{verdict:?}")
         };
         assert_eq!(failures.len(), 3);
-        assert!(failures.iter().all(|failure| failure.error.code == codes::LOST));
+        assert!(
+            failures
+                .iter()
+                .all(|failure| failure.error.code == codes::LOST)
+        );
     }
 
     #[test]

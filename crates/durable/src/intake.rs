@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{
-    Backoff, DeadReason, Job, JobId, JobKind, MaxAttempts, OutcomeError, Priority, codes,
+    Backoff, DeadReason, DecodeError, Job, JobId, JobKind, MaxAttempts, OutcomeError, Priority,
+    codes,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,10 @@ pub(crate) async fn take_jobs(
     mut puller: Puller,
     mut records: Records,
 ) -> anyhow::Result<()> {
+    tokio::select! {
+        () = shared.begin.cancelled() => {}
+        () = shared.leave.cancelled() => return Ok(()),
+    }
     let mut connected = shared.nats.connected();
     let mut tick = tokio::time::interval(TICK);
     loop {
@@ -92,7 +97,9 @@ async fn restore(shared: &Shared, puller: &mut Puller, place: usize) {
             .await
     };
     match restored.await {
-        Ok(name) => warn!(stream = %queue.stream, consumer = name, "a durable consumer was gone, and is made again"),
+        Ok(name) => {
+            warn!(stream = %queue.stream, consumer = name, "a durable consumer was gone, and is made again");
+        }
         Err(error) => warn!("a durable consumer is gone and cannot be made again: {error:#}"),
     }
 }
@@ -124,7 +131,9 @@ async fn claim(shared: &Arc<Shared>, records: &mut Records, batch: Vec<Pulled>) 
         .collect();
     while !batch.is_empty() {
         let rest = batch.split_off(batch.len().min(records::MOST));
-        let ids = batch.iter().filter_map(|(place, _)| Some(place.as_ref()?.id));
+        let ids = batch
+            .iter()
+            .filter_map(|(place, _)| Some(place.as_ref()?.id));
         let found = look_up(shared, records, ids.collect()).await;
         let Some(mut found) = found else { return };
         let mut to_run = Vec::with_capacity(batch.len());
@@ -169,21 +178,16 @@ async fn look_up(
     }
 }
 
-/// Finds out what is to be done with a message; what is to be run is returned, everything else
-/// done in the background.
-fn sort(
-    shared: &Arc<Shared>,
-    place: Option<Place>,
-    pulled: Pulled,
-    found: Option<Found>,
-) -> Option<Arc<Lease>> {
-    let now = shared.clock.now();
-    let job = Job::decode(&pulled.payload);
-    let problem = match (&job, &place) {
+/// Why a message is not the job that its subject says.
+fn problem_of(
+    job: &Result<Job<'_>, DecodeError>,
+    place: Option<&Place>,
+    subject: &str,
+) -> Option<String> {
+    match (job, place) {
         (Err(error), _) => Some(error.to_string()),
         (Ok(_), None) => Some(format!(
-            "the subject {:?} is not jobs.durable.<id>.<priority>.<run>.<kind>",
-            pulled.subject.as_str()
+            "the subject {subject:?} is not jobs.durable.<id>.<priority>.<run>.<kind>"
         )),
         (Ok(job), Some(place)) if job.kind != place.kind => Some(format!(
             "field `kind`: a job of kind \"{}\" came on a subject of kind \"{}\"",
@@ -194,7 +198,20 @@ fn sort(
             place.id
         )),
         _ => None,
-    };
+    }
+}
+
+/// Finds out what is to be done with a message; what is to be run is returned, everything else
+/// done in the background.
+fn sort(
+    shared: &Arc<Shared>,
+    place: Option<Place>,
+    pulled: Pulled,
+    found: Option<Found>,
+) -> Option<Arc<Lease>> {
+    let now = shared.clock.now();
+    let job = Job::decode(&pulled.payload);
+    let problem = problem_of(&job, place.as_ref(), &pulled.subject);
     let (max_attempts, backoff, deadline, run_at) = match &job {
         Ok(job) => (job.max_attempts, job.backoff, job.deadline, job.run_at),
         Err(_) => (None, None, None, None),
@@ -275,7 +292,10 @@ fn sort(
     };
     let lease = Arc::new(lease);
     shared.leases.hold(&lease);
-    if !matches!(settlement, Settlement::OnlyAck | Settlement::PutOff { .. } | Settlement::Early { .. }) {
+    if !matches!(
+        settlement,
+        Settlement::OnlyAck | Settlement::PutOff { .. } | Settlement::Early { .. }
+    ) {
         shared.sink.refused(Some(&lease.kind), &settlement);
     }
     settle::begin(shared, lease, settlement);

@@ -109,7 +109,10 @@ async fn carry_out(shared: &Shared, pulled: Pulled) {
         Ok(()) => {
             let _ = shared.client.publish(pulled.ack, "+ACK".into()).await;
         }
-        Err(error) => warn!(subject = pulled.subject.as_str(), "cannot carry out, trying again: {error:#}"),
+        Err(error) => warn!(
+            subject = pulled.subject.as_str(),
+            "cannot carry out, trying again: {error:#}"
+        ),
     }
 }
 
@@ -120,7 +123,10 @@ async fn cancel(shared: &Shared, id: JobId) -> anyhow::Result<()> {
             Some(Found { record, sequence }) => (record, sequence),
             None => (None, 0),
         };
-        if record.as_ref().is_some_and(|record| record.state.is_final()) {
+        if record
+            .as_ref()
+            .is_some_and(|record| record.state.is_final())
+        {
             return Ok(());
         }
         if record.is_none() && !is_stored(shared, id).await? {
@@ -166,7 +172,10 @@ fn messages_of(id: JobId) -> [(Stream, String); 3] {
 
 async fn is_stored(shared: &Shared, id: JobId) -> anyhow::Result<bool> {
     for (stream, filter) in messages_of(id) {
-        if get(shared, stream, &json!({"last_by_subj": filter})).await?.is_some() {
+        if get(shared, stream, &json!({"last_by_subj": filter}))
+            .await?
+            .is_some()
+        {
             return Ok(true);
         }
     }
@@ -236,7 +245,9 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
         cancelled: CancellationToken::new(),
         number: shared.leases.next_number(),
         queue: usize::MAX,
-        priority: place.as_ref().map_or(Priority::Normal, |place| place.priority),
+        priority: place
+            .as_ref()
+            .map_or(Priority::Normal, |place| place.priority),
         run: place.as_ref().map_or(1, |place| place.run),
         delivered: advisory.deliveries,
         stream_sequence: advisory.stream_seq,

@@ -63,11 +63,15 @@ pub struct LaneOptions {
 }
 
 /// The lane, while it runs.
+#[derive(Clone)]
 pub struct Lane {
     shared: Arc<Shared>,
     settlements: mpsc::UnboundedSender<(Arc<Lease>, Settlement)>,
-    ended: Option<oneshot::Receiver<anyhow::Result<()>>>,
 }
+
+/// The end of a [`Lane`].
+#[derive(Debug)]
+pub struct LaneEnd(oneshot::Receiver<anyhow::Result<()>>);
 
 pub(crate) struct Shared {
     pub(crate) client: Client,
@@ -85,8 +89,12 @@ pub(crate) struct Shared {
     /// Told when the sink may have more room.
     pub(crate) room: Notify,
     pub(crate) acked: std::sync::Mutex<Vec<Acked>>,
+    /// Cancelled when jobs may be taken.
+    pub(crate) begin: CancellationToken,
     /// Cancelled when no more jobs are taken.
     pub(crate) leave: CancellationToken,
+    /// Cancelled when none that was under way can come any more.
+    pub(crate) left: CancellationToken,
     /// Cancelled when all jobs are settled.
     pub(crate) end: CancellationToken,
     pub(crate) warned: AtomicBool,
@@ -99,7 +107,7 @@ impl fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// Starts to take jobs; `None` if the server has no JetStream for this account.
+    /// Prepares to take jobs; `None` if the server has no JetStream for this account.
     ///
     /// # Errors
     /// When the streams or durable consumers cannot be made, or differ from what is declared.
@@ -107,7 +115,7 @@ impl Lane {
         context: &Context,
         options: LaneOptions,
         sink: Arc<dyn Sink>,
-    ) -> anyhow::Result<Option<Self>> {
+    ) -> anyhow::Result<Option<(Self, LaneEnd)>> {
         let (ready, started) = oneshot::channel();
         let (said, ended) = oneshot::channel();
         let (settlements, to_settle) = mpsc::unbounded_channel();
@@ -139,11 +147,18 @@ impl Lane {
         let shared = started
             .await
             .context("the thread of the durable lane ended")??;
-        Ok(shared.map(|shared| Self {
-            shared,
-            settlements,
-            ended: Some(ended),
+        Ok(shared.map(|shared| {
+            let lane = Self {
+                shared,
+                settlements,
+            };
+            (lane, LaneEnd(ended))
         }))
+    }
+
+    /// Starts to take jobs.
+    pub fn begin(&self) {
+        self.shared.begin.cancel();
     }
 
     /// Settles a job, in the background: stores what became of it, and then acknowledges it.
@@ -166,29 +181,20 @@ impl Lane {
         self.shared.leave.cancel();
     }
 
-    /// The thread has ended: because of an error, if nobody told it to.
-    ///
-    /// # Errors
-    /// Why it ended.
-    pub async fn ended(&mut self) -> anyhow::Result<()> {
-        match &mut self.ended {
-            Some(ended) => {
-                let result = ended.await;
-                self.ended = None;
-                result.context("the thread of the durable lane ended")?
-            }
-            None => std::future::pending().await,
-        }
+    /// Waits until the sink is given no more jobs, after [`Lane::leave`].
+    pub async fn left(&self) {
+        self.shared.left.cancelled().await;
     }
 
     /// Waits until all jobs are settled and the server has heard of it.
     ///
     /// # Errors
     /// When that does not come to pass within `patience`: the jobs are delivered again.
-    pub async fn finish(mut self, patience: Duration) -> anyhow::Result<()> {
+    pub async fn finish(&self, mut end: LaneEnd, patience: Duration) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + patience;
         self.leave();
         let all_settled = async {
+            self.left().await;
             loop {
                 let settled = self.shared.settled.notified();
                 if self.shared.settling.load(Ordering::Acquire) == 0 {
@@ -200,12 +206,24 @@ impl Lane {
         let in_time = tokio::time::timeout_at(deadline, all_settled).await.is_ok();
         let left = self.shared.leases.count();
         self.shared.end.cancel();
-        let ended = tokio::time::timeout_at(deadline, self.ended()).await;
+        let ended = tokio::time::timeout_at(deadline, end.wait()).await;
         anyhow::ensure!(
             in_time && ended.is_ok(),
             "{left} jobs were not settled in time and will be delivered again"
         );
         ended.unwrap_or(Ok(()))
+    }
+}
+
+impl LaneEnd {
+    /// Waits until the lane has ended: because of an error, if nobody told it to.
+    ///
+    /// # Errors
+    /// Why it ended.
+    pub async fn wait(&mut self) -> anyhow::Result<()> {
+        (&mut self.0)
+            .await
+            .context("the thread of the durable lane ended")?
     }
 }
 
@@ -232,7 +250,10 @@ async fn open(
     let mut queues = Vec::new();
     for kind in &options.kinds {
         for stream in [Stream::Jobs, Stream::Later] {
-            let consumer = options.topology.ensure_consumer(&client, stream, kind).await?;
+            let consumer = options
+                .topology
+                .ensure_consumer(&client, stream, kind)
+                .await?;
             queues.push(Queue { stream, consumer });
         }
     }
@@ -254,7 +275,9 @@ async fn open(
         settled: Notify::new(),
         room: Notify::new(),
         acked: std::sync::Mutex::default(),
+        begin: CancellationToken::new(),
         leave: CancellationToken::new(),
+        left: CancellationToken::new(),
         end: CancellationToken::new(),
         warned: AtomicBool::new(false),
     });
@@ -282,6 +305,7 @@ async fn run(
             }
             ended = &mut intake, if taking => {
                 taking = false;
+                shared.left.cancel();
                 ended.context("the durable lane's intake panicked")??;
             }
             () = shared.end.cancelled() => break,

@@ -17,7 +17,7 @@ mod topology;
 mod trim;
 mod writer;
 
-pub use lane::{Lane, LaneOptions, Sink};
+pub use lane::{Lane, LaneEnd, LaneOptions, Sink};
 pub use lease::Lease;
 pub use settle::Settlement;
 pub use topology::{Limits, Stream, Topology};

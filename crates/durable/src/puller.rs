@@ -135,7 +135,10 @@ impl Puller {
             room = room.saturating_sub(batch);
             let expires = u64::try_from(EXPIRES.as_nanos()).unwrap_or(u64::MAX);
             let body = json!({"batch": batch, "expires": expires}).to_string();
-            let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", queue.stream, queue.consumer);
+            let subject = format!(
+                "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
+                queue.stream, queue.consumer
+            );
             let reply = format!("{}.{place}", self.inbox);
             // The only error is a closed connection, which is noticed where answers are awaited.
             let _ = self

@@ -27,7 +27,10 @@ pub(crate) async fn beat(shared: Arc<Shared>) {
         beat.tick().await;
         if number % SIGN_OF_LIFE == 0 {
             for lease in shared.leases.select(|lease| lease.age() >= BEAT) {
-                let _ = shared.client.publish(lease.ack.clone(), "+WPI".into()).await;
+                let _ = shared
+                    .client
+                    .publish(lease.ack.clone(), "+WPI".into())
+                    .await;
             }
             if records.is_none() {
                 records = Records::new(&shared.client).await.ok();
@@ -71,7 +74,9 @@ async fn announce(shared: Arc<Shared>, lease: Arc<Lease>) {
 
 /// A job may have been cancelled while this consumer was cut off, and so did not hear of it.
 async fn find_ended(shared: &Shared, records: &mut Records) {
-    let leases = shared.leases.select(|lease| lease.is_started() && lease.age() >= BEAT);
+    let leases = shared
+        .leases
+        .select(|lease| lease.is_started() && lease.age() >= BEAT);
     for leases in leases.chunks(records::MOST) {
         let found = records.of(leases.iter().map(|lease| lease.id)).await;
         let found = match found {

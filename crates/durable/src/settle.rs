@@ -145,8 +145,8 @@ pub(crate) async fn settle(shared: &Shared, lease: &Lease, settlement: Settlemen
                 let reason = DeadReason::AttemptsUsedUp;
                 return die(shared, lease, record, reason, Some(error)).await;
             }
-            let wait = retry_after
-                .unwrap_or_else(|| lease.backoff.delay(lease.attempt, rand::random()));
+            let wait =
+                retry_after.unwrap_or_else(|| lease.backoff.delay(lease.attempt, rand::random()));
             add_failure(&mut record, error);
             record.state = JobState::Retrying;
             record.next_at = Some(now.after(wait));
@@ -172,20 +172,20 @@ pub(crate) async fn settle(shared: &Shared, lease: &Lease, settlement: Settlemen
                 ack(shared, lease).await;
             }
         }
-        Settlement::GivenBack => {
-            match write(shared, lease, &record, Vec::new()).await {
-                Written::Yes => nak(shared, lease, Duration::ZERO).await,
-                Written::Ended => ack(shared, lease).await,
-                Written::Superseded | Written::GaveUp => {}
-            }
-        }
+        Settlement::GivenBack => match write(shared, lease, &record, Vec::new()).await {
+            Written::Yes => nak(shared, lease, Duration::ZERO).await,
+            Written::Ended => ack(shared, lease).await,
+            Written::Superseded | Written::GaveUp => {}
+        },
     }
 }
 
 fn add_failure(record: &mut JobRecord, mut error: OutcomeError) {
     // The whole record has to fit into a message, whatever a handler says again and again.
     if record.failures.len() >= 8 && error.message.len() > SHORT {
-        error.message.truncate(error.message.floor_char_boundary(SHORT));
+        error
+            .message
+            .truncate(error.message.floor_char_boundary(SHORT));
     }
     record.failures.push(FailedAttempt {
         attempt: record.attempt,
@@ -338,7 +338,11 @@ pub(crate) async fn write(
                     Err(error) => debug!("cannot look up a record: {error:#}"),
                 }
             }
-            Err(error) => shared.warn("what became of a job cannot be stored, trying again", lease, &error),
+            Err(error) => shared.warn(
+                "what became of a job cannot be stored, trying again",
+                lease,
+                &error,
+            ),
         }
         if shared.pause(RETRY).await {
             return Written::GaveUp;
@@ -383,7 +387,10 @@ fn after_conflict(record: &JobRecord, expected: u64, found: Option<Found>) -> Af
 
 async fn ack(shared: &Shared, lease: &Lease) {
     // An acknowledgement that is lost brings the message back, and its record says that it is done.
-    let _ = shared.client.publish(lease.ack.clone(), "+ACK".into()).await;
+    let _ = shared
+        .client
+        .publish(lease.ack.clone(), "+ACK".into())
+        .await;
     shared.acked(Acked {
         queue: lease.queue,
         sequence: lease.stream_sequence,

@@ -164,9 +164,8 @@ impl Topology {
         let wanted = serde_json::to_value(self.stream(stream))
             .context("a stream's configuration is plain data")?;
         let create = format!("$JS.API.STREAM.CREATE.{stream}");
-        let error = match api::ask::<Value>(client, create, &wanted).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
+        let Err(error) = api::ask::<Value>(client, create, &wanted).await else {
+            return Ok(());
         };
         let differs = matches!(error, ApiError::Refused { code, .. } if code == EXISTS_OTHERWISE);
         if !differs {
@@ -218,8 +217,10 @@ impl Topology {
             max_waiting: 4096,
             ..pull::Config::default()
         };
-        let config = async_nats::jetstream::consumer::IntoConsumerConfig::into_consumer_config(config);
-        let config = serde_json::to_value(config).context("a consumer's configuration is plain data")?;
+        let config =
+            async_nats::jetstream::consumer::IntoConsumerConfig::into_consumer_config(config);
+        let config =
+            serde_json::to_value(config).context("a consumer's configuration is plain data")?;
         let request = json!({"stream_name": stream.name(), "config": config, "action": "create"});
         let mut subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}");
         if !filter.is_empty() {

@@ -1,0 +1,223 @@
+//! The durable lane in this consumer: its jobs run in the same slots as all others.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bootstrap::Context;
+use common::{DeadReason, JobKind, OutcomeError, codes};
+use durable::{Lane, LaneEnd, LaneOptions, Lease, Settlement, Sink, Topology};
+use tracing::{info, warn};
+
+use crate::config::{Config, Durable};
+use crate::consumer::{Consumer, lock};
+use crate::inbox::{Delivery, take_out};
+use crate::job_log::About;
+use crate::report::Ending;
+use crate::runner::Ended;
+use crate::settle::loggable;
+
+/// Starts the lane, if it is wanted and the server has JetStream.
+///
+/// # Errors
+/// When it is required and there is no JetStream, or its streams are not as they should be.
+pub(crate) async fn start(
+    context: &Context,
+    config: &Config,
+    consumer: &Arc<Consumer>,
+) -> anyhow::Result<Option<(Lane, LaneEnd)>> {
+    if config.durable == Durable::Off {
+        return Ok(None);
+    }
+    let kinds = consumer.served().iter().map(|served| served.kind.clone());
+    let options = LaneOptions {
+        instance: consumer.instance.clone(),
+        kinds: kinds.collect(),
+        keep: config.keep_outcomes,
+        topology: Topology::default(),
+    };
+    let sink = Arc::new(Slots(Arc::downgrade(consumer)));
+    let lane = Lane::start(context, options, sink).await?;
+    if lane.is_none() {
+        anyhow::ensure!(
+            config.durable != Durable::Required,
+            "the server has no JetStream for this user, and --durable required asks for it"
+        );
+        info!("the server has no JetStream: serving jobs.create alone");
+    }
+    if let Some((lane, _)) = &lane {
+        consumer.lane.get_or_init(|| lane.clone());
+    }
+    Ok(lane)
+}
+
+/// The consumer, as the lane sees it: the lane does not keep it alive.
+struct Slots(Weak<Consumer>);
+
+impl Sink for Slots {
+    /// As many as there are free slots; where the other lane keeps them busy, half of all, so that
+    /// both get on.
+    fn room(&self) -> usize {
+        let Some(consumer) = self.0.upgrade() else {
+            return 0;
+        };
+        let slots = consumer.slots.len();
+        let here = consumer.durable_jobs.load(Ordering::Acquire);
+        let most = if consumer.inbox.waiting() > 0 {
+            slots.div_ceil(2)
+        } else {
+            slots
+        };
+        most.saturating_sub(here)
+    }
+
+    fn take(&self, jobs: Vec<Arc<Lease>>) {
+        let Some(consumer) = self.0.upgrade() else {
+            return;
+        };
+        consumer
+            .durable_jobs
+            .fetch_add(jobs.len(), Ordering::AcqRel);
+        consumer.count_received(jobs.len() as u64);
+        consumer
+            .inbox
+            .put_durable(jobs.into_iter().map(|lease| Delivery {
+                lease: Some(lease),
+                ..Delivery::default()
+            }));
+    }
+
+    fn give_up_waiting(&self, longer_than: Duration) -> Vec<Arc<Lease>> {
+        let Some(consumer) = self.0.upgrade() else {
+            return Vec::new();
+        };
+        let waited = |delivery: &Delivery| {
+            let lease = delivery.lease.as_ref();
+            lease.is_some_and(|lease| lease.age() > longer_than)
+        };
+        let mut waiting = consumer.inbox.take_out(waited);
+        for slot in &consumer.slots {
+            waiting.extend(take_out(&mut lock(slot).batch, waited));
+        }
+        consumer
+            .durable_jobs
+            .fetch_sub(waiting.len(), Ordering::AcqRel);
+        waiting
+            .into_iter()
+            .filter_map(|delivery| delivery.lease)
+            .collect()
+    }
+
+    fn refused(&self, kind: Option<&JobKind>, settlement: &Settlement) {
+        let Some(consumer) = self.0.upgrade() else {
+            return;
+        };
+        let place = kind.and_then(|kind| consumer.place_of(kind));
+        let report = place.map_or(&consumer.durable_report.others, |place| {
+            consumer.report_of(place, true)
+        });
+        let (ending, why) = match settlement {
+            Settlement::Expired => (Ending::Expired, "its deadline has passed".to_owned()),
+            Settlement::Dead { reason, error } => {
+                let error = error.as_ref().map(loggable).unwrap_or_default();
+                (Ending::Rejected, format!("{reason} {error}"))
+            }
+            _ => return,
+        };
+        report.ended(ending);
+        if consumer.log.has_room(About::Failure) {
+            // The text repeats parts of the message, whoever sent it: so it is logged escaped.
+            warn!(job.kind = kind.map(tracing::field::display), why = ?why, "durable job not run");
+        }
+    }
+}
+
+/// A handler has ended.
+pub(crate) fn ended(
+    consumer: &Consumer,
+    place: usize,
+    lease: Arc<Lease>,
+    elapsed: Duration,
+    ended: Ended,
+) {
+    let kind = &lease.kind;
+    let report = consumer.report_of(place, true);
+    report.ran(elapsed);
+    let duration_ms = (elapsed.as_secs_f64() * 1e6).round() / 1e3;
+    let (ending, settlement) = match ended {
+        Ended::Returned(result) => {
+            if consumer.log.has_room(About::Success) {
+                info!(job.id = %lease.id, job.kind = %kind, attempt = lease.attempt, elapsed_ms = duration_ms, "job succeeded");
+            }
+            let settlement = Settlement::Succeeded {
+                result,
+                duration: elapsed,
+            };
+            (Ending::Succeeded, settlement)
+        }
+        Ended::Cancelled => {
+            info!(job.id = %lease.id, job.kind = %kind, elapsed_ms = duration_ms, "job cancelled");
+            (Ending::Cancelled, Settlement::Cancelled)
+        }
+        Ended::InvalidPayload(text) => {
+            let error = OutcomeError::new(codes::INVALID_PAYLOAD, text);
+            failed(consumer, &lease, duration_ms, &error);
+            let settlement = Settlement::Dead {
+                reason: DeadReason::Permanent,
+                error: Some(error),
+            };
+            (Ending::Rejected, settlement)
+        }
+        Ended::Failed {
+            code,
+            message,
+            retry_after,
+        } => {
+            let error = OutcomeError::new(code, message);
+            failed(consumer, &lease, duration_ms, &error);
+            let settlement = if code == codes::PERMANENT {
+                Settlement::Dead {
+                    reason: DeadReason::Permanent,
+                    error: Some(error),
+                }
+            } else {
+                Settlement::Failed { error, retry_after }
+            };
+            (Ending::Failed, settlement)
+        }
+    };
+    report.ended(ending);
+    settle(consumer, lease, settlement);
+}
+
+fn failed(consumer: &Consumer, lease: &Lease, elapsed_ms: f64, error: &OutcomeError) {
+    if consumer.log.has_room(About::Failure) {
+        warn!(
+            job.id = %lease.id, job.kind = %lease.kind, attempt = lease.attempt, elapsed_ms,
+            code = %error.code, error = ?loggable(error), "attempt failed"
+        );
+    }
+}
+
+/// Gives a job back that was not done, for another consumer to take.
+pub(crate) fn give_back(consumer: &Consumer, lease: Arc<Lease>) {
+    settle(consumer, lease, Settlement::GivenBack);
+}
+
+/// There is no handler for what the lane gave: it asks for the kinds that are served only.
+pub(crate) fn no_handler(consumer: &Consumer, lease: Arc<Lease>) {
+    consumer.durable_report.others.ended(Ending::Rejected);
+    let settlement = Settlement::Dead {
+        reason: DeadReason::NoHandler,
+        error: None,
+    };
+    settle(consumer, lease, settlement);
+}
+
+fn settle(consumer: &Consumer, lease: Arc<Lease>, settlement: Settlement) {
+    consumer.durable_jobs.fetch_sub(1, Ordering::AcqRel);
+    if let Some(lane) = consumer.lane.get() {
+        lane.settle(lease, settlement);
+        lane.room_changed();
+    }
+}
