@@ -59,7 +59,8 @@ pub enum ConsumerState {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Counts {
-    /// Jobs that came to an end here: succeeded, failed, rejected and expired.
+    /// Jobs that came to an end here, and durable lane: attempts: succeeded, failed, rejected,
+    /// expired and cancelled.
     pub processed: u64,
     /// The handler returned a result.
     pub succeeded: u64,
@@ -75,6 +76,8 @@ pub struct Counts {
     pub busy: u64,
     /// Handed back or given up because the consumer stopped; not counted in `processed`.
     pub interrupted: u64,
+    /// Durable lane: cancelled while they ran.
+    pub cancelled: u64,
 }
 
 /// One lane of a consumer.
@@ -127,6 +130,7 @@ impl std::ops::AddAssign for Counts {
         self.retried = self.retried.saturating_add(other.retried);
         self.busy = self.busy.saturating_add(other.busy);
         self.interrupted = self.interrupted.saturating_add(other.interrupted);
+        self.cancelled = self.cancelled.saturating_add(other.cancelled);
     }
 }
 

@@ -35,8 +35,13 @@ impl Timestamp {
     /// This moment, moved by so many milliseconds: into the past if there are less than none.
     #[must_use]
     pub fn shifted(self, milliseconds: i64) -> Self {
-        let sum = self.0.checked_add(time::Duration::milliseconds(milliseconds));
-        Self(sum.filter(|sum| (0..=9999).contains(&sum.year())).unwrap_or(self.0))
+        let sum = self
+            .0
+            .checked_add(time::Duration::milliseconds(milliseconds));
+        Self(
+            sum.filter(|sum| (0..=9999).contains(&sum.year()))
+                .unwrap_or(self.0),
+        )
     }
 
     /// How many milliseconds this moment is ahead of another; negative if it is behind.

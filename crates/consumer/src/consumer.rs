@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 use bootstrap::{Context, Nats};
-use common::{ConsumerState, ConsumerStatus, JobId, JobKind, Timestamp, subjects};
+use common::{ConsumerState, ConsumerStatus, Counts, JobId, JobKind, Timestamp, subjects};
 use durable::{Lane, Lease};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -186,6 +186,13 @@ impl Consumer {
             sums.1 += slot.batch.len();
         }
         sums
+    }
+
+    /// How jobs ended, of both lanes.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = self.report.counts();
+        counts += self.durable_report.counts();
+        counts
     }
 
     /// The report of a kind in the lane that a job is from.

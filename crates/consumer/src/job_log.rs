@@ -64,7 +64,7 @@ pub(crate) async fn sum_up(consumer: Arc<Consumer>) {
             continue;
         }
         seconds = 0;
-        let counts = consumer.report.counts();
+        let counts = consumer.counts();
         if consumer.log.muted.swap(0, Ordering::Relaxed) != 0 {
             let (in_flight, waiting) = consumer.in_flight_and_waiting();
             info!(

@@ -283,7 +283,7 @@ async fn say_farewell(consumer: &Consumer, stop: &Stop) {
     } else if let Err(error) = consumer.nats.round_trip(patience).await {
         warn!("the last outcomes may be lost: {error:#}");
     }
-    let counts = consumer.report.counts();
+    let counts = consumer.counts();
     info!(
         processed = counts.processed,
         succeeded = counts.succeeded,
@@ -291,6 +291,7 @@ async fn say_farewell(consumer: &Consumer, stop: &Stop) {
         rejected = counts.rejected,
         expired = counts.expired,
         interrupted = counts.interrupted,
+        cancelled = counts.cancelled,
         drained_ms = stop.began.elapsed().as_millis(),
         "stopped"
     );

@@ -26,7 +26,7 @@ use crate::records::Records;
 use crate::settle::Settlement;
 use crate::topology::{Stream, Topology};
 use crate::trim::Acked;
-use crate::writer::Writer;
+use crate::writer::{Pace, Writer};
 use crate::{cancels, intake, keeper, pulse, settle, trim};
 
 /// How long the thread waits before it looks for JetStream again.
@@ -262,8 +262,8 @@ async fn open(
     trim::read_clock(&client, &clock).await?;
     let puller = Puller::new(&client, queues.clone()).await?;
     let shared = Arc::new(Shared {
-        records: Writer::start(client.clone()),
-        schedules: Writer::start(client.clone()),
+        records: Writer::start(client.clone(), Pace::Thrifty),
+        schedules: Writer::start(client.clone(), Pace::Thrifty),
         client,
         nats,
         options,

@@ -21,4 +21,4 @@ pub use lane::{Lane, LaneEnd, LaneOptions, Sink};
 pub use lease::Lease;
 pub use settle::Settlement;
 pub use topology::{Limits, Stream, Topology};
-pub use writer::{Entry, Message, NotStored, Writer};
+pub use writer::{Entry, Message, NotStored, Pace, Writer};

@@ -196,7 +196,8 @@ fn add_failure(record: &mut JobRecord, mut error: OutcomeError) {
 }
 
 /// The last record, and after it the acknowledgement.
-async fn end(shared: &Shared, lease: &Lease, record: JobRecord, with: Entry) {
+async fn end(shared: &Shared, lease: &Lease, mut record: JobRecord, with: Entry) {
+    record.settled_deliveries = 0;
     match write(shared, lease, &record, with).await {
         Written::Yes | Written::Ended => ack(shared, lease).await,
         // The message is its successor's now; if that one is lost too, it is delivered again.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::api::Refusal;
 
@@ -22,9 +23,35 @@ pub(crate) const MOST_MESSAGES: usize = 1000;
 /// The most bytes in a batch: it waits in memory, here and in the server.
 const MOST_BYTES: usize = 4 << 20;
 
-/// How many batches are under way at a time. The server takes 50 for each stream, from all its
-/// clients; while one is synced, the next is on its way.
-const UNDER_WAY: usize = 2;
+/// How a writer gathers batches.
+///
+/// The server takes 50 batches at a time for each stream, from all its clients together.
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
+    /// Nobody waits longer than he must: while one batch is synced, the next is on its way.
+    Prompt,
+    /// Nobody is waiting: as long as many entries come, a little time is given to more of them,
+    /// because a large batch costs the server far less than several small ones.
+    Thrifty,
+}
+
+impl Pace {
+    const fn under_way(self) -> usize {
+        match self {
+            Self::Prompt => 2,
+            Self::Thrifty => 1,
+        }
+    }
+}
+
+/// After a batch of so many messages, more are waited for ...
+const MANY: usize = 16;
+
+/// ... until there are so many ...
+const ENOUGH: usize = 500;
+
+/// ... or this time is over.
+const GATHER: Duration = Duration::from_millis(3);
 
 /// Up to so many entries are sent as they are: a batch costs the server about four syncs.
 const FEW: usize = 3;
@@ -108,9 +135,9 @@ struct Waiting {
 impl Writer {
     /// Starts a writer; it ends when all its clones are gone.
     #[must_use]
-    pub fn start(client: Client) -> Self {
+    pub fn start(client: Client, pace: Pace) -> Self {
         let (entries, waiting) = mpsc::channel(WAITING);
-        tokio::spawn(write(client, waiting));
+        tokio::spawn(write(client, pace, waiting));
         Self { entries }
     }
 
@@ -137,8 +164,9 @@ impl Writer {
     }
 }
 
-async fn write(client: Client, mut waiting: mpsc::Receiver<Waiting>) {
-    let under_way = Arc::new(Semaphore::new(UNDER_WAY));
+async fn write(client: Client, pace: Pace, mut waiting: mpsc::Receiver<Waiting>) {
+    let under_way = Arc::new(Semaphore::new(pace.under_way()));
+    let mut last = 0;
     // What did not fit into the last batch.
     let mut next = None;
     loop {
@@ -156,7 +184,19 @@ async fn write(client: Client, mut waiting: mpsc::Receiver<Waiting>) {
         let mut size = Size::default();
         size.add(&first.entry);
         let mut batch = vec![first];
-        while let Ok(more) = waiting.try_recv() {
+        let patience = matches!(pace, Pace::Thrifty) && last >= MANY;
+        let until = Instant::now() + GATHER;
+        loop {
+            let more = match waiting.try_recv() {
+                Ok(more) => more,
+                Err(_) if patience && size.messages < ENOUGH => {
+                    match tokio::time::timeout_at(until, waiting.recv()).await {
+                        Ok(Some(more)) => more,
+                        Ok(None) | Err(_) => break,
+                    }
+                }
+                Err(_) => break,
+            };
             if size.has_room_for(&more.entry) {
                 size.add(&more.entry);
                 batch.push(more);
@@ -165,6 +205,7 @@ async fn write(client: Client, mut waiting: mpsc::Receiver<Waiting>) {
                 break;
             }
         }
+        last = size.messages;
         let client = client.clone();
         tokio::spawn(async move {
             store(&client, batch).await;
