@@ -53,22 +53,21 @@ pub struct Topology {
 }
 
 /// How much the streams may hold. A full one refuses what is new, and forgets nothing.
+///
+/// Only the queue has a limit of its own, so that jobs which wait cannot take the room for what
+/// becomes of them. The others are bounded by what the account may store: a limit of their own
+/// would cost the server a third more for each record, since it adds up whole batches again and
+/// again.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Jobs that wait or run, in bytes.
     pub jobs_bytes: i64,
-    /// The same, in jobs.
-    pub jobs: i64,
-    /// Records and dead letters, in bytes.
-    pub state_bytes: i64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             jobs_bytes: 2 << 30,
-            jobs: 5_000_000,
-            state_bytes: 2 << 30,
         }
     }
 }
@@ -109,13 +108,10 @@ impl Topology {
                 "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.JOBS_LATER.*",
             ],
         };
-        let (max_bytes, max_messages) = match stream {
-            Stream::Jobs => (self.limits.jobs_bytes, self.limits.jobs),
-            // A stream with schedules must not refuse what is new, so it would have to forget
-            // what is old. Without a limit of its own it does neither: the account bounds it.
-            Stream::Later => (-1, -1),
-            Stream::State => (self.limits.state_bytes, -1),
-            Stream::Advisories => (64 << 20, 1_000_000),
+        let max_bytes = match stream {
+            Stream::Jobs => self.limits.jobs_bytes,
+            Stream::Later | Stream::State => -1,
+            Stream::Advisories => 64 << 20,
         };
         Config {
             name: stream.name().to_owned(),
@@ -124,8 +120,10 @@ impl Topology {
             storage: StorageType::File,
             num_replicas: self.replicas.unwrap_or(1),
             max_bytes,
-            max_messages,
+            max_messages: -1,
             max_messages_per_subject: if stream == Stream::Advisories { -1 } else { 1 },
+            // A stream with schedules must not refuse what is new, so it would have to forget what
+            // is old. Without a limit of its own it does neither.
             discard: if stream == Stream::Later {
                 DiscardPolicy::Old
             } else {
