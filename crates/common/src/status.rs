@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::{JobKind, Timestamp};
 
 /// What a consumer answers on `jobs.status`.
 ///
@@ -35,9 +35,12 @@ pub struct ConsumerStatus {
     pub received: u64,
     /// Messages that its NATS client had to drop; 0 unless something is badly wrong.
     pub dropped: u64,
+    /// Durable lane: kinds of which jobs wait and that no consumer serves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unserved_kinds: Vec<JobKind>,
     /// All lanes together.
     pub totals: Counts,
-    /// Each lane by its name: `core` for `jobs.create`.
+    /// Each lane by its name: `core` for `jobs.create`, `durable` where the consumer serves it.
     pub lanes: BTreeMap<String, LaneStatus>,
 }
 
@@ -177,6 +180,7 @@ mod tests {
             waiting: 0,
             received: 4,
             dropped: 0,
+            unserved_kinds: Vec::new(),
             totals: counts,
             lanes: [(
                 crate::subjects::CORE_LANE.to_owned(),

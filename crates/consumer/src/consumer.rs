@@ -248,6 +248,11 @@ impl Consumer {
             waiting: waiting as u64,
             received: self.received.load(Ordering::Relaxed),
             dropped: self.nats.dropped(),
+            unserved_kinds: self
+                .lane
+                .get()
+                .map(Lane::unserved_kinds)
+                .unwrap_or_default(),
             totals,
             lanes,
         }

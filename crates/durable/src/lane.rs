@@ -3,9 +3,10 @@
 //! All of it has a thread, a runtime and a connection of its own: handlers that keep every other
 //! thread busy cannot keep the server waiting for a sign of life.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -27,7 +28,7 @@ use crate::settle::Settlement;
 use crate::topology::{Stream, Topology};
 use crate::trim::Acked;
 use crate::writer::{Pace, Writer};
-use crate::{cancels, intake, keeper, pulse, settle, trim};
+use crate::{cancels, intake, keeper, pulse, settle, trim, unserved};
 
 /// How long the thread waits before it looks for JetStream again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -88,6 +89,8 @@ pub(crate) struct Shared {
     pub(crate) settled: Notify,
     /// Told when the sink may have more room.
     pub(crate) room: Notify,
+    /// Kinds of which jobs wait and that nobody serves.
+    pub(crate) unserved: std::sync::Mutex<BTreeSet<JobKind>>,
     pub(crate) acked: std::sync::Mutex<Vec<Acked>>,
     /// Cancelled when jobs may be taken.
     pub(crate) begin: CancellationToken,
@@ -169,6 +172,17 @@ impl Lane {
         if self.settlements.send((lease, settlement)).is_err() {
             self.shared.settling.fetch_sub(1, Ordering::AcqRel);
         }
+    }
+
+    /// The kinds of which jobs wait and that nobody serves, as far as they are among the oldest.
+    #[must_use]
+    pub fn unserved_kinds(&self) -> Vec<JobKind> {
+        let kinds = self.shared.unserved.lock();
+        kinds
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .cloned()
+            .collect()
     }
 
     /// The sink may have more room.
@@ -274,6 +288,7 @@ async fn open(
         settling: AtomicUsize::new(0),
         settled: Notify::new(),
         room: Notify::new(),
+        unserved: std::sync::Mutex::default(),
         acked: std::sync::Mutex::default(),
         begin: CancellationToken::new(),
         leave: CancellationToken::new(),
@@ -294,6 +309,7 @@ async fn run(
     background.spawn(pulse::beat(Arc::clone(&shared)));
     background.spawn(trim::trim(Arc::clone(&shared)));
     background.spawn(cancels::listen(Arc::clone(&shared)));
+    background.spawn(unserved::look(Arc::clone(&shared)));
     background.spawn(keeper::keep(Arc::clone(&shared)));
     let mut intake = tokio::spawn(intake::take_jobs(Arc::clone(&shared), puller, records));
     let mut taking = true;

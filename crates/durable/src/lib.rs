@@ -5,6 +5,7 @@ mod api;
 mod cancels;
 mod claim;
 mod clock;
+mod depth;
 mod intake;
 mod keeper;
 mod lane;
@@ -15,8 +16,10 @@ mod records;
 mod settle;
 mod topology;
 mod trim;
+mod unserved;
 mod writer;
 
+pub use depth::{Depth, depth};
 pub use lane::{Lane, LaneEnd, LaneOptions, Sink};
 pub use lease::Lease;
 pub use settle::Settlement;

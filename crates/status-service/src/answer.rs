@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use common::{ConsumerState, ConsumerStatus, Counts, Timestamp};
+use common::{ConsumerState, ConsumerStatus, Counts, JobKind, Timestamp};
 
 use crate::counts::largest;
 
@@ -53,6 +53,8 @@ pub struct Answer {
     pub counts: Counts,
     /// The kinds that it has met most often.
     pub kinds: Vec<KindRuns>,
+    /// Kinds of which durable jobs wait and that nobody serves, as this consumer sees it.
+    pub unserved_kinds: Vec<JobKind>,
     /// Time from the question to this answer.
     pub took: Duration,
 }
@@ -68,6 +70,12 @@ pub struct KindRuns {
     pub p50: f64,
     /// 99 of 100 were not longer.
     pub p99: f64,
+}
+
+/// No more of them than are shown.
+fn unserved(mut kinds: Vec<JobKind>) -> Vec<JobKind> {
+    kinds.truncate(MAX_KINDS);
+    kinds
 }
 
 impl Answer {
@@ -114,6 +122,7 @@ impl Answer {
             waiting: status.waiting,
             dropped: status.dropped,
             counts: status.totals,
+            unserved_kinds: unserved(status.unserved_kinds),
             took,
         })
     }

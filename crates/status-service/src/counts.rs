@@ -33,5 +33,6 @@ fn zip(a: &Counts, b: &Counts, mut with: impl FnMut(u64, u64) -> u64) -> Counts 
         retried: with(a.retried, b.retried),
         busy: with(a.busy, b.busy),
         interrupted: with(a.interrupted, b.interrupted),
+        cancelled: with(a.cancelled, b.cancelled),
     }
 }

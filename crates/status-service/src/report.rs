@@ -2,9 +2,12 @@
 //!
 //! Names and other texts come from messages, and anybody may answer: they are logged escaped.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use common::JobKind;
+use durable::Depth;
 use tracing::{debug, enabled, info, warn};
 
 use crate::{Answer, Change, Ended, Event, Ignored, News, Round, Summary};
@@ -70,6 +73,28 @@ pub(crate) fn ignored(round: &Round) {
             duplicates, reason, "some answers on jobs.status are ignored"
         );
     }
+}
+
+/// Logs of which kinds durable jobs wait although nobody serves them.
+pub(crate) fn unserved(kinds: &BTreeSet<JobKind>) {
+    if kinds.is_empty() {
+        info!("every kind of which durable jobs are in front is served");
+    } else {
+        let kinds: Vec<_> = kinds.iter().map(JobKind::as_str).collect();
+        warn!(
+            kinds = kinds.join(","),
+            "durable jobs wait, and no consumer serves their kinds"
+        );
+    }
+}
+
+/// Logs how many durable jobs there are.
+pub(crate) fn depth(depth: Depth) {
+    info!(
+        queued = depth.queued,
+        later = depth.later,
+        "durable jobs that wait or run, and that wait for their time"
+    );
 }
 
 fn consumer(answer: &Answer) {
@@ -320,6 +345,7 @@ mod tests {
                 runs("thumbnail", 31.5, 204.0),
                 runs("mail.send\x1b[31m", 0.5, 2.0),
             ],
+            unserved_kinds: Vec::new(),
             took: Duration::from_micros(1_460),
         }
     }

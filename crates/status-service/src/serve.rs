@@ -1,10 +1,14 @@
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use async_nats::Client;
 use bootstrap::Context;
+use common::JobKind;
+use durable::Depth;
 use tokio::time::MissedTickBehavior;
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::{Asker, Config, Ended, Fleet, Ignored, Round, report};
 
@@ -58,6 +62,10 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
                 // A connection that was lost on the way took answers with it.
                 let lost = connected.has_changed().unwrap_or(true);
                 log.round(&round, lost || Instant::now() < settled_at);
+                tokio::select! {
+                    () = log.queue(&nats.client) => {}
+                    () = context.shutdown.cancelled() => break,
+                }
             }
         }
     }
@@ -72,6 +80,10 @@ struct Log {
     ignored: Ignored,
     /// The round before had something to complain of, too.
     complained: bool,
+    /// Kinds of which durable jobs wait and that nobody serves.
+    unserved: BTreeSet<JobKind>,
+    /// How many durable jobs there were.
+    depth: Option<Depth>,
 }
 
 impl Log {
@@ -81,6 +93,8 @@ impl Log {
             rounds: 0,
             ignored: Ignored::default(),
             complained: false,
+            unserved: BTreeSet::new(),
+            depth: None,
         }
     }
 
@@ -96,6 +110,30 @@ impl Log {
         self.complained = complain;
         report::consumers(round);
         report::news(&self.fleet.absorb(round, settling));
+        let unserved: BTreeSet<_> = round
+            .answers
+            .iter()
+            .flat_map(|answer| answer.unserved_kinds.iter().cloned())
+            .collect();
+        if unserved != self.unserved {
+            report::unserved(&unserved);
+            self.unserved = unserved;
+        }
+    }
+
+    /// Tells how many jobs the durable lane holds, when that has changed.
+    async fn queue(&mut self, client: &Client) {
+        match durable::depth(client).await {
+            Ok(depth) => {
+                if let Some(now) = depth
+                    && depth != self.depth
+                {
+                    report::depth(now);
+                }
+                self.depth = depth;
+            }
+            Err(error) => debug!("cannot see how many durable jobs there are: {error:#}"),
+        }
     }
 
     fn last(&self) {
@@ -107,6 +145,7 @@ impl Log {
             failed = totals.failed,
             rejected = totals.rejected,
             expired = totals.expired,
+            cancelled = totals.cancelled,
             ignored = self.ignored.total(),
             "stopped asking"
         );

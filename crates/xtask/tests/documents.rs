@@ -318,6 +318,7 @@ fn what_is_sent_is_what_the_schemas_say() {
         waiting: 0,
         received: 0,
         dropped: 0,
+        unserved_kinds: Vec::new(),
         totals: Counts::default(),
         lanes: [(subjects::CORE_LANE.to_owned(), lane)].into(),
     };

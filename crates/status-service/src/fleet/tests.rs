@@ -67,6 +67,7 @@ fn answer(consumer: &str, processed: u64) -> Answer {
             ..Counts::default()
         },
         kinds: Vec::new(),
+        unserved_kinds: Vec::new(),
         took: Duration::from_millis(2),
     }
 }

@@ -26,6 +26,7 @@ pub(crate) fn status(name: &str) -> ConsumerStatus {
         waiting: 0,
         received: 0,
         dropped: 0,
+        unserved_kinds: Vec::new(),
         totals: Counts::default(),
         lanes: [(CORE_LANE.to_owned(), LaneStatus::default())].into(),
     }
