@@ -47,6 +47,8 @@ pub(crate) async fn start(
     }
     if let Some((lane, _)) = &lane {
         consumer.lane.get_or_init(|| lane.clone());
+        lane.begin();
+        info!("taking durable jobs");
     }
     Ok(lane)
 }

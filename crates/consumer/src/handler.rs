@@ -5,6 +5,7 @@ use std::time::Duration;
 use common::JobId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 /// Runs the jobs of one kind.
 ///
@@ -43,7 +44,7 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 /// Which attempt at which job a handler is called for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Attempt {
     /// The job: the same for all its attempts, and so a key for work that must not be done twice.
     pub id: JobId,
@@ -51,6 +52,29 @@ pub struct Attempt {
     pub number: u32,
     /// The longest that it may run.
     pub timeout: Duration,
+    /// Jobs of the durable lane can be cancelled.
+    pub(crate) cancelled: Option<CancellationToken>,
+}
+
+impl Attempt {
+    /// Becomes ready when somebody cancels the job; never for one that cannot be cancelled, because
+    /// it came on `jobs.create`.
+    ///
+    /// The future of a handler is dropped then by itself: this is for work that it has started
+    /// elsewhere, on a thread of its own, say.
+    pub async fn cancelled(&self) {
+        match &self.cancelled {
+            Some(cancelled) => cancelled.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether somebody has cancelled the job: for work that cannot await.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        let cancelled = self.cancelled.as_ref();
+        cancelled.is_some_and(CancellationToken::is_cancelled)
+    }
 }
 
 /// Why an attempt failed.

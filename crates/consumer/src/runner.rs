@@ -257,6 +257,12 @@ impl Slot<'_> {
             lease.start();
             lease.cancelled.clone()
         });
+        let attempt = Attempt {
+            id,
+            number,
+            timeout,
+            cancelled: cancelled.clone(),
+        };
         let at = self.now;
         let state = &consumer.slots[self.number];
         lock(state).started = Some(Started {
@@ -268,11 +274,6 @@ impl Slot<'_> {
             lease,
         });
 
-        let attempt = Attempt {
-            id,
-            number,
-            timeout,
-        };
         // What the handler holds is gone when the job is settled: a program that was given up is
         // killed before anybody is told so.
         let ended = {

@@ -75,13 +75,8 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
     }
     let mut background = JoinSet::new();
     background.spawn(job_log::sum_up(Arc::clone(&consumer)));
-    let lane = durable_lane::start(&context, &config, &consumer).await?;
     let subscriptions = intake::join(&consumer).await?;
     consumer.nats.confirm_subscriptions(subjects::CREATE).await;
-    let (lane, mut lane_end) = lane.unzip();
-    if let Some(lane) = &lane {
-        lane.begin();
-    }
     let kinds = consumer
         .served()
         .iter()
@@ -92,7 +87,6 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
         version = ABOUT.version,
         concurrency = consumer.slots.len(),
         inbox = config.inbox,
-        durable = lane.is_some(),
         kinds,
         "taking jobs"
     );
@@ -102,19 +96,29 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
         subscriptions,
         &context.shutdown
     ));
-    let mut ended = tokio::select! {
-        ended = &mut intake => Some(ended),
-        () = context.shutdown.cancelled() => None,
-        _ = &mut last_word => anyhow::bail!("the thread that answers jobs.status ended"),
-        Err(error) = lane_ended(lane_end.as_mut()) => {
-            return Err(error.context("the durable lane ended"));
+    // This lane does not wait for the other, whose server may not be ready yet.
+    let mut starting = pin!(durable_lane::start(&context, &config, &consumer));
+    let mut lane = None;
+    let mut started = false;
+    let mut ended = loop {
+        tokio::select! {
+            ended = &mut intake => break Some(ended),
+            () = context.shutdown.cancelled() => break None,
+            _ = &mut last_word => anyhow::bail!("the thread that answers jobs.status ended"),
+            result = &mut starting, if !started => {
+                started = true;
+                lane = result?;
+            }
+            Err(error) = lane_ended(lane.as_mut().map(|(_, end)| end)) => {
+                return Err(error.context("the durable lane ended"));
+            }
         }
     };
     let stop = Stop::new(context.grace);
     consumer.become_state(ConsumerState::Draining);
     let hurry = give_up_on(context.hurry.clone(), Arc::clone(&consumer));
     background.spawn(hurry);
-    if let Some(lane) = &lane {
+    if let Some((lane, _)) = &lane {
         lane.leave();
         if timeout_at(stop.soft, lane.left()).await.is_err() {
             warn!(
@@ -131,7 +135,7 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
     }
     consumer.inbox.close();
     finish(&consumer, &mut slots, &stop).await;
-    if let (Some(lane), Some(end)) = (lane, lane_end) {
+    if let Some((lane, end)) = lane {
         let patience = stop.hard.saturating_duration_since(Instant::now());
         if let Err(error) = lane.finish(end, patience).await {
             warn!("{error:#}");

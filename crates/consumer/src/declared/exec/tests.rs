@@ -28,6 +28,7 @@ fn attempt() -> Attempt {
         id: JobId::generate(),
         number: 2,
         timeout: DEADLINE,
+        cancelled: None,
     }
 }
 
@@ -305,7 +306,11 @@ async fn an_attempt_that_is_given_up_leaves_no_process() {
 async fn a_program_has_no_variables_but_those_that_are_listed() {
     let env = handler("exec = [\"env\"]\nenv = [\"TOKEN\", \"MODE=fast\"]");
     let attempt = attempt();
-    let payload = env.call(None, attempt, true).await.unwrap().unwrap();
+    let payload = env
+        .call(None, attempt.clone(), true)
+        .await
+        .unwrap()
+        .unwrap();
     let lines: String = serde_json::from_str(payload.get()).unwrap();
     let lines: BTreeSet<&str> = lines.lines().collect();
     let id = format!("JOB_ID={}", attempt.id);

@@ -96,6 +96,7 @@ fn attempt() -> Attempt {
         id: JobId::generate(),
         number: 4,
         timeout: DEADLINE,
+        cancelled: None,
     }
 }
 
@@ -137,7 +138,7 @@ async fn a_web_service_is_told_payload_and_job() {
     let attempt = attempt();
     let payload = RawValue::from_string("{\"n\": 1.50}".to_owned()).ok();
     let result = handler
-        .call(payload.as_deref(), attempt, true)
+        .call(payload.as_deref(), attempt.clone(), true)
         .await
         .unwrap()
         .unwrap();

@@ -17,6 +17,7 @@ fn attempt() -> Attempt {
         id: JobId::generate(),
         number: 3,
         timeout: DEADLINE,
+        cancelled: None,
     }
 }
 
@@ -138,7 +139,7 @@ async fn a_service_is_told_which_job_it_runs() {
             .unwrap();
         request
     };
-    let (result, request) = tokio::join!(handler.call(None, attempt, true), answering);
+    let (result, request) = tokio::join!(handler.call(None, attempt.clone(), true), answering);
     assert!(result.unwrap().is_none());
     assert_eq!(request.payload, "null");
     let headers = request.headers.unwrap();
