@@ -248,32 +248,25 @@ async fn open(
 ) -> anyhow::Result<Option<(Arc<Shared>, Puller)>> {
     let nats = context.connect("durable").await?;
     let client = nats.client.clone();
-    loop {
-        match api::ask::<Value>(&client, "$JS.API.INFO".to_owned(), &Value::Null).await {
-            Ok(_) => break,
-            // JetStream is off, for the server or for this account.
-            Err(ApiError::NoJetStream(_) | ApiError::Refused { .. }) => return Ok(None),
-            Err(error) => warn!("the durable lane waits for JetStream: {error}"),
+    let clock = ServerClock::default();
+    let mut told = false;
+    let queues = loop {
+        match prepare(&client, &options, &clock).await {
+            Ok(Some(queues)) => break queues,
+            Ok(None) => return Ok(None),
+            // NATS was lost, or JetStream is not ready yet.
+            Err(error) if is_away(&error) => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!("the durable lane waits for JetStream: {error:#}");
+                }
+            }
+            Err(error) => return Err(error),
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
             () = context.shutdown.cancelled() => return Ok(None),
         }
-    }
-    options.topology.ensure(&client).await?;
-    let mut queues = Vec::new();
-    for kind in &options.kinds {
-        for stream in [Stream::Jobs, Stream::Later] {
-            let consumer = options
-                .topology
-                .ensure_consumer(&client, stream, kind)
-                .await?;
-            queues.push(Queue { stream, consumer });
-        }
-    }
-    keeper::ensure(options.topology, &client).await?;
-    let clock = ServerClock::default();
-    trim::read_clock(&client, &clock).await?;
+    };
     let puller = Puller::new(&client, queues.clone()).await?;
     let shared = Arc::new(Shared {
         records: Writer::start(client.clone(), Pace::Thrifty),
@@ -297,6 +290,40 @@ async fn open(
         warned: AtomicBool::new(false),
     });
     Ok(Some((shared, puller)))
+}
+
+/// Makes streams and durable consumers that are missing; `None` without JetStream.
+async fn prepare(
+    client: &Client,
+    options: &LaneOptions,
+    clock: &ServerClock,
+) -> anyhow::Result<Option<Vec<Queue>>> {
+    match api::ask::<Value>(client, "$JS.API.INFO".to_owned(), &Value::Null).await {
+        Ok(_) => {}
+        // JetStream is off, for the server or for this account.
+        Err(ApiError::NoJetStream(_) | ApiError::Refused { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let topology = options.topology;
+    topology.ensure(client).await?;
+    let mut queues = Vec::new();
+    for kind in &options.kinds {
+        for stream in [Stream::Jobs, Stream::Later] {
+            let consumer = topology.ensure_consumer(client, stream, kind).await?;
+            queues.push(Queue { stream, consumer });
+        }
+    }
+    keeper::ensure(topology, client).await?;
+    trim::read_clock(client, clock).await?;
+    Ok(Some(queues))
+}
+
+/// Whether somebody has only to wait.
+fn is_away(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref::<ApiError>(),
+        Some(ApiError::NoAnswer { .. } | ApiError::NoJetStream(_))
+    )
 }
 
 async fn run(

@@ -43,6 +43,9 @@ async fn a_consumer_that_never_met_nats_can_be_stopped() {
 async fn a_consumer_serves_again_after_nats_was_away() {
     let mut fixture = Fixture::start().await;
     let mut consumer = fixture.consumer(&[]).await;
+    consumer
+        .wait_for_line(|line| line.contains("taking durable jobs"))
+        .await;
     assert_eq!(
         fixture.outcome(r#"{"kind":"echo"}"#).await.status,
         Status::Succeeded
@@ -63,13 +66,13 @@ async fn a_consumer_serves_again_after_nats_was_away() {
     })
     .await;
     assert_eq!(fixture.status(|_| true).await.totals.failed, 0);
-    // Once for each of the two connections, however often it was tried again.
+    // Once for each of the three connections, however often it was tried again.
     let said = consumer.stdout();
     assert_eq!(
         said.iter()
             .filter(|line| line.contains("lost NATS"))
             .count(),
-        2,
+        3,
         "{said:#?}"
     );
     assert!(

@@ -148,6 +148,9 @@ async fn the_health_check_follows_the_connection() {
             String::from_utf8(output.stdout).unwrap(),
         )
     };
+    consumer
+        .wait_for_line(|line| line.contains("taking durable jobs"))
+        .await;
     eventually(DEADLINE, "a healthy consumer", async || {
         (check().0 == Some(0)).then_some(())
     })
@@ -158,7 +161,7 @@ async fn the_health_check_follows_the_connection() {
     })
     .await;
     assert!(
-        check().1.contains("of 2 connections to NATS are up"),
+        check().1.contains("of 3 connections to NATS are up"),
         "{}",
         check().1
     );
