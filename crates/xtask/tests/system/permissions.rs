@@ -1,12 +1,25 @@
 //! Who may do what with the users of `deploy/nats.conf`: asked of the server, for each user and each
 //! subject, both ways.
 
+use async_nats::{Client, ConnectOptions};
 use futures_util::StreamExt as _;
+use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, eventually};
 
 use crate::raw_client::{Login, RawClient};
 
-const USERS: [&str; 3] = ["publisher", "worker", "status"];
+const USERS: [&str; 4] = ["publisher", "worker", "status", "operator"];
+
+/// Those of them that run as services, and answer service discovery.
+const SERVICES: &[&str] = &["publisher", "worker", "status"];
+
+/// Those who look at the queue and its consumers.
+const ONLOOKERS: &[&str] = &["status", "operator"];
+
+/// Those who submit durable jobs.
+const SUBMITTERS: &[&str] = &["publisher", "operator"];
+
+const STREAMS: [&str; 4] = ["JOBS", "JOBS_LATER", "JOBS_STATE", "JOBS_ADVISORIES"];
 
 /// Subjects, and which of the users may publish there.
 const PUBLISH: &[(&str, &[&str])] = &[
@@ -25,9 +38,98 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("_INBOX.billing.a.b", &["worker"]),
     ("$SRV.PING", &["status"]),
     ("$SRV.STATS.consumer.a", &["status"]),
+    ("_INBOX_operator.a.b", &["operator"]),
     ("$SYS.REQ.SERVER.PING", &[]),
-    ("$JS.API.INFO", &[]),
+    ("$SYS.REQ.SERVER.PING.VARZ", &[]),
     ("anything.else", &[]),
+    // The durable lane: submissions, ...
+    ("jobs.durable.1.normal.1.echo", SUBMITTERS),
+    ("jobs.durable.1.normal.1.mail.send", SUBMITTERS),
+    ("jobs.later.1", &["publisher", "worker", "operator"]),
+    ("jobs.later.1.2", &[]),
+    ("jobs.due.1.normal.1.echo", &[]),
+    // ... what becomes of them, ...
+    ("jobs.state.1", &["worker", "operator"]),
+    ("jobs.state.1.2", &[]),
+    ("jobs.cancel.1", &["operator"]),
+    ("jobs.dead.1.mail.send", &["worker", "operator"]),
+    ("jobs.events.1", &[]),
+    // ... what JetStream is asked, ...
+    ("jobs.server", &USERS),
+    ("$JS.API.INFO", &USERS),
+    ("$JS.API.STREAM.INFO.JOBS", &USERS),
+    ("$JS.API.STREAM.INFO.JOBS_LATER", &USERS),
+    ("$JS.API.STREAM.INFO.JOBS_STATE", &USERS),
+    (
+        "$JS.API.STREAM.INFO.JOBS_ADVISORIES",
+        &["worker", "status", "operator"],
+    ),
+    ("$JS.API.STREAM.NAMES", &[]),
+    ("$JS.API.STREAM.LIST", &[]),
+    ("$JS.API.STREAM.PURGE.JOBS", &["worker"]),
+    ("$JS.API.STREAM.PURGE.JOBS_LATER", &["worker"]),
+    ("$JS.API.STREAM.PURGE.JOBS_STATE", &["operator"]),
+    ("$JS.API.STREAM.PURGE.JOBS_ADVISORIES", &[]),
+    ("$JS.API.STREAM.MSG.DELETE.JOBS", &[]),
+    ("$JS.API.STREAM.MSG.DELETE.JOBS_STATE", &["operator"]),
+    ("$JS.API.STREAM.MSG.GET.JOBS", &[]),
+    ("$JS.API.DIRECT.GET.JOBS", &["worker", "operator"]),
+    ("$JS.API.DIRECT.GET.JOBS_LATER", &["worker", "operator"]),
+    ("$JS.API.DIRECT.GET.JOBS_STATE", &["worker", "operator"]),
+    ("$JS.API.DIRECT.GET.JOBS_ADVISORIES", &[]),
+    ("$JS.API.DIRECT.GET.JOBS.jobs.durable.1", &["operator"]),
+    ("$JS.API.DIRECT.GET.JOBS_LATER.jobs.later.1", &["operator"]),
+    ("$JS.API.DIRECT.GET.JOBS_STATE.jobs.state.1", &["operator"]),
+    ("$JS.API.CONSUMER.NAMES.JOBS", ONLOOKERS),
+    ("$JS.API.CONSUMER.NAMES.JOBS_LATER", ONLOOKERS),
+    ("$JS.API.CONSUMER.NAMES.JOBS_STATE", &[]),
+    ("$JS.API.CONSUMER.LIST.JOBS", ONLOOKERS),
+    ("$JS.API.CONSUMER.LIST.JOBS_LATER", ONLOOKERS),
+    (
+        "$JS.API.CONSUMER.INFO.JOBS.echo",
+        &["worker", "status", "operator"],
+    ),
+    (
+        "$JS.API.CONSUMER.INFO.JOBS_LATER.echo",
+        &["worker", "status", "operator"],
+    ),
+    ("$JS.API.CONSUMER.INFO.JOBS_STATE.cancels", &["worker"]),
+    (
+        "$JS.API.CONSUMER.INFO.JOBS_ADVISORIES.given-up",
+        &["worker"],
+    ),
+    // ... and another account's or program's streams.
+    ("$JS.API.STREAM.INFO.OTHERS", &[]),
+    ("$JS.API.STREAM.CREATE.OTHERS", &[]),
+    ("$JS.API.CONSUMER.CREATE.OTHERS.echo", &[]),
+    ("$JS.API.CONSUMER.MSG.NEXT.OTHERS.echo", &[]),
+    ("$JS.ACK.OTHERS.echo.1.2.3.4.5", &[]),
+    ("$JS.ACK._.hash.OTHERS.echo.1.2.3.4.5", &[]),
+];
+
+/// The same for what is asked of each stream of the durable lane; `*` stands for its name.
+const PUBLISH_OF_EACH_STREAM: &[(&str, &[&str])] = &[
+    ("$JS.API.STREAM.CREATE.*", &["worker"]),
+    ("$JS.API.STREAM.UPDATE.*", &[]),
+    ("$JS.API.STREAM.DELETE.*", &[]),
+    ("$JS.API.STREAM.SNAPSHOT.*", &[]),
+    ("$JS.API.STREAM.RESTORE.*", &[]),
+    ("$JS.API.CONSUMER.CREATE.*", &[]),
+    (
+        "$JS.API.CONSUMER.CREATE.*.echo.jobs.durable.*.*.*.echo",
+        &["worker"],
+    ),
+    ("$JS.API.CONSUMER.DURABLE.CREATE.*.echo", &[]),
+    ("$JS.API.CONSUMER.DELETE.*.echo", &[]),
+    ("$JS.API.CONSUMER.PAUSE.*.echo", &[]),
+    ("$JS.API.CONSUMER.MSG.NEXT.*.echo", &["worker"]),
+    // Both forms in which a server names an acknowledgement.
+    ("$JS.ACK.*.echo.1.2.3.1700000000000000000.4", &["worker"]),
+    (
+        "$JS.ACK._.hash.*.echo.1.2.3.1700000000000000000.4",
+        &["worker"],
+    ),
+    ("$JS.FC.*.echo.1", &[]),
 ];
 
 /// Subjects with a queue group or without, and which of the users may subscribe to them.
@@ -46,18 +148,36 @@ const SUBSCRIBE: &[(&str, &str, &[&str])] = &[
     ("jobs.status", "", &["worker"]),
     ("jobs.status", "consumer-1", &["worker"]),
     ("jobs.serves.echo", "workers", &["worker"]),
+    ("jobs.cancel.*", "", &["worker"]),
+    // The server takes `>` for one token that `*` covers. Nothing is ever published further down.
+    ("jobs.cancel.>", "", &["worker"]),
+    ("jobs.events.>", "", &["operator"]),
+    ("jobs.events.*", "", &["operator"]),
+    ("jobs.events.1", "", &["operator"]),
+    // What is stored is asked for, and a job is pulled; nobody listens in.
+    ("jobs.durable.>", "", &[]),
+    ("jobs.durable.>", "workers", &[]),
+    ("jobs.later.*", "", &[]),
+    ("jobs.due.>", "", &[]),
+    ("jobs.state.*", "", &[]),
+    ("jobs.dead.>", "", &[]),
+    ("jobs.server", "", &[]),
+    ("$JS.API.>", "", &[]),
+    ("$JS.ACK.>", "", &[]),
+    ("$JS.EVENT.ADVISORY.>", "", &[]),
     ("handlers.resize", "", &[]),
     ("handlers.>", "workers", &[]),
     // Nobody reads another user's replies.
     ("_INBOX_publisher.>", "", &["publisher"]),
     ("_INBOX_worker.>", "", &["worker"]),
     ("_INBOX_status.>", "", &["status"]),
+    ("_INBOX_operator.>", "", &["operator"]),
     ("_INBOX.>", "", &[]),
     ("_INBOX.billing.>", "", &[]),
-    ("$SRV.PING", "", &USERS),
-    ("$SRV.PING.consumer", "", &USERS),
-    ("$SRV.INFO.consumer.a", "", &USERS),
-    ("$SRV.STATS", "", &USERS),
+    ("$SRV.PING", "", SERVICES),
+    ("$SRV.PING.consumer", "", SERVICES),
+    ("$SRV.INFO.consumer.a", "", SERVICES),
+    ("$SRV.STATS", "", SERVICES),
     ("$SRV.>", "", &[]),
     ("$SYS.>", "", &[]),
     ("*", "", &[]),
@@ -71,7 +191,15 @@ async fn each_user_may_do_what_its_service_needs_and_nothing_else() {
     for user in USERS {
         let login = Login::of(&server, user);
         let mut client = RawClient::log_in(&server, Some(&login)).unwrap();
-        for (subject, allowed) in PUBLISH {
+        let of_each_stream = PUBLISH_OF_EACH_STREAM
+            .iter()
+            .flat_map(|(subject, allowed)| {
+                STREAMS.map(|stream| (subject.replacen('*', stream, 1), *allowed))
+            });
+        let subjects = PUBLISH
+            .iter()
+            .map(|(subject, allowed)| ((*subject).to_owned(), *allowed));
+        for (subject, allowed) in subjects.chain(of_each_stream) {
             let complaints = client.complaints(&format!("PUB {subject} 0\r\n\r\n"));
             let expected = if allowed.contains(&user) {
                 vec![]
@@ -180,4 +308,105 @@ async fn whoever_is_asked_by_service_discovery_may_answer_once() {
         (refusals.count() == 1).then_some(())
     })
     .await;
+}
+
+/// Asks JetStream, or the server, as this client's user.
+async fn ask(client: &Client, subject: &str, what: Value) -> Value {
+    let question = client.request(subject.to_owned(), what.to_string().into());
+    let answer = tokio::time::timeout(DEADLINE, question).await;
+    let answer = answer.unwrap_or_else(|_| panic!("no answer from {subject}"));
+    let answer = answer.unwrap_or_else(|error| panic!("no answer from {subject}: {error}"));
+    serde_json::from_slice(&answer.payload).unwrap()
+}
+
+/// Makes a stream as a worker would.
+async fn make_stream(worker: &Client, name: &str, subjects: &[&str]) {
+    let config =
+        json!({"name": name, "subjects": subjects, "storage": "file", "allow_direct": true});
+    let created = ask(worker, &format!("$JS.API.STREAM.CREATE.{name}"), config).await;
+    assert_eq!(created["config"]["name"], name, "{created}");
+}
+
+async fn messages(client: &Client, stream: &str) -> Value {
+    let info = ask(
+        client,
+        &format!("$JS.API.STREAM.INFO.{stream}"),
+        Value::Null,
+    )
+    .await;
+    info["state"]["messages"].clone()
+}
+
+#[tokio::test]
+async fn an_acknowledgement_that_is_sent_to_jetstream_is_not_taken_for_a_request() {
+    let server = NatsServer::start().await;
+    let worker = server.connect_as("worker").await;
+    make_stream(&worker, "JOBS", &["jobs.durable.*.*.*.>"]).await;
+    let publisher = server.connect_as("publisher").await;
+    let targets = [
+        "$JS.API.STREAM.PURGE.JOBS",
+        "$JS.API.STREAM.DELETE.JOBS",
+        "$JS.API.STREAM.UPDATE.JOBS",
+        "$JS.API.STREAM.MSG.DELETE.JOBS",
+    ];
+    for (number, target) in targets.into_iter().enumerate() {
+        // The server answers a job into JetStream, where the publisher may not publish, ...
+        let subject = format!("jobs.durable.{number}.normal.1.echo");
+        let sent = publisher.publish_with_reply(subject, target, "{}".into());
+        sent.await.unwrap();
+    }
+    // ... and it has answered them all before this one.
+    let last = ask(&publisher, "jobs.durable.last.normal.1.echo", json!({})).await;
+    let all = targets.len() as u64 + 1;
+    assert_eq!(last["seq"], all, "{last}");
+    assert_eq!(messages(&publisher, "JOBS").await, all);
+}
+
+/// `deploy/nats.conf` describes such an account for programs that are not trusted.
+const ACCOUNT_OF_ITS_OWN: &str = r#"
+accounts {
+  JOBS {
+    jetstream: enabled
+    exports = [ { service: "jobs.durable.>", accounts: [BILLING] } ]
+    users = [ { user: anybody } ]
+  }
+  BILLING {
+    imports = [ { service: { account: JOBS, subject: "jobs.durable.>" } } ]
+    users = [ { user: billing, password: OnlyForThisTest, permissions {
+        publish { allow: ["jobs.durable.>"] }, subscribe { allow: ["_INBOX.billing.>"] } } } ]
+  }
+}
+"#;
+
+#[tokio::test]
+async fn an_account_of_its_own_keeps_all_answers_to_itself() {
+    let server = NatsServer::builder()
+        .open()
+        .config(ACCOUNT_OF_ITS_OWN)
+        .start()
+        .await;
+    let worker = server.connect_as("worker").await;
+    make_stream(&worker, "JOBS", &["jobs.durable.*.*.*.>"]).await;
+    make_stream(
+        &worker,
+        "JOBS_STATE",
+        &["jobs.state.*", "jobs.cancel.*", "jobs.dead.*.>"],
+    )
+    .await;
+    let options =
+        ConnectOptions::with_user_and_password("billing".into(), "OnlyForThisTest".into());
+    let billing = options
+        .custom_inbox_prefix("_INBOX.billing")
+        .connect(server.url());
+    let billing = billing.await.unwrap();
+    let targets = ["jobs.state.1", "jobs.cancel.1", "jobs.dead.1.echo"];
+    for (number, target) in targets.into_iter().enumerate() {
+        let subject = format!("jobs.durable.{number}.normal.1.echo");
+        let sent = billing.publish_with_reply(subject, target, "{}".into());
+        sent.await.unwrap();
+    }
+    let last = ask(&billing, "jobs.durable.last.normal.1.echo", json!({})).await;
+    assert_eq!(last["seq"], 4, "{last}");
+    assert_eq!(messages(&worker, "JOBS").await, 4);
+    assert_eq!(messages(&worker, "JOBS_STATE").await, 0);
 }
