@@ -5,8 +5,9 @@ use std::fs;
 use std::process::Command;
 
 use common::{
-    Backoff, ConsumerState, ConsumerStatus, Counts, Job, JobId, JobKind, KindStatus, LaneStatus,
-    Outcome, OutcomeError, Priority, Status, Timestamp, subjects,
+    Backoff, ConsumerState, ConsumerStatus, Counts, DeadReason, FailedAttempt, Job, JobId, JobKind,
+    JobRecord, JobState, KindStatus, LaneStatus, Outcome, OutcomeError, Priority, Status,
+    Timestamp, subjects,
 };
 use serde_json::{Value, json};
 use test_support::project_root;
@@ -44,6 +45,14 @@ fn constants(file: &str) -> BTreeMap<String, String> {
     found.collect()
 }
 
+/// The headers that are this project's own.
+fn names_of_headers() -> BTreeSet<String> {
+    let constants = constants("crates/common/src/subjects.rs").into_iter();
+    constants
+        .filter_map(|(name, value)| name.ends_with("_HEADER").then_some(value))
+        .collect()
+}
+
 /// Calls `visit` with each object of a document.
 fn walk(value: &Value, visit: &mut impl FnMut(&serde_json::Map<String, Value>)) {
     match value {
@@ -68,6 +77,9 @@ fn decodes(name: &str, document: &Value) -> Result<(), String> {
             .map(drop)
             .map_err(text),
         "consumer-status" => serde_json::from_slice::<ConsumerStatus>(&bytes)
+            .map(drop)
+            .map_err(text),
+        "job-record" => serde_json::from_slice::<JobRecord>(&bytes)
             .map(drop)
             .map_err(text),
         _ => panic!("no type for the schema {name}"),
@@ -117,13 +129,19 @@ fn each_reference_leads_somewhere() {
 #[test]
 fn the_channels_are_the_subjects_and_no_others() {
     const PARAMETER: &str = "KIND";
+    let id: JobId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+    let filled_in = |address: &str| {
+        let address = address.replace("{kind}", PARAMETER);
+        let address = address.replace("{id}", &id.to_string());
+        address.replace("{priority}", "high").replace("{run}", "7")
+    };
     let document = asyncapi();
     let addresses: BTreeSet<String> = document["channels"]
         .as_object()
         .unwrap()
         .values()
         // A reply subject has no address of its own.
-        .filter_map(|channel| Some(channel["address"].as_str()?.replace("{kind}", PARAMETER)))
+        .filter_map(|channel| Some(filled_in(channel["address"].as_str()?)))
         .collect();
     let kind: JobKind = PARAMETER.parse().unwrap();
     let expected = BTreeSet::from([
@@ -131,6 +149,13 @@ fn the_channels_are_the_subjects_and_no_others() {
         subjects::create_kind(&kind),
         subjects::STATUS.to_owned(),
         subjects::serves_kind(&kind),
+        subjects::durable_job(id, Priority::High, 7, &kind),
+        subjects::due_job(id, Priority::High, 7, &kind),
+        subjects::later(id),
+        subjects::state(id),
+        subjects::events(id),
+        subjects::cancel(id),
+        subjects::dead(id, &kind),
     ]);
     assert_eq!(addresses, expected);
 
@@ -169,10 +194,16 @@ fn whoever_takes_jobs_joins_the_queue_group() {
 }
 
 #[test]
-fn the_header_the_codes_and_the_version_are_told() {
+fn the_headers_the_codes_and_the_version_are_told() {
     let document = asyncapi();
-    let headers = &document["components"]["messages"]["job"]["headers"]["properties"];
-    assert!(headers[subjects::ATTEMPT_HEADER].is_object(), "{headers}");
+    let headers = |message: &str| {
+        let headers = &document["components"]["messages"][message]["headers"]["properties"];
+        let headers = headers.as_object().expect("the message has headers");
+        headers.keys().cloned().collect::<BTreeSet<_>>()
+    };
+    let told = &headers("job") | &headers("deadLetter");
+    assert!(told.len() >= 5, "{told:?}");
+    assert_eq!(told, names_of_headers());
 
     let outcome = &document["components"]["messages"]["outcome"];
     let told = outcome["description"].as_str().unwrap();
@@ -207,18 +238,24 @@ fn the_examples_are_what_they_are_examples_of() {
     for (name, message) in document["components"]["messages"].as_object().unwrap() {
         for example in message["examples"].as_array().into_iter().flatten() {
             examples += 1;
-            let file = message["payload"]["$ref"].as_str().unwrap();
-            let schema_name = file
-                .trim_start_matches("schemas/")
-                .trim_end_matches(".schema.json");
             let payload = &example["payload"];
-            validator(&schema(schema_name))
-                .validate(payload)
-                .unwrap_or_else(|error| {
+            let valid = |schema: &Value| {
+                validator(schema).validate(payload).unwrap_or_else(|error| {
                     panic!("{name}: {error} at {}: {payload}", error.instance_path())
                 });
-            decodes(schema_name, payload)
-                .unwrap_or_else(|error| panic!("{name}: {error}: {payload}"));
+            };
+            // What is the server's has no type here.
+            match message["payload"]["$ref"].as_str() {
+                Some(file) => {
+                    let schema_name = file
+                        .trim_start_matches("schemas/")
+                        .trim_end_matches(".schema.json");
+                    valid(&schema(schema_name));
+                    decodes(schema_name, payload)
+                        .unwrap_or_else(|error| panic!("{name}: {error}: {payload}"));
+                }
+                None => valid(&message["payload"]),
+            }
             if let Some(headers) = example.get("headers") {
                 validator(&message["headers"])
                     .validate(headers)
@@ -226,7 +263,7 @@ fn the_examples_are_what_they_are_examples_of() {
             }
         }
     }
-    assert!(examples >= 6, "only {examples} examples were found");
+    assert!(examples >= 14, "only {examples} examples were found");
 }
 
 #[test]
@@ -300,6 +337,54 @@ fn what_is_sent_is_what_the_schemas_say() {
         ..OutcomeError::new(common::codes::TRANSIENT, "m")
     });
     check("outcome", serde_json::to_value(&outcome).unwrap());
+
+    let mut record = JobRecord::new(JobId::generate(), None, JobState::Scheduled, now);
+    check("job-record", serde_json::to_value(&record).unwrap());
+    record.kind = "mail.send".parse().ok();
+    record.consumer = Some("c".to_owned());
+    record.next_at = Some(now);
+    record.result = serde_json::value::to_raw_value(&json!({"n": 1})).ok();
+    record.duration_ms = Some(1.5);
+    record.settled_deliveries = 3;
+    record.failures = vec![FailedAttempt {
+        attempt: 1,
+        consumer: None,
+        at: now,
+        error: OutcomeError::new(common::codes::LOST, "m"),
+    }];
+    for state in [
+        JobState::Scheduled,
+        JobState::Queued,
+        JobState::Running,
+        JobState::Retrying,
+        JobState::Succeeded,
+        JobState::Dead,
+        JobState::Cancelled,
+        JobState::Expired,
+    ] {
+        record.state = state;
+        check("job-record", serde_json::to_value(&record).unwrap());
+    }
+    let headers = validator(&asyncapi()["components"]["messages"]["deadLetter"]["headers"]);
+    for reason in [
+        DeadReason::AttemptsUsedUp,
+        DeadReason::Permanent,
+        DeadReason::Undecodable,
+        DeadReason::NoHandler,
+        DeadReason::DeliveriesExhausted,
+    ] {
+        record.reason = Some(reason);
+        check("job-record", serde_json::to_value(&record).unwrap());
+        let letter = json!({
+            subjects::DEAD_REASON_HEADER: reason,
+            subjects::DEAD_FAILURES_HEADER: "[]",
+            subjects::PRIORITY_HEADER: Priority::Low,
+            subjects::RUN_HEADER: "1",
+        });
+        headers
+            .validate(&letter)
+            .unwrap_or_else(|error| panic!("{error}: {letter}"));
+    }
 
     let lane = LaneStatus {
         kinds: [("a".to_owned(), KindStatus::default())].into(),
