@@ -57,6 +57,10 @@ pub(crate) async fn start(
 struct Slots(Weak<Consumer>);
 
 impl Sink for Slots {
+    fn capacity(&self) -> usize {
+        self.0.upgrade().map_or(0, |consumer| consumer.slots.len())
+    }
+
     /// As many as there are free slots; where the other lane keeps them busy, half of all, so that
     /// both get on.
     fn room(&self) -> usize {

@@ -24,6 +24,9 @@ use crate::settle::{self, Settlement};
 /// How long freed room is gathered before it is asked for, so that a pull is worth it.
 const GATHER: Duration = Duration::from_millis(1);
 
+/// Less than this part of all room is little.
+const FEW: usize = 4;
+
 /// How often pulls are looked at that may have been lost.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -58,7 +61,12 @@ pub(crate) async fn take_jobs(
                 changed?;
                 puller.forget();
             }
-            () = shared.room.notified() => tokio::time::sleep(GATHER).await,
+            () = shared.room.notified() => {
+                // A pull for a few of many is not worth it, as long as others run.
+                if shared.sink.room() * FEW < shared.sink.capacity() {
+                    tokio::time::sleep(GATHER).await;
+                }
+            }
             () = shared.settled.notified(), if settling => {}
             _ = tick.tick() => {}
         }

@@ -35,6 +35,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Who runs the jobs that the lane takes.
 pub trait Sink: Send + Sync + 'static {
+    /// How many jobs it has room for when it has none.
+    fn capacity(&self) -> usize;
+
     /// How many more jobs it has room for.
     fn room(&self) -> usize;
 

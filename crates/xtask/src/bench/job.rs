@@ -36,7 +36,11 @@ pub(super) fn busy() -> Bytes {
 fn plain(kind: &str) -> Bytes {
     padded(|padding| {
         let payload = serde_json::value::to_raw_value(padding);
-        written(kind, &payload.expect("a text can be written as JSON"))
+        written(
+            JobId::generate(),
+            kind,
+            &payload.expect("a text can be written as JSON"),
+        )
     })
 }
 
@@ -48,16 +52,21 @@ pub(super) fn compute() {
 
 /// A job that says when it was sent, in nanoseconds since 1970.
 pub(super) fn stamped(now: u64) -> Bytes {
+    stamped_with(JobId::generate(), now)
+}
+
+/// The same, with this id.
+pub(super) fn stamped_with(id: JobId, now: u64) -> Bytes {
     padded(|padding| {
         let payload =
             RawValue::from_string(format!(r#"{{"sent_ns":{now},"padding":"{padding}"}}"#));
-        written(STAMPED, &payload.expect("this is JSON"))
+        written(id, STAMPED, &payload.expect("this is JSON"))
     })
 }
 
-fn written(kind: &str, payload: &RawValue) -> Vec<u8> {
+fn written(id: JobId, kind: &str, payload: &RawValue) -> Vec<u8> {
     let mut job = Job::new(kind.parse().expect("the name of a kind"));
-    job.id = Some(JobId::generate());
+    job.id = Some(id);
     job.payload = Some(payload);
     serde_json::to_vec(&job).expect("a job is plain data")
 }

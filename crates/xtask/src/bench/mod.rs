@@ -7,6 +7,7 @@
 mod bare;
 mod client;
 mod confirmed;
+mod durable;
 mod figure;
 mod footprint;
 mod job;
@@ -84,6 +85,9 @@ enum Scenario {
     Confirmed,
     /// From submission to the first line of the handler, at 200 jobs a second
     Latency,
+    /// Jobs a second that are stored, and that are stored, run and settled, and how soon they start,
+    /// in the durable lane
+    Durable,
     /// How long jobs.status takes to be answered under full load
     Status,
     /// Memory, start-up times, sizes of the binaries
@@ -106,6 +110,9 @@ enum Role {
     BareRequester(bare::Requester),
     BarePublisher(bare::Publisher),
     BareLatencyConsumer,
+    BareDurablePublisher(durable::BarePublisher),
+    BareDurableConsumer(durable::BareConsumer),
+    BareDurableLatencyConsumer,
     OurLatencyConsumer,
     OurBusyConsumer(ours::BusyConsumer),
     StatusProbe(probe::StatusProbe),
@@ -198,6 +205,9 @@ impl BenchRole {
             Role::BareRequester(requester) => play(requester.run()),
             Role::BarePublisher(publisher) => play(publisher.run()),
             Role::BareLatencyConsumer => play(bare::latency_consumer()),
+            Role::BareDurablePublisher(publisher) => play(publisher.run()),
+            Role::BareDurableConsumer(consumer) => play(consumer.run()),
+            Role::BareDurableLatencyConsumer => play(durable::bare_latency_consumer()),
             Role::OurLatencyConsumer => play(ours::latency_consumer()),
             Role::OurBusyConsumer(consumer) => play(consumer.run()),
             Role::StatusProbe(probe) => play(probe.run()),
@@ -224,6 +234,7 @@ async fn measure(settings: &Settings) -> anyhow::Result<()> {
             Scenario::Throughput => throughput::measure(&stand, settings).await?,
             Scenario::Confirmed => confirmed::measure(&stand, settings).await?,
             Scenario::Latency => latency::measure(&stand, settings).await?,
+            Scenario::Durable => durable::measure(&stand, settings).await?,
             Scenario::Status => status::measure(&stand, settings).await?,
             Scenario::Footprint => footprint::measure(&stand, settings).await?,
         };
