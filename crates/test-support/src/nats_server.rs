@@ -29,20 +29,12 @@ listen: $NATS_LISTEN
 http: $NATS_HTTP_LISTEN
 ";
 
-/// What the server reads besides when nobody has to log in: its JetStream is as safe as that of
-/// `deploy/nats.conf`, and says so on the same subject.
-const OPEN_CONFIGURATION: &str = r#"
+/// What the server reads besides when nobody has to log in: a JetStream that is as safe as that of
+/// `deploy/nats.conf`. It does not say so at `jobs.server`, as that takes accounts, and those would
+/// refuse a user that they do not know.
+const OPEN_CONFIGURATION: &str = "\
 jetstream { store_dir: $NATS_STORE_DIR, sync_interval: always, strict: true, max_file_store: 8GB }
-accounts {
-  "$SYS" { exports = [ { service: "$SYS.REQ.SERVER.PING.VARZ" } ] }
-  JOBS {
-    jetstream: enabled
-    imports = [ { service: { account: "$SYS", subject: "$SYS.REQ.SERVER.PING.VARZ" }, to: "jobs.server" } ]
-    users = [ { user: anybody } ]
-  }
-}
-no_auth_user: anybody
-"#;
+";
 
 /// The folder inside the server's own where it keeps what is stored.
 const STORE: &str = "store";

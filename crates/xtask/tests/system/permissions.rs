@@ -376,6 +376,7 @@ accounts {
         publish { allow: ["jobs.durable.>"] }, subscribe { allow: ["_INBOX.billing.>"] } } } ]
   }
 }
+no_auth_user: anybody
 "#;
 
 #[tokio::test]
