@@ -30,6 +30,10 @@ pub struct Config {
     #[arg(long, value_name = "WHETHER", default_value = "auto")]
     pub durable: Durable,
 
+    /// Serve the durable lane also on a server that may lose what it has confirmed, with a warning
+    #[arg(long, value_parser = clap::builder::BoolishValueParser::new())]
+    pub accept_unsafe_server: bool,
+
     /// How long the records of durable jobs that have ended are kept; those of dead letters are kept until these are replayed or discarded
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = keep)]
     pub keep_outcomes: Duration,

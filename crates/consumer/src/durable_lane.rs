@@ -35,6 +35,7 @@ pub(crate) async fn start(
         kinds: kinds.collect(),
         keep: config.keep_outcomes,
         topology: Topology::default(),
+        accept_unsafe: config.accept_unsafe_server,
     };
     let sink = Arc::new(Slots(Arc::downgrade(consumer)));
     let lane = Lane::start(context, options, sink).await?;

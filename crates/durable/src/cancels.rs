@@ -18,6 +18,11 @@ pub(crate) async fn listen(shared: Arc<Shared>) {
         tokio::time::sleep(Duration::from_secs(1)).await;
     };
     while let Some(request) = requests.next().await {
+        // Whatever the server answers to a client lands on the reply subject that this names, be
+        // it this one; such an answer is never empty.
+        if !request.payload.is_empty() {
+            continue;
+        }
         let id = request.subject.strip_prefix("jobs.cancel.");
         let Some(id) = id.and_then(|id| id.parse::<JobId>().ok()) else {
             continue;

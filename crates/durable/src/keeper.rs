@@ -99,8 +99,9 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
 async fn carry_out(shared: &Shared, pulled: Pulled) {
     let done = if let Some(id) = pulled.subject.strip_prefix("jobs.cancel.") {
         match id.parse() {
-            Ok(id) => cancel(shared, id).await,
-            Err(_) => Ok(()),
+            // See where they are listened to: what is not empty is not asked for.
+            Ok(id) if pulled.payload.is_empty() => cancel(shared, id).await,
+            _ => Ok(()),
         }
     } else {
         bury(shared, &pulled.payload).await

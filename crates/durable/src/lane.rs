@@ -28,7 +28,7 @@ use crate::settle::Settlement;
 use crate::topology::{Stream, Topology};
 use crate::trim::Acked;
 use crate::writer::{Pace, Writer};
-use crate::{cancels, intake, keeper, pulse, settle, trim, unserved};
+use crate::{cancels, doctor, intake, keeper, pulse, settle, trim, unserved};
 
 /// How long the thread waits before it looks for JetStream again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -64,6 +64,8 @@ pub struct LaneOptions {
     pub keep: Duration,
     /// The streams.
     pub topology: Topology,
+    /// Whether to go on with a server that does not keep what the lane promises.
+    pub accept_unsafe: bool,
 }
 
 /// The lane, while it runs.
@@ -309,6 +311,15 @@ async fn prepare(
     }
     let topology = options.topology;
     topology.ensure(client).await?;
+    for finding in doctor::examine(client, topology).await? {
+        if !finding.breaks || options.accept_unsafe {
+            warn!("{finding}");
+        } else {
+            anyhow::bail!(
+                "{finding}; or tell the consumer to go on all the same by --accept-unsafe-server"
+            );
+        }
+    }
     let mut queues = Vec::new();
     for kind in &options.kinds {
         for stream in [Stream::Jobs, Stream::Later] {

@@ -89,6 +89,9 @@ pub enum NotStored {
     /// The last message is not the one that the entry expected.
     #[error("something else was stored meanwhile")]
     Conflict,
+    /// The same entry, by its `Nats-Msg-Id`, was stored before.
+    #[error("it was stored before")]
+    Repeated,
     /// The stream, or the storage of the account, is full.
     #[error("the stream is full: {0}")]
     Full(String),
@@ -115,6 +118,9 @@ impl NotStored {
             // What the stream, the account and the server may hold.
             10077 | 10002 | 10023 | 10028 | 10047 => Self::Full(description),
             10059 => Self::NoStream,
+            10201 => Self::Repeated,
+            // JetStream is there, and not ready.
+            10008 => Self::Unknown(description),
             _ => Self::Refused(format!("{description} (error {err_code})")),
         }
     }

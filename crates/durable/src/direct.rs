@@ -1,0 +1,120 @@
+//! Reads single messages of a stream, without a consumer.
+
+use async_nats::{Client, HeaderMap, Message, StatusCode};
+use bytes::Bytes;
+use common::Timestamp;
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+
+use crate::api::{ApiError, PATIENCE};
+use crate::topology::Stream;
+
+/// The most bytes that are asked for at a time.
+const MOST_BYTES: usize = 4 << 20;
+
+/// A message as it is stored.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    pub(crate) subject: String,
+    pub(crate) sequence: u64,
+    pub(crate) at: Timestamp,
+    pub(crate) headers: HeaderMap,
+    pub(crate) payload: Bytes,
+}
+
+/// The last message with a subject, which may hold wildcards.
+pub(crate) async fn last(
+    client: &Client,
+    stream: Stream,
+    subject: &str,
+) -> Result<Option<Kept>, ApiError> {
+    let api = format!("$JS.API.DIRECT.GET.{stream}");
+    let body = json!({"last_by_subj": subject});
+    let request = client.request(api.clone(), body.to_string().into());
+    let answer = match tokio::time::timeout(PATIENCE, request).await {
+        Err(_) => return Err(no_answer(&api, format!("no answer within {PATIENCE:?}"))),
+        Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => {
+            return Err(ApiError::NoJetStream(api));
+        }
+        Ok(Err(error)) => return Err(no_answer(&api, error.to_string())),
+        Ok(Ok(answer)) => answer,
+    };
+    match answer.status {
+        Some(StatusCode::NOT_FOUND) => Ok(None),
+        None | Some(StatusCode::OK) => kept(answer)
+            .map(Some)
+            .ok_or_else(|| no_answer(&api, "an answer that cannot be read".to_owned())),
+        Some(status) => Err(refused(&api, status, &answer)),
+    }
+}
+
+/// Messages whose subjects match a filter, at most `most`, from a sequence on; none if there are
+/// no more.
+pub(crate) async fn some(
+    client: &Client,
+    stream: Stream,
+    filter: &str,
+    from: u64,
+    most: usize,
+) -> Result<Vec<Kept>, ApiError> {
+    let api = format!("$JS.API.DIRECT.GET.{stream}");
+    let inbox = client.new_inbox();
+    let failed = |error: &dyn std::fmt::Display| no_answer(&api, error.to_string());
+    let mut answers = client
+        .subscribe(inbox.clone())
+        .await
+        .map_err(|error| failed(&error))?;
+    let body: Value = json!({
+        "seq": from, "next_by_subj": filter, "batch": most, "max_bytes": MOST_BYTES,
+    });
+    client
+        .publish_with_reply(api.clone(), inbox, body.to_string().into())
+        .await
+        .map_err(|error| failed(&error))?;
+    let mut found = Vec::new();
+    loop {
+        let answer = match tokio::time::timeout(PATIENCE, answers.next()).await {
+            Err(_) => return Err(no_answer(&api, format!("no answer within {PATIENCE:?}"))),
+            Ok(None) => return Err(no_answer(&api, "the connection is closed".to_owned())),
+            Ok(Some(answer)) => answer,
+        };
+        match answer.status {
+            None | Some(StatusCode::OK) => {
+                let unreadable = || no_answer(&api, "an answer that cannot be read".to_owned());
+                found.push(kept(answer).ok_or_else(unreadable)?);
+            }
+            Some(StatusCode::NOT_FOUND) => return Ok(found),
+            // The end of what was asked for.
+            Some(status) if status.as_u16() == 204 => return Ok(found),
+            Some(StatusCode::NO_RESPONDERS) => return Err(ApiError::NoJetStream(api)),
+            Some(status) => return Err(refused(&api, status, &answer)),
+        }
+    }
+}
+
+fn kept(answer: Message) -> Option<Kept> {
+    let headers = answer.headers?;
+    let text = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
+    Some(Kept {
+        subject: text("Nats-Subject")?,
+        sequence: text("Nats-Sequence")?.parse().ok()?,
+        at: text("Nats-Time-Stamp")?.parse().ok()?,
+        payload: answer.payload,
+        headers,
+    })
+}
+
+fn no_answer(api: &str, problem: String) -> ApiError {
+    ApiError::NoAnswer {
+        subject: api.to_owned(),
+        problem,
+    }
+}
+
+fn refused(api: &str, status: StatusCode, answer: &Message) -> ApiError {
+    ApiError::Refused {
+        subject: api.to_owned(),
+        code: u64::from(status.as_u16()),
+        description: answer.description.clone().unwrap_or_default(),
+    }
+}

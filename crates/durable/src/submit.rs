@@ -1,0 +1,341 @@
+//! Hands jobs over to the lane: each of them is stored once, however often it is sent.
+
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap};
+use bootstrap::Nats;
+use bytes::Bytes;
+use common::{DecodeError, Job, JobId, JobKind, Priority, Timestamp, subjects};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::topology::Stream;
+use crate::writer::{Entry, MOST_MESSAGES, Message, NotStored, Pace, Writer};
+
+/// The waits before a job is sent again whose answer was lost: from this ...
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+
+/// ... doubled each time up to this.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// What a message may take beside the job: the headers of a submission, of a schedule and of a
+/// batch.
+const MARGIN: usize = 4096;
+
+const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+const EXPECTED_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+
+/// A job to be handed over.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// Its identity: a job with an id that is known is not stored again.
+    pub id: JobId,
+    /// Its kind.
+    pub kind: JobKind,
+    /// Which jobs go first.
+    pub priority: Priority,
+    /// Not before this.
+    pub run_at: Option<Timestamp>,
+    /// The whole job as JSON, with whatever else it says of itself. Its kind, and its id if it has
+    /// one there, must be those above, or consumers refuse it.
+    pub payload: Bytes,
+    /// Headers that travel with it.
+    pub headers: HeaderMap,
+}
+
+impl NewJob {
+    /// Reads a job; one without an id or a time of creation is given one.
+    ///
+    /// # Errors
+    /// When the bytes are not a job; the error names the field.
+    pub fn decode(payload: Bytes) -> Result<Self, DecodeError> {
+        let mut job = Job::decode(&payload)?;
+        let complete = job.id.is_some();
+        let id = *job.id.get_or_insert_with(JobId::generate);
+        let (priority, run_at) = (job.priority, job.run_at);
+        let rewritten = if complete {
+            None
+        } else {
+            job.created_at.get_or_insert_with(Timestamp::now);
+            let text = serde_json::to_vec(&job);
+            Some(text.expect("a job has no keys but texts, and moments that can be written"))
+        };
+        let kind = job.kind;
+        Ok(Self {
+            id,
+            kind,
+            priority,
+            run_at,
+            payload: rewritten.map_or(payload, Bytes::from),
+            headers: HeaderMap::new(),
+        })
+    }
+}
+
+/// How long a [`Submitter`] waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How long the server may take to confirm a job, with all repetitions.
+    pub confirm: Duration,
+    /// Whether that time stands still while there is no connection to NATS, so that jobs wait for
+    /// it as long as it takes.
+    pub wait_for_nats: bool,
+    /// Whether it stands still while the queue is full.
+    pub wait_for_room: bool,
+}
+
+/// What became of a submission. In both cases the job is stored, and synced to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Submitted {
+    /// It is stored now.
+    Stored,
+    /// A job with this id was there before.
+    Known,
+}
+
+/// Why a job was not stored, or may not have been.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// There is no room.
+    #[error(
+        "the stream {stream} takes no more jobs until some have been done: {why}; its bound is \
+         max_bytes of the stream, or max_file of the account"
+    )]
+    Full {
+        /// Which stream.
+        stream: Stream,
+        /// Which bound was reached, in the server's words.
+        why: String,
+    },
+    /// It does not fit into a message.
+    #[error(
+        "the job has {size} bytes, and a durable one may have {limit} (max_payload of the server, \
+         less what is kept for headers)"
+    )]
+    TooLarge {
+        /// The size of the job in bytes.
+        size: usize,
+        /// The most that is taken.
+        limit: usize,
+    },
+    /// There is no stream.
+    #[error(
+        "there is no stream {0}: a consumer makes it when it starts, on a server with JetStream"
+    )]
+    NoStream(Stream),
+    /// The server does not take it.
+    #[error("{0}")]
+    Refused(String),
+    /// Some of the jobs that were to be stored together or not at all are known, so none is stored.
+    #[error("none is stored, because jobs of the same id are there already")]
+    SomeKnown,
+    /// It is too much for one atomic batch.
+    #[error("{0} jobs cannot be stored together: at most 1,000")]
+    TooMany(usize),
+    /// The server did not say in time.
+    #[error("{0}; it may have been stored: submitted again with the same id, it is one job")]
+    Unknown(String),
+}
+
+/// Hands jobs over. Those that wait at the same time are stored with one write.
+#[derive(Clone, Debug)]
+pub struct Submitter {
+    client: Client,
+    connected: watch::Receiver<bool>,
+    patience: Patience,
+    jobs: Writer,
+    later: Writer,
+}
+
+impl Submitter {
+    /// Prepares to submit over a connection.
+    #[must_use]
+    pub fn new(nats: &Nats, patience: Patience) -> Self {
+        Self::over(&nats.client, nats.connected(), patience)
+    }
+
+    /// The same for a client, and for whatever says whether it is connected.
+    #[must_use]
+    pub fn over(client: &Client, connected: watch::Receiver<bool>, patience: Patience) -> Self {
+        Self {
+            jobs: Writer::start(client.clone(), Pace::Prompt),
+            later: Writer::start(client.clone(), Pace::Prompt),
+            client: client.clone(),
+            connected,
+            patience,
+        }
+    }
+
+    /// Stores a job; when it returns, the server has synced it to its disk. A submission whose
+    /// answer was lost is repeated.
+    ///
+    /// # Errors
+    /// See [`SubmitError`].
+    pub async fn submit(&self, job: &NewJob) -> Result<Submitted, SubmitError> {
+        self.check_size(job)?;
+        let waits = job.run_at.is_some_and(|run_at| run_at > Timestamp::now());
+        let stream = if waits { Stream::Later } else { Stream::Jobs };
+        let make = || vec![if waits { scheduled(job) } else { queued(job) }];
+        match self.store(stream, make).await {
+            Ok(()) | Err(Failure::Repeated) => Ok(Submitted::Stored),
+            Err(Failure::Known { .. }) => Ok(Submitted::Known),
+            Err(Failure::Other(error)) => Err(error),
+        }
+    }
+
+    /// Stores up to 1,000 jobs, all of them or none. Those that are to run later are put off by a
+    /// consumer.
+    ///
+    /// # Errors
+    /// See [`SubmitError`]; also when one of them is known already.
+    pub async fn submit_all(&self, jobs: &[NewJob]) -> Result<(), SubmitError> {
+        if jobs.len() > MOST_MESSAGES {
+            return Err(SubmitError::TooMany(jobs.len()));
+        }
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        for job in jobs {
+            self.check_size(job)?;
+        }
+        // Tells a repetition from jobs that were there before.
+        let mark = uuid::Uuid::new_v4().to_string();
+        let make = || {
+            let mut entry: Entry = jobs.iter().map(queued).collect();
+            entry[0].headers.insert("Nats-Msg-Id", mark.as_str());
+            entry
+        };
+        match self.store(Stream::Jobs, make).await {
+            Ok(()) | Err(Failure::Repeated) => Ok(()),
+            Err(Failure::Known { doubtful: false }) => Err(SubmitError::SomeKnown),
+            Err(Failure::Known { doubtful: true }) => Err(SubmitError::Unknown(
+                "an answer was lost, and jobs of the same id are there now".to_owned(),
+            )),
+            Err(Failure::Other(error)) => Err(error),
+        }
+    }
+
+    fn check_size(&self, job: &NewJob) -> Result<(), SubmitError> {
+        // Asked each time: the connection may have moved to a server with another limit.
+        let limit = self.client.max_payload().saturating_sub(MARGIN);
+        let headers: usize = job
+            .headers
+            .iter()
+            .flat_map(|(name, values)| {
+                let name: &str = name.as_ref();
+                values
+                    .iter()
+                    .map(move |value| name.len() + value.as_str().len() + 4)
+            })
+            .sum();
+        let size = job.payload.len() + headers;
+        if size > limit {
+            return Err(SubmitError::TooLarge { size, limit });
+        }
+        Ok(())
+    }
+
+    async fn store(&self, stream: Stream, make: impl Fn() -> Entry) -> Result<(), Failure> {
+        let writer = match stream {
+            Stream::Later => &self.later,
+            _ => &self.jobs,
+        };
+        let Patience {
+            confirm,
+            wait_for_nats,
+            wait_for_room,
+        } = self.patience;
+        let mut connected = self.connected.clone();
+        let mut until = Instant::now() + confirm;
+        let mut wait = FIRST_WAIT;
+        // Whether an earlier try may have been stored.
+        let mut doubtful = false;
+        loop {
+            if wait_for_nats && !*connected.borrow_and_update() {
+                let back = connected.wait_for(|up| *up).await;
+                back.map_err(|_| closed())?;
+                until = Instant::now() + confirm;
+            }
+            let storing = writer.store(make());
+            let result = if wait_for_nats {
+                // A batch has its own end.
+                storing.await
+            } else {
+                let unknown = || NotStored::Unknown(format!("no answer within {confirm:?}"));
+                let result = tokio::time::timeout_at(until, storing).await;
+                result.unwrap_or_else(|_| Err(unknown()))
+            };
+            let error = match result {
+                Ok(_) => return Ok(()),
+                Err(NotStored::Repeated) => return Err(Failure::Repeated),
+                Err(NotStored::Exists | NotStored::Conflict) => {
+                    return Err(Failure::Known { doubtful });
+                }
+                Err(NotStored::Refused(why)) => {
+                    return Err(Failure::Other(SubmitError::Refused(why)));
+                }
+                Err(NotStored::Full(why)) => {
+                    if wait_for_room {
+                        until = Instant::now() + confirm;
+                    }
+                    SubmitError::Full { stream, why }
+                }
+                Err(NotStored::NoStream) => SubmitError::NoStream(stream),
+                Err(NotStored::Unknown(why)) => {
+                    doubtful = true;
+                    SubmitError::Unknown(why)
+                }
+            };
+            if wait_for_nats && connected.has_changed().unwrap_or(true) {
+                until = Instant::now() + confirm;
+            }
+            let next = Instant::now() + wait.mul_f64(0.5 + 0.5 * rand::random::<f64>());
+            if next >= until {
+                return Err(Failure::Other(error));
+            }
+            tokio::time::sleep_until(next).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+}
+
+enum Failure {
+    /// An earlier try of the very same was stored.
+    Repeated,
+    Known {
+        doubtful: bool,
+    },
+    Other(SubmitError),
+}
+
+fn closed() -> Failure {
+    let why = "the connection to NATS is closed for good".to_owned();
+    Failure::Other(SubmitError::Unknown(why))
+}
+
+/// A job for the queue; no other message may stand for it.
+fn queued(job: &NewJob) -> Message {
+    let mut headers = job.headers.clone();
+    headers.insert(EXPECTED, "0");
+    headers.insert(EXPECTED_OF, format!("{}.{}.>", subjects::DURABLE, job.id));
+    Message {
+        subject: subjects::durable_job(job.id, job.priority, 1, &job.kind),
+        headers,
+        payload: job.payload.clone(),
+    }
+}
+
+/// A job that waits in the server for its time.
+fn scheduled(job: &NewJob) -> Message {
+    let mut headers = job.headers.clone();
+    headers.insert(EXPECTED, "0");
+    let at = job.run_at.unwrap_or_else(Timestamp::now);
+    headers.insert("Nats-Schedule", format!("@at {at}"));
+    let target = subjects::due_job(job.id, job.priority, 1, &job.kind);
+    headers.insert("Nats-Schedule-Target", target);
+    Message {
+        subject: subjects::later(job.id),
+        headers,
+        payload: job.payload.clone(),
+    }
+}

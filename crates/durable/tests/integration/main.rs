@@ -1,0 +1,6 @@
+//! What is done with durable jobs from outside the consumers, on a real nats-server.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod submit;
+mod support;

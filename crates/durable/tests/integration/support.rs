@@ -1,0 +1,99 @@
+//! A server with the lane's streams.
+
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
+use common::JobId;
+use durable::{Limits, NewJob, Patience, Submitter, Topology};
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use test_support::NatsServer;
+use tokio::sync::watch;
+
+/// A server on which a worker has made the streams.
+pub(crate) async fn lane() -> NatsServer {
+    let nats = NatsServer::start().await;
+    let worker = nats.connect_as("worker").await;
+    Topology::default().ensure(&worker).await.unwrap();
+    nats
+}
+
+/// The same with a queue of so many bytes.
+pub(crate) async fn small_lane(jobs_bytes: i64) -> NatsServer {
+    let nats = NatsServer::start().await;
+    let topology = Topology {
+        limits: Limits { jobs_bytes },
+        ..Topology::default()
+    };
+    topology
+        .ensure(&nats.connect_as("worker").await)
+        .await
+        .unwrap();
+    nats
+}
+
+pub(crate) fn patience(confirm: Duration) -> Patience {
+    Patience {
+        confirm,
+        wait_for_nats: false,
+        wait_for_room: false,
+    }
+}
+
+/// Whether a client is connected, for whoever has to know.
+pub(crate) fn connected() -> watch::Receiver<bool> {
+    // The sender is kept for as long as the process lives: there is always somebody who may say.
+    let (sender, receiver) = watch::channel(true);
+    std::mem::forget(sender);
+    receiver
+}
+
+pub(crate) fn submitter(client: &Client) -> Submitter {
+    Submitter::over(client, connected(), patience(Duration::from_secs(20)))
+}
+
+pub(crate) fn job(text: &str) -> NewJob {
+    NewJob::decode(Bytes::copy_from_slice(text.as_bytes())).unwrap()
+}
+
+/// A job of a kind, and the message of a job of the same id.
+pub(crate) fn echo() -> NewJob {
+    job(r#"{"kind":"echo","payload":1}"#)
+}
+
+pub(crate) async fn info(client: &Client, stream: &str) -> Value {
+    let api = format!("$JS.API.STREAM.INFO.{stream}");
+    let answer = client.request(api, Bytes::new()).await.unwrap();
+    serde_json::from_slice(&answer.payload).unwrap()
+}
+
+pub(crate) async fn messages(client: &Client, stream: &str) -> u64 {
+    info(client, stream).await["state"]["messages"]
+        .as_u64()
+        .unwrap()
+}
+
+/// Stores a message as a consumer would.
+pub(crate) async fn put(client: &Client, subject: String, headers: HeaderMap, payload: String) {
+    let answer = client.request_with_headers(subject, headers, payload.into());
+    let answer: Value = serde_json::from_slice(&answer.await.unwrap().payload).unwrap();
+    assert!(answer.get("error").is_none(), "{answer}");
+}
+
+/// Writes the record of a job as a consumer would.
+pub(crate) async fn put_record(client: &Client, id: JobId, fields: Value) {
+    let mut record =
+        json!({"id": id, "kind": "echo", "at": "2026-01-31T09:30:00Z", "run": 1, "attempt": 1});
+    for (name, value) in fields.as_object().unwrap() {
+        record[name] = value.clone();
+    }
+    let subject = common::subjects::state(id);
+    put(client, subject, HeaderMap::new(), record.to_string()).await;
+}
+
+/// The next message of a subscription.
+pub(crate) async fn next(subscriber: &mut async_nats::Subscriber) -> async_nats::Message {
+    let next = tokio::time::timeout(test_support::DEADLINE, subscriber.next()).await;
+    next.expect("no message came").expect("it is closed")
+}
