@@ -2,9 +2,11 @@
 //! server.
 
 mod api;
+mod cancel;
 mod cancels;
 mod claim;
 mod clock;
+pub mod dead;
 mod depth;
 mod direct;
 mod doctor;
@@ -12,6 +14,7 @@ mod intake;
 mod keeper;
 mod lane;
 mod lease;
+mod look;
 mod puller;
 mod pulse;
 mod records;
@@ -22,10 +25,13 @@ mod trim;
 mod unserved;
 mod writer;
 
+pub use cancel::cancel;
+pub use dead::{DeadLetter, Replayed, Which};
 pub use depth::{Depth, depth};
 pub use doctor::{Finding, examine};
 pub use lane::{Lane, LaneEnd, LaneOptions, Sink};
 pub use lease::Lease;
+pub use look::{Waited, look_up, wait};
 pub use settle::Settlement;
 pub use submit::{NewJob, Patience, SubmitError, Submitted, Submitter};
 pub use topology::{Limits, Stream, Topology};

@@ -244,11 +244,20 @@ fn dead_letter(record: &JobRecord, lease: &Lease) -> Message {
     }
 }
 
-/// The headers of a job without those of the server.
-fn own_headers(headers: Option<&HeaderMap>) -> HeaderMap {
+/// What a dead letter says of its job.
+const OF_LETTERS: [&str; 4] = [
+    subjects::DEAD_REASON_HEADER,
+    subjects::DEAD_FAILURES_HEADER,
+    subjects::PRIORITY_HEADER,
+    subjects::RUN_HEADER,
+];
+
+/// The headers of a job without those of the server, and of a dead letter.
+pub(crate) fn own_headers(headers: Option<&HeaderMap>) -> HeaderMap {
     let mut own = HeaderMap::new();
     for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
-        if name.to_string().to_ascii_lowercase().starts_with("nats-") {
+        let text: &str = name.as_ref();
+        if text.to_ascii_lowercase().starts_with("nats-") || OF_LETTERS.contains(&text) {
             continue;
         }
         for value in values {

@@ -264,7 +264,9 @@ async fn store(client: &Client, batch: Vec<Waiting>) {
                 return;
             }
             // One of them is to blame, and the server does not say which.
-            Err(_) => {}
+            Err(e) => {
+                eprintln!("batch of {} refused {e}", batch.len());
+            }
         }
     }
     join_all(batch.into_iter().map(async |Waiting { entry, stored }| {
@@ -314,8 +316,12 @@ async fn commit(client: &Client, messages: &[&Message]) -> Result<u64, NotStored
         }
         Err(NotStored::Refused("there is no message".to_owned()))
     };
+    eprintln!("{batch} begin {}", messages.len());
     match tokio::time::timeout(PATIENCE, committing).await {
-        Ok(result) => result,
+        Ok(result) => {
+            eprintln!("{batch} end {} {result:?}", messages.len());
+            result
+        }
         Err(_) => Err(NotStored::Unknown(format!("no answer within {PATIENCE:?}"))),
     }
 }

@@ -59,6 +59,16 @@ async fn bad_ones_among_many_take_no_other_along() {
     jobs[200] = job(&format!(r#"{{"kind":"echo","payload":"{huge}"}}"#));
     jobs[300] = jobs[299].clone();
     let results = join_all(jobs.iter().map(|job| submitter.submit(job))).await;
+    eprintln!(
+        "{:?}",
+        results
+            .iter()
+            .enumerate()
+            .filter(|(_, r)| **r != Ok(Submitted::Stored))
+            .map(|(n, r)| (n, r.clone().ok()))
+            .collect::<Vec<_>>()
+    );
+    eprintln!("{}", messages(&client, "JOBS").await);
     for (number, result) in results.iter().enumerate() {
         match number {
             100 => assert_eq!(*result, Ok(Submitted::Known)),

@@ -1,0 +1,244 @@
+//! The dead letters: jobs that were given up, as they were submitted.
+
+use anyhow::Context as _;
+use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
+use common::{
+    DeadReason, FailedAttempt, Job, JobId, JobKind, JobRecord, JobState, Priority, Timestamp,
+    subjects,
+};
+use serde_json::{Value, json};
+
+use crate::api;
+use crate::direct::{self, Kept};
+use crate::settle::own_headers;
+use crate::topology::Stream;
+use crate::writer::{Message, NotStored, Pace, Writer};
+
+/// How many are read at a time.
+const PAGE: usize = 100;
+
+/// A job that was given up.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// The job.
+    pub id: JobId,
+    /// Its kind.
+    pub kind: JobKind,
+    /// Why it was given up.
+    pub reason: Option<DeadReason>,
+    /// When, by the clock of the NATS server.
+    pub at: Timestamp,
+    /// Its failed attempts, the oldest first.
+    pub failures: Vec<FailedAttempt>,
+    /// Its bytes as they were submitted.
+    pub payload: Bytes,
+    /// The headers that it was submitted with.
+    pub headers: HeaderMap,
+    priority: Priority,
+    sequence: u64,
+}
+
+/// Which dead letters are meant.
+#[derive(Clone, Debug, Default)]
+pub struct Which {
+    /// Only those of this kind.
+    pub kind: Option<JobKind>,
+    /// Only those that were given up for this reason.
+    pub reason: Option<DeadReason>,
+}
+
+/// What came of a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replayed {
+    /// It is in the queue again.
+    Yes,
+    /// Somebody else has replayed it, or the job is not dead any more.
+    Already,
+}
+
+impl DeadLetter {
+    fn of(kept: Kept) -> Option<Self> {
+        let mut tokens = kept.subject.splitn(4, '.').skip(2);
+        let (id, kind) = (tokens.next()?.parse().ok()?, tokens.next()?.parse().ok()?);
+        let header = |name: &str| kept.headers.get(name).map(|value| value.as_str());
+        let word = |text: &str| serde_json::from_value(Value::from(text)).ok();
+        // What cannot be read is what somebody else has put there.
+        let failures = header(subjects::DEAD_FAILURES_HEADER)
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default();
+        let headers = own_headers(Some(&kept.headers));
+        let reason = header(subjects::DEAD_REASON_HEADER).and_then(word);
+        let priority = header(subjects::PRIORITY_HEADER)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_default();
+        Some(Self {
+            id,
+            kind,
+            reason,
+            at: kept.at,
+            failures,
+            payload: kept.payload,
+            headers,
+            priority,
+            sequence: kept.sequence,
+        })
+    }
+}
+
+/// Dead letters, the oldest first, at most `most`; from the one after `after` on, which is the
+/// [`DeadLetter::position`] of the last one that was seen.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn list(
+    client: &Client,
+    which: &Which,
+    after: u64,
+    most: usize,
+) -> anyhow::Result<Vec<DeadLetter>> {
+    let filter = match &which.kind {
+        Some(kind) => format!("jobs.dead.*.{kind}"),
+        None => "jobs.dead.>".to_owned(),
+    };
+    let mut letters = Vec::new();
+    let mut from = after + 1;
+    while letters.len() < most {
+        let page = direct::some(client, Stream::State, &filter, from, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        from = last.sequence + 1;
+        for letter in page.into_iter().filter_map(DeadLetter::of) {
+            let wanted = which.reason.is_none() || which.reason == letter.reason;
+            if wanted && letters.len() < most {
+                letters.push(letter);
+            }
+        }
+    }
+    Ok(letters)
+}
+
+impl DeadLetter {
+    /// Where it stands among all dead letters: see [`list`].
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.sequence
+    }
+}
+
+/// The dead letter of a job.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn show(client: &Client, id: JobId) -> anyhow::Result<Option<DeadLetter>> {
+    let kept = direct::last(client, Stream::State, &format!("jobs.dead.{id}.>")).await?;
+    Ok(kept.and_then(DeadLetter::of))
+}
+
+/// Puts a dead letter into the queue again, with another payload if there is one; its attempts are
+/// counted anew. However many try at the same time, it is replayed once.
+///
+/// First the record is changed, by whoever comes first; then the job is queued, under a subject
+/// that there is once; then the letter is removed. Whoever finds a letter whose job is queued
+/// already, because somebody was interrupted, does the rest.
+///
+/// # Errors
+/// When the server does not answer in time, or the other payload does not make a job.
+pub async fn replay(
+    client: &Client,
+    letter: &DeadLetter,
+    payload: Option<Bytes>,
+) -> anyhow::Result<Replayed> {
+    let body = match payload {
+        Some(payload) => edited(letter, &payload)?,
+        None => letter.payload.clone(),
+    };
+    let writer = Writer::start(client.clone(), Pace::Prompt);
+    let kept = direct::last(client, Stream::State, &subjects::state(letter.id)).await?;
+    let kept =
+        kept.with_context(|| format!("job {} has a dead letter, but no record", letter.id))?;
+    let mut record: JobRecord = serde_json::from_slice(&kept.payload)
+        .with_context(|| format!("the record of job {} cannot be read", letter.id))?;
+    match record.state {
+        JobState::Dead => {
+            record.state = JobState::Queued;
+            record.run += 1;
+            record.attempt = 0;
+            record.reason = None;
+            record.consumer = None;
+            record.next_at = None;
+            // They stay in the letter's place until it is gone; the count begins anew.
+            record.failures = Vec::new();
+            record.settled_deliveries = 0;
+            let mut headers = HeaderMap::new();
+            headers.insert(
+                "Nats-Expected-Last-Subject-Sequence",
+                kept.sequence.to_string(),
+            );
+            let message = Message {
+                subject: subjects::state(letter.id),
+                headers,
+                payload: serde_json::to_vec(&record)?.into(),
+            };
+            match writer.store(vec![message]).await {
+                Ok(_) => {}
+                Err(NotStored::Conflict) => return Ok(Replayed::Already),
+                Err(error) => return Err(error).context("the replay was not stored"),
+            }
+        }
+        // Somebody else is at it, or was interrupted here.
+        JobState::Queued => {}
+        _ => {
+            remove(client, letter).await?;
+            return Ok(Replayed::Already);
+        }
+    }
+    let message = Message {
+        subject: subjects::durable_job(letter.id, letter.priority, record.run, &letter.kind),
+        headers: letter.headers.clone(),
+        payload: body,
+    };
+    match writer.store(vec![message]).await {
+        Ok(_) => {}
+        Err(NotStored::Exists) => {
+            remove(client, letter).await?;
+            return Ok(Replayed::Already);
+        }
+        Err(error) => return Err(error).context("the job was not queued; replay it again"),
+    }
+    remove(client, letter).await?;
+    Ok(Replayed::Yes)
+}
+
+/// The job with another payload; everything else that it says of itself stays.
+fn edited(letter: &DeadLetter, payload: &[u8]) -> anyhow::Result<Bytes> {
+    let payload: &serde_json::value::RawValue =
+        serde_json::from_slice(payload).context("the payload is not JSON")?;
+    let job = Job::decode(&letter.payload)
+        .ok()
+        .filter(|job| job.kind == letter.kind);
+    let job = Job {
+        id: Some(letter.id),
+        payload: Some(payload),
+        ..job.unwrap_or_else(|| Job::new(letter.kind.clone()))
+    };
+    Ok(serde_json::to_vec(&job)?.into())
+}
+
+/// Removes a dead letter for good. The record of its job stays.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn discard(client: &Client, letter: &DeadLetter) -> anyhow::Result<()> {
+    remove(client, letter).await
+}
+
+async fn remove(client: &Client, letter: &DeadLetter) -> anyhow::Result<()> {
+    let subject = format!("$JS.API.STREAM.MSG.DELETE.{}", Stream::State);
+    let request = json!({"seq": letter.sequence, "no_erase": true});
+    match api::ask::<Value>(client, subject, &request).await {
+        Ok(_) => Ok(()),
+        // Somebody else has removed it.
+        Err(api::ApiError::Refused { code, .. }) if code == 10043 || code == 10057 => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

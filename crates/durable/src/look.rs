@@ -1,0 +1,128 @@
+//! Looks a job up by its id, and waits for its end.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::Client;
+use common::{JobId, JobKind, JobRecord, JobState, Timestamp, subjects};
+use futures_util::StreamExt as _;
+use tokio::time::Instant;
+
+use crate::direct::{self, Kept};
+use crate::intake::Place;
+use crate::topology::Stream;
+
+/// What is known of a job: its record, or one made of the message that it still is. `None` if
+/// nobody knows it, or does not any more.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn look_up(client: &Client, id: JobId) -> anyhow::Result<Option<JobRecord>> {
+    if let Some(kept) = direct::last(client, Stream::State, &subjects::state(id)).await? {
+        let record = serde_json::from_slice(&kept.payload);
+        return record
+            .map(Some)
+            .with_context(|| format!("the record of job {id} cannot be read"));
+    }
+    // A schedule becomes a message in the queue, never the other way round: looked for in this
+    // order, a job is not missed between the two.
+    if let Some(kept) = direct::last(client, Stream::Later, &subjects::later(id)).await? {
+        let target = kept.headers.get("Nats-Schedule-Target");
+        let kind = target.and_then(|target| Place::of(target.as_str()));
+        let mut record = found(id, kind.map(|place| place.kind), JobState::Scheduled, &kept);
+        record.next_at = due(&kept);
+        return Ok(Some(record));
+    }
+    for (stream, first) in [
+        (Stream::Later, subjects::DUE),
+        (Stream::Jobs, subjects::DURABLE),
+    ] {
+        let filter = format!("{first}.{id}.>");
+        if let Some(kept) = direct::last(client, stream, &filter).await? {
+            let place = Place::of(&kept.subject);
+            let run = place.as_ref().map_or(1, |place| place.run);
+            let mut record = found(id, place.map(|place| place.kind), JobState::Queued, &kept);
+            record.run = run;
+            return Ok(Some(record));
+        }
+    }
+    // It may have begun to run, or ended, since its record was looked for.
+    match direct::last(client, Stream::State, &subjects::state(id)).await? {
+        Some(kept) => serde_json::from_slice(&kept.payload)
+            .map(Some)
+            .with_context(|| format!("the record of job {id} cannot be read")),
+        None => Ok(None),
+    }
+}
+
+fn found(id: JobId, kind: Option<JobKind>, state: JobState, kept: &Kept) -> JobRecord {
+    JobRecord::new(id, kind, state, kept.at)
+}
+
+fn due(kept: &Kept) -> Option<Timestamp> {
+    let schedule = kept.headers.get("Nats-Schedule")?.as_str();
+    schedule.strip_prefix("@at ")?.parse().ok()
+}
+
+/// How the wait for a job has ended.
+#[derive(Debug)]
+pub enum Waited {
+    /// The job has: this is its last record.
+    Ended(Box<JobRecord>),
+    /// It has not in the time that there was. This is how it is, if it is known.
+    NotYet(Option<Box<JobRecord>>),
+}
+
+/// Waits until a job has ended. It need not be there yet.
+///
+/// It is listened to before it is looked up, so that no end is missed between the two, and looked
+/// up again only when the connection was lost meanwhile.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn wait(
+    client: &Client,
+    mut connected: tokio::sync::watch::Receiver<bool>,
+    id: JobId,
+    patience: Duration,
+) -> anyhow::Result<Waited> {
+    let until = Instant::now() + patience;
+    let mut events = client.subscribe(subjects::events(id)).await?;
+    loop {
+        connected.borrow_and_update();
+        let known = look_up(client, id).await?;
+        if let Some(record) = known
+            && record.state.is_final()
+        {
+            return Ok(Waited::Ended(Box::new(record)));
+        }
+        loop {
+            tokio::select! {
+                event = events.next() => {
+                    let event = event.context("the connection to NATS is closed")?;
+                    let record = serde_json::from_slice::<JobRecord>(&event.payload);
+                    if let Ok(record) = record
+                        && record.state.is_final()
+                    {
+                        return Ok(Waited::Ended(Box::new(record)));
+                    }
+                }
+                changed = connected.changed() => {
+                    changed.context("the connection to NATS is closed")?;
+                    if *connected.borrow() {
+                        break;
+                    }
+                }
+                () = tokio::time::sleep_until(until) => {
+                    let known = look_up(client, id).await?;
+                    return Ok(match known {
+                        Some(record) if record.state.is_final() => {
+                            Waited::Ended(Box::new(record))
+                        }
+                        known => Waited::NotYet(known.map(Box::new)),
+                    });
+                }
+            }
+        }
+    }
+}
