@@ -156,6 +156,8 @@ fn the_channels_are_the_subjects_and_no_others() {
         subjects::events(id),
         subjects::cancel(id),
         subjects::dead(id, &kind),
+        // The server's own, by deploy/nats.conf.
+        "jobs.server".to_owned(),
     ]);
     assert_eq!(addresses, expected);
 
