@@ -61,7 +61,7 @@ impl DeadLetter {
     fn of(kept: Kept) -> Option<Self> {
         let mut tokens = kept.subject.splitn(4, '.').skip(2);
         let (id, kind) = (tokens.next()?.parse().ok()?, tokens.next()?.parse().ok()?);
-        let header = |name: &str| kept.headers.get(name).map(|value| value.as_str());
+        let header = |name: &str| kept.headers.get(name).map(async_nats::HeaderValue::as_str);
         let word = |text: &str| serde_json::from_value(Value::from(text)).ok();
         // What cannot be read is what somebody else has put there.
         let failures = header(subjects::DEAD_FAILURES_HEADER)

@@ -37,6 +37,14 @@ impl fmt::Display for Finding {
 /// # Errors
 /// When the server does not answer in time.
 pub async fn examine(client: &Client, topology: Topology) -> anyhow::Result<Vec<Finding>> {
+    match api::ask::<Value>(client, "$JS.API.INFO".to_owned(), &Value::Null).await {
+        Ok(_) => {}
+        Err(ApiError::NoJetStream(_) | ApiError::Refused { .. }) => {
+            let what = "the server has no JetStream for this user, so nothing can be stored";
+            return Ok(vec![Finding::breaks(what.to_owned())]);
+        }
+        Err(error) => return Err(error.into()),
+    }
     let mut findings = Vec::new();
     match api::ask::<Value>(client, SERVER.to_owned(), &Value::Null).await {
         Ok(answer) => findings.extend(server(&answer)),

@@ -15,6 +15,8 @@ pub mod own_codes {
     pub const BAD_ANSWER: &str = "bad_answer";
     /// The message is larger than the server takes.
     pub const TOO_LARGE: &str = "too_large";
+    /// The durable lane has not taken the job, or did not say so in time.
+    pub const NOT_STORED: &str = "not_stored";
 }
 
 /// What an answer means for a job.

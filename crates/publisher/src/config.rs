@@ -2,8 +2,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::operations::Operation;
 use clap::Parser;
-use common::{JobKind, MaxAttempts, WireDuration};
+use common::{JobKind, MaxAttempts, Priority, WireDuration};
 use serde_json::value::RawValue;
 
 /// Hand jobs over to the consumers: one by one, at a rate, or in bulk from newline-delimited JSON.
@@ -48,11 +49,19 @@ pub struct Config {
     #[arg(long, value_name = "DURATION")]
     pub(crate) deadline: Option<WireDuration>,
 
+    /// Delivery durable: which jobs go first; high, normal or low
+    #[arg(long, value_name = "PRIORITY", default_value = "normal")]
+    pub(crate) priority: Priority,
+
+    /// Delivery durable: how long after it was made a job is run at the earliest [default: at once]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) delay: Option<WireDuration>,
+
     /// Read jobs from a file, one JSON object a line, or from standard input with `-`; then none
     /// are made here
     #[arg(
         long, value_name = "FILE|-", help_heading = "Jobs in bulk",
-        conflicts_with_all = ["interval", "rate", "count", "kind", "payload", "timeout", "deadline"]
+        conflicts_with_all = ["interval", "rate", "count", "kind", "payload", "timeout", "deadline", "priority", "delay"]
     )]
     pub(crate) input: Option<PathBuf>,
 
@@ -62,7 +71,8 @@ pub struct Config {
     pub(crate) output: Option<PathBuf>,
 
     /// What is promised: that a job is done at least once while this publisher lives (confirmed),
-    /// or at most once and without an answer (fire-and-forget)
+    /// at most once and without an answer (fire-and-forget), or at least once whatever crashes,
+    /// from the moment that the server has stored it (durable)
     #[arg(
         long,
         value_name = "GUARANTEE",
@@ -71,15 +81,16 @@ pub struct Config {
     )]
     pub(crate) delivery: Guarantee,
 
-    /// How many jobs wait for their outcome at the same time, 1 to 65536
+    /// How many jobs wait for their outcome at the same time, or with durable to be stored; 1 to
+    /// 65536 [default: 256; with durable 4096]
     #[arg(
-        long, value_name = "NUMBER", default_value_t = 256, help_heading = "Delivery",
+        long, value_name = "NUMBER", help_heading = "Delivery",
         value_parser = clap::value_parser!(u32).range(1..=65_536)
     )]
-    pub(crate) in_flight: u32,
+    pub(crate) in_flight: Option<u32>,
 
     /// How long an outcome is waited for before the job is submitted again; where a job's own
-    /// time-out is longer, that and 5s
+    /// time-out is longer, that and 5s. With durable, how long the server may take to store a job
     #[arg(
         long, value_name = "DURATION", default_value = "30s", help_heading = "Delivery",
         value_parser = some_time
@@ -103,8 +114,28 @@ pub struct Config {
     )]
     pub(crate) by_kind: bool,
 
+    /// Delivery durable: store all jobs of the input or none, at most 1000
+    #[arg(
+        long,
+        requires = "input",
+        help_heading = "Delivery",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    pub(crate) all_or_none: bool,
+
+    /// Delivery durable: go on with a server that may lose what it has confirmed, with a warning
+    #[arg(
+        long,
+        help_heading = "Delivery",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    pub(crate) accept_unsafe_server: bool,
+
     #[command(flatten, next_help_heading = "Service")]
     pub(crate) options: bootstrap::Options,
+
+    #[command(subcommand)]
+    pub(crate) operation: Option<Operation>,
 }
 
 /// What the publisher promises of a job.
@@ -112,6 +143,7 @@ pub struct Config {
 pub(crate) enum Guarantee {
     Confirmed,
     FireAndForget,
+    Durable,
 }
 
 /// Any JSON, kept as it was written.
@@ -123,6 +155,15 @@ impl Config {
     #[must_use]
     pub fn options(&self) -> &bootstrap::Options {
         &self.options
+    }
+
+    /// How many jobs are under way at the same time.
+    pub(crate) fn in_flight(&self) -> usize {
+        let default = match self.delivery {
+            Guarantee::Durable => 4096,
+            _ => 256,
+        };
+        self.in_flight.map_or(default, |number| number as usize)
     }
 
     /// The time between two jobs that are made here.
@@ -243,7 +284,6 @@ mod tests {
             ["--confirm-timeout", "0s"],
             ["--confirm-timeout", "367d"],
             ["--max-attempts", "0"],
-            ["--delivery", "durable"],
             ["--interval", "soon"],
             ["--timeout", "0s"],
             ["--deadline", "30"],

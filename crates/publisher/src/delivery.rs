@@ -1,20 +1,23 @@
 use bootstrap::Nats;
 
 use crate::closed::ConnectionClosed;
+use crate::stored::{Kept, StoreOptions, Stored};
 use crate::submission::Submission;
 use crate::submitter::{Finished, SubmitOptions, Submitter};
 use crate::unconfirmed::{Sent, Unconfirmed};
 
-/// The two ways of handing a job over, behind one face.
+/// The ways of handing a job over, behind one face.
 pub(crate) enum Delivery {
     Confirmed(Box<Submitter>),
     FireAndForget(Box<Unconfirmed>),
+    Durable(Box<Stored>),
 }
 
 /// What happened to a job.
 pub(crate) enum Event {
     Finished(Finished),
     Sent(Sent),
+    Kept(Kept),
 }
 
 impl Delivery {
@@ -27,11 +30,23 @@ impl Delivery {
         Self::FireAndForget(Box::new(Unconfirmed::new(nats, by_kind)))
     }
 
+    pub(crate) fn durable(nats: &Nats, options: StoreOptions) -> Self {
+        Self::Durable(Box::new(Stored::new(nats, options)))
+    }
+
+    /// There are no more jobs, be it because something is bad.
+    pub(crate) fn no_more(&mut self, bad: bool) {
+        if let Self::Durable(stored) = self {
+            stored.no_more(bad);
+        }
+    }
+
     /// How many jobs have not ended.
     pub(crate) fn under_way(&self) -> usize {
         match self {
             Self::Confirmed(submitter) => submitter.under_way(),
             Self::FireAndForget(unconfirmed) => unconfirmed.under_way(),
+            Self::Durable(stored) => stored.under_way(),
         }
     }
 
@@ -39,6 +54,7 @@ impl Delivery {
         match self {
             Self::Confirmed(submitter) => submitter.has_room(),
             Self::FireAndForget(unconfirmed) => unconfirmed.has_room(),
+            Self::Durable(stored) => stored.has_room(),
         }
     }
 
@@ -46,6 +62,7 @@ impl Delivery {
         match self {
             Self::Confirmed(submitter) => submitter.submit(submission),
             Self::FireAndForget(unconfirmed) => unconfirmed.submit(submission),
+            Self::Durable(stored) => stored.submit(submission),
         }
     }
 
@@ -53,6 +70,7 @@ impl Delivery {
         match self {
             Self::Confirmed(submitter) => submitter.take_finished().map(Event::Finished),
             Self::FireAndForget(unconfirmed) => unconfirmed.take_sent().map(Event::Sent),
+            Self::Durable(stored) => stored.take_kept().map(Event::Kept),
         }
     }
 
@@ -64,6 +82,7 @@ impl Delivery {
         match self {
             Self::Confirmed(submitter) => submitter.drive().await,
             Self::FireAndForget(unconfirmed) => unconfirmed.drive().await,
+            Self::Durable(stored) => stored.drive().await,
         }
     }
 }

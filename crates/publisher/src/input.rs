@@ -65,12 +65,12 @@ impl Source {
     }
 
     /// Starts to read; lines of more than `longest` bytes are refused.
-    pub(crate) fn read(self, longest: usize) -> anyhow::Result<Input> {
+    pub(crate) fn read(self, longest: usize, waits: bool) -> anyhow::Result<Input> {
         // A few batches are enough to keep the publisher busy while this reads on.
         let (sender, batches) = mpsc::channel(4);
         thread::Builder::new()
             .name("input".to_owned())
-            .spawn(move || read(self.reader, longest, &sender))
+            .spawn(move || read(self.reader, longest, waits, &sender))
             .context("cannot start a thread to read the input")?;
         Ok(Input {
             batches,
@@ -109,7 +109,12 @@ impl Input {
 }
 
 /// Reads to the end, in batches of jobs; ends early when nobody takes them any more.
-fn read(reader: impl Read, longest: usize, batches: &mpsc::Sender<io::Result<Vec<Item>>>) {
+fn read(
+    reader: impl Read,
+    longest: usize,
+    waits: bool,
+    batches: &mpsc::Sender<io::Result<Vec<Item>>>,
+) {
     const JOBS: usize = 128;
     const BYTES: u64 = 256 * 1024;
     let mut lines = Lines::new(reader, longest);
@@ -132,7 +137,7 @@ fn read(reader: impl Read, longest: usize, batches: &mpsc::Sender<io::Result<Vec
             bytes: line.bytes,
         };
         bytes += line.bytes;
-        batch.push(item(origin, line.content, longest));
+        batch.push(item(origin, line.content, longest, waits));
         // Whoever types jobs, or writes them one by one, wants none held back.
         if batch.len() >= JOBS || bytes >= BYTES || !lines.next_is_at_hand() {
             if batches
@@ -147,7 +152,7 @@ fn read(reader: impl Read, longest: usize, batches: &mpsc::Sender<io::Result<Vec
     let _ = batches.blocking_send(Ok(batch));
 }
 
-fn item(origin: Origin, content: Option<&[u8]>, longest: usize) -> Item {
+fn item(origin: Origin, content: Option<&[u8]>, longest: usize, waits: bool) -> Item {
     let Some(content) = content else {
         let error = OutcomeError::new(
             codes::INVALID_JOB,
@@ -161,7 +166,13 @@ fn item(origin: Origin, content: Option<&[u8]>, longest: usize) -> Item {
             error,
         });
     };
-    match Submission::decode(Bytes::copy_from_slice(content)) {
+    let content = Bytes::copy_from_slice(content);
+    let decoded = if waits {
+        Submission::decode_durable(content)
+    } else {
+        Submission::decode(content)
+    };
+    match decoded {
         Ok(submission) => Item::Job(Submission {
             origin: Some(origin),
             ..submission
@@ -190,7 +201,7 @@ mod tests {
             length: None,
             reader: Box::new(io::Cursor::new(text.to_owned())),
         };
-        let mut input = source.read(longest).unwrap();
+        let mut input = source.read(longest, false).unwrap();
         let mut items = Vec::new();
         while let Some(item) = input.next().await.unwrap() {
             items.push(item);
@@ -260,7 +271,7 @@ mod tests {
             length: None,
             reader: Box::new(text.chain(Broken)),
         };
-        let mut input = source.read(80).unwrap();
+        let mut input = source.read(80, false).unwrap();
         assert!(matches!(input.next().await, Ok(Some(Item::Job(_)))));
         assert_eq!(input.next().await.unwrap_err().to_string(), "unplugged");
     }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use common::{Outcome, Status};
+use durable::Submitted;
 use tracing::{debug, info, warn};
 
 use crate::input::BadLine;
@@ -28,6 +29,19 @@ impl JobLog {
             info!(job.id = %id, job.kind = %kind, "job sent");
         } else {
             debug!(job.id = %id, job.kind = %kind, "job sent");
+        }
+    }
+
+    pub(crate) fn stored(&self, submission: &Submission, submitted: Submitted) {
+        if self.each {
+            match submitted {
+                Submitted::Stored => {
+                    info!(job.id = %submission.id, job.kind = %submission.kind, "job stored");
+                }
+                Submitted::Known => {
+                    info!(job.id = %submission.id, job.kind = %submission.kind, "job known before");
+                }
+            }
         }
     }
 

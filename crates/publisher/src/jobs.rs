@@ -4,7 +4,7 @@ use bootstrap::Nats;
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::config::Config;
+use crate::config::{Config, Guarantee};
 use crate::input::{Input, Item, Source};
 use crate::pace::Pace;
 use crate::schedule::Schedule;
@@ -31,7 +31,10 @@ impl Jobs {
         if let Some(source) = source {
             let (name, length) = (source.name.clone(), source.length);
             info!(input = %name, "reading jobs");
-            let input = source.read(nats.client.max_payload() + SLACK)?;
+            let input = source.read(
+                nats.client.max_payload() + SLACK,
+                config.delivery == Guarantee::Durable,
+            )?;
             return Ok(Self::Input {
                 input,
                 name,
@@ -51,6 +54,8 @@ impl Jobs {
             payload: config.payload.0.clone(),
             timeout: config.timeout,
             deadline: config.deadline.map(common::WireDuration::get),
+            priority: config.priority,
+            delay: config.delay.map(common::WireDuration::get),
         }))
     }
 

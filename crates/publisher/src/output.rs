@@ -5,8 +5,11 @@ use std::thread;
 
 use anyhow::Context as _;
 use common::{JobId, Outcome, OutcomeError, Status};
+use durable::Submitted;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::stored::Kept;
 
 /// Outcomes as newline-delimited JSON, written on a thread of its own.
 pub(crate) struct Output {
@@ -102,6 +105,24 @@ impl Output {
                 *byte = b' ';
             }
         }
+        self.buffer.push(b'\n');
+    }
+
+    /// Adds what became of the submission of a durable job.
+    pub(crate) fn add_kept(&mut self, kept: &Kept) {
+        let elapsed_ms = Some((kept.elapsed.as_secs_f64() * 1e6).round() / 1e3);
+        let line = kept.submission.line();
+        let status = match &kept.result {
+            Ok(Submitted::Stored) => "stored",
+            Ok(Submitted::Known) => "known",
+            Err(outcome) => return self.add(line, outcome, elapsed_ms),
+        };
+        let mut record = serde_json::json!({"id": kept.submission.id, "status": status});
+        if let Some(line) = line {
+            record["line"] = line.into();
+        }
+        record["elapsed_ms"] = elapsed_ms.into();
+        self.buffer.extend_from_slice(record.to_string().as_bytes());
         self.buffer.push(b'\n');
     }
 

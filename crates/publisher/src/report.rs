@@ -3,11 +3,13 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use common::{Outcome, Status};
+use durable::Submitted;
 use hdrhistogram::Histogram;
 use tracing::{info, warn};
 
 use crate::bad_lines::BadLines;
 use crate::config::Guarantee;
+use crate::stored::Kept;
 use crate::submission::Submission;
 use crate::submitter::Finished;
 
@@ -32,6 +34,10 @@ pub(crate) struct Counts {
     pub(crate) submitted: u64,
     /// Published without asking for an answer.
     pub(crate) sent: u64,
+    /// Stored in the durable lane.
+    pub(crate) stored: u64,
+    /// The same, but known there before.
+    pub(crate) known: u64,
     pub(crate) succeeded: u64,
     pub(crate) failed: u64,
     pub(crate) rejected: u64,
@@ -44,7 +50,7 @@ pub(crate) struct Counts {
 impl Counts {
     /// Jobs that have ended.
     pub(crate) fn done(&self) -> u64 {
-        self.sent + self.succeeded + self.not_succeeded()
+        self.sent + self.stored + self.known + self.succeeded + self.not_succeeded()
     }
 
     /// Jobs that have ended otherwise than they should.
@@ -81,6 +87,16 @@ impl Report {
 
     pub(crate) fn sent(&mut self) {
         self.counts.sent += 1;
+    }
+
+    pub(crate) fn kept(&mut self, kept: &Kept) {
+        match &kept.result {
+            Ok(Submitted::Stored) => self.counts.stored += 1,
+            Ok(Submitted::Known) => self.counts.known += 1,
+            Err(outcome) => return self.ended(outcome),
+        }
+        let micros = u64::try_from(kept.elapsed.as_micros()).unwrap_or(u64::MAX);
+        self.recent.saturating_record(micros);
     }
 
     pub(crate) fn finished(&mut self, finished: &Finished) {
@@ -169,6 +185,18 @@ impl Report {
                 jobs_per_second = rate,
                 "summary"
             ),
+            Guarantee::Durable => info!(
+                submitted = counts.submitted,
+                stored = counts.stored,
+                known_before = counts.known,
+                failed = counts.failed,
+                rejected = counts.rejected,
+                given_up = counts.given_up,
+                bad_lines = counts.bad_lines,
+                elapsed_s,
+                jobs_per_second = rate,
+                "summary"
+            ),
             Guarantee::FireAndForget => info!(
                 submitted = counts.submitted,
                 sent = counts.sent,
@@ -187,7 +215,11 @@ impl Report {
                 p90_ms = latency(0.9),
                 p99_ms = latency(0.99),
                 max_ms = millis(self.latencies.max()),
-                "latency from submission to outcome"
+                "{}",
+                match self.delivery {
+                    Guarantee::Durable => "latency from submission to storage",
+                    _ => "latency from submission to outcome",
+                }
             );
         }
         if !self.codes.is_empty() {

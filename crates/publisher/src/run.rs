@@ -14,6 +14,7 @@ use crate::jobs::Jobs;
 use crate::output::Output;
 use crate::progress::Bar;
 use crate::report::Report;
+use crate::stored::Kept;
 use crate::submission::Submission;
 
 /// How often progress is logged, where no bar shows it.
@@ -100,6 +101,11 @@ impl Run {
         let shutdown = self.context.shutdown.clone();
         loop {
             self.submit_what_is_there();
+            if matches!(self.jobs, Jobs::Ended) {
+                let bad_lines = self.report.counts.bad_lines > 0;
+                self.delivery
+                    .no_more(bad_lines || self.broken || self.stop_by.is_some());
+            }
             self.record_what_happened();
             self.pass_outcomes_on(false).await?;
             if matches!(self.jobs, Jobs::Ended) && self.delivery.under_way() == 0 {
@@ -173,6 +179,7 @@ impl Run {
     fn record(&mut self, event: Event) {
         let finished = match event {
             Event::Finished(finished) => finished,
+            Event::Kept(kept) => return self.record_kept(&kept),
             Event::Sent(sent) => {
                 self.done_with(&sent.submission);
                 match &sent.refused {
@@ -195,6 +202,18 @@ impl Run {
         if let Some(output) = &mut self.output {
             let elapsed_ms = (elapsed.as_secs_f64() * 1e6).round() / 1e3;
             output.add(submission.line(), &finished.outcome, Some(elapsed_ms));
+        }
+    }
+
+    fn record_kept(&mut self, kept: &Kept) {
+        self.done_with(&kept.submission);
+        self.report.kept(kept);
+        match &kept.result {
+            Ok(submitted) => self.log.stored(&kept.submission, *submitted),
+            Err(outcome) => self.log.ended(&kept.submission, outcome, kept.elapsed),
+        }
+        if let Some(output) = &mut self.output {
+            output.add_kept(kept);
         }
     }
 
@@ -268,6 +287,11 @@ impl Run {
         match &mut self.delivery {
             Delivery::FireAndForget(unconfirmed) => {
                 for submission in unconfirmed.abandon() {
+                    self.report.gave_up(&submission);
+                }
+            }
+            Delivery::Durable(stored) => {
+                for submission in stored.abandon() {
                     self.report.gave_up(&submission);
                 }
             }

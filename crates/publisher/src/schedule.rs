@@ -1,6 +1,6 @@
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use common::{Job, JobKind, Timestamp, WireDuration};
+use common::{Job, JobKind, Priority, Timestamp, WireDuration};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
@@ -17,6 +17,9 @@ pub(crate) struct Schedule {
     pub(crate) timeout: Option<WireDuration>,
     /// How long after it was made a job may still be started.
     pub(crate) deadline: Option<Duration>,
+    pub(crate) priority: Priority,
+    /// How long after it was made a job is run at the earliest.
+    pub(crate) delay: Option<Duration>,
 }
 
 impl Schedule {
@@ -33,18 +36,14 @@ impl Schedule {
         if let Some(remaining) = &mut self.remaining {
             *remaining -= 1;
         }
-        let deadline = self.deadline.and_then(|after| {
-            let moment = SystemTime::now().checked_add(after)?;
-            humantime::format_rfc3339_millis(moment)
-                .to_string()
-                .parse()
-                .ok()
-        });
+        let now = Timestamp::now();
         Some(Submission::encode(Job {
             payload: Some(&self.payload),
-            created_at: Some(Timestamp::now()),
+            created_at: Some(now),
             timeout: self.timeout,
-            deadline,
+            deadline: self.deadline.map(|after| now.after(after)),
+            priority: self.priority,
+            run_at: self.delay.map(|delay| now.after(delay)),
             ..Job::new(self.kind.clone())
         }))
     }
@@ -73,6 +72,8 @@ mod tests {
             payload: RawValue::from_string(r#"{"to": "a"}"#.to_owned()).unwrap(),
             timeout: "30s".parse().ok(),
             deadline: Some(Duration::from_mins(1)),
+            priority: Priority::Normal,
+            delay: None,
         }
     }
 

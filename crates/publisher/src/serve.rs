@@ -1,15 +1,18 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use bootstrap::{Context, Misconfigured};
+use bootstrap::{Context, Misconfigured, Nats};
+use tracing::warn;
 
 use crate::config::{Config, Guarantee};
 use crate::delivery::Delivery;
 use crate::input::{Source, same_file};
 use crate::jobs::Jobs;
+use crate::operations;
 use crate::output::Output;
 use crate::progress::{Bar, LogWriter};
 use crate::run::Run;
+use crate::stored::StoreOptions;
 use crate::submitter::SubmitOptions;
 
 /// Hands jobs over until there are no more, or the service is told to stop; then waits for those
@@ -21,6 +24,11 @@ use crate::submitter::SubmitOptions;
 /// # Errors
 /// When the configuration is wrong, NATS refuses the service, or an outcome cannot be written.
 pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode> {
+    if let Some(operation) = config.operation {
+        // What they print is on standard output.
+        bootstrap::redirect_logs(LogWriter::new(None, true));
+        return operations::run(&context, operation).await;
+    }
     let (source, output) = open(&config).map_err(|error| Misconfigured(format!("{error:#}")))?;
     let bar = source
         .as_ref()
@@ -35,12 +43,23 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
     let delivery = match config.delivery {
         Guarantee::Confirmed => {
             let options = SubmitOptions {
-                in_flight: config.in_flight as usize,
+                in_flight: config.in_flight(),
                 confirm_timeout: config.confirm_timeout,
                 max_attempts: config.max_attempts,
                 by_kind: config.by_kind,
             };
             Delivery::confirmed(&nats, options).await?
+        }
+        Guarantee::Durable => {
+            examine(&nats, config.accept_unsafe_server).await?;
+            Delivery::durable(
+                &nats,
+                StoreOptions {
+                    in_flight: config.in_flight(),
+                    confirm_timeout: config.confirm_timeout,
+                    all_or_none: config.all_or_none,
+                },
+            )
         }
         Guarantee::FireAndForget => Delivery::fire_and_forget(&nats, config.by_kind),
     };
@@ -55,6 +74,19 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
     })
 }
 
+/// Refuses a server that does not keep what it confirms, unless that is wanted.
+async fn examine(nats: &Nats, accept: bool) -> anyhow::Result<()> {
+    for finding in durable::examine(&nats.client, durable::Topology::default()).await? {
+        if finding.breaks && !accept {
+            return Err(anyhow::Error::new(Misconfigured(format!(
+                "{finding}; or tell the publisher to go on all the same by --accept-unsafe-server"
+            ))));
+        }
+        warn!("{finding}");
+    }
+    Ok(())
+}
+
 /// Opens what jobs are read from and what outcomes are written to.
 fn open(config: &Config) -> anyhow::Result<(Option<Source>, Option<Output>)> {
     if let (Some(output), Guarantee::FireAndForget) = (&config.output, config.delivery) {
@@ -62,6 +94,17 @@ fn open(config: &Config) -> anyhow::Result<(Option<Source>, Option<Output>)> {
             "--output {} has nothing to write: with --delivery fire-and-forget there are no outcomes",
             output.display()
         );
+    }
+    if config.delivery != Guarantee::Durable {
+        for (flag, given) in [
+            ("--delay", config.delay.is_some()),
+            ("--all-or-none", config.all_or_none),
+        ] {
+            anyhow::ensure!(
+                !given,
+                "{flag} is for --delivery durable: nothing else can keep a job"
+            );
+        }
     }
     if let (Some(input), Some(output)) = (&config.input, &config.output)
         && same_file(input, output)

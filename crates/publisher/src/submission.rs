@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Backoff, DecodeError, Job, JobId, JobKind, MaxAttempts, Timestamp, codes};
+use common::{Backoff, DecodeError, Job, JobId, JobKind, MaxAttempts, Priority, Timestamp, codes};
 
 /// A job as it is handed over: its message, and what of it the publisher has to know.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Terms {
     pub(crate) deadline: Option<Timestamp>,
     pub(crate) max_attempts: Option<MaxAttempts>,
     pub(crate) backoff: Option<Backoff>,
+    pub(crate) priority: Priority,
+    pub(crate) run_at: Option<Timestamp>,
 }
 
 /// A line of the input.
@@ -52,15 +54,24 @@ impl Submission {
     /// `run_at`: only the durable lane can let it wait, and to run it now would not be what it
     /// asks for. A `priority` is passed on, but nothing waits in this lane that it could overtake.
     pub fn decode(message: Bytes) -> Result<Self, InvalidJob> {
-        let mut job = Job::decode(&message)?;
-        if job.run_at.is_some() {
+        let submission = Self::decode_durable(message)?;
+        if submission.terms.run_at.is_some() {
             return Err(InvalidJob {
                 code: codes::INVALID_JOB,
-                id: job.id,
-                reason: "field `run_at`: nothing on these subjects can keep a job until then"
+                id: Some(submission.id),
+                reason: "field `run_at`: only delivery durable can keep a job until then"
                     .to_owned(),
             });
         }
+        Ok(submission)
+    }
+
+    /// The same for the durable lane, where a job can wait for its time.
+    ///
+    /// # Errors
+    /// When the bytes are not a job; the error names the field.
+    pub fn decode_durable(message: Bytes) -> Result<Self, InvalidJob> {
+        let mut job = Job::decode(&message)?;
         if job.id.is_some() {
             let (id, kind, terms) = Self::parts(job);
             return Ok(Self {
@@ -97,6 +108,8 @@ impl Submission {
             deadline: job.deadline,
             max_attempts: job.max_attempts,
             backoff: job.backoff,
+            priority: job.priority,
+            run_at: job.run_at,
         };
         (job.id.unwrap_or_else(JobId::generate), job.kind, terms)
     }

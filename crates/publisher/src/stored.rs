@@ -1,0 +1,198 @@
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use bootstrap::Nats;
+use common::{JobId, Outcome, OutcomeError, Status, codes};
+use durable::{NewJob, Patience, SubmitError, Submitted, Submitter};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::answer::{not_succeeded, own_codes};
+use crate::closed::ConnectionClosed;
+use crate::submission::Submission;
+
+/// Hands jobs over to the durable lane: each is stored once, and its end is not waited for.
+pub(crate) struct Stored {
+    submitter: Submitter,
+    connected: watch::Receiver<bool>,
+    up: bool,
+    in_flight: usize,
+    /// Where all jobs are to be stored, or none: those that were handed over so far.
+    together: Option<Vec<Submission>>,
+    storing: JoinSet<Vec<Kept>>,
+    /// Those that have not ended.
+    under_way: HashMap<JobId, Submission>,
+    done: VecDeque<Kept>,
+}
+
+/// A job that was stored, or why it was not.
+pub(crate) struct Kept {
+    pub(crate) submission: Submission,
+    pub(crate) result: Result<Submitted, Outcome>,
+    /// From the hand-over to the answer.
+    pub(crate) elapsed: Duration,
+}
+
+/// How jobs are stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StoreOptions {
+    /// How many are under way at the same time.
+    pub(crate) in_flight: usize,
+    /// How long the server may take to confirm a job.
+    pub(crate) confirm_timeout: Duration,
+    /// Whether all are stored, or none.
+    pub(crate) all_or_none: bool,
+}
+
+impl Stored {
+    pub(crate) fn new(nats: &Nats, options: StoreOptions) -> Self {
+        let patience = Patience {
+            confirm: options.confirm_timeout,
+            wait_for_nats: true,
+            // A bulk waits for its turn; that it does is logged.
+            wait_for_room: true,
+        };
+        let mut connected = nats.connected();
+        let up = *connected.borrow_and_update();
+        Self {
+            submitter: Submitter::new(nats, patience),
+            connected,
+            up,
+            in_flight: options.in_flight,
+            together: options.all_or_none.then(Vec::new),
+            storing: JoinSet::new(),
+            under_way: HashMap::new(),
+            done: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way.len()
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        // What is to be stored together is gathered, however much it is: too much is refused.
+        self.up && (self.together.is_some() || self.under_way.len() < self.in_flight)
+    }
+
+    pub(crate) fn submit(&mut self, submission: Submission) {
+        self.under_way.insert(submission.id, submission.clone());
+        if let Some(together) = &mut self.together {
+            together.push(submission);
+            return;
+        }
+        let submitter = self.submitter.clone();
+        let since = Instant::now();
+        self.storing.spawn(async move {
+            let result = submitter.submit(&new_job(&submission)).await;
+            vec![Kept {
+                result: result.map_err(|error| outcome(&submission, &error)),
+                submission,
+                elapsed: since.elapsed(),
+            }]
+        });
+    }
+
+    /// There are no more jobs: those that are to be stored together now are, unless one of them is
+    /// a bad one.
+    pub(crate) fn no_more(&mut self, bad: bool) {
+        let Some(together) = self.together.take().filter(|jobs| !jobs.is_empty()) else {
+            return;
+        };
+        let submitter = self.submitter.clone();
+        let since = Instant::now();
+        self.storing.spawn(async move {
+            let result = if bad {
+                Err(SubmitError::Refused(
+                    "none is stored, because not all lines are jobs".to_owned(),
+                ))
+            } else {
+                let jobs: Vec<_> = together.iter().map(new_job).collect();
+                submitter.submit_all(&jobs).await
+            };
+            let kept = together.into_iter().map(|submission| Kept {
+                result: match &result {
+                    Ok(()) => Ok(Submitted::Stored),
+                    Err(error) => Err(outcome(&submission, error)),
+                },
+                submission,
+                elapsed: since.elapsed(),
+            });
+            kept.collect()
+        });
+    }
+
+    pub(crate) fn take_kept(&mut self) -> Option<Kept> {
+        self.done.pop_front()
+    }
+
+    /// Lets go of the jobs that were not confirmed, and names them; they may be stored all the same.
+    pub(crate) fn abandon(&mut self) -> Vec<Submission> {
+        self.storing.abort_all();
+        self.under_way.drain().map(|(_, job)| job).collect()
+    }
+
+    /// Works until a job is stored, or the connection was lost or is back.
+    ///
+    /// # Errors
+    /// When the connection is closed for good.
+    pub(crate) async fn drive(&mut self) -> Result<(), ConnectionClosed> {
+        if !self.done.is_empty() {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            changed = self.connected.changed() => {
+                changed.map_err(|_| ConnectionClosed)?;
+                self.up = *self.connected.borrow_and_update();
+            }
+            Some(kept) = self.storing.join_next() => {
+                self.add(kept);
+                // Those of one batch end together.
+                while let Some(kept) = self.storing.try_join_next() {
+                    self.add(kept);
+                }
+            }
+            else => std::future::pending().await,
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, kept: Result<Vec<Kept>, tokio::task::JoinError>) {
+        // It neither panics nor is aborted while it is waited for.
+        let kept = kept.unwrap_or_default();
+        for kept in &kept {
+            self.under_way.remove(&kept.submission.id);
+        }
+        self.done.extend(kept);
+    }
+}
+
+fn new_job(submission: &Submission) -> NewJob {
+    NewJob {
+        id: submission.id,
+        kind: submission.kind.clone(),
+        priority: submission.terms.priority,
+        run_at: submission.terms.run_at,
+        payload: submission.message.clone(),
+        headers: async_nats::HeaderMap::new(),
+    }
+}
+
+/// What is said of a job that was not stored, or may not have been.
+fn outcome(submission: &Submission, error: &SubmitError) -> Outcome {
+    let code = match error {
+        SubmitError::TooLarge { .. } | SubmitError::TooMany(_) => own_codes::TOO_LARGE,
+        SubmitError::Full { .. } => codes::BUSY,
+        _ => own_codes::NOT_STORED,
+    };
+    let status = match error {
+        SubmitError::TooLarge { .. } | SubmitError::TooMany(_) | SubmitError::Refused(_) => {
+            Status::Rejected
+        }
+        _ => Status::Failed,
+    };
+    let error = OutcomeError::new(code, error.to_string());
+    not_succeeded(submission.id, status, 0, error)
+}
