@@ -1,5 +1,6 @@
 //! Hands jobs over to the lane: each of them is stored once, however often it is sent.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap};
@@ -10,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::topology::Stream;
-use crate::writer::{Entry, MOST_MESSAGES, Message, NotStored, Pace, Writer};
+use crate::writer::{EXPECTED_OF, Entry, MOST_MESSAGES, Message, NotStored, Pace, Writer};
 
 /// The waits before a job is sent again whose answer was lost: from this ...
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -23,7 +24,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const MARGIN: usize = 4096;
 
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
-const EXPECTED_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
 /// A job to be handed over.
 #[derive(Clone, Debug)]
@@ -57,8 +57,8 @@ impl NewJob {
             None
         } else {
             job.created_at.get_or_insert_with(Timestamp::now);
-            let text = serde_json::to_vec(&job);
-            Some(text.expect("a job has no keys but texts, and moments that can be written"))
+            // What was read can be written: this is never nothing.
+            serde_json::to_vec(&job).ok()
         };
         let kind = job.kind;
         Ok(Self {
@@ -129,6 +129,9 @@ pub enum SubmitError {
     /// Some of the jobs that were to be stored together or not at all are known, so none is stored.
     #[error("none is stored, because jobs of the same id are there already")]
     SomeKnown,
+    /// Two of the jobs that were to be stored together have the same id, so none is stored.
+    #[error("none is stored, because two of them have the same id {0}")]
+    Twice(JobId),
     /// It is too much for one atomic batch.
     #[error("{0} jobs cannot be stored together: at most 1,000")]
     TooMany(usize),
@@ -195,8 +198,12 @@ impl Submitter {
         if jobs.is_empty() {
             return Ok(());
         }
+        let mut ids = HashSet::new();
         for job in jobs {
             self.check_size(job)?;
+            if !ids.insert(job.id) {
+                return Err(SubmitError::Twice(job.id));
+            }
         }
         // Tells a repetition from jobs that were there before.
         let mark = uuid::Uuid::new_v4().to_string();
@@ -208,6 +215,8 @@ impl Submitter {
         match self.store(Stream::Jobs, make).await {
             Ok(()) | Err(Failure::Repeated) => Ok(()),
             Err(Failure::Known { doubtful: false }) => Err(SubmitError::SomeKnown),
+            // One alone is stored by this or it was before: the server does not tell.
+            Err(Failure::Known { doubtful: true }) if jobs.len() == 1 => Ok(()),
             Err(Failure::Known { doubtful: true }) => Err(SubmitError::Unknown(
                 "an answer was lost, and jobs of the same id are there now".to_owned(),
             )),
@@ -274,12 +283,7 @@ impl Submitter {
                 Err(NotStored::Refused(why)) => {
                     return Err(Failure::Other(SubmitError::Refused(why)));
                 }
-                Err(NotStored::Full(why)) => {
-                    if wait_for_room {
-                        until = Instant::now() + confirm;
-                    }
-                    SubmitError::Full { stream, why }
-                }
+                Err(NotStored::Full(why)) => SubmitError::Full { stream, why },
                 Err(NotStored::NoStream) => SubmitError::NoStream(stream),
                 Err(NotStored::Unknown(why)) => {
                     doubtful = true;
@@ -289,8 +293,11 @@ impl Submitter {
             if wait_for_nats && connected.has_changed().unwrap_or(true) {
                 until = Instant::now() + confirm;
             }
+            let no_end = wait_for_room && matches!(error, SubmitError::Full { .. });
             let next = Instant::now() + wait.mul_f64(0.5 + 0.5 * rand::random::<f64>());
-            if next >= until {
+            if no_end {
+                until = next + confirm;
+            } else if next >= until {
                 return Err(Failure::Other(error));
             }
             tokio::time::sleep_until(next).await;

@@ -4,7 +4,13 @@
 //! atomic batch. So whatever is handed over while a batch is under way goes into the next one; a
 //! message that comes alone is sent at once. A batch is stored as a whole or not at all: when one
 //! is refused, its entries are sent one by one, so that a bad one does not take the others along.
+//!
+//! That holds but for one case: of a batch with the same subject twice, on a stream that keeps one
+//! message for each subject, the server (2.15.1) may store a part and never answer. So no two such
+//! messages go into one batch.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +67,9 @@ const WAITING: usize = 4096;
 
 /// How long the server may take to store a batch.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Names the messages of which an entry expects the last, if that is not its own subject.
+pub(crate) const EXPECTED_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
 const BATCH_ID: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
@@ -220,20 +229,38 @@ async fn write(client: Client, pace: Pace, mut waiting: mpsc::Receiver<Waiting>)
     }
 }
 
+/// What is in a batch so far.
 #[derive(Default)]
 struct Size {
     messages: usize,
     bytes: usize,
+    /// Hashes of the subjects. Two that happen to be alike only end a batch early.
+    subjects: HashSet<u64>,
+    hasher: RandomState,
 }
 
 impl Size {
     fn add(&mut self, entry: &Entry) {
         self.messages += entry.len();
         self.bytes += bytes(entry);
+        for message in entry {
+            self.subjects.insert(self.subject(message));
+        }
     }
 
     fn has_room_for(&self, entry: &Entry) -> bool {
-        self.messages + entry.len() <= MOST_MESSAGES && self.bytes + bytes(entry) <= MOST_BYTES
+        self.messages + entry.len() <= MOST_MESSAGES
+            && self.bytes + bytes(entry) <= MOST_BYTES
+            && !entry
+                .iter()
+                .any(|message| self.subjects.contains(&self.subject(message)))
+    }
+
+    fn subject(&self, message: &Message) -> u64 {
+        match message.headers.get(EXPECTED_OF) {
+            Some(subject) => self.hasher.hash_one(subject.as_str()),
+            None => self.hasher.hash_one(message.subject.as_str()),
+        }
     }
 }
 
@@ -264,9 +291,7 @@ async fn store(client: &Client, batch: Vec<Waiting>) {
                 return;
             }
             // One of them is to blame, and the server does not say which.
-            Err(e) => {
-                eprintln!("batch of {} refused {e}", batch.len());
-            }
+            Err(_) => {}
         }
     }
     join_all(batch.into_iter().map(async |Waiting { entry, stored }| {
@@ -316,12 +341,8 @@ async fn commit(client: &Client, messages: &[&Message]) -> Result<u64, NotStored
         }
         Err(NotStored::Refused("there is no message".to_owned()))
     };
-    eprintln!("{batch} begin {}", messages.len());
     match tokio::time::timeout(PATIENCE, committing).await {
-        Ok(result) => {
-            eprintln!("{batch} end {} {result:?}", messages.len());
-            result
-        }
+        Ok(result) => result,
         Err(_) => Err(NotStored::Unknown(format!("no answer within {PATIENCE:?}"))),
     }
 }

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
-use common::JobId;
 use durable::{Limits, NewJob, Patience, Submitter, Topology};
-use futures_util::StreamExt as _;
-use serde_json::{Value, json};
+use serde_json::Value;
 use test_support::NatsServer;
 use tokio::sync::watch;
 
@@ -57,7 +55,6 @@ pub(crate) fn job(text: &str) -> NewJob {
     NewJob::decode(Bytes::copy_from_slice(text.as_bytes())).unwrap()
 }
 
-/// A job of a kind, and the message of a job of the same id.
 pub(crate) fn echo() -> NewJob {
     job(r#"{"kind":"echo","payload":1}"#)
 }
@@ -79,21 +76,4 @@ pub(crate) async fn put(client: &Client, subject: String, headers: HeaderMap, pa
     let answer = client.request_with_headers(subject, headers, payload.into());
     let answer: Value = serde_json::from_slice(&answer.await.unwrap().payload).unwrap();
     assert!(answer.get("error").is_none(), "{answer}");
-}
-
-/// Writes the record of a job as a consumer would.
-pub(crate) async fn put_record(client: &Client, id: JobId, fields: Value) {
-    let mut record =
-        json!({"id": id, "kind": "echo", "at": "2026-01-31T09:30:00Z", "run": 1, "attempt": 1});
-    for (name, value) in fields.as_object().unwrap() {
-        record[name] = value.clone();
-    }
-    let subject = common::subjects::state(id);
-    put(client, subject, HeaderMap::new(), record.to_string()).await;
-}
-
-/// The next message of a subscription.
-pub(crate) async fn next(subscriber: &mut async_nats::Subscriber) -> async_nats::Message {
-    let next = tokio::time::timeout(test_support::DEADLINE, subscriber.next()).await;
-    next.expect("no message came").expect("it is closed")
 }
