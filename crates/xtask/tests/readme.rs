@@ -208,6 +208,56 @@ async fn a_client_in_python_submits_a_job_and_asks_how_consumers_are() {
 }
 
 #[tokio::test]
+async fn a_client_in_python_submits_a_durable_job_and_waits_for_its_end() {
+    let server = NatsServer::start().await;
+    let mut consumer = Service::named("consumer")
+        .envs(server.env_for("worker"))
+        .start();
+    consumer
+        .wait_for_line(|line| line.contains("taking durable jobs"))
+        .await;
+    let mut submit = python(&block("python", "jobs.durable"))
+        .env("NATS_URL", server.url())
+        .env("NATS_PUBLISHER_PASSWORD", password(&server, "publisher"))
+        .env("NATS_OPERATOR_PASSWORD", password(&server, "operator"))
+        .start();
+    assert!(submit.wait().await.success());
+    let said = submit.stdout().join("\n");
+    assert!(
+        said.starts_with("succeeded {'hex': 'ba7816bf8f01cfea"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn the_commands_for_durable_jobs_are_subcommands() {
+    let commands = block("sh", "operator info $ID") + &block("sh", "operator dead list");
+    let mut tried = 0;
+    for line in commands.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [first, words @ ..] = &words[..] else {
+            continue;
+        };
+        assert_eq!(*first, "operator", "{line}");
+        let subcommand = words
+            .iter()
+            .take_while(|word| word.chars().all(char::is_alphabetic));
+        let mut help = Service::named("publisher")
+            .args(subcommand)
+            .arg("--help")
+            .start();
+        assert!(help.wait().await.success(), "{line}");
+        let said = help.stdout().join("\n");
+        for flag in words.iter().take_while(|word| **word != "#") {
+            let known = !flag.starts_with("--") || said.contains(flag);
+            assert!(known, "{flag} of {line}");
+        }
+        tried += 1;
+    }
+    assert!(tried >= 8, "only {tried} commands were found");
+}
+
+#[tokio::test]
 async fn the_declared_handlers_are_taken_and_run() {
     let server = NatsServer::builder().open().start().await;
     let folder = tempfile::tempdir().unwrap();
