@@ -30,6 +30,9 @@ const FEW: usize = 4;
 /// How often pulls are looked at that may have been lost.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How long jobs wait for the cancellations that came while no consumer was there.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
 /// The most jobs whose settlement may be under way before no more are taken.
 const SETTLING: usize = 8192;
 
@@ -39,8 +42,13 @@ pub(crate) async fn take_jobs(
     mut puller: Puller,
     mut records: Records,
 ) -> anyhow::Result<()> {
+    let may_begin = async {
+        shared.begin.cancelled().await;
+        // What was cancelled before this consumer came is not run if that can be helped.
+        let _ = tokio::time::timeout(CATCH_UP, shared.caught_up.cancelled()).await;
+    };
     tokio::select! {
-        () = shared.begin.cancelled() => {}
+        () = may_begin => {}
         () = shared.leave.cancelled() => return Ok(()),
     }
     let mut connected = shared.nats.connected();
@@ -143,10 +151,11 @@ async fn claim(shared: &Arc<Shared>, records: &mut Records, batch: Vec<Pulled>) 
             .iter()
             .filter_map(|(place, _)| Some(place.as_ref()?.id));
         let found = look_up(shared, records, ids.collect()).await;
-        let Some(mut found) = found else { return };
+        let Some(found) = found else { return };
         let mut to_run = Vec::with_capacity(batch.len());
         for (place, pulled) in batch {
-            let found = place.as_ref().and_then(|place| found.remove(&place.id));
+            // Several messages may be of one job.
+            let found = place.as_ref().and_then(|place| found.get(&place.id));
             if let Some(lease) = sort(shared, place, pulled, found) {
                 to_run.push(lease);
             }
@@ -215,7 +224,7 @@ fn sort(
     shared: &Arc<Shared>,
     place: Option<Place>,
     pulled: Pulled,
-    found: Option<Found>,
+    found: Option<&Found>,
 ) -> Option<Arc<Lease>> {
     let now = shared.clock.now();
     let job = Job::decode(&pulled.payload);
@@ -225,15 +234,13 @@ fn sort(
         Err(_) => (None, None, None, None),
     };
     let max_attempts = max_attempts.unwrap_or(MaxAttempts::default()).get();
-    let Found { record, sequence } = found.unwrap_or(Found {
-        record: None,
-        sequence: 0,
-    });
+    let record = found.and_then(|found| found.record.as_ref());
+    let sequence = found.map_or(0, |found| found.sequence);
     let (run, priority) = place
         .as_ref()
         .map_or((1, Priority::Normal), |place| (place.run, place.priority));
     let verdict = claim::judge(Sighting {
-        record: record.as_ref(),
+        record,
         run,
         delivered: pulled.delivered,
         max_attempts,
@@ -263,13 +270,14 @@ fn sort(
         stream_sequence: pulled.stream_sequence,
         subject: pulled.subject,
         ack: pulled.ack,
-        failures: record.map(|record| record.failures).unwrap_or_default(),
+        failures: record.map_or_else(Vec::new, |record| record.failures.clone()),
         max_attempts,
         backoff: backoff.unwrap_or(Backoff::default()),
         since: Instant::now(),
         started: AtomicBool::new(false),
         record: tokio::sync::Mutex::new(sequence),
         announced: AtomicBool::new(false),
+        settling: AtomicBool::new(false),
     };
     let settlement = match (verdict, problem) {
         (Verdict::Done, _) => Settlement::OnlyAck,

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::api::PATIENCE;
+use crate::api::{self, PATIENCE};
 use crate::intake::Place;
 use crate::lane::Shared;
 use crate::lease::Lease;
@@ -65,6 +65,9 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
     let mut connected = shared.nats.connected();
     let mut tick = tokio::time::interval(TICK);
     loop {
+        if !shared.caught_up.is_cancelled() && no_cancellation_waits(&shared).await {
+            shared.caught_up.cancel();
+        }
         puller.pull(ROOM).await;
         tokio::select! {
             biased;
@@ -93,6 +96,18 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
             _ = tick.tick() => {}
         }
     }
+}
+
+/// Whether all cancellations so far are carried out.
+async fn no_cancellation_waits(shared: &Shared) -> bool {
+    #[derive(Deserialize)]
+    struct Info {
+        num_pending: u64,
+        num_ack_pending: u64,
+    }
+    let subject = format!("$JS.API.CONSUMER.INFO.{}.{CANCELS}", Stream::State);
+    let info = api::ask::<Info>(&shared.client, subject, &Value::Null).await;
+    info.is_ok_and(|info| info.num_pending == 0 && info.num_ack_pending == 0)
 }
 
 /// Does what a message asks for; what fails is delivered again.
@@ -261,6 +276,7 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
         started: AtomicBool::new(false),
         record: tokio::sync::Mutex::new(sequence),
         announced: AtomicBool::new(false),
+        settling: AtomicBool::new(false),
     };
     let settlement = Settlement::Dead {
         reason: DeadReason::DeliveriesExhausted,

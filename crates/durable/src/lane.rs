@@ -99,6 +99,8 @@ pub(crate) struct Shared {
     pub(crate) acked: std::sync::Mutex<Vec<Acked>>,
     /// Cancelled when jobs may be taken.
     pub(crate) begin: CancellationToken,
+    /// Cancelled when the cancellations are carried out that were waiting.
+    pub(crate) caught_up: CancellationToken,
     /// Cancelled when no more jobs are taken.
     pub(crate) leave: CancellationToken,
     /// Cancelled when none that was under way can come any more.
@@ -289,6 +291,7 @@ async fn open(
         unserved: std::sync::Mutex::default(),
         acked: std::sync::Mutex::default(),
         begin: CancellationToken::new(),
+        caught_up: CancellationToken::new(),
         leave: CancellationToken::new(),
         left: CancellationToken::new(),
         end: CancellationToken::new(),

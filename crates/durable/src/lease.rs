@@ -44,6 +44,8 @@ pub struct Lease {
     pub(crate) record: tokio::sync::Mutex<u64>,
     /// Whether a record says that it runs.
     pub(crate) announced: AtomicBool,
+    /// Whether it is being settled: from then on nothing else may be written of it.
+    pub(crate) settling: AtomicBool,
 }
 
 impl Lease {

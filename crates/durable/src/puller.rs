@@ -12,7 +12,11 @@ use tokio::time::Instant;
 use crate::topology::Stream;
 
 /// How long a pull stays with the server when there is nothing to pull.
-const EXPIRES: Duration = Duration::from_secs(20);
+///
+/// The pulls of a consumer that was cut off are over before its jobs are delivered again, for which
+/// it gave its last sign of life up to a third of the ack wait earlier: they would be delivered to
+/// nobody else.
+const EXPIRES: Duration = Duration::from_secs(9);
 
 /// How much later than that a pull counts as lost.
 const GRACE: Duration = Duration::from_secs(5);
@@ -121,7 +125,10 @@ impl Puller {
             return;
         }
         let now = Instant::now();
-        let under_way: usize = self.queues.iter().map(|(_, state)| state.left).sum();
+        // Those of queues that gave nothing lately do not count: otherwise a consumer with more kinds
+        // than slots would never ask for more than one.
+        let active = self.queues.iter().filter(|(_, state)| state.want > 1);
+        let under_way: usize = active.map(|(_, state)| state.left).sum();
         let mut room = room.saturating_sub(under_way);
         for (place, (queue, state)) in self.queues.iter_mut().enumerate() {
             if state.left > 0 && now < state.until {

@@ -107,6 +107,7 @@ pub(crate) enum Written {
 }
 
 pub(crate) async fn settle(shared: &Shared, lease: &Lease, settlement: Settlement) {
+    lease.settling.store(true, Ordering::Release);
     let now = shared.clock.now();
     let mut record = JobRecord::new(lease.id, Some(lease.kind.clone()), JobState::Queued, now);
     record.run = lease.run;
@@ -311,6 +312,11 @@ pub(crate) async fn write(
     with: Entry,
 ) -> Written {
     let mut expected = lease.record.lock().await;
+    // Whoever says that the job runs may have waited until it did not any more: then that would
+    // replace the last record, which this lease itself has written.
+    if record.state == JobState::Running && lease.settling.load(Ordering::Acquire) {
+        return Written::Superseded;
+    }
     let payload: Bytes = serde_json::to_vec(record)
         .expect("a record is plain data with text for keys")
         .into();

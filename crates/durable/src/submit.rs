@@ -1,6 +1,7 @@
 //! Hands jobs over to the lane: each of them is stored once, however often it is sent.
 
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap};
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use common::{DecodeError, Job, JobId, JobKind, Priority, Timestamp, subjects};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::topology::Stream;
 use crate::writer::{EXPECTED_OF, Entry, MOST_MESSAGES, Message, NotStored, Pace, Writer};
@@ -18,6 +20,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// ... doubled each time up to this.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// How often it is said that jobs wait for room.
+const TELL: Duration = Duration::from_secs(10);
 
 /// What a message may take beside the job: the headers of a submission, of a schedule and of a
 /// batch.
@@ -80,7 +85,8 @@ pub struct Patience {
     /// Whether that time stands still while there is no connection to NATS, so that jobs wait for
     /// it as long as it takes.
     pub wait_for_nats: bool,
-    /// Whether it stands still while the queue is full.
+    /// Whether it stands still while the queue is full. That it is gets a line in the log every ten
+    /// seconds.
     pub wait_for_room: bool,
 }
 
@@ -148,6 +154,8 @@ pub struct Submitter {
     patience: Patience,
     jobs: Writer,
     later: Writer,
+    /// When it was last told that there is no room.
+    told: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Submitter {
@@ -166,6 +174,7 @@ impl Submitter {
             client: client.clone(),
             connected,
             patience,
+            told: Arc::default(),
         }
     }
 
@@ -296,12 +305,24 @@ impl Submitter {
             let no_end = wait_for_room && matches!(error, SubmitError::Full { .. });
             let next = Instant::now() + wait.mul_f64(0.5 + 0.5 * rand::random::<f64>());
             if no_end {
+                self.tell(&error);
                 until = next + confirm;
             } else if next >= until {
                 return Err(Failure::Other(error));
             }
             tokio::time::sleep_until(next).await;
             wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+}
+
+impl Submitter {
+    /// Says that jobs wait for room, every ten seconds as long as they do.
+    fn tell(&self, error: &SubmitError) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= TELL) {
+            *told = Some(Instant::now());
+            warn!("jobs wait to be stored: {error}");
         }
     }
 }

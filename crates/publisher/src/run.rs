@@ -284,24 +284,22 @@ impl Run {
 
     /// Names what is under way and does not wait for it.
     fn give_up(&mut self) {
-        match &mut self.delivery {
+        let abandoned = match &mut self.delivery {
             Delivery::FireAndForget(unconfirmed) => {
                 for submission in unconfirmed.abandon() {
                     self.report.gave_up(&submission);
                 }
+                return;
             }
-            Delivery::Durable(stored) => {
-                for submission in stored.abandon() {
-                    self.report.gave_up(&submission);
-                }
-            }
-            Delivery::Confirmed(submitter) => {
-                for finished in submitter.abandon() {
-                    self.report.gave_up(&finished.submission);
-                    if let Some(output) = &mut self.output {
-                        output.add(finished.submission.line(), &finished.outcome, None);
-                    }
-                }
+            Delivery::Confirmed(submitter) => submitter.abandon(),
+            Delivery::Durable(stored) => stored.abandon(),
+        };
+        // Some were confirmed in the last moment.
+        self.record_what_happened();
+        for finished in abandoned {
+            self.report.gave_up(&finished.submission);
+            if let Some(output) = &mut self.output {
+                output.add(finished.submission.line(), &finished.outcome, None);
             }
         }
     }

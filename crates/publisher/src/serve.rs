@@ -57,6 +57,8 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
                 StoreOptions {
                     in_flight: config.in_flight(),
                     confirm_timeout: config.confirm_timeout,
+                    // A bulk takes its time, whereas whoever makes a job wants to know.
+                    wait_for_room: config.input.is_some(),
                     all_or_none: config.all_or_none,
                 },
             )

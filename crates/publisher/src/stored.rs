@@ -2,7 +2,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bootstrap::Nats;
-use common::{JobId, Outcome, OutcomeError, Status, codes};
+use common::{Outcome, OutcomeError, Status, codes};
 use durable::{NewJob, Patience, SubmitError, Submitted, Submitter};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::answer::{not_succeeded, own_codes};
 use crate::closed::ConnectionClosed;
 use crate::submission::Submission;
+use crate::submitter::Finished;
 
 /// Hands jobs over to the durable lane: each is stored once, and its end is not waited for.
 pub(crate) struct Stored {
@@ -19,10 +20,11 @@ pub(crate) struct Stored {
     up: bool,
     in_flight: usize,
     /// Where all jobs are to be stored, or none: those that were handed over so far.
-    together: Option<Vec<Submission>>,
-    storing: JoinSet<Vec<Kept>>,
-    /// Those that have not ended.
-    under_way: HashMap<JobId, Submission>,
+    together: Option<Vec<(u64, Submission)>>,
+    storing: JoinSet<Vec<(u64, Kept)>>,
+    /// Those that have not ended, by a number of their own: the same id may come more than once.
+    under_way: HashMap<u64, Submission>,
+    submitted: u64,
     done: VecDeque<Kept>,
 }
 
@@ -41,6 +43,8 @@ pub(crate) struct StoreOptions {
     pub(crate) in_flight: usize,
     /// How long the server may take to confirm a job.
     pub(crate) confirm_timeout: Duration,
+    /// Whether a full queue is waited for, however long that takes.
+    pub(crate) wait_for_room: bool,
     /// Whether all are stored, or none.
     pub(crate) all_or_none: bool,
 }
@@ -50,8 +54,7 @@ impl Stored {
         let patience = Patience {
             confirm: options.confirm_timeout,
             wait_for_nats: true,
-            // A bulk waits for its turn; that it does is logged.
-            wait_for_room: true,
+            wait_for_room: options.wait_for_room,
         };
         let mut connected = nats.connected();
         let up = *connected.borrow_and_update();
@@ -63,6 +66,7 @@ impl Stored {
             together: options.all_or_none.then(Vec::new),
             storing: JoinSet::new(),
             under_way: HashMap::new(),
+            submitted: 0,
             done: VecDeque::new(),
         }
     }
@@ -77,20 +81,23 @@ impl Stored {
     }
 
     pub(crate) fn submit(&mut self, submission: Submission) {
-        self.under_way.insert(submission.id, submission.clone());
+        self.submitted += 1;
+        let number = self.submitted;
+        self.under_way.insert(number, submission.clone());
         if let Some(together) = &mut self.together {
-            together.push(submission);
+            together.push((number, submission));
             return;
         }
         let submitter = self.submitter.clone();
         let since = Instant::now();
         self.storing.spawn(async move {
             let result = submitter.submit(&new_job(&submission)).await;
-            vec![Kept {
+            let kept = Kept {
                 result: result.map_err(|error| outcome(&submission, &error)),
                 submission,
                 elapsed: since.elapsed(),
-            }]
+            };
+            vec![(number, kept)]
         });
     }
 
@@ -108,16 +115,19 @@ impl Stored {
                     "none is stored, because not all lines are jobs".to_owned(),
                 ))
             } else {
-                let jobs: Vec<_> = together.iter().map(new_job).collect();
+                let jobs: Vec<_> = together.iter().map(|(_, job)| new_job(job)).collect();
                 submitter.submit_all(&jobs).await
             };
-            let kept = together.into_iter().map(|submission| Kept {
-                result: match &result {
-                    Ok(()) => Ok(Submitted::Stored),
-                    Err(error) => Err(outcome(&submission, error)),
-                },
-                submission,
-                elapsed: since.elapsed(),
+            let kept = together.into_iter().map(|(number, submission)| {
+                let kept = Kept {
+                    result: match &result {
+                        Ok(()) => Ok(Submitted::Stored),
+                        Err(error) => Err(outcome(&submission, error)),
+                    },
+                    submission,
+                    elapsed: since.elapsed(),
+                };
+                (number, kept)
             });
             kept.collect()
         });
@@ -128,9 +138,27 @@ impl Stored {
     }
 
     /// Lets go of the jobs that were not confirmed, and names them; they may be stored all the same.
-    pub(crate) fn abandon(&mut self) -> Vec<Submission> {
+    pub(crate) fn abandon(&mut self) -> Vec<Finished> {
+        while let Some(kept) = self.storing.try_join_next() {
+            self.add(kept);
+        }
         self.storing.abort_all();
-        self.under_way.drain().map(|(_, job)| job).collect()
+        let mut left: Vec<_> = self.under_way.drain().collect();
+        left.sort_unstable_by_key(|(number, _)| *number);
+        let left = left.into_iter().map(|(_, submission)| {
+            let error = OutcomeError::new(
+                codes::INTERRUPTED,
+                "the publisher was stopped before the server had confirmed the job; it may be \
+                 stored, and submitted again with the same id it is one job",
+            );
+            Finished {
+                outcome: not_succeeded(submission.id, Status::Failed, 0, error),
+                submission,
+                elapsed: Duration::ZERO,
+                sent: 1,
+            }
+        });
+        left.collect()
     }
 
     /// Works until a job is stored, or the connection was lost or is back.
@@ -159,13 +187,12 @@ impl Stored {
         Ok(())
     }
 
-    fn add(&mut self, kept: Result<Vec<Kept>, tokio::task::JoinError>) {
+    fn add(&mut self, kept: Result<Vec<(u64, Kept)>, tokio::task::JoinError>) {
         // It neither panics nor is aborted while it is waited for.
-        let kept = kept.unwrap_or_default();
-        for kept in &kept {
-            self.under_way.remove(&kept.submission.id);
+        for (number, kept) in kept.unwrap_or_default() {
+            self.under_way.remove(&number);
+            self.done.push_back(kept);
         }
-        self.done.extend(kept);
     }
 }
 

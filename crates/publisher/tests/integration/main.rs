@@ -6,6 +6,7 @@ mod back_pressure;
 mod bulk;
 mod command_line;
 mod confirmed;
+mod durable;
 mod outage;
 mod schedule;
 mod stopping;
