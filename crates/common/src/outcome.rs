@@ -81,6 +81,8 @@ pub mod codes {
     pub const INTERRUPTED: &str = "interrupted";
     /// Durable lane: the consumer that had the job ended, or was cut off, before it had settled it.
     pub const LOST: &str = "lost";
+    /// Durable lane: no attempt, but the mark where a dead letter was replayed.
+    pub const REPLAYED: &str = "replayed";
     /// The attempt took longer than its time-out.
     pub const TIMEOUT: &str = "timeout";
     /// The handler panicked.

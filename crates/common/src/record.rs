@@ -95,7 +95,7 @@ pub enum DeadReason {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FailedAttempt {
-    /// Its number, from 1.
+    /// Its number, from 1; 0 marks where the job was replayed, after which they count anew.
     pub attempt: u32,
     /// Who made it; absent if nobody knows, because its consumer was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -181,6 +181,29 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_was_replayed_has_all_its_attempts_again() {
+        let mut record = record(JobState::Queued);
+        record.run = 2;
+        record.failures = [(3, codes::TRANSIENT), (0, codes::REPLAYED)]
+            .map(|(attempt, code)| FailedAttempt {
+                attempt,
+                consumer: None,
+                at: now(),
+                error: OutcomeError::new(code, ""),
+            })
+            .to_vec();
+        let verdict = judge(Sighting {
+            run: 2,
+            ..sighting(Some(&record))
+        });
+        assert_eq!(attempt(&verdict), 1);
+        let Verdict::Run { failures, .. } = verdict else {
+            panic!("{verdict:?}")
+        };
+        assert_eq!(failures.len(), 2, "what happened before is kept");
+    }
+
+    #[test]
     fn a_message_whose_job_moved_on_is_dropped_or_its_move_is_finished() {
         let mut retrying = record(JobState::Retrying);
         retrying.run = 2;

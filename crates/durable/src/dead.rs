@@ -4,19 +4,30 @@ use anyhow::Context as _;
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use common::{
-    DeadReason, FailedAttempt, Job, JobId, JobKind, JobRecord, JobState, Priority, Timestamp,
-    subjects,
+    DeadReason, FailedAttempt, Job, JobId, JobKind, JobRecord, JobState, OutcomeError, Priority,
+    Timestamp, codes, subjects,
 };
 use serde_json::{Value, json};
 
 use crate::api;
+use crate::clock::ServerClock;
 use crate::direct::{self, Kept};
 use crate::settle::own_headers;
 use crate::topology::Stream;
+use crate::trim;
 use crate::writer::{Message, NotStored, Pace, Writer};
 
 /// How many are read at a time.
 const PAGE: usize = 100;
+
+/// The most attempts before a replay that are kept, ...
+const MOST_ATTEMPTS: usize = 100;
+
+/// ... and the longest text of each.
+const SHORT: usize = 512;
+
+/// How long the record of a discarded job is kept.
+const KEPT: &str = "168h";
 
 /// A job that was given up.
 #[derive(Clone, Debug)]
@@ -36,6 +47,7 @@ pub struct DeadLetter {
     /// The headers that it was submitted with.
     pub headers: HeaderMap,
     priority: Priority,
+    run: u32,
     sequence: u64,
 }
 
@@ -72,9 +84,13 @@ impl DeadLetter {
         let priority = header(subjects::PRIORITY_HEADER)
             .and_then(|text| text.parse().ok())
             .unwrap_or_default();
+        let run = header(subjects::RUN_HEADER)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(1);
         Some(Self {
             id,
             kind,
+            run,
             reason,
             at: kept.at,
             failures,
@@ -153,11 +169,7 @@ pub async fn replay(
         None => letter.payload.clone(),
     };
     let writer = Writer::start(client.clone(), Pace::Prompt);
-    let kept = direct::last(client, Stream::State, &subjects::state(letter.id)).await?;
-    let kept =
-        kept.with_context(|| format!("job {} has a dead letter, but no record", letter.id))?;
-    let mut record: JobRecord = serde_json::from_slice(&kept.payload)
-        .with_context(|| format!("the record of job {} cannot be read", letter.id))?;
+    let (mut record, expected) = record_of(client, letter).await?;
     match record.state {
         JobState::Dead => {
             record.state = JobState::Queued;
@@ -166,14 +178,11 @@ pub async fn replay(
             record.reason = None;
             record.consumer = None;
             record.next_at = None;
-            // They stay in the letter's place until it is gone; the count begins anew.
-            record.failures = Vec::new();
+            record.at = now(client).await?;
+            mark_replay(&mut record);
             record.settled_deliveries = 0;
             let mut headers = HeaderMap::new();
-            headers.insert(
-                "Nats-Expected-Last-Subject-Sequence",
-                kept.sequence.to_string(),
-            );
+            headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
             let message = Message {
                 subject: subjects::state(letter.id),
                 headers,
@@ -209,6 +218,64 @@ pub async fn replay(
     Ok(Replayed::Yes)
 }
 
+/// The record of the job of a letter, and its sequence. One that somebody has removed is made again
+/// from the letter.
+async fn record_of(client: &Client, letter: &DeadLetter) -> anyhow::Result<(JobRecord, u64)> {
+    let kept = direct::last(client, Stream::State, &subjects::state(letter.id)).await?;
+    let Some(kept) = kept else {
+        let kind = Some(letter.kind.clone());
+        let mut record = JobRecord::new(letter.id, kind, JobState::Dead, letter.at);
+        record.run = letter.run;
+        record.reason = letter.reason;
+        record.failures.clone_from(&letter.failures);
+        return Ok((record, 0));
+    };
+    let record = serde_json::from_slice(&kept.payload)
+        .with_context(|| format!("the record of job {} cannot be read", letter.id))?;
+    Ok((record, kept.sequence))
+}
+
+/// Keeps the attempts before a replay, and lets the next one be the first again.
+fn mark_replay(record: &mut JobRecord) {
+    // The whole record has to fit into a message, however often the job is replayed.
+    let attempts = &mut record.failures;
+    attempts.drain(..attempts.len().saturating_sub(MOST_ATTEMPTS));
+    for FailedAttempt { error, .. } in attempts.iter_mut() {
+        let end = error.message.floor_char_boundary(SHORT);
+        error.message.truncate(end);
+    }
+    attempts.push(FailedAttempt {
+        attempt: 0,
+        consumer: None,
+        at: record.at,
+        error: OutcomeError::new(codes::REPLAYED, "the job was replayed"),
+    });
+}
+
+/// The time of the NATS server.
+async fn now(client: &Client) -> anyhow::Result<Timestamp> {
+    let clock = ServerClock::default();
+    trim::read_clock(client, &clock).await?;
+    Ok(clock.now())
+}
+
+/// The position after which there are no dead letters yet: whoever goes through all of them stops
+/// there, or jobs that are replayed and given up again at once would keep it busy for ever.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn last_position(client: &Client) -> anyhow::Result<u64> {
+    let info = format!("$JS.API.STREAM.INFO.{}", Stream::State);
+    let info: Value = api::ask(client, info, &Value::Null).await?;
+    let last = info["state"]["last_seq"].as_u64();
+    last.with_context(|| {
+        format!(
+            "the stream {} does not tell its last message",
+            Stream::State
+        )
+    })
+}
+
 /// The job with another payload; everything else that it says of itself stays.
 fn edited(letter: &DeadLetter, payload: &[u8]) -> anyhow::Result<Bytes> {
     let payload: &serde_json::value::RawValue =
@@ -224,11 +291,33 @@ fn edited(letter: &DeadLetter, payload: &[u8]) -> anyhow::Result<Bytes> {
     Ok(serde_json::to_vec(&job)?.into())
 }
 
-/// Removes a dead letter for good. The record of its job stays.
+/// Removes a dead letter for good. The record of its job stays for a week.
 ///
 /// # Errors
 /// When the server does not answer in time.
 pub async fn discard(client: &Client, letter: &DeadLetter) -> anyhow::Result<()> {
+    let (record, expected) = record_of(client, letter).await?;
+    if record.state == JobState::Dead && record.run == letter.run && expected > 0 {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
+        headers.insert("Nats-TTL", KEPT);
+        let message = Message {
+            subject: subjects::state(letter.id),
+            headers,
+            payload: serde_json::to_vec(&record)?.into(),
+        };
+        let writer = Writer::start(client.clone(), Pace::Prompt);
+        match writer.store(vec![message]).await {
+            Ok(_) => {}
+            Err(NotStored::Conflict) => {
+                anyhow::bail!(
+                    "job {} is being replayed or discarded by somebody else",
+                    letter.id
+                )
+            }
+            Err(error) => return Err(error).context("the letter was not discarded"),
+        }
+    }
     remove(client, letter).await
 }
 

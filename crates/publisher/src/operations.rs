@@ -1,6 +1,7 @@
 //! What a person does with durable jobs at a terminal: look them up, wait for them, cancel them,
 //! and see to those that were given up.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use clap::{Args, Subcommand};
 use common::{DeadReason, JobId, JobKind, JobRecord, JobState};
 use durable::{DeadLetter, Replayed, Waited, Which, dead};
 use serde_json::json;
+use tracing::warn;
 
 use crate::config::Payload;
 
@@ -210,7 +212,7 @@ async fn see_to(nats: &Nats, operation: Dead) -> anyhow::Result<bool> {
                 let replayed = dead::replay(&nats.client, letter, payload.clone()).await?;
                 Ok(match replayed {
                     Replayed::Yes => "replayed",
-                    Replayed::Already => "not replayed: somebody else has done it",
+                    Replayed::Already => "not replayed: it was before, or somebody else does it",
                 })
             })
             .await
@@ -239,19 +241,34 @@ async fn each(
         return Ok(true);
     }
     let which = filter.which();
+    let end = dead::last_position(&nats.client).await?;
     let mut after = 0;
-    let mut count = 0_u64;
-    loop {
+    let mut counts = BTreeMap::new();
+    let mut failed = 0_u64;
+    while after < end {
         let letters = dead::list(&nats.client, &which, after, PAGE).await?;
         let Some(last) = letters.last() else { break };
         after = last.position();
-        for letter in &letters {
-            action(letter).await?;
-            count += 1;
+        for letter in letters.iter().filter(|letter| letter.position() <= end) {
+            match action(letter).await {
+                Ok(done) => *counts.entry(done).or_insert(0_u64) += 1,
+                Err(error) => {
+                    failed += 1;
+                    warn!(job.id = %letter.id, "dead letter left as it is: {error:#}");
+                }
+            }
         }
     }
-    print(&format!("{count} dead letters done"))?;
-    Ok(true)
+    if counts.is_empty() && failed == 0 {
+        print("no dead letters")?;
+    }
+    for (done, count) in counts {
+        print(&format!("{count} {done}"))?;
+    }
+    if failed > 0 {
+        print(&format!("{failed} left as they are"))?;
+    }
+    Ok(failed == 0)
 }
 
 fn nothing(job: &Job) -> anyhow::Result<bool> {
@@ -353,7 +370,7 @@ fn summary(letter: &DeadLetter) -> serde_json::Value {
         "kind": letter.kind,
         "reason": letter.reason,
         "at": letter.at,
-        "attempts": letter.failures.len(),
+        "attempts": letter.failures.iter().filter(|failure| failure.attempt > 0).count(),
         "error": last.map(|failure| &failure.error),
         "bytes": letter.payload.len(),
     })

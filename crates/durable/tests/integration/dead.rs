@@ -1,0 +1,210 @@
+//! The dead letters.
+
+use async_nats::{Client, HeaderMap};
+use common::{DeadReason, JobId, JobState, codes};
+use durable::{Replayed, Which, dead, look_up};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::support::{bury, lane, messages, put_record};
+
+/// The one message in the queue: its subject, headers and body.
+async fn queued(client: &Client) -> (String, HeaderMap, Value) {
+    let last = r#"{"last_by_subj":"jobs.durable.>"}"#;
+    let answer = client.request("$JS.API.DIRECT.GET.JOBS", last.into());
+    let answer = answer.await.unwrap();
+    let headers = answer.headers.unwrap();
+    let subject = headers.get("Nats-Subject").unwrap().to_string();
+    let body = serde_json::from_slice(&answer.payload).unwrap();
+    (subject, headers, body)
+}
+
+async fn letters(client: &Client) -> usize {
+    let all = dead::list(client, &Which::default(), 0, usize::MAX).await;
+    all.unwrap().len()
+}
+
+#[tokio::test]
+async fn they_are_listed_by_kind_and_reason_and_shown_as_they_were() {
+    let nats = lane().await;
+    let (worker, operator) = (
+        nats.connect_as("worker").await,
+        nats.connect_as("operator").await,
+    );
+    assert_eq!(letters(&operator).await, 0);
+    let mut ids = Vec::new();
+    for number in 0..250 {
+        let (kind, reason) = if number % 10 == 0 {
+            ("mail.send", "permanent")
+        } else {
+            ("mail", "attempts_used_up")
+        };
+        ids.push(bury(&worker, kind, reason).await);
+    }
+    let all = dead::list(&operator, &Which::default(), 0, usize::MAX).await;
+    let all: Vec<_> = all.unwrap().iter().map(|letter| letter.id).collect();
+    assert_eq!(all, ids);
+    let of_kind = Which {
+        kind: Some("mail.send".parse().unwrap()),
+        reason: None,
+    };
+    let some = dead::list(&operator, &of_kind, 0, usize::MAX).await;
+    assert_eq!(some.unwrap().len(), 25);
+    let for_reason = Which {
+        kind: None,
+        reason: Some(DeadReason::Permanent),
+    };
+    let few = dead::list(&operator, &for_reason, 0, 20).await.unwrap();
+    assert_eq!(few.len(), 20);
+    let after = few.last().unwrap().position();
+    let rest = dead::list(&operator, &for_reason, after, 20).await;
+    assert_eq!(rest.unwrap().len(), 5);
+    let letter = dead::show(&operator, ids[0]).await.unwrap().unwrap();
+    assert_eq!(letter.kind.as_str(), "mail.send");
+    assert_eq!(letter.reason, Some(DeadReason::Permanent));
+    assert_eq!(letter.failures[0].error.message, "no such address");
+    let headers: Vec<_> = letter
+        .headers
+        .iter()
+        .map(|(name, _)| name.to_string())
+        .collect();
+    assert_eq!(headers, ["traceparent"], "only those of the job are shown");
+    let nobody = dead::show(&operator, JobId::generate()).await.unwrap();
+    assert!(nobody.is_none());
+}
+
+#[tokio::test]
+async fn a_letter_is_replayed_once_however_many_try() {
+    let nats = lane().await;
+    let (worker, operator) = (
+        nats.connect_as("worker").await,
+        nats.connect_as("operator").await,
+    );
+    let id = bury(&worker, "mail.send", "permanent").await;
+    let letter = dead::show(&operator, id).await.unwrap().unwrap();
+    let replays = join_all((0..20).map(|_| dead::replay(&operator, &letter, None))).await;
+    let done = replays
+        .iter()
+        .filter(|replayed| *replayed.as_ref().unwrap() == Replayed::Yes)
+        .count();
+    assert_eq!(done, 1);
+    assert_eq!(messages(&operator, "JOBS").await, 1);
+    assert_eq!(letters(&operator).await, 0);
+    let (subject, headers, body) = queued(&operator).await;
+    assert_eq!(subject, format!("jobs.durable.{id}.high.2.mail.send"));
+    assert_eq!(headers.get("traceparent").unwrap().as_str(), "00-1-2-01");
+    assert!(headers.get("Jobs-Reason").is_none());
+    assert_eq!(body["payload"], json!({"to": "a"}));
+    let record = look_up(&operator, id).await.unwrap().unwrap();
+    assert_eq!(
+        (record.state, record.run, record.attempt),
+        (JobState::Queued, 2, 0)
+    );
+    // What happened before is kept, and the attempts are counted anew.
+    assert_eq!(record.failures.len(), 2);
+    let mark = record.failures.last().unwrap();
+    assert_eq!(
+        (mark.attempt, mark.error.code.as_ref()),
+        (0, codes::REPLAYED)
+    );
+    // Once it has gone on, the old letter replays nothing any more.
+    put_record(&worker, id, json!({"state": "succeeded", "run": 2})).await;
+    let again = dead::replay(&operator, &letter, None).await.unwrap();
+    assert_eq!(again, Replayed::Already);
+}
+
+#[tokio::test]
+async fn a_replay_that_was_interrupted_is_completed_by_the_next() {
+    let nats = lane().await;
+    let (worker, operator) = (
+        nats.connect_as("worker").await,
+        nats.connect_as("operator").await,
+    );
+    // After the record was changed.
+    let id = bury(&worker, "mail", "permanent").await;
+    put_record(
+        &operator,
+        id,
+        json!({"kind": "mail", "state": "queued", "run": 2, "attempt": 0}),
+    )
+    .await;
+    let letter = dead::show(&operator, id).await.unwrap().unwrap();
+    let replayed = dead::replay(&operator, &letter, None).await.unwrap();
+    assert_eq!(replayed, Replayed::Yes);
+    assert_eq!(
+        queued(&operator).await.0,
+        format!("jobs.durable.{id}.high.2.mail")
+    );
+    assert_eq!(letters(&operator).await, 0);
+    // After the job was queued, too: only the letter is left.
+    let again = dead::replay(&operator, &letter, None).await.unwrap();
+    assert_eq!(again, Replayed::Already);
+    assert_eq!(messages(&operator, "JOBS").await, 1);
+}
+
+#[tokio::test]
+async fn a_letter_without_a_record_is_replayed_all_the_same() {
+    let nats = lane().await;
+    let (worker, operator) = (
+        nats.connect_as("worker").await,
+        nats.connect_as("operator").await,
+    );
+    let id = bury(&worker, "mail", "permanent").await;
+    let purge = json!({"filter": format!("jobs.state.{id}")}).to_string();
+    let purged = operator.request("$JS.API.STREAM.PURGE.JOBS_STATE", purge.into());
+    purged.await.unwrap();
+    let letter = dead::show(&operator, id).await.unwrap().unwrap();
+    let replays = join_all((0..5).map(|_| dead::replay(&operator, &letter, None))).await;
+    assert!(replays.iter().all(Result::is_ok), "{replays:?}");
+    assert_eq!(messages(&operator, "JOBS").await, 1);
+}
+
+#[tokio::test]
+async fn a_job_can_be_replayed_with_another_payload() {
+    let nats = lane().await;
+    let (worker, operator) = (
+        nats.connect_as("worker").await,
+        nats.connect_as("operator").await,
+    );
+    let id = bury(&worker, "mail", "permanent").await;
+    let letter = dead::show(&operator, id).await.unwrap().unwrap();
+    let error = dead::replay(&operator, &letter, Some("{".into()))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("not JSON"), "{error}");
+    let other = Some(r#"{"to":"b"}"#.into());
+    dead::replay(&operator, &letter, other).await.unwrap();
+    let body = queued(&operator).await.2;
+    assert_eq!(body["payload"], json!({"to": "b"}));
+    assert_eq!(
+        (&body["id"], &body["max_attempts"]),
+        (&json!(id), &json!(3))
+    );
+}
+
+#[tokio::test]
+async fn a_discarded_letter_is_gone_and_its_record_will_be() {
+    let nats = lane().await;
+    let (worker, operator) = (
+        nats.connect_as("worker").await,
+        nats.connect_as("operator").await,
+    );
+    let id = bury(&worker, "mail", "permanent").await;
+    let letter = dead::show(&operator, id).await.unwrap().unwrap();
+    dead::discard(&operator, &letter).await.unwrap();
+    // Somebody else was as fast.
+    dead::discard(&operator, &letter).await.unwrap();
+    assert_eq!(letters(&operator).await, 0);
+    let record = look_up(&operator, id).await.unwrap().unwrap();
+    assert_eq!(record.state, JobState::Dead);
+    let last = json!({"last_by_subj": format!("jobs.state.{id}")}).to_string();
+    let kept = operator.request("$JS.API.DIRECT.GET.JOBS_STATE", last.into());
+    assert!(
+        kept.await
+            .unwrap()
+            .headers
+            .unwrap()
+            .get("Nats-TTL")
+            .is_some()
+    );
+}
