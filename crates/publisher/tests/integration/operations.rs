@@ -1,0 +1,228 @@
+//! What a person does with durable jobs at a terminal.
+
+use async_nats::{Client, HeaderMap};
+use common::{JobId, subjects};
+use durable::{NewJob, Patience, Submitter, Topology};
+use serde_json::{Value, json};
+use test_support::{DEADLINE, NatsServer, Service};
+use tokio::sync::watch;
+
+struct Desk {
+    nats: NatsServer,
+    worker: Client,
+}
+
+impl Desk {
+    async fn new() -> Self {
+        let nats = NatsServer::start().await;
+        let worker = nats.connect_as("worker").await;
+        Topology::default().ensure(&worker).await.unwrap();
+        Self { nats, worker }
+    }
+
+    fn start(&self, args: &[&str]) -> Service {
+        let operator = Service::named("publisher").envs(self.nats.env_for("operator"));
+        operator.args(args).start()
+    }
+
+    /// Its exit code and what it prints to standard output.
+    async fn ask(&self, args: &[&str]) -> (i32, String) {
+        let mut operator = self.start(args);
+        let code = operator.wait().await.code().unwrap();
+        (code, operator.stdout().join("\n"))
+    }
+
+    async fn submit(&self, text: &str) -> JobId {
+        let job = NewJob::decode(text.to_owned().into()).unwrap();
+        let client = self.nats.connect_as("publisher").await;
+        let (_up, connected) = watch::channel(true);
+        let patience = Patience {
+            confirm: DEADLINE,
+            wait_for_nats: false,
+            wait_for_room: false,
+        };
+        let submitter = Submitter::over(&client, connected, patience);
+        submitter.submit(&job).await.unwrap();
+        job.id
+    }
+
+    /// Stores something as a consumer would.
+    async fn put(&self, subject: String, headers: HeaderMap, body: String) {
+        let stored = self
+            .worker
+            .request_with_headers(subject, headers, body.into());
+        let answer: Value = serde_json::from_slice(&stored.await.unwrap().payload).unwrap();
+        assert!(answer.get("error").is_none(), "{answer}");
+    }
+
+    async fn record(&self, id: JobId, fields: Value) {
+        let mut record = json!({
+            "id": id, "kind": "mail", "at": "2026-01-31T09:30:00Z", "run": 1, "attempt": 1,
+        });
+        for (name, value) in fields.as_object().unwrap() {
+            record[name] = value.clone();
+        }
+        self.put(subjects::state(id), HeaderMap::new(), record.to_string())
+            .await;
+    }
+
+    async fn bury(&self, kind: &str, reason: &str) -> JobId {
+        let id = JobId::generate();
+        let failures = json!([{
+            "attempt": 1, "consumer": "consumer-1", "at": "2026-01-31T09:30:00Z",
+            "error": {"code": "permanent", "message": "no such\naddress\u{1b}[31m"},
+        }]);
+        let fields = json!({
+            "kind": kind, "state": "dead", "reason": reason, "failures": failures,
+        });
+        self.record(id, fields).await;
+        let mut headers = HeaderMap::new();
+        headers.insert("Jobs-Reason", reason);
+        headers.insert("Jobs-Failures", failures.to_string());
+        headers.insert("Jobs-Run", "1");
+        let job = format!(r#"{{"id":"{id}","kind":"{kind}","payload":1}}"#);
+        let subject = subjects::dead(id, &kind.parse().unwrap());
+        self.put(subject, headers, job).await;
+        id
+    }
+}
+
+#[tokio::test]
+async fn a_job_is_shown_to_people_and_to_programs() {
+    let desk = Desk::new().await;
+    let id = desk.submit(r#"{"kind":"mail.send"}"#).await;
+    let (code, text) = desk.ask(&["info", &id.to_string()]).await;
+    assert_eq!(code, 0);
+    assert!(
+        text.contains("mail.send") && text.contains("queued since"),
+        "{text}"
+    );
+    let fields = json!({
+        "state": "succeeded", "result": {"n": 1}, "consumer": "evil\u{1b}[2J\nname",
+    });
+    desk.record(id, fields).await;
+    let (_, text) = desk.ask(&["info", &id.to_string()]).await;
+    assert!(!text.contains('\u{1b}'), "{text}");
+    let (code, text) = desk.ask(&["info", &id.to_string(), "--json"]).await;
+    let record: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &record["result"]), (0, &json!({"n": 1})));
+    let nobody = JobId::generate().to_string();
+    let (code, text) = desk.ask(&["info", &nobody]).await;
+    assert_eq!(code, 1);
+    assert!(text.contains("nobody knows"), "{text}");
+    let (code, text) = desk.ask(&["info", &nobody, "--json"]).await;
+    let said: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, said["state"].as_str()), (1, Some("unknown")));
+}
+
+#[tokio::test]
+async fn a_job_is_waited_for_and_the_exit_code_says_how_it_ended() {
+    let desk = Desk::new().await;
+    for (state, expected) in [("succeeded", 0), ("dead", 1), ("cancelled", 1)] {
+        let id = desk.submit(r#"{"kind":"mail"}"#).await;
+        let mut operator = desk.start(&["wait", &id.to_string()]);
+        operator
+            .wait_for_line(|line| line.contains("connected to NATS"))
+            .await;
+        desk.record(id, json!({"state": state})).await;
+        assert_eq!(operator.wait().await.code(), Some(expected), "{state}");
+        let text = operator.stdout().join("\n");
+        assert!(text.contains(state), "{text}");
+    }
+    let id = desk.submit(r#"{"kind":"mail"}"#).await.to_string();
+    let (code, text) = desk.ask(&["wait", &id, "--timeout", "50ms"]).await;
+    assert_eq!(code, 1);
+    assert!(text.contains("queued"), "{text}");
+}
+
+#[tokio::test]
+async fn a_cancellation_is_asked_for() {
+    let desk = Desk::new().await;
+    let id = desk.submit(r#"{"kind":"mail"}"#).await;
+    let (code, text) = desk.ask(&["cancel", &id.to_string()]).await;
+    assert_eq!(code, 0);
+    assert!(text.contains(&id.to_string()), "{text}");
+    let last = json!({"last_by_subj": subjects::cancel(id)}).to_string();
+    let request = desk
+        .worker
+        .request("$JS.API.DIRECT.GET.JOBS_STATE", last.into());
+    assert!(request.await.unwrap().status.is_none(), "nothing is stored");
+}
+
+#[tokio::test]
+async fn dead_letters_are_seen_to() {
+    let desk = Desk::new().await;
+    let (code, text) = desk.ask(&["dead", "list"]).await;
+    assert_eq!((code, text.as_str()), (0, "no dead letters"));
+    let mut ids = Vec::new();
+    for (kind, reason) in [
+        ("mail", "permanent"),
+        ("mail", "attempts_used_up"),
+        ("report", "permanent"),
+    ] {
+        ids.push(desk.bury(kind, reason).await.to_string());
+    }
+    let (_, text) = desk.ask(&["dead", "list"]).await;
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(
+        !text.contains('\u{1b}') && text.contains("no such"),
+        "{text}"
+    );
+    let (_, text) = desk
+        .ask(&[
+            "dead",
+            "list",
+            "--kind",
+            "mail",
+            "--reason",
+            "permanent",
+            "--json",
+        ])
+        .await;
+    let letter: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(letter["id"], ids[0].as_str());
+    let (_, text) = desk.ask(&["dead", "list", "--limit", "2"]).await;
+    assert_eq!(text.lines().count(), 2, "{text}");
+    let (code, text) = desk.ask(&["dead", "show", &ids[2]]).await;
+    assert_eq!(code, 0);
+    assert!(
+        text.contains(r#""payload":1"#) && text.contains("consumer-1"),
+        "{text}"
+    );
+
+    let (code, text) = desk
+        .ask(&["dead", "replay", &ids[0], "--payload", r#"{"edited":true}"#])
+        .await;
+    assert_eq!(code, 0, "{text}");
+    let last = json!({"last_by_subj": format!("jobs.durable.{}.>", ids[0])}).to_string();
+    let queued = desk.worker.request("$JS.API.DIRECT.GET.JOBS", last.into());
+    let queued: Value = serde_json::from_slice(&queued.await.unwrap().payload).unwrap();
+    assert_eq!(queued["payload"], json!({"edited": true}));
+    let (code, _) = desk.ask(&["dead", "replay", &ids[0]]).await;
+    assert_eq!(code, 1, "it is gone");
+
+    let (code, text) = desk
+        .ask(&["dead", "replay", "--all", "--kind", "mail"])
+        .await;
+    assert_eq!((code, text.as_str()), (0, "1 replayed"));
+    let (code, _) = desk.ask(&["dead", "discard", &ids[2]]).await;
+    assert_eq!(code, 0);
+    let (_, text) = desk.ask(&["dead", "list"]).await;
+    assert_eq!(text, "no dead letters");
+}
+
+#[tokio::test]
+async fn a_mistake_on_the_command_line_ends_with_2() {
+    for args in [
+        &["info"][..],
+        &["info", "not-an-id"],
+        &["dead"],
+        &["dead", "replay"],
+        &["dead", "replay", "--all", "--payload", "1"],
+        &["dead", "list", "--reason", "boredom"],
+        &["dead", "discard"],
+    ] {
+        let mut operator = Service::named("publisher").args(args).start();
+        assert_eq!(operator.wait().await.code(), Some(2), "{args:?}");
+    }
+}
