@@ -1,0 +1,71 @@
+//! A consumer that the network cuts off.
+
+use std::time::Duration;
+
+use common::{JobState, codes};
+use serde_json::json;
+use test_support::DEADLINE;
+
+use crate::fixture::stop;
+use crate::lane::{ACK_WAIT, Lane};
+use crate::proxy::Proxy;
+
+#[tokio::test]
+async fn a_consumer_that_is_cut_off_past_its_ack_wait_is_replaced_and_comes_back() {
+    let lane = Lane::start().await;
+    let proxy = Proxy::to(&lane.fixture.server);
+    let arguments = ["--nats-url", &proxy.url()];
+    let mut far = lane.consumer("far", &arguments).await;
+    lane.hold(1);
+    // One ends while it is cut off, and one when it is back.
+    let jobs = lane
+        .submit_all((0..2).map(|_| json!({"kind": "held"})))
+        .await;
+    for id in &jobs {
+        lane.begun(*id, 1, DEADLINE).await;
+    }
+    let slow = lane
+        .submit(json!({"kind": "sleep", "payload": {"ms": 600_000}, "timeout": "1h", "max_attempts": 1}))
+        .await;
+    lane.becomes(slow, JobState::Running).await;
+    proxy.cut();
+    let mut near = lane.consumer("near", &["--kinds", "held,note"]).await;
+    // What waits does not wait for the one that is cut off.
+    let waiting = lane
+        .submit_all((0..100).map(|_| json!({"kind": "note"})))
+        .await;
+    let ended = lane
+        .all_end(&jobs, ACK_WAIT + Duration::from_secs(10))
+        .await;
+    lane.account(&jobs, &ended, 2..=2);
+    let before: Vec<_> = jobs.iter().map(|id| ended[id].clone()).collect();
+    for record in &before {
+        assert_eq!((record.state, record.attempt), (JobState::Succeeded, 2));
+        assert_eq!(record.result.as_ref().unwrap().get(), "\"near\"");
+        assert_eq!(record.failures[0].error.code, codes::LOST);
+    }
+    lane.release(1);
+    proxy.mend();
+    // Nobody else serves that kind, and it is still at it.
+    lane.cancel(slow).await;
+    lane.becomes(slow, JobState::Cancelled).await;
+    lane.fixture
+        .status_of("far", |status| status.in_flight == 0)
+        .await;
+    // Messages that were under way to it when it was cut off are given back, or delivered again.
+    let ended = lane.all_end(&waiting, ACK_WAIT + DEADLINE).await;
+    lane.account(&waiting, &ended, 0..=4);
+    // It works again.
+    stop(&mut near).await;
+    let after = lane.submit(json!({"kind": "note"})).await;
+    let record = lane.becomes(after, JobState::Succeeded).await;
+    assert_eq!(record.consumer.as_deref(), Some("far"));
+    stop(&mut far).await;
+    for record in before {
+        let now = lane.record(record.id).await.unwrap();
+        assert_eq!(
+            serde_json::to_value(record).unwrap(),
+            serde_json::to_value(now).unwrap()
+        );
+    }
+}

@@ -1,0 +1,29 @@
+//! The durable lane on real servers with real consumers: what is promised, and what becomes of it
+//! when things break.
+//!
+//! Everything is asserted from outside: from a ledger that the handlers write, from the records
+//! that the lane keeps, and from the events that it tells.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cancel;
+mod crash;
+mod cut_off;
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "some of it serves only the other tests of the system"
+)]
+#[path = "../system/fixture.rs"]
+mod fixture;
+mod identity;
+mod lane;
+mod ledger;
+#[path = "../observer/mod.rs"]
+mod observer;
+mod outage;
+mod outcome;
+mod proxy;
+mod storm;
+mod time;
+mod topology;

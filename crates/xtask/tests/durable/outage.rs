@@ -1,0 +1,157 @@
+//! A server that crashes, and one whose disk is full.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use common::{JobId, JobState};
+use serde_json::json;
+use tempfile::TempDir;
+use test_support::{DEADLINE, NatsServer, eventually};
+
+use crate::fixture::stop;
+use crate::lane::{Lane, Submitter};
+
+#[tokio::test]
+async fn a_server_that_is_killed_twice_under_load_loses_nothing_that_it_acknowledged() {
+    const JOBS: usize = 3_000;
+    const CONSUMERS: [&str; 4] = ["a", "b", "c", "d"];
+    let mut lane = Lane::start().await;
+    let mut consumers = Vec::new();
+    for name in CONSUMERS {
+        consumers.push(lane.consumer(name, &[]).await);
+    }
+    let jobs: Vec<_> = (0..JOBS)
+        .map(|_| (JobId::generate(), json!({"kind": "note"})))
+        .collect();
+    let submitter = Submitter::new(&lane);
+    let mut confirmed = submitter.confirmed();
+    // In small batches, so that it is still at it when the server goes.
+    let submitting = tokio::spawn(submitter.submit(jobs, 20));
+    for share in [300, 1_200] {
+        lane.runs(share).await;
+        println!(
+            "server killed when {} were confirmed",
+            *confirmed.borrow_and_update()
+        );
+        lane.fixture.server.kill().await;
+        lane.fixture.server.start_again().await;
+    }
+    let jobs = submitting.await.unwrap();
+    let ended = lane.all_end(&jobs, DEADLINE).await;
+    // What was in a slot when the server went, and what had just left one, may be run again.
+    let in_flight = CONSUMERS.len() * 4 * 2;
+    lane.account(&jobs, &ended, 0..=2 * in_flight);
+    assert!(
+        ended
+            .values()
+            .all(|record| record.state == JobState::Succeeded)
+    );
+    for consumer in &mut consumers {
+        stop(consumer).await;
+    }
+}
+
+/// A file system of its own for what a server stores, to be filled up.
+struct SmallDisk {
+    folder: TempDir,
+}
+
+impl SmallDisk {
+    /// `None` where this process may not mount one.
+    fn mount(megabytes: usize) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o"])
+            .arg(format!("size={megabytes}m"))
+            .arg("tmpfs")
+            .arg(folder.path())
+            .output();
+        mounted.ok()?.status.success().then_some(Self { folder })
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn grow(&self, megabytes: usize) {
+        let remounted = Command::new("mount")
+            .args(["-o", &format!("remount,size={megabytes}m")])
+            .arg(self.path())
+            .status();
+        assert!(remounted.unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Detached, so that a server which is still being ended does not keep it.
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_acknowledges_nothing_more_and_keeps_all_that_was_acknowledged() {
+    let Some(disk) = SmallDisk::mount(48) else {
+        println!("skipped: only root may mount a small disk");
+        return;
+    };
+    let store: PathBuf = disk.path().join("store");
+    let configuration = format!(
+        r#"jetstream {{ store_dir: "{}", sync_interval: always, strict: true, max_file_store: 8GB }}"#,
+        store.display()
+    );
+    let server = NatsServer::builder().config(&configuration).start().await;
+    let mut lane = Lane::on(server).await;
+    let mut consumer = lane.consumer("first", &[]).await;
+    // Nobody takes the jobs while the disk fills up.
+    stop(&mut consumer).await;
+    let padding = "x".repeat(400_000);
+    let mut acknowledged = Vec::new();
+    let refused = loop {
+        assert!(acknowledged.len() < 1000, "the disk is never full");
+        let id = JobId::generate();
+        // Larger than what is read of it, and cut off from no batch.
+        let job = json!({"kind": "note", "payload": padding, "id": id});
+        let subject = format!("jobs.durable.{id}.normal.1.note");
+        let request = async_nats::Request::new()
+            .headers(HeaderMap::new())
+            .payload(job.to_string().into())
+            .timeout(Some(Duration::from_secs(3)));
+        match lane.operator.send_request(subject, request).await {
+            Ok(answer) => {
+                let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+                if answer["error"].is_object() {
+                    break answer.to_string();
+                }
+                acknowledged.push(id);
+            }
+            Err(error) => break error.to_string(),
+        }
+    };
+    println!(
+        "{} acknowledged before the disk was full: {refused}",
+        acknowledged.len()
+    );
+    assert!(acknowledged.len() > 50, "{refused}");
+
+    lane.fixture.server.stop().await;
+    disk.grow(256);
+    lane.fixture.server.start_again().await;
+    let mut consumer = lane.consumer("second", &[]).await;
+    let ended = lane.all_end(&acknowledged, DEADLINE).await;
+    lane.account(&acknowledged, &ended, 0..=0);
+    assert!(
+        ended
+            .values()
+            .all(|record| record.state == JobState::Succeeded)
+    );
+    let more = lane.submit(json!({"kind": "note"})).await;
+    lane.becomes(more, JobState::Succeeded).await;
+    eventually(DEADLINE, "an empty queue", async || {
+        (lane.count("JOBS", "jobs.durable.>").await == 0).then_some(())
+    })
+    .await;
+    stop(&mut consumer).await;
+}

@@ -1,0 +1,143 @@
+//! Servers that are not, or do not stay, as the lane needs them.
+
+use common::JobState;
+use serde_json::{Value, json};
+use test_support::{DEADLINE, NatsServer, Service, eventually};
+
+use crate::fixture::{said, stop};
+use crate::lane::Lane;
+
+/// Asks JetStream, as somebody who may do anything.
+async fn ask(client: &async_nats::Client, subject: &str, question: Value) -> Value {
+    let question = if question.is_null() {
+        String::new()
+    } else {
+        question.to_string()
+    };
+    let answer = client.request(subject.to_owned(), question.into());
+    let answer: Value = serde_json::from_slice(&answer.await.unwrap().payload).unwrap();
+    assert!(answer["error"].is_null(), "{subject}: {answer}");
+    answer
+}
+
+#[tokio::test]
+async fn without_jetstream_a_consumer_says_so_once_and_serves_the_other_lane() {
+    let server = NatsServer::builder().without_jetstream().start().await;
+    let client = server.connect_as("publisher").await;
+    let mut consumer = Service::named("consumer")
+        .envs(server.env_for("worker"))
+        .env("LOG_FORMAT", "json")
+        .start();
+    let message = "the server has no JetStream: serving jobs.create alone";
+    consumer.wait_for_line(|line| line.contains(message)).await;
+    let answer = client.request("jobs.create", r#"{"kind": "echo", "payload": 7}"#.into());
+    let answer: Value = serde_json::from_slice(&answer.await.unwrap().payload).unwrap();
+    assert_eq!(
+        (&answer["status"], &answer["result"]),
+        (&json!("succeeded"), &json!(7))
+    );
+    stop(&mut consumer).await;
+    assert_eq!(said(&consumer, message).len(), 1);
+    let complaints: Vec<_> = consumer.stdout();
+    assert!(
+        complaints.iter().all(|line| !line.contains("\"WARN\"")),
+        "{complaints:?}"
+    );
+
+    let mut consumer = Service::named("consumer")
+        .envs(server.env_for("worker"))
+        .args(["--durable", "required"])
+        .start();
+    assert_eq!(consumer.wait().await.code(), Some(1));
+    let lines = consumer.lines();
+    let why = lines
+        .iter()
+        .any(|line| line.text.contains("--durable required"));
+    assert!(why, "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_durable_consumer_that_somebody_deletes_is_made_again() {
+    let lane = Lane::on(NatsServer::builder().open().start().await).await;
+    let mut consumer = lane.consumer("only", &[]).await;
+    let before = lane.submit(json!({"kind": "note"})).await;
+    lane.becomes(before, JobState::Succeeded).await;
+    for stream in ["JOBS", "JOBS_LATER"] {
+        let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.note");
+        ask(&lane.operator, &subject, Value::Null).await;
+    }
+    // One is submitted at once, perhaps while there is none.
+    let meanwhile = lane.submit(json!({"kind": "note"})).await;
+    consumer
+        .wait_for_lines(2, |line| line.contains("is made again"))
+        .await;
+    let run_at = common::Timestamp::now().shifted(1500);
+    let later = lane.submit(json!({"kind": "note", "run_at": run_at})).await;
+    let jobs = [before, meanwhile, later];
+    let ended = lane.all_end(&jobs, DEADLINE).await;
+    lane.account(&jobs, &ended, 0..=0);
+    assert!(
+        ended
+            .values()
+            .all(|record| record.state == JobState::Succeeded)
+    );
+    stop(&mut consumer).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_somebody_deletes_is_made_again() {
+    let lane = Lane::on(NatsServer::builder().open().start().await).await;
+    let mut consumer = lane.consumer("only", &[]).await;
+    let before = lane.submit(json!({"kind": "note"})).await;
+    lane.becomes(before, JobState::Succeeded).await;
+    ask(&lane.operator, "$JS.API.STREAM.DELETE.JOBS", Value::Null).await;
+    eventually(DEADLINE, "the stream", async || {
+        let info = lane.info("JOBS", &Value::Null).await;
+        info["error"].is_null().then_some(())
+    })
+    .await;
+    let after = lane.submit(json!({"kind": "note"})).await;
+    lane.becomes(after, JobState::Succeeded).await;
+    stop(&mut consumer).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_differs_is_reported_field_by_field_and_left_as_it_is() {
+    let server = NatsServer::builder().open().start().await;
+    let client = server.connect_as("worker").await;
+    let other = json!({
+        "name": "JOBS",
+        "subjects": ["jobs.durable.>"],
+        "retention": "workqueue",
+        "storage": "file",
+        "discard": "old",
+        "max_msgs_per_subject": 1,
+        "max_bytes": 1_000_000,
+    });
+    ask(&client, "$JS.API.STREAM.CREATE.JOBS", other).await;
+    let mut consumer = Service::named("consumer")
+        .envs(server.env_for("worker"))
+        .start();
+    assert_eq!(consumer.wait().await.code(), Some(1));
+    let lines: Vec<_> = consumer.lines().into_iter().map(|line| line.text).collect();
+    let line = lines
+        .iter()
+        .find(|line| line.contains("the stream JOBS is there"));
+    let line = line.unwrap_or_else(|| panic!("{lines:?}"));
+    for field in [
+        r#"subjects is ["jobs.durable.>"] instead of ["jobs.durable.*.*.*.>"]"#,
+        r#"retention is "workqueue" instead of "limits""#,
+        r#"discard is "old" instead of "new""#,
+        "max_bytes is 1000000 instead of",
+        "allow_direct is",
+        "allow_atomic is",
+    ] {
+        assert!(line.contains(field), "{field}: {line}");
+    }
+    assert!(
+        !line.contains("storage") && !line.contains("max_msgs_per_subject"),
+        "{line}"
+    );
+    let info = ask(&client, "$JS.API.STREAM.INFO.JOBS", Value::Null).await;
+    assert_eq!(info["config"]["max_bytes"], 1_000_000, "it was changed");
+}
