@@ -116,7 +116,12 @@ impl Topology {
         Config {
             name: stream.name().to_owned(),
             subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
-            retention: RetentionPolicy::Limits,
+            // Advisories are so few that each may be removed when it was seen to.
+            retention: if stream == Stream::Advisories {
+                RetentionPolicy::WorkQueue
+            } else {
+                RetentionPolicy::Limits
+            },
             storage: StorageType::File,
             num_replicas: self.replicas.unwrap_or(1),
             max_bytes,

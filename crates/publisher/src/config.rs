@@ -49,7 +49,7 @@ pub struct Config {
     #[arg(long, value_name = "DURATION")]
     pub(crate) deadline: Option<WireDuration>,
 
-    /// Delivery durable: which jobs go first; high, normal or low
+    /// Delivery durable: high, normal or low; it is kept with the job, and nothing heeds it yet
     #[arg(long, value_name = "PRIORITY", default_value = "normal")]
     pub(crate) priority: Priority,
 
