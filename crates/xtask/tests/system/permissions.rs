@@ -367,13 +367,13 @@ const ACCOUNT_OF_ITS_OWN: &str = r#"
 accounts {
   JOBS {
     jetstream: enabled
-    exports = [ { service: "jobs.durable.>", accounts: [BILLING] } ]
+    exports = [ { service: "jobs.durable.>", accounts: [TENANT] } ]
     users = [ { user: anybody } ]
   }
-  BILLING {
+  TENANT {
     imports = [ { service: { account: JOBS, subject: "jobs.durable.>" } } ]
-    users = [ { user: billing, password: OnlyForThisTest, permissions {
-        publish { allow: ["jobs.durable.>"] }, subscribe { allow: ["_INBOX.billing.>"] } } } ]
+    users = [ { user: tenant, password: OnlyForThisTest, permissions {
+        publish { allow: ["jobs.durable.>"] }, subscribe { allow: ["_INBOX.tenant.>"] } } } ]
   }
 }
 no_auth_user: anybody
@@ -394,19 +394,18 @@ async fn an_account_of_its_own_keeps_all_answers_to_itself() {
         &["jobs.state.*", "jobs.cancel.*", "jobs.dead.*.>"],
     )
     .await;
-    let options =
-        ConnectOptions::with_user_and_password("billing".into(), "OnlyForThisTest".into());
-    let billing = options
-        .custom_inbox_prefix("_INBOX.billing")
+    let options = ConnectOptions::with_user_and_password("tenant".into(), "OnlyForThisTest".into());
+    let tenant = options
+        .custom_inbox_prefix("_INBOX.tenant")
         .connect(server.url());
-    let billing = billing.await.unwrap();
+    let tenant = tenant.await.unwrap();
     let targets = ["jobs.state.1", "jobs.cancel.1", "jobs.dead.1.echo"];
     for (number, target) in targets.into_iter().enumerate() {
         let subject = format!("jobs.durable.{number}.normal.1.echo");
-        let sent = billing.publish_with_reply(subject, target, "{}".into());
+        let sent = tenant.publish_with_reply(subject, target, "{}".into());
         sent.await.unwrap();
     }
-    let last = ask(&billing, "jobs.durable.last.normal.1.echo", json!({})).await;
+    let last = ask(&tenant, "jobs.durable.last.normal.1.echo", json!({})).await;
     assert_eq!(last["seq"], 4, "{last}");
     assert_eq!(messages(&worker, "JOBS").await, 4);
     assert_eq!(messages(&worker, "JOBS_STATE").await, 0);
