@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{
@@ -154,6 +154,12 @@ async fn claim(shared: &Arc<Shared>, records: &mut Records, batch: Vec<Pulled>) 
         let Some(found) = found else { return };
         let mut to_run = Vec::with_capacity(batch.len());
         for (place, pulled) in batch {
+            let unreadable = || JobId::of_unreadable(pulled.stream_sequence);
+            let id = place.as_ref().map_or_else(unreadable, |place| place.id);
+            let message = (pulled.queue, pulled.stream_sequence, id);
+            if shared.leases.has(message, pulled.delivered) {
+                continue;
+            }
             // Several messages may be of one job.
             let found = place.as_ref().and_then(|place| found.get(&place.id));
             if let Some(lease) = sort(shared, place, pulled, found) {
@@ -262,11 +268,10 @@ fn sort(
         payload: pulled.payload,
         headers: pulled.headers,
         cancelled: CancellationToken::new(),
-        number: shared.leases.next_number(),
         queue: pulled.queue,
         priority,
         run,
-        delivered: pulled.delivered,
+        delivered: AtomicU64::new(pulled.delivered),
         stream_sequence: pulled.stream_sequence,
         subject: pulled.subject,
         ack: pulled.ack,

@@ -4,7 +4,7 @@
 //! Both are small queues that the consumers share, so they wait for a consumer that is away.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -259,13 +259,12 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
         payload,
         headers,
         cancelled: CancellationToken::new(),
-        number: shared.leases.next_number(),
         queue: usize::MAX,
         priority: place
             .as_ref()
             .map_or(Priority::Normal, |place| place.priority),
         run: place.as_ref().map_or(1, |place| place.run),
-        delivered: advisory.deliveries,
+        delivered: AtomicU64::new(advisory.deliveries),
         stream_sequence: advisory.stream_seq,
         subject: Subject::from(subject.as_str()),
         ack: Subject::from(shared.client.new_inbox()),

@@ -26,11 +26,11 @@ pub struct Lease {
     pub headers: Option<HeaderMap>,
     /// Cancelled when the job is: its handler has to stop.
     pub cancelled: CancellationToken,
-    pub(crate) number: u64,
     pub(crate) queue: usize,
     pub(crate) priority: Priority,
     pub(crate) run: u32,
-    pub(crate) delivered: u64,
+    /// How often its message was delivered, also to this consumer while it had the job already.
+    pub(crate) delivered: AtomicU64,
     pub(crate) stream_sequence: u64,
     pub(crate) subject: Subject,
     pub(crate) ack: Subject,
@@ -67,24 +67,33 @@ impl Lease {
     }
 }
 
-/// All leases of a consumer.
+/// All leases of a consumer, at most one for each message.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
-    held: Mutex<HashMap<u64, Arc<Lease>>>,
-    last: AtomicU64,
+    held: Mutex<HashMap<Key, Arc<Lease>>>,
 }
 
-impl Leases {
-    pub(crate) fn next_number(&self) -> u64 {
-        self.last.fetch_add(1, Ordering::Relaxed) + 1
-    }
+/// The queue, the sequence of the message, and the job: a stream that was made again counts anew.
+type Key = (usize, u64, JobId);
 
+impl Leases {
     pub(crate) fn hold(&self, lease: &Arc<Lease>) {
-        self.lock().insert(lease.number, Arc::clone(lease));
+        self.lock().insert(key(lease), Arc::clone(lease));
     }
 
     pub(crate) fn end(&self, lease: &Lease) {
-        self.lock().remove(&lease.number);
+        self.lock().remove(&key(lease));
+    }
+
+    /// Whether this consumer has the job of a message that is delivered again: the server was away,
+    /// or this consumer was, and what it acknowledges now counts for both deliveries.
+    pub(crate) fn has(&self, (queue, sequence, id): Key, delivered: u64) -> bool {
+        let held = self.lock();
+        let Some(lease) = held.get(&(queue, sequence, id)) else {
+            return false;
+        };
+        lease.delivered.fetch_max(delivered, Ordering::Relaxed);
+        true
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -100,8 +109,12 @@ impl Leases {
             .collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Lease>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Lease>>> {
         // Nothing panics while it is locked.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn key(lease: &Lease) -> Key {
+    (lease.queue, lease.stream_sequence, lease.id)
 }

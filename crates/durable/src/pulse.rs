@@ -66,7 +66,7 @@ async fn announce(shared: Arc<Shared>, lease: Arc<Lease>) {
     record.consumer = Some(shared.options.instance.clone());
     record.attempt = lease.attempt;
     record.failures.clone_from(&lease.failures);
-    record.settled_deliveries = lease.delivered.saturating_sub(1);
+    record.settled_deliveries = lease.delivered.load(Ordering::Relaxed).saturating_sub(1);
     if settle::write(&shared, &lease, &record, Vec::new()).await == Written::Ended {
         lease.cancelled.cancel();
     }

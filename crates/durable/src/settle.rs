@@ -114,7 +114,7 @@ pub(crate) async fn settle(shared: &Shared, lease: &Lease, settlement: Settlemen
     record.consumer = Some(shared.options.instance.clone());
     record.attempt = lease.attempt;
     record.failures.clone_from(&lease.failures);
-    record.settled_deliveries = lease.delivered;
+    record.settled_deliveries = lease.delivered.load(Ordering::Relaxed);
     match settlement {
         Settlement::OnlyAck => ack(shared, lease).await,
         Settlement::Succeeded { result, duration } => {
