@@ -1,10 +1,10 @@
 //! A consumer that the network cuts off.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{JobState, codes};
 use serde_json::json;
-use test_support::DEADLINE;
+use test_support::{DEADLINE, eventually};
 
 use crate::fixture::stop;
 use crate::lane::{ACK_WAIT, Lane};
@@ -68,4 +68,40 @@ async fn a_consumer_that_is_cut_off_past_its_ack_wait_is_replaced_and_comes_back
             serde_json::to_value(now).unwrap()
         );
     }
+}
+
+#[tokio::test]
+async fn the_only_consumer_goes_on_with_what_it_runs_when_the_server_was_away_past_the_ack_wait() {
+    let mut lane = Lane::start().await;
+    let mut only = lane.consumer("only", &["--concurrency", "8"]).await;
+    lane.hold(1);
+    let jobs = lane
+        .submit_all((0..3).map(|_| json!({"kind": "held", "max_attempts": 1})))
+        .await;
+    for id in &jobs {
+        lane.begun(*id, 1, DEADLINE).await;
+    }
+    lane.fixture.server.kill().await;
+    let since = Instant::now();
+    eventually(DEADLINE, "the end of the ack wait", async || {
+        (since.elapsed() > ACK_WAIT + Duration::from_secs(2)).then_some(())
+    })
+    .await;
+    lane.fixture.server.start_again().await;
+    // It takes jobs again, and with them those that it has already.
+    let after = lane
+        .submit_all((0..50).map(|_| json!({"kind": "note"})))
+        .await;
+    lane.all_end(&after, DEADLINE).await;
+    lane.release(1);
+    let ended = lane.all_end(&jobs, DEADLINE).await;
+    lane.account(&jobs, &ended, 0..=0);
+    for record in ended.values() {
+        assert_eq!(
+            (record.state, record.attempt),
+            (JobState::Succeeded, 1),
+            "{record:?}"
+        );
+    }
+    stop(&mut only).await;
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,11 @@ impl Lane {
     /// Keeps attempts with this number at jobs of kind `held` from ending.
     pub(crate) fn hold(&self, attempt: u32) {
         fs::write(self.folder.path().join(format!("hold.{attempt}")), "").unwrap();
+    }
+
+    /// A file that the test may write.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// Lets them end.

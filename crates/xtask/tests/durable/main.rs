@@ -25,5 +25,6 @@ mod outage;
 mod outcome;
 mod proxy;
 mod storm;
+mod submission;
 mod time;
 mod topology;
