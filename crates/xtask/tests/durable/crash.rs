@@ -56,6 +56,15 @@ async fn a_job_whose_consumer_is_killed_is_done_by_another_after_the_ack_wait() 
 async fn a_job_that_kills_its_consumers_is_given_up_and_the_others_go_on() {
     let lane = Lane::start().await;
     let mut mortal = lane.consumer("mortal", &["--kinds", "poison,note"]).await;
+    // A job that runs for longer than the ack wait stays with the one that has it, which has no room
+    // for it a second time, while the other has.
+    lane.hold(1);
+    let one_at_a_time = ["--kinds", "held", "--concurrency", "1"];
+    let _calm = lane.consumer("calm", &one_at_a_time).await;
+    let _idle = lane.consumer("idle", &one_at_a_time).await;
+    let long = lane.submit(json!({"kind": "held"})).await;
+    let holder = lane.begun(long, 1, DEADLINE).await;
+    let since = Instant::now();
     let poison = lane
         .submit(json!({"kind": "poison", "max_attempts": 2}))
         .await;
@@ -89,6 +98,12 @@ async fn a_job_that_kills_its_consumers_is_given_up_and_the_others_go_on() {
     );
     assert!(lane.dead_letter(poison, "poison").await.is_some());
     assert_eq!(lane.ledger().of(poison).len(), 2);
+
+    assert!(since.elapsed() > ACK_WAIT * 3 / 2, "{:?}", since.elapsed());
+    lane.release(1);
+    let record = lane.becomes(long, JobState::Succeeded).await;
+    assert_eq!((record.attempt, record.consumer), (1, Some(holder)));
+    assert_eq!(lane.ledger().of(long).len(), 1);
 
     let ended = lane.all_end(&others, ACK_WAIT + DEADLINE).await;
     // Two consumers were killed with four jobs each at most.

@@ -286,6 +286,17 @@ impl Lane {
         events.get(&id).cloned().unwrap_or_default()
     }
 
+    /// How many jobs have begun of which no end was heard.
+    pub(crate) fn begun_and_not_ended(&self) -> usize {
+        let begun = self.ledger().jobs();
+        let events = self.events.lock().unwrap();
+        let ended = |id: &JobId| {
+            let mut records = events.get(id).into_iter().flatten();
+            records.any(|record| record.state.is_final())
+        };
+        begun.keys().filter(|id| !ended(id)).count()
+    }
+
     /// The states that a job went through.
     pub(crate) fn states_of(&self, id: JobId) -> Vec<JobState> {
         let events = self.events_of(id);
