@@ -286,15 +286,18 @@ impl Lane {
         events.get(&id).cloned().unwrap_or_default()
     }
 
-    /// How many jobs have begun of which no end was heard.
-    pub(crate) fn begun_and_not_ended(&self) -> usize {
-        let begun = self.ledger().jobs();
-        let events = self.events.lock().unwrap();
-        let ended = |id: &JobId| {
-            let mut records = events.get(id).into_iter().flatten();
-            records.any(|record| record.state.is_final())
-        };
-        begun.keys().filter(|id| !ended(id)).count()
+    /// How many of the jobs that have begun have ended, as far as the server has stored it.
+    pub(crate) async fn stored_ends(&self) -> usize {
+        let begun: Vec<_> = self.ledger().jobs().into_keys().collect();
+        let mut ends = 0;
+        for batch in begun.chunks(LOOK_UP) {
+            let found = self.look_up(batch).await.expect("the server answers");
+            ends += found
+                .values()
+                .filter(|record| record.state.is_final())
+                .count();
+        }
+        ends
     }
 
     /// The states that a job went through.
