@@ -70,13 +70,18 @@ async fn a_request_that_reaches_a_full_consumer_is_handed_back_and_none_goes_una
         .subscribe("_INBOX_publisher.here")
         .await
         .unwrap();
-    for _ in 0..REQUESTS {
-        let job = r#"{"kind":"sleep","payload":{"ms":20}}"#;
+    for number in 0..REQUESTS {
+        // The first has the slot before the others come: the inbox is theirs.
+        let ms = if number == 0 { 2000 } else { 20 };
+        let job = format!(r#"{{"kind":"sleep","payload":{{"ms":{ms}}}}}"#);
         fixture
             .publisher
             .publish_with_reply("jobs.create", "_INBOX_publisher.here", job.into())
             .await
             .unwrap();
+        if number == 0 {
+            fixture.status(|status| status.in_flight == 1).await;
+        }
     }
     // Without a member in the group the server itself answers, with status 503.
     let (mut done, mut busy, mut unserved) = (0_u64, 0_u64, 0_usize);
