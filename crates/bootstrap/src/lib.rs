@@ -8,11 +8,13 @@
 mod cli;
 mod health;
 mod nats;
+mod own_thread;
 mod service;
 mod shutdown;
 mod telemetry;
 
 pub use cli::{Misconfigured, Options};
 pub use nats::{Nats, NatsOptions};
+pub use own_thread::on_own_thread;
 pub use service::{About, Context, run};
 pub use telemetry::{LogFormat, redirect_logs};

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::{Subscriber, service};
-use bootstrap::{Context, Nats};
+use bootstrap::{Context, Nats, on_own_thread};
 use bytes::Bytes;
 use common::subjects;
 use futures_util::StreamExt as _;
@@ -44,31 +44,18 @@ pub(crate) async fn start(
     let (ready, started) = oneshot::channel();
     let (said, last_word) = oneshot::channel();
     let (context, consumer) = (context.clone(), Arc::clone(consumer));
-    let thread = move || {
-        let runtime = match tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-        {
-            Ok(runtime) => runtime,
-            Err(error) => return drop(ready.send(Err(error.into()))),
-        };
-        runtime.block_on(async {
-            match Control::open(&context, &consumer).await {
-                Ok(control) => {
-                    // The starter may be gone because the service was told to stop.
-                    let _ = ready.send(Ok(()));
-                    control.answer(&consumer, &stop).await;
-                    // The consumer may not wait for it.
-                    let _ = said.send(());
-                }
-                Err(error) => drop(ready.send(Err(error))),
+    on_own_thread("control", async move || {
+        match Control::open(&context, &consumer).await {
+            Ok(control) => {
+                // The starter may be gone because the service was told to stop.
+                let _ = ready.send(Ok(()));
+                control.answer(&consumer, &stop).await;
+                // The consumer may not wait for it.
+                let _ = said.send(());
             }
-        });
-    };
-    std::thread::Builder::new()
-        .name("control".to_owned())
-        .spawn(thread)
-        .context("cannot start the thread that answers jobs.status")?;
+            Err(error) => drop(ready.send(Err(error))),
+        }
+    })?;
     started
         .await
         .context("the thread that answers jobs.status ended")??;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::api;
 use crate::clock::ServerClock;
 use crate::direct::{self, Kept};
+use crate::records;
 use crate::settle::own_headers;
 use crate::topology::Stream;
 use crate::trim;
@@ -19,6 +20,9 @@ use crate::writer::{Message, NotStored, Pace, Writer};
 
 /// How many are read at a time.
 const PAGE: usize = 100;
+
+/// How many bytes they may have together.
+const PAGE_BYTES: usize = 4 << 20;
 
 /// The most attempts before a replay that are kept, ...
 const MOST_ATTEMPTS: usize = 100;
@@ -120,7 +124,7 @@ pub async fn list(
     let mut letters = Vec::new();
     let mut from = after + 1;
     while letters.len() < most {
-        let page = direct::some(client, Stream::State, &filter, from, PAGE).await?;
+        let page = direct::some(client, Stream::State, &filter, from, PAGE, PAGE_BYTES).await?;
         let Some(last) = page.last() else { break };
         from = last.sequence + 1;
         for letter in page.into_iter().filter_map(DeadLetter::of) {
@@ -181,13 +185,8 @@ pub async fn replay(
             record.at = now(client).await?;
             mark_replay(&mut record);
             record.settled_deliveries = 0;
-            let mut headers = HeaderMap::new();
-            headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
-            let message = Message {
-                subject: subjects::state(letter.id),
-                headers,
-                payload: serde_json::to_vec(&record)?.into(),
-            };
+            let record = serde_json::to_vec(&record)?.into();
+            let message = records::message(letter.id, record, expected, None);
             match writer.store(vec![message]).await {
                 Ok(_) => {}
                 Err(NotStored::Conflict) => return Ok(Replayed::Already),
@@ -298,14 +297,8 @@ fn edited(letter: &DeadLetter, payload: &[u8]) -> anyhow::Result<Bytes> {
 pub async fn discard(client: &Client, letter: &DeadLetter) -> anyhow::Result<()> {
     let (record, expected) = record_of(client, letter).await?;
     if record.state == JobState::Dead && record.run == letter.run && expected > 0 {
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
-        headers.insert("Nats-TTL", KEPT);
-        let message = Message {
-            subject: subjects::state(letter.id),
-            headers,
-            payload: serde_json::to_vec(&record)?.into(),
-        };
+        let record = serde_json::to_vec(&record)?.into();
+        let message = records::message(letter.id, record, expected, Some(KEPT));
         let writer = Writer::start(client.clone(), Pace::Prompt);
         match writer.store(vec![message]).await {
             Ok(_) => {}

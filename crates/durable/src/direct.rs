@@ -9,9 +9,6 @@ use serde_json::{Value, json};
 use crate::api::{ApiError, PATIENCE};
 use crate::topology::Stream;
 
-/// The most bytes that are asked for at a time.
-const MOST_BYTES: usize = 4 << 20;
-
 /// A message as it is stored.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
@@ -28,8 +25,20 @@ pub(crate) async fn last(
     stream: Stream,
     subject: &str,
 ) -> Result<Option<Kept>, ApiError> {
+    one(client, stream, &json!({"last_by_subj": subject})).await
+}
+
+/// The message with a sequence.
+pub(crate) async fn at(
+    client: &Client,
+    stream: Stream,
+    sequence: u64,
+) -> Result<Option<Kept>, ApiError> {
+    one(client, stream, &json!({"seq": sequence})).await
+}
+
+async fn one(client: &Client, stream: Stream, body: &Value) -> Result<Option<Kept>, ApiError> {
     let api = format!("$JS.API.DIRECT.GET.{stream}");
-    let body = json!({"last_by_subj": subject});
     let request = client.request(api.clone(), body.to_string().into());
     let answer = match tokio::time::timeout(PATIENCE, request).await {
         Err(_) => return Err(no_answer(&api, format!("no answer within {PATIENCE:?}"))),
@@ -48,14 +57,15 @@ pub(crate) async fn last(
     }
 }
 
-/// Messages whose subjects match a filter, at most `most`, from a sequence on; none if there are
-/// no more.
+/// Messages whose subjects match a filter, at most `most`, with so many bytes together, from a
+/// sequence on; none if there are no more.
 pub(crate) async fn some(
     client: &Client,
     stream: Stream,
     filter: &str,
     from: u64,
     most: usize,
+    most_bytes: usize,
 ) -> Result<Vec<Kept>, ApiError> {
     let api = format!("$JS.API.DIRECT.GET.{stream}");
     let inbox = client.new_inbox();
@@ -65,7 +75,7 @@ pub(crate) async fn some(
         .await
         .map_err(|error| failed(&error))?;
     let body: Value = json!({
-        "seq": from, "next_by_subj": filter, "batch": most, "max_bytes": MOST_BYTES,
+        "seq": from, "next_by_subj": filter, "batch": most, "max_bytes": most_bytes,
     });
     client
         .publish_with_reply(api.clone(), inbox, body.to_string().into())

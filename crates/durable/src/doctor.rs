@@ -45,6 +45,11 @@ pub async fn examine(client: &Client, topology: Topology) -> anyhow::Result<Vec<
         }
         Err(error) => return Err(error.into()),
     }
+    look_at(client, topology).await
+}
+
+/// The same for a server that is known to have JetStream.
+pub(crate) async fn look_at(client: &Client, topology: Topology) -> anyhow::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     match api::ask::<Value>(client, SERVER.to_owned(), &Value::Null).await {
         Ok(answer) => findings.extend(server(&answer)),

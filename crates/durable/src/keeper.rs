@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use async_nats::{Client, HeaderMap, StatusCode, Subject};
-use bytes::Bytes;
+use async_nats::{Client, Subject};
 use common::{Backoff, DeadReason, JobId, JobKind, JobRecord, JobState, Priority, subjects};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,7 +15,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::api::{self, PATIENCE};
+use crate::api;
+use crate::direct::{self, Kept};
 use crate::intake::Place;
 use crate::lane::Shared;
 use crate::lease::Lease;
@@ -26,7 +25,7 @@ use crate::records::{self, Found};
 use crate::settle::{self, Settlement};
 use crate::topology::{Stream, Topology};
 use crate::trim::purge;
-use crate::writer::{Message, NotStored};
+use crate::writer::NotStored;
 
 const CANCELS: &str = "cancels";
 const GIVEN_UP: &str = "given-up";
@@ -155,14 +154,8 @@ async fn cancel(shared: &Shared, id: JobId) -> anyhow::Result<()> {
         record.at = at;
         record.consumer = None;
         record.next_at = None;
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
-        headers.insert("Nats-TTL", format!("{}s", shared.options.keep.as_secs()));
-        let message = Message {
-            subject: subjects::state(id),
-            headers,
-            payload: serde_json::to_vec(&record)?.into(),
-        };
+        let record = serde_json::to_vec(&record)?.into();
+        let message = records::message(id, record, expected, Some(&shared.ttl()));
         match shared.records.store(vec![message]).await {
             Ok(_) => break,
             // It has moved on meanwhile.
@@ -188,7 +181,7 @@ fn messages_of(id: JobId) -> [(Stream, String); 3] {
 
 async fn is_stored(shared: &Shared, id: JobId) -> anyhow::Result<bool> {
     for (stream, filter) in messages_of(id) {
-        if get(shared, stream, &json!({"last_by_subj": filter}))
+        if direct::last(&shared.client, stream, &filter)
             .await?
             .is_some()
         {
@@ -196,31 +189,6 @@ async fn is_stored(shared: &Shared, id: JobId) -> anyhow::Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// A message of a stream.
-async fn get(
-    shared: &Shared,
-    stream: Stream,
-    which: &Value,
-) -> anyhow::Result<Option<(String, Option<HeaderMap>, Bytes)>> {
-    let subject = format!("$JS.API.DIRECT.GET.{stream}");
-    let request = shared.client.request(subject, which.to_string().into());
-    let answer = tokio::time::timeout(PATIENCE, request)
-        .await
-        .with_context(|| format!("{stream} does not answer"))??;
-    match answer.status {
-        None | Some(StatusCode::OK) => {}
-        Some(StatusCode::NOT_FOUND) => return Ok(None),
-        Some(status) => anyhow::bail!("{stream} does not give a message: {status}"),
-    }
-    let subject = answer
-        .headers
-        .as_ref()
-        .and_then(|headers| headers.get(async_nats::header::NATS_SUBJECT))
-        .context("an answer without a subject")?
-        .to_string();
-    Ok(Some((subject, answer.headers, answer.payload)))
 }
 
 #[derive(Deserialize)]
@@ -241,8 +209,14 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
         .into_iter()
         .find(|stream| stream.name() == advisory.stream);
     let Some(stream) = stream else { return Ok(()) };
-    let message = get(shared, stream, &json!({"seq": advisory.stream_seq})).await?;
-    let Some((subject, headers, payload)) = message else {
+    let message = direct::at(&shared.client, stream, advisory.stream_seq).await?;
+    let Some(Kept {
+        subject,
+        headers,
+        payload,
+        ..
+    }) = message
+    else {
         return Ok(());
     };
     let place = Place::of(&subject);
@@ -257,7 +231,7 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
         kind,
         attempt: record.as_ref().map_or(0, |record| record.attempt),
         payload,
-        headers,
+        headers: Some(headers),
         cancelled: CancellationToken::new(),
         queue: usize::MAX,
         priority: place

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::Client;
-use bootstrap::{Context, Nats};
+use bootstrap::{Context, Nats, on_own_thread};
 use common::JobKind;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -130,30 +130,17 @@ impl Lane {
         let (said, ended) = oneshot::channel();
         let (settlements, to_settle) = mpsc::unbounded_channel();
         let context = context.clone();
-        let thread = move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-            {
-                Ok(runtime) => runtime,
-                Err(error) => return drop(ready.send(Err(error.into()))),
-            };
-            runtime.block_on(async {
-                match open(&context, options, sink).await {
-                    Ok(Some((shared, puller))) => {
-                        // The starter may be gone because the service was told to stop.
-                        let _ = ready.send(Ok(Some(Arc::clone(&shared))));
-                        let _ = said.send(run(shared, puller, to_settle).await);
-                    }
-                    Ok(None) => drop(ready.send(Ok(None))),
-                    Err(error) => drop(ready.send(Err(error))),
+        on_own_thread("durable", async move || {
+            match open(&context, options, sink).await {
+                Ok(Some((shared, puller))) => {
+                    // The starter may be gone because the service was told to stop.
+                    let _ = ready.send(Ok(Some(Arc::clone(&shared))));
+                    let _ = said.send(run(shared, puller, to_settle).await);
                 }
-            });
-        };
-        std::thread::Builder::new()
-            .name("durable".to_owned())
-            .spawn(thread)
-            .context("cannot start the thread of the durable lane")?;
+                Ok(None) => drop(ready.send(Ok(None))),
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        })?;
         let shared = started
             .await
             .context("the thread of the durable lane ended")??;
@@ -314,7 +301,7 @@ async fn prepare(
     }
     let topology = options.topology;
     topology.ensure(client).await?;
-    for finding in doctor::examine(client, topology).await? {
+    for finding in doctor::look_at(client, topology).await? {
         if !finding.breaks || options.accept_unsafe {
             warn!("{finding}");
         } else {
@@ -380,6 +367,11 @@ impl Shared {
     pub(crate) fn kind_of(&self, queue: usize) -> JobKind {
         // Two queues for each kind, in their order.
         self.options.kinds[queue / 2].clone()
+    }
+
+    /// How long the record of a job that has ended lives, as the server is told it.
+    pub(crate) fn ttl(&self) -> String {
+        format!("{}s", self.options.keep.as_secs())
     }
 
     /// Says what stands in the way of storing what became of a job; once until it works again.

@@ -18,11 +18,8 @@ use crate::topology::Stream;
 /// # Errors
 /// When the server does not answer in time.
 pub async fn look_up(client: &Client, id: JobId) -> anyhow::Result<Option<JobRecord>> {
-    if let Some(kept) = direct::last(client, Stream::State, &subjects::state(id)).await? {
-        let record = serde_json::from_slice(&kept.payload);
-        return record
-            .map(Some)
-            .with_context(|| format!("the record of job {id} cannot be read"));
+    if let Some(record) = record(client, id).await? {
+        return Ok(Some(record));
     }
     // A schedule becomes a message in the queue, never the other way round: looked for in this
     // order, a job is not missed between the two.
@@ -47,12 +44,14 @@ pub async fn look_up(client: &Client, id: JobId) -> anyhow::Result<Option<JobRec
         }
     }
     // It may have begun to run, or ended, since its record was looked for.
-    match direct::last(client, Stream::State, &subjects::state(id)).await? {
-        Some(kept) => serde_json::from_slice(&kept.payload)
-            .map(Some)
-            .with_context(|| format!("the record of job {id} cannot be read")),
-        None => Ok(None),
-    }
+    record(client, id).await
+}
+
+async fn record(client: &Client, id: JobId) -> anyhow::Result<Option<JobRecord>> {
+    let kept = direct::last(client, Stream::State, &subjects::state(id)).await?;
+    kept.map(|kept| serde_json::from_slice(&kept.payload))
+        .transpose()
+        .with_context(|| format!("the record of job {id} cannot be read"))
 }
 
 fn found(id: JobId, kind: Option<JobKind>, state: JobState, kept: &Kept) -> JobRecord {

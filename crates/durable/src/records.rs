@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::Context as _;
 use async_nats::{Client, HeaderMap, StatusCode, Subscriber};
+use bytes::Bytes;
 use common::{JobId, JobRecord, subjects};
 use futures_util::StreamExt as _;
 use serde_json::json;
@@ -11,6 +12,7 @@ use tracing::warn;
 
 use crate::api::PATIENCE;
 use crate::topology::Stream;
+use crate::writer::{EXPECTED, Message};
 
 /// A record, and its sequence in the stream: what the next one has to expect.
 #[derive(Debug)]
@@ -105,6 +107,21 @@ impl Records {
             .await
             .with_context(|| format!("no answer within {PATIENCE:?}"))??;
         Ok(found)
+    }
+}
+
+/// A record for its stream, which takes it only if the last one has the sequence that is expected;
+/// it is removed after the time to live, if there is one.
+pub(crate) fn message(id: JobId, record: Bytes, expected: u64, ttl: Option<&str>) -> Message {
+    let mut headers = HeaderMap::new();
+    headers.insert(EXPECTED, expected.to_string());
+    if let Some(ttl) = ttl {
+        headers.insert("Nats-TTL", ttl);
+    }
+    Message {
+        subject: subjects::state(id),
+        headers,
+        payload: record,
     }
 }
 

@@ -320,17 +320,11 @@ pub(crate) async fn write(
     let payload: Bytes = serde_json::to_vec(record)
         .expect("a record is plain data with text for keys")
         .into();
+    let expires = record.state.is_final() && record.state != JobState::Dead;
+    let ttl = expires.then(|| shared.ttl());
     loop {
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
-        if record.state.is_final() && record.state != JobState::Dead {
-            headers.insert("Nats-TTL", format!("{}s", shared.options.keep.as_secs()));
-        }
-        let mut entry = vec![Message {
-            subject: subjects::state(lease.id),
-            headers,
-            payload: payload.clone(),
-        }];
+        let message = records::message(lease.id, payload.clone(), *expected, ttl.as_deref());
+        let mut entry = vec![message];
         entry.extend_from_slice(&with);
         match shared.records.store(entry).await {
             Ok(sequence) => {

@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::topology::Stream;
-use crate::writer::{EXPECTED_OF, Entry, MOST_MESSAGES, Message, NotStored, Pace, Writer};
+use crate::writer::{
+    EXPECTED, EXPECTED_OF, Entry, MOST_MESSAGES, Message, NotStored, Pace, Writer,
+};
 
 /// The waits before a job is sent again whose answer was lost: from this ...
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -27,8 +29,6 @@ const TELL: Duration = Duration::from_secs(10);
 /// What a message may take beside the job: the headers of a submission, of a schedule and of a
 /// batch.
 const MARGIN: usize = 4096;
-
-const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 
 /// A job to be handed over.
 #[derive(Clone, Debug)]

@@ -191,13 +191,8 @@ impl Topology {
         stream: Stream,
         kind: &JobKind,
     ) -> anyhow::Result<String> {
-        let first = if stream == Stream::Later {
-            common::subjects::DUE
-        } else {
-            common::subjects::DURABLE
-        };
         let name = consumer_name(kind);
-        self.ensure_pull_consumer(client, stream, &name, format!("{first}.*.*.*.{kind}"))
+        self.ensure_pull_consumer(client, stream, &name, jobs_of_kind(stream, kind))
             .await?;
         Ok(name)
     }
@@ -250,6 +245,16 @@ impl Topology {
 #[must_use]
 pub(crate) fn consumer_name(kind: &JobKind) -> String {
     kind.as_str().replace('.', "=")
+}
+
+/// The subjects of all jobs of a kind in a stream.
+pub(crate) fn jobs_of_kind(stream: Stream, kind: impl fmt::Display) -> String {
+    let first = if stream == Stream::Later {
+        common::subjects::DUE
+    } else {
+        common::subjects::DURABLE
+    };
+    format!("{first}.*.*.*.{kind}")
 }
 
 /// In which fields what is there differs from what is wanted.

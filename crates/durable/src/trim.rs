@@ -19,7 +19,7 @@ use tracing::debug;
 use crate::api;
 use crate::clock::ServerClock;
 use crate::lane::Shared;
-use crate::topology::Stream;
+use crate::topology::{Stream, jobs_of_kind};
 
 /// How often it is trimmed.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -121,15 +121,10 @@ async fn trim_queue(shared: &Shared, place: usize, pile: &mut Pile) -> anyhow::R
     pile.dirty = false;
     if moved {
         let kind = queue.consumer.replace('=', ".");
-        let first = if queue.stream == Stream::Later {
-            common::subjects::DUE
-        } else {
-            common::subjects::DURABLE
-        };
         purge(
             &shared.client,
             queue.stream,
-            &json!({"filter": format!("{first}.*.*.*.{kind}"), "seq": floor + 1}),
+            &json!({"filter": jobs_of_kind(queue.stream, kind), "seq": floor + 1}),
         )
         .await?;
         pile.floor = floor;

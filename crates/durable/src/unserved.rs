@@ -7,14 +7,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use async_nats::{RequestErrorKind, StatusCode};
+use async_nats::RequestErrorKind;
 use bytes::Bytes;
 use common::{JobKind, subjects};
-use futures_util::StreamExt as _;
-use serde_json::json;
 use tracing::{debug, info, warn};
 
-use crate::api::PATIENCE;
+use crate::api::{ApiError, PATIENCE};
+use crate::direct;
 use crate::intake::Place;
 use crate::lane::Shared;
 use crate::topology::Stream;
@@ -77,31 +76,14 @@ async fn oldest(
     stream: Stream,
     filter: &str,
 ) -> anyhow::Result<BTreeSet<JobKind>> {
-    let inbox = shared.client.new_inbox();
-    let mut answers = shared.client.subscribe(inbox.clone()).await?;
-    let request = json!({
-        "seq": 1, "next_by_subj": filter, "batch": OLDEST, "max_bytes": MOST_BYTES,
-    });
-    let subject = format!("$JS.API.DIRECT.GET.{stream}");
-    let request = request.to_string().into();
-    shared
-        .client
-        .publish_with_reply(subject, inbox, request)
-        .await?;
-    let mut kinds = BTreeSet::new();
-    loop {
-        let Some(answer) = tokio::time::timeout(PATIENCE, answers.next()).await? else {
-            anyhow::bail!("the connection to NATS is closed");
-        };
-        // The end, or nothing at all.
-        if answer.status.is_some_and(|status| status != StatusCode::OK) {
-            return Ok(kinds);
+    match direct::some(&shared.client, stream, filter, 1, OLDEST, MOST_BYTES).await {
+        Ok(jobs) => {
+            let places = jobs.iter().filter_map(|job| Place::of(&job.subject));
+            Ok(places.map(|place| place.kind).collect())
         }
-        let subject = answer.headers.as_ref().and_then(|headers| {
-            let subject = headers.get(async_nats::header::NATS_SUBJECT)?;
-            Place::of(subject.as_str())
-        });
-        kinds.extend(subject.map(|place| place.kind));
+        // There are none in a stream that is not there.
+        Err(ApiError::NoJetStream(_) | ApiError::Refused { .. }) => Ok(BTreeSet::new()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -68,6 +68,9 @@ const WAITING: usize = 4096;
 /// How long the server may take to store a batch.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The sequence that the last message with the subject has to have; 0 if there is to be none.
+pub(crate) const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+
 /// Names the messages of which an entry expects the last, if that is not its own subject.
 pub(crate) const EXPECTED_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 

@@ -177,6 +177,16 @@ fn password(server: &NatsServer, user: &str) -> String {
     password.expect("each user has a password").1
 }
 
+/// The example ends well, and says what the checksum of its job is.
+async fn tells_the_checksum(mut example: Service) {
+    assert!(example.wait().await.success());
+    let said = example.stdout().join("\n");
+    assert!(
+        said.starts_with("succeeded {'hex': 'ba7816bf8f01cfea"),
+        "{said}"
+    );
+}
+
 #[tokio::test]
 async fn a_client_in_python_submits_a_job_and_asks_how_consumers_are() {
     let server = NatsServer::start().await;
@@ -188,16 +198,11 @@ async fn a_client_in_python_submits_a_job_and_asks_how_consumers_are() {
         .wait_for_line(|line| line.contains("taking jobs"))
         .await;
 
-    let mut submit = python(&block("python", "jobs.create"))
+    let submit = python(&block("python", "jobs.create"))
         .env("NATS_URL", server.url())
         .env("NATS_PUBLISHER_PASSWORD", password(&server, "publisher"))
         .start();
-    assert!(submit.wait().await.success());
-    let said = submit.stdout().join("\n");
-    assert!(
-        said.starts_with("succeeded {'hex': 'ba7816bf8f01cfea"),
-        "{said}"
-    );
+    tells_the_checksum(submit).await;
 
     let mut ask = python(&block("python", "jobs.status"))
         .env("NATS_URL", server.url())
@@ -216,17 +221,12 @@ async fn a_client_in_python_submits_a_durable_job_and_waits_for_its_end() {
     consumer
         .wait_for_line(|line| line.contains("taking durable jobs"))
         .await;
-    let mut submit = python(&block("python", "jobs.durable"))
+    let submit = python(&block("python", "jobs.durable"))
         .env("NATS_URL", server.url())
         .env("NATS_PUBLISHER_PASSWORD", password(&server, "publisher"))
         .env("NATS_OPERATOR_PASSWORD", password(&server, "operator"))
         .start();
-    assert!(submit.wait().await.success());
-    let said = submit.stdout().join("\n");
-    assert!(
-        said.starts_with("succeeded {'hex': 'ba7816bf8f01cfea"),
-        "{said}"
-    );
+    tells_the_checksum(submit).await;
 }
 
 #[tokio::test]

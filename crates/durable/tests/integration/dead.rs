@@ -5,6 +5,7 @@ use common::{DeadReason, JobId, JobState, codes};
 use durable::{Replayed, Which, dead, look_up};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use test_support::NatsServer;
 
 use crate::support::{bury, lane, messages, put_record};
 
@@ -24,13 +25,17 @@ async fn letters(client: &Client) -> usize {
     all.unwrap().len()
 }
 
+/// A server with the lane, and those who bury and who see to the dead.
+async fn stand() -> (NatsServer, Client, Client) {
+    let nats = lane().await;
+    let worker = nats.connect_as("worker").await;
+    let operator = nats.connect_as("operator").await;
+    (nats, worker, operator)
+}
+
 #[tokio::test]
 async fn they_are_listed_by_kind_and_reason_and_shown_as_they_were() {
-    let nats = lane().await;
-    let (worker, operator) = (
-        nats.connect_as("worker").await,
-        nats.connect_as("operator").await,
-    );
+    let (_nats, worker, operator) = stand().await;
     assert_eq!(letters(&operator).await, 0);
     let mut ids = Vec::new();
     for number in 0..250 {
@@ -75,11 +80,7 @@ async fn they_are_listed_by_kind_and_reason_and_shown_as_they_were() {
 
 #[tokio::test]
 async fn a_letter_is_replayed_once_however_many_try() {
-    let nats = lane().await;
-    let (worker, operator) = (
-        nats.connect_as("worker").await,
-        nats.connect_as("operator").await,
-    );
+    let (_nats, worker, operator) = stand().await;
     let id = bury(&worker, "mail.send", "permanent").await;
     let letter = dead::show(&operator, id).await.unwrap().unwrap();
     let replays = join_all((0..20).map(|_| dead::replay(&operator, &letter, None))).await;
@@ -115,11 +116,7 @@ async fn a_letter_is_replayed_once_however_many_try() {
 
 #[tokio::test]
 async fn a_replay_that_was_interrupted_is_completed_by_the_next() {
-    let nats = lane().await;
-    let (worker, operator) = (
-        nats.connect_as("worker").await,
-        nats.connect_as("operator").await,
-    );
+    let (_nats, worker, operator) = stand().await;
     // After the record was changed.
     let id = bury(&worker, "mail", "permanent").await;
     put_record(
@@ -144,11 +141,7 @@ async fn a_replay_that_was_interrupted_is_completed_by_the_next() {
 
 #[tokio::test]
 async fn a_letter_without_a_record_is_replayed_all_the_same() {
-    let nats = lane().await;
-    let (worker, operator) = (
-        nats.connect_as("worker").await,
-        nats.connect_as("operator").await,
-    );
+    let (_nats, worker, operator) = stand().await;
     let id = bury(&worker, "mail", "permanent").await;
     let purge = json!({"filter": format!("jobs.state.{id}")}).to_string();
     let purged = operator.request("$JS.API.STREAM.PURGE.JOBS_STATE", purge.into());
@@ -161,11 +154,7 @@ async fn a_letter_without_a_record_is_replayed_all_the_same() {
 
 #[tokio::test]
 async fn a_job_can_be_replayed_with_another_payload() {
-    let nats = lane().await;
-    let (worker, operator) = (
-        nats.connect_as("worker").await,
-        nats.connect_as("operator").await,
-    );
+    let (_nats, worker, operator) = stand().await;
     let id = bury(&worker, "mail", "permanent").await;
     let letter = dead::show(&operator, id).await.unwrap().unwrap();
     let error = dead::replay(&operator, &letter, Some("{".into()))
@@ -184,11 +173,7 @@ async fn a_job_can_be_replayed_with_another_payload() {
 
 #[tokio::test]
 async fn a_discarded_letter_is_gone_and_its_record_will_be() {
-    let nats = lane().await;
-    let (worker, operator) = (
-        nats.connect_as("worker").await,
-        nats.connect_as("operator").await,
-    );
+    let (_nats, worker, operator) = stand().await;
     let id = bury(&worker, "mail", "permanent").await;
     let letter = dead::show(&operator, id).await.unwrap().unwrap();
     dead::discard(&operator, &letter).await.unwrap();

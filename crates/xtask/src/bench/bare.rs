@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use anyhow::Context as _;
 use async_nats::Subscriber;
 use clap::Args;
 use common::subjects;
@@ -143,14 +142,6 @@ impl Publisher {
 
 /// Notes when each message arrives, until SIGTERM.
 pub(super) async fn latency_consumer() -> anyhow::Result<()> {
-    #[derive(Deserialize)]
-    struct Stamped {
-        payload: Stamp,
-    }
-    #[derive(Deserialize)]
-    struct Stamp {
-        sent_ns: u64,
-    }
     let client = connect().await?;
     let (recorder, terminated) = (Recorder::new(), terminated()?);
     let mut messages = client
@@ -159,9 +150,7 @@ pub(super) async fn latency_consumer() -> anyhow::Result<()> {
     while let Some(Some(message)) = terminated.run_until_cancelled(messages.next()).await {
         // The clock is read first: what it takes to read the message is not counted.
         let now = now();
-        let stamped: Stamped =
-            serde_json::from_slice(&message.payload).context("a job without a stamp")?;
-        recorder.record(stamped.payload.sent_ns, now);
+        recorder.record(job::sent_ns(&message.payload)?, now);
     }
     recorder.tell()
 }

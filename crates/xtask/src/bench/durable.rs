@@ -79,7 +79,7 @@ async fn submit(stand: &Stand, settings: &Settings) -> anyhow::Result<Figure> {
 }
 
 async fn bare_submit(stand: &Stand, nats: &NatsServer, count: u64) -> anyhow::Result<f64> {
-    let mut command = on(stand, nats, "xtask", "publisher")?;
+    let mut command = stand.command_on(nats, "xtask", "publisher")?;
     command.args(["bench-role", "bare-durable-publisher"]);
     command.args(["--count", &count.to_string(), "--in-flight", IN_FLIGHT]);
     rate(command, count).await
@@ -93,7 +93,7 @@ async fn our_submit(stand: &Stand, nats: &NatsServer, count: u64) -> anyhow::Res
 }
 
 fn publisher(stand: &Stand, nats: &NatsServer, input: &std::path::Path) -> anyhow::Result<Command> {
-    let mut command = on(stand, nats, "publisher", "publisher")?;
+    let mut command = stand.command_on(nats, "publisher", "publisher")?;
     command
         .args(["--delivery", "durable", "--in-flight", IN_FLIGHT, "--input"])
         .arg(input)
@@ -112,7 +112,7 @@ async fn whole_way(stand: &Stand, settings: &Settings) -> anyhow::Result<Figure>
             let nats = NatsServer::builder().open().config(LAZY).start().await;
             let client = nats.connect_as("worker").await;
             bare_stream(&client).await?;
-            let mut command = on(stand, &nats, "xtask", "worker")?;
+            let mut command = stand.command_on(&nats, "xtask", "worker")?;
             command.args(["bench-role", "bare-durable-consumer"]);
             command.args(["--count", &count.to_string()]);
             let consumer = command.stdout(std::process::Stdio::null()).spawn()?;
@@ -245,17 +245,6 @@ async fn latency_round(stand: &Stand, span: Duration) -> anyhow::Result<(Quantil
     Ok((result(&mut bare).await?, result(&mut ours).await?))
 }
 
-/// A program of the bench's own, on a server of this scenario.
-fn on(stand: &Stand, nats: &NatsServer, name: &str, user: &str) -> anyhow::Result<Command> {
-    let mut command = Command::new(stand.binary(name)?);
-    command
-        .env_clear()
-        .envs(nats.env_for(user))
-        .stdin(std::process::Stdio::null())
-        .kill_on_drop(true);
-    Ok(command)
-}
-
 /// The stream of the bare side: whoever comes first makes it.
 async fn bare_stream(client: &Client) -> anyhow::Result<stream::Stream> {
     let config = stream::Config {
@@ -343,14 +332,6 @@ impl BareConsumer {
 
 /// Notes when each message arrives, until SIGTERM.
 pub(super) async fn bare_latency_consumer() -> anyhow::Result<()> {
-    #[derive(Deserialize)]
-    struct Stamped {
-        payload: Stamp,
-    }
-    #[derive(Deserialize)]
-    struct Stamp {
-        sent_ns: u64,
-    }
     let client = connect().await?;
     let (recorder, terminated) = (Recorder::new(), terminated()?);
     let mut messages = bare_consumer(&client).await?.messages().await?;
@@ -358,9 +339,7 @@ pub(super) async fn bare_latency_consumer() -> anyhow::Result<()> {
         let message = message?;
         // The clock is read first: what it takes to read the message is not counted.
         let now = now();
-        let stamped: Stamped =
-            serde_json::from_slice(&message.payload).context("a job without a stamp")?;
-        recorder.record(stamped.payload.sent_ns, now);
+        recorder.record(job::sent_ns(&message.payload)?, now);
         message.ack().await.map_err(anyhow::Error::from_boxed)?;
     }
     recorder.tell()

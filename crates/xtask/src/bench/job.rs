@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use common::{Job, JobId};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// What a whole message holds, in bytes.
@@ -62,6 +64,20 @@ pub(super) fn stamped_with(id: JobId, now: u64) -> Bytes {
             RawValue::from_string(format!(r#"{{"sent_ns":{now},"padding":"{padding}"}}"#));
         written(id, STAMPED, &payload.expect("this is JSON"))
     })
+}
+
+/// When such a job was sent.
+pub(super) fn sent_ns(message: &[u8]) -> anyhow::Result<u64> {
+    #[derive(Deserialize)]
+    struct Stamped {
+        payload: Stamp,
+    }
+    #[derive(Deserialize)]
+    struct Stamp {
+        sent_ns: u64,
+    }
+    let stamped: Stamped = serde_json::from_slice(message).context("a job without a stamp")?;
+    Ok(stamped.payload.sent_ns)
 }
 
 fn written(id: JobId, kind: &str, payload: &RawValue) -> Vec<u8> {

@@ -68,10 +68,20 @@ impl Stand {
 
     /// One of our services as a command, for a program whose end has to be seen at once.
     pub(super) fn command(&self, name: &str, user: &str) -> anyhow::Result<Command> {
+        self.command_on(&self.nats, name, user)
+    }
+
+    /// The same on another server.
+    pub(super) fn command_on(
+        &self,
+        nats: &NatsServer,
+        name: &str,
+        user: &str,
+    ) -> anyhow::Result<Command> {
         let mut command = Command::new(self.binary(name)?);
         command
             .env_clear()
-            .envs(self.nats.env_for(user))
+            .envs(nats.env_for(user))
             .stdin(Stdio::null())
             .kill_on_drop(true);
         Ok(command)

@@ -499,3 +499,18 @@ impl Refused {
         [STORED_ALREADY, 10071, 10164].contains(&self.code)
     }
 }
+
+/// All of them ended as they should.
+pub(crate) fn succeeded(ended: &BTreeMap<JobId, JobRecord>) {
+    for record in ended.values() {
+        assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    }
+}
+
+/// All of them ended as they should, and none needed a second attempt.
+pub(crate) fn succeeded_at_once(ended: &BTreeMap<JobId, JobRecord>) {
+    succeeded(ended);
+    for record in ended.values() {
+        assert_eq!(record.attempt, 1, "{record:?}");
+    }
+}

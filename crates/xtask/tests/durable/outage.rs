@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use test_support::{DEADLINE, NatsServer, eventually};
 
 use crate::fixture::stop;
-use crate::lane::{Lane, Submitter};
+use crate::lane::{Lane, Submitter, succeeded};
 
 #[tokio::test]
 async fn a_server_that_is_killed_twice_under_load_loses_nothing_that_it_acknowledged() {
@@ -46,11 +46,7 @@ async fn a_server_that_is_killed_twice_under_load_loses_nothing_that_it_acknowle
     let jobs = submitting.await.unwrap();
     let ended = lane.all_end(&jobs, DEADLINE).await;
     lane.account(&jobs, &ended, 0..=may_run_again);
-    assert!(
-        ended
-            .values()
-            .all(|record| record.state == JobState::Succeeded)
-    );
+    succeeded(&ended);
     for consumer in &mut consumers {
         stop(consumer).await;
     }
@@ -145,11 +141,7 @@ async fn a_full_disk_acknowledges_nothing_more_and_keeps_all_that_was_acknowledg
     let mut consumer = lane.consumer("second", &[]).await;
     let ended = lane.all_end(&acknowledged, DEADLINE).await;
     lane.account(&acknowledged, &ended, 0..=0);
-    assert!(
-        ended
-            .values()
-            .all(|record| record.state == JobState::Succeeded)
-    );
+    succeeded(&ended);
     let more = lane.submit(json!({"kind": "note"})).await;
     lane.becomes(more, JobState::Succeeded).await;
     eventually(DEADLINE, "an empty queue", async || {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use common::{JobId, JobKind, JobState};
+use common::{JobId, JobKind};
 use durable::{
     Entry, Lane as DurableLane, LaneOptions, Lease, Limits, Message, NotStored, Pace, Settlement,
     Sink, Topology, Writer,
@@ -14,7 +14,7 @@ use serde_json::json;
 use test_support::{DEADLINE, NatsServer, eventually};
 
 use crate::fixture::{said, stop};
-use crate::lane::Lane;
+use crate::lane::{Lane, succeeded};
 
 #[tokio::test]
 async fn a_publisher_that_is_killed_may_submit_all_of_it_again_and_nothing_is_run_twice() {
@@ -50,11 +50,7 @@ async fn a_publisher_that_is_killed_may_submit_all_of_it_again_and_nothing_is_ru
     println!("{before} were queued when the publisher was killed; the second says {summary}");
     let ended = lane.all_end(&jobs, DEADLINE).await;
     lane.account(&jobs, &ended, 0..=0);
-    assert!(
-        ended
-            .values()
-            .all(|record| record.state == JobState::Succeeded)
-    );
+    succeeded(&ended);
     stop(&mut consumer).await;
 }
 
@@ -161,11 +157,7 @@ async fn a_full_queue_refuses_what_is_new_loses_nothing_and_has_room_again_when_
     }
     let ended = lane.all_end(&accepted, DEADLINE).await;
     println!("{} accepted, {} ended, lost 0", accepted.len(), ended.len());
-    assert!(
-        ended
-            .values()
-            .all(|record| record.state == JobState::Succeeded)
-    );
+    succeeded(&ended);
     *sink.lane.lock().unwrap() = None;
     consumer.finish(end, DEADLINE).await.unwrap();
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, Service, eventually};
 
 use crate::fixture::{said, stop};
-use crate::lane::Lane;
+use crate::lane::{Lane, succeeded};
 
 /// Asks JetStream, as somebody who may do anything.
 async fn ask(client: &async_nats::Client, subject: &str, question: Value) -> Value {
@@ -76,11 +76,7 @@ async fn a_durable_consumer_that_somebody_deletes_is_made_again() {
     let jobs = [before, meanwhile, later];
     let ended = lane.all_end(&jobs, DEADLINE).await;
     lane.account(&jobs, &ended, 0..=0);
-    assert!(
-        ended
-            .values()
-            .all(|record| record.state == JobState::Succeeded)
-    );
+    succeeded(&ended);
     stop(&mut consumer).await;
 }
 
