@@ -19,6 +19,12 @@ pub const WORKERS: &str = "workers";
 /// A publisher that submits the same id again counts it up, and the outcome repeats it.
 pub const ATTEMPT_HEADER: &str = "Jobs-Attempt";
 
+/// Header of a durable job, with any value: its id was made for it and given to nobody, and it is
+/// sent for the first time.
+///
+/// No other message can have its id then, so consumers need not look up what is known of it.
+pub const FRESH_HEADER: &str = "Jobs-Fresh";
+
 /// Header of a dead letter: why the job was given up, a [`crate::DeadReason`].
 pub const DEAD_REASON_HEADER: &str = "Jobs-Reason";
 

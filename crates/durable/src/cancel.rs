@@ -3,7 +3,7 @@ use bytes::Bytes;
 use common::{JobId, subjects};
 
 use crate::topology::Stream;
-use crate::writer::{Message, NotStored, Pace, Writer};
+use crate::writer::{self, Message, NotStored};
 
 /// How long the request is kept: far longer than any consumer needs to carry it out.
 const KEPT: &str = "24h";
@@ -21,10 +21,7 @@ pub async fn cancel(client: &Client, id: JobId) -> Result<(), NotStored> {
         headers,
         payload: Bytes::new(),
     };
-    let stored = Writer::start(client.clone(), Pace::Prompt)
-        .store(vec![message])
-        .await;
-    match stored {
+    match writer::store(client, vec![message]).await {
         Err(NotStored::NoStream) => Err(NotStored::Refused(format!(
             "there is no stream {}: a consumer makes it when it starts",
             Stream::State

@@ -1,6 +1,7 @@
 //! Hears of cancellations as they are asked for, and stops the jobs that run here.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::JobId;
@@ -27,6 +28,7 @@ pub(crate) async fn listen(shared: Arc<Shared>) {
         let Some(id) = id.and_then(|id| id.parse::<JobId>().ok()) else {
             continue;
         };
+        shared.cancellations.fetch_add(1, Ordering::AcqRel);
         for lease in shared.leases.select(|lease| lease.id == id) {
             lease.cancelled.cancel();
         }

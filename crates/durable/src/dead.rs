@@ -16,7 +16,7 @@ use crate::records;
 use crate::settle::own_headers;
 use crate::topology::Stream;
 use crate::trim;
-use crate::writer::{Message, NotStored, Pace, Writer};
+use crate::writer::{self, Message, NotStored};
 
 /// How many are read at a time.
 const PAGE: usize = 100;
@@ -172,7 +172,6 @@ pub async fn replay(
         Some(payload) => edited(letter, &payload)?,
         None => letter.payload.clone(),
     };
-    let writer = Writer::start(client.clone(), Pace::Prompt);
     let (mut record, expected) = record_of(client, letter).await?;
     match record.state {
         JobState::Dead => {
@@ -187,7 +186,7 @@ pub async fn replay(
             record.settled_deliveries = 0;
             let record = serde_json::to_vec(&record)?.into();
             let message = records::message(letter.id, record, expected, None);
-            match writer.store(vec![message]).await {
+            match writer::store(client, vec![message]).await {
                 Ok(_) => {}
                 Err(NotStored::Conflict) => return Ok(Replayed::Already),
                 Err(error) => return Err(error).context("the replay was not stored"),
@@ -205,7 +204,7 @@ pub async fn replay(
         headers: letter.headers.clone(),
         payload: body,
     };
-    match writer.store(vec![message]).await {
+    match writer::store(client, vec![message]).await {
         Ok(_) => {}
         Err(NotStored::Exists) => {
             remove(client, letter).await?;
@@ -299,8 +298,7 @@ pub async fn discard(client: &Client, letter: &DeadLetter) -> anyhow::Result<()>
     if record.state == JobState::Dead && record.run == letter.run && expected > 0 {
         let record = serde_json::to_vec(&record)?.into();
         let message = records::message(letter.id, record, expected, Some(KEPT));
-        let writer = Writer::start(client.clone(), Pace::Prompt);
-        match writer.store(vec![message]).await {
+        match writer::store(client, vec![message]).await {
             Ok(_) => {}
             Err(NotStored::Conflict) => {
                 anyhow::bail!(

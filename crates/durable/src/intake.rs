@@ -15,11 +15,13 @@ use tracing::warn;
 
 use crate::api::PATIENCE;
 use crate::claim::{self, Sighting, Verdict};
+use crate::fresh::Fresh;
 use crate::lane::Shared;
 use crate::lease::Lease;
 use crate::puller::{Event, Pulled, Puller};
 use crate::records::{self, Found, Records};
 use crate::settle::{self, Settlement};
+use crate::writer::MOST_MESSAGES;
 
 /// How long freed room is gathered before it is asked for, so that a pull is worth it.
 const GATHER: Duration = Duration::from_millis(1);
@@ -33,8 +35,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long jobs wait for the cancellations that came while no consumer was there.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
-/// The most jobs whose settlement may be under way before no more are taken.
-const SETTLING: usize = 8192;
+/// The most jobs whose settlement may be under way before no more are taken: a batch that is being
+/// stored, and the next one. Whatever is lost with a server has to run again.
+const SETTLING: usize = 2 * MOST_MESSAGES;
 
 /// Takes jobs until the lane is left; then gives back what the server had sent.
 pub(crate) async fn take_jobs(
@@ -52,6 +55,7 @@ pub(crate) async fn take_jobs(
         () = shared.leave.cancelled() => return Ok(()),
     }
     let mut connected = shared.nats.connected();
+    let mut fresh = Fresh::default();
     let mut tick = tokio::time::interval(TICK);
     loop {
         let settling = shared.settling.load(Ordering::Acquire) >= SETTLING;
@@ -61,13 +65,14 @@ pub(crate) async fn take_jobs(
             biased;
             () = shared.leave.cancelled() => break,
             event = puller.next() => match event? {
-                Event::Pulled(batch) => claim(&shared, &mut records, batch).await,
+                Event::Pulled(batch) => claim(&shared, &mut records, &fresh, batch).await,
                 Event::Gone(place) => restore(&shared, &mut puller, place).await,
                 Event::Ended => {}
             },
             changed = connected.changed() => {
                 changed?;
                 puller.forget();
+                fresh.renew(&shared).await;
             }
             () = shared.room.notified() => {
                 // A pull for a few of many is not worth it, as long as others run.
@@ -76,7 +81,7 @@ pub(crate) async fn take_jobs(
                 }
             }
             () = shared.settled.notified(), if settling => {}
-            _ = tick.tick() => {}
+            _ = tick.tick() => fresh.renew(&shared).await,
         }
     }
     puller.leave().await;
@@ -89,7 +94,7 @@ pub(crate) async fn take_jobs(
             _ = &mut arrived => return Ok(()),
         };
         if let Event::Pulled(batch) = batch {
-            claim(&shared, &mut records, batch).await;
+            claim(&shared, &mut records, &fresh, batch).await;
         }
     }
 }
@@ -140,7 +145,7 @@ impl Place {
     }
 }
 
-async fn claim(shared: &Arc<Shared>, records: &mut Records, batch: Vec<Pulled>) {
+async fn claim(shared: &Arc<Shared>, records: &mut Records, fresh: &Fresh, batch: Vec<Pulled>) {
     let mut batch: Vec<_> = batch
         .into_iter()
         .map(|pulled| (Place::of(&pulled.subject), pulled))
@@ -149,6 +154,7 @@ async fn claim(shared: &Arc<Shared>, records: &mut Records, batch: Vec<Pulled>) 
         let rest = batch.split_off(batch.len().min(records::MOST));
         let ids = batch
             .iter()
+            .filter(|(_, pulled)| !fresh.is(shared, pulled))
             .filter_map(|(place, _)| Some(place.as_ref()?.id));
         let found = look_up(shared, records, ids.collect()).await;
         let Some(found) = found else { return };

@@ -138,11 +138,11 @@ async fn cancel(shared: &Shared, id: JobId) -> anyhow::Result<()> {
             Some(Found { record, sequence }) => (record, sequence),
             None => (None, 0),
         };
-        if record
-            .as_ref()
-            .is_some_and(|record| record.state.is_final())
-        {
-            return Ok(());
+        match record.as_ref().map(|record| record.state) {
+            // Perhaps by somebody who came no further.
+            Some(JobState::Cancelled) => break,
+            Some(state) if state.is_final() => return Ok(()),
+            _ => {}
         }
         if record.is_none() && !is_stored(shared, id).await? {
             info!(job.id = %id, "nobody knows the job that is to be cancelled");

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -92,6 +92,8 @@ pub(crate) struct Shared {
     /// Jobs whose settlement is under way.
     pub(crate) settling: AtomicUsize,
     pub(crate) settled: Notify,
+    /// How many cancellations this consumer has heard of.
+    pub(crate) cancellations: AtomicU64,
     /// Told when the sink may have more room.
     pub(crate) room: Notify,
     /// Kinds of which jobs wait and that nobody serves.
@@ -263,8 +265,8 @@ async fn open(
     };
     let puller = Puller::new(&client, queues.clone()).await?;
     let shared = Arc::new(Shared {
-        records: Writer::start(client.clone(), Pace::Thrifty),
-        schedules: Writer::start(client.clone(), Pace::Thrifty),
+        records: Writer::start(client.clone(), nats.connected(), Pace::Thrifty),
+        schedules: Writer::start(client.clone(), nats.connected(), Pace::Thrifty),
         client,
         nats,
         options,
@@ -274,6 +276,7 @@ async fn open(
         queues,
         settling: AtomicUsize::new(0),
         settled: Notify::new(),
+        cancellations: AtomicU64::new(0),
         room: Notify::new(),
         unserved: std::sync::Mutex::default(),
         acked: std::sync::Mutex::default(),

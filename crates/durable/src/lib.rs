@@ -10,6 +10,7 @@ pub mod dead;
 mod depth;
 mod direct;
 mod doctor;
+mod fresh;
 mod intake;
 mod keeper;
 mod lane;

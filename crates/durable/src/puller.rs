@@ -170,7 +170,7 @@ impl Puller {
             return Ok(event);
         }
         // What is there as well.
-        let event = std::future::poll_fn(|context| {
+        let more = std::future::poll_fn(|context| {
             while pulled.len() < BATCH
                 && let Poll::Ready(Some(message)) = self.answers.poll_next_unpin(context)
             {
@@ -181,7 +181,8 @@ impl Puller {
             }
             Poll::Ready(())
         });
-        event.await;
+        // The runtime would end it early, so that others have their turn: it ends by itself.
+        tokio::task::unconstrained(more).await;
         Ok(Event::Pulled(pulled))
     }
 

@@ -245,20 +245,21 @@ fn dead_letter(record: &JobRecord, lease: &Lease) -> Message {
     }
 }
 
-/// What a dead letter says of its job.
-const OF_LETTERS: [&str; 4] = [
+/// What a dead letter says of its job, and what holds for its first delivery alone.
+const OF_THE_LANE: [&str; 5] = [
+    subjects::FRESH_HEADER,
     subjects::DEAD_REASON_HEADER,
     subjects::DEAD_FAILURES_HEADER,
     subjects::PRIORITY_HEADER,
     subjects::RUN_HEADER,
 ];
 
-/// The headers of a job without those of the server, and of a dead letter.
+/// The headers of a job without those of the server and of the lane.
 pub(crate) fn own_headers(headers: Option<&HeaderMap>) -> HeaderMap {
     let mut own = HeaderMap::new();
     for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
         let text: &str = name.as_ref();
-        if text.to_ascii_lowercase().starts_with("nats-") || OF_LETTERS.contains(&text) {
+        if text.to_ascii_lowercase().starts_with("nats-") || OF_THE_LANE.contains(&text) {
             continue;
         }
         for value in values {

@@ -35,6 +35,9 @@ const MARGIN: usize = 4096;
 pub struct NewJob {
     /// Its identity: a job with an id that is known is not stored again.
     pub id: JobId,
+    /// Whether the id was made for this job and given to nobody. Such a job is cheaper to store and to
+    /// take; it must not be handed over twice.
+    pub fresh: bool,
     /// Its kind.
     pub kind: JobKind,
     /// Which jobs go first.
@@ -55,19 +58,20 @@ impl NewJob {
     /// When the bytes are not a job; the error names the field.
     pub fn decode(payload: Bytes) -> Result<Self, DecodeError> {
         let mut job = Job::decode(&payload)?;
-        let complete = job.id.is_some();
+        let fresh = job.id.is_none();
         let id = *job.id.get_or_insert_with(JobId::generate);
         let (priority, run_at) = (job.priority, job.run_at);
-        let rewritten = if complete {
-            None
-        } else {
+        let rewritten = if fresh {
             job.created_at.get_or_insert_with(Timestamp::now);
             // What was read can be written: this is never nothing.
             serde_json::to_vec(&job).ok()
+        } else {
+            None
         };
         let kind = job.kind;
         Ok(Self {
             id,
+            fresh,
             kind,
             priority,
             run_at,
@@ -169,8 +173,8 @@ impl Submitter {
     #[must_use]
     pub fn over(client: &Client, connected: watch::Receiver<bool>, patience: Patience) -> Self {
         Self {
-            jobs: Writer::start(client.clone(), Pace::Prompt),
-            later: Writer::start(client.clone(), Pace::Prompt),
+            jobs: Writer::start(client.clone(), connected.clone(), Pace::Prompt),
+            later: Writer::start(client.clone(), connected.clone(), Pace::Prompt),
             client: client.clone(),
             connected,
             patience,
@@ -187,7 +191,13 @@ impl Submitter {
         self.check_size(job)?;
         let waits = job.run_at.is_some_and(|run_at| run_at > Timestamp::now());
         let stream = if waits { Stream::Later } else { Stream::Jobs };
-        let make = || vec![if waits { scheduled(job) } else { queued(job) }];
+        let make = |first| {
+            vec![if waits {
+                scheduled(job)
+            } else {
+                queued(job, first)
+            }]
+        };
         match self.store(stream, make).await {
             Ok(()) | Err(Failure::Repeated) => Ok(Submitted::Stored),
             Err(Failure::Known { .. }) => Ok(Submitted::Known),
@@ -216,8 +226,8 @@ impl Submitter {
         }
         // Tells a repetition from jobs that were there before.
         let mark = uuid::Uuid::new_v4().to_string();
-        let make = || {
-            let mut entry: Entry = jobs.iter().map(queued).collect();
+        let make = |first| {
+            let mut entry: Entry = jobs.iter().map(|job| queued(job, first)).collect();
             entry[0].headers.insert("Nats-Msg-Id", mark.as_str());
             entry
         };
@@ -253,7 +263,8 @@ impl Submitter {
         Ok(())
     }
 
-    async fn store(&self, stream: Stream, make: impl Fn() -> Entry) -> Result<(), Failure> {
+    /// Stores what `make` gives, which is told whether it is certain that it was not stored before.
+    async fn store(&self, stream: Stream, make: impl Fn(bool) -> Entry) -> Result<(), Failure> {
         let writer = match stream {
             Stream::Later => &self.later,
             _ => &self.jobs,
@@ -274,7 +285,7 @@ impl Submitter {
                 back.map_err(|_| closed())?;
                 until = Instant::now() + confirm;
             }
-            let storing = writer.store(make());
+            let storing = writer.store(make(!doubtful));
             let result = if wait_for_nats {
                 // A batch has its own end.
                 storing.await
@@ -341,11 +352,16 @@ fn closed() -> Failure {
     Failure::Other(SubmitError::Unknown(why))
 }
 
-/// A job for the queue; no other message may stand for it.
-fn queued(job: &NewJob) -> Message {
+/// A job for the queue; no other message may stand for it. Of a fresh one the only other can be one
+/// with the same subject, which its stream refuses anyway.
+fn queued(job: &NewJob, first: bool) -> Message {
     let mut headers = job.headers.clone();
-    headers.insert(EXPECTED, "0");
-    headers.insert(EXPECTED_OF, format!("{}.{}.>", subjects::DURABLE, job.id));
+    if !job.fresh {
+        headers.insert(EXPECTED, "0");
+        headers.insert(EXPECTED_OF, format!("{}.{}.>", subjects::DURABLE, job.id));
+    } else if first {
+        headers.insert(subjects::FRESH_HEADER, "1");
+    }
     Message {
         subject: subjects::durable_job(job.id, job.priority, 1, &job.kind),
         headers,

@@ -11,15 +11,16 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::api::Refusal;
 
@@ -41,15 +42,6 @@ pub enum Pace {
     Thrifty,
 }
 
-impl Pace {
-    const fn under_way(self) -> usize {
-        match self {
-            Self::Prompt => 2,
-            Self::Thrifty => 1,
-        }
-    }
-}
-
 /// After a batch of so many messages, more are waited for ...
 const MANY: usize = 16;
 
@@ -65,7 +57,7 @@ const FEW: usize = 3;
 /// How many entries wait for a batch before whoever hands over has to wait.
 const WAITING: usize = 4096;
 
-/// How long the server may take to store a batch.
+/// How long the server may take to store a batch, and how long a batch waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The sequence that the last message with the subject has to have; 0 if there is to be none.
@@ -151,11 +143,13 @@ struct Waiting {
 }
 
 impl Writer {
-    /// Starts a writer; it ends when all its clones are gone.
+    /// Starts a writer; it ends when all its clones are gone. When the connection is lost, so are
+    /// the answers that are awaited, and nobody waits for them.
     #[must_use]
-    pub fn start(client: Client, pace: Pace) -> Self {
+    pub fn start(client: Client, connected: watch::Receiver<bool>, pace: Pace) -> Self {
         let (entries, waiting) = mpsc::channel(WAITING);
-        tokio::spawn(write(client, pace, waiting));
+        let server = Server { client, connected };
+        tokio::spawn(write(server, pace, waiting));
         Self { entries }
     }
 
@@ -168,10 +162,7 @@ impl Writer {
     /// # Panics
     /// When the entry is empty or has more than 1,000 messages.
     pub async fn store(&self, entry: Entry) -> Result<u64, NotStored> {
-        assert!(
-            (1..=MOST_MESSAGES).contains(&entry.len()),
-            "an entry has 1 to 1,000 messages"
-        );
+        check(&entry);
         let (stored, result) = oneshot::channel();
         let gone = || NotStored::Unknown("the writer was stopped".to_owned());
         self.entries
@@ -182,59 +173,77 @@ impl Writer {
     }
 }
 
-async fn write(client: Client, pace: Pace, mut waiting: mpsc::Receiver<Waiting>) {
-    let under_way = Arc::new(Semaphore::new(pace.under_way()));
+/// Stores a single entry; see [`Writer::store`].
+pub(crate) async fn store(client: &Client, entry: Entry) -> Result<u64, NotStored> {
+    check(&entry);
+    let messages: Vec<_> = entry.iter().collect();
+    send(client, &messages, Instant::now() + PATIENCE).await
+}
+
+fn check(entry: &Entry) {
+    assert!(
+        (1..=MOST_MESSAGES).contains(&entry.len()),
+        "an entry has 1 to 1,000 messages"
+    );
+}
+
+async fn write(server: Server, pace: Pace, mut waiting: mpsc::Receiver<Waiting>) {
+    let mut under_way = JoinSet::new();
     let mut last = 0;
     // What did not fit into the last batch.
     let mut next = None;
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = Arc::clone(&under_way).acquire_owned().await else {
-            return;
-        };
         let first = match next.take() {
             Some(first) => first,
             None => match waiting.recv().await {
                 Some(first) => first,
-                None => return,
+                None => break,
             },
         };
-        let mut size = Size::default();
-        size.add(&first.entry);
-        let mut batch = vec![first];
-        let patience = matches!(pace, Pace::Thrifty) && last >= MANY;
+        let mut batch = Batch::of(first);
         let until = Instant::now() + GATHER;
-        loop {
-            let more = match waiting.try_recv() {
-                Ok(more) => more,
-                Err(_) if patience && size.messages < ENOUGH => {
-                    match tokio::time::timeout_at(until, waiting.recv()).await {
-                        Ok(Some(more)) => more,
-                        Ok(None) | Err(_) => break,
-                    }
+        while next.is_none() {
+            while let Some(_stored) = under_way.try_join_next() {}
+            // As many as are there already, without a turn for others between them.
+            match waiting.try_recv() {
+                Ok(more) => {
+                    next = batch.add(more);
+                    continue;
                 }
-                Err(_) => break,
+                Err(TryRecvError::Disconnected) => break,
+                Err(TryRecvError::Empty) => {}
+            }
+            let go = match (pace, under_way.len()) {
+                (Pace::Prompt, under_way) => under_way < 2,
+                (Pace::Thrifty, 0) => last < MANY || batch.messages >= ENOUGH,
+                (Pace::Thrifty, under_way) => under_way < 2 && batch.messages >= ENOUGH,
             };
-            if size.has_room_for(&more.entry) {
-                size.add(&more.entry);
-                batch.push(more);
-            } else {
-                next = Some(more);
+            if go {
                 break;
             }
+            tokio::select! {
+                more = waiting.recv() => match more {
+                    Some(more) => next = batch.add(more),
+                    None => break,
+                },
+                Some(_stored) = under_way.join_next() => {}
+                () = sleep_until(until), if under_way.is_empty() => break,
+            }
         }
-        last = size.messages;
-        let client = client.clone();
-        tokio::spawn(async move {
-            store(&client, batch).await;
-            drop(permit);
-        });
+        while under_way.len() >= 2 {
+            under_way.join_next().await;
+        }
+        last = batch.messages;
+        let server = server.clone();
+        under_way.spawn(async move { server.store(batch.entries).await });
     }
+    // What is under way is for somebody who waits for it.
+    under_way.join_all().await;
 }
 
-/// What is in a batch so far.
-#[derive(Default)]
-struct Size {
+/// Entries that are stored together.
+struct Batch {
+    entries: Vec<Waiting>,
     messages: usize,
     bytes: usize,
     /// Hashes of the subjects. Two that happen to be alike only end a batch early.
@@ -242,21 +251,41 @@ struct Size {
     hasher: RandomState,
 }
 
-impl Size {
-    fn add(&mut self, entry: &Entry) {
-        self.messages += entry.len();
-        self.bytes += bytes(entry);
-        for message in entry {
-            self.subjects.insert(self.subject(message));
-        }
+impl Batch {
+    fn of(first: Waiting) -> Self {
+        let mut batch = Self {
+            entries: Vec::new(),
+            messages: 0,
+            bytes: 0,
+            subjects: HashSet::new(),
+            hasher: RandomState::new(),
+        };
+        batch.put(first);
+        batch
     }
 
-    fn has_room_for(&self, entry: &Entry) -> bool {
-        self.messages + entry.len() <= MOST_MESSAGES
+    /// Gives back what has no room in it.
+    fn add(&mut self, waiting: Waiting) -> Option<Waiting> {
+        let entry = &waiting.entry;
+        let fits = self.messages + entry.len() <= MOST_MESSAGES
             && self.bytes + bytes(entry) <= MOST_BYTES
             && !entry
                 .iter()
-                .any(|message| self.subjects.contains(&self.subject(message)))
+                .any(|message| self.subjects.contains(&self.subject(message)));
+        if !fits {
+            return Some(waiting);
+        }
+        self.put(waiting);
+        None
+    }
+
+    fn put(&mut self, waiting: Waiting) {
+        self.messages += waiting.entry.len();
+        self.bytes += bytes(&waiting.entry);
+        for message in &waiting.entry {
+            self.subjects.insert(self.subject(message));
+        }
+        self.entries.push(waiting);
     }
 
     fn subject(&self, message: &Message) -> u64 {
@@ -271,83 +300,109 @@ fn bytes(entry: &Entry) -> usize {
     entry.iter().map(|message| message.payload.len()).sum()
 }
 
-async fn store(client: &Client, batch: Vec<Waiting>) {
-    if batch.len() > FEW {
-        let mut messages = Vec::with_capacity(MOST_MESSAGES);
-        for waiting in &batch {
-            messages.extend(&waiting.entry);
-        }
-        match commit(client, &messages).await {
-            Ok(first) => {
-                let mut sequence = first;
-                for Waiting { entry, stored } in batch {
-                    // Whoever handed it over may be gone.
-                    let _ = stored.send(Ok(sequence));
-                    sequence += entry.len() as u64;
-                }
-                return;
-            }
-            Err(error @ (NotStored::Unknown(_) | NotStored::NoStream)) => {
-                for Waiting { stored, .. } in batch {
-                    let _ = stored.send(Err(error.clone()));
-                }
-                return;
-            }
-            // One of them is to blame, and the server does not say which.
-            Err(_) => {}
-        }
-    }
-    join_all(batch.into_iter().map(async |Waiting { entry, stored }| {
-        let messages: Vec<_> = entry.iter().collect();
-        // Whoever handed it over may be gone.
-        let _ = stored.send(commit(client, &messages).await);
-    }))
-    .await;
+/// Where a writer stores.
+#[derive(Clone)]
+struct Server {
+    client: Client,
+    connected: watch::Receiver<bool>,
 }
 
-/// Stores messages together; returns the sequence of the first.
-async fn commit(client: &Client, messages: &[&Message]) -> Result<u64, NotStored> {
-    let batch = uuid::Uuid::new_v4().simple().to_string();
-    let committing = async {
-        for (place, message) in messages.iter().enumerate() {
-            let mut headers = message.headers.clone();
-            let last = place + 1 == messages.len();
-            if messages.len() > 1 {
-                headers.insert(BATCH_ID, batch.as_str());
-                headers.insert(BATCH_SEQUENCE, (place + 1).to_string());
-                if last {
-                    headers.insert(BATCH_COMMIT, "1");
+impl Server {
+    async fn store(&self, batch: Vec<Waiting>) {
+        if batch.len() > FEW {
+            let mut messages = Vec::with_capacity(MOST_MESSAGES);
+            for waiting in &batch {
+                messages.extend(&waiting.entry);
+            }
+            match self.commit(&messages).await {
+                Ok(first) => {
+                    let mut sequence = first;
+                    for Waiting { entry, stored } in batch {
+                        // Whoever handed it over may be gone.
+                        let _ = stored.send(Ok(sequence));
+                        sequence += entry.len() as u64;
+                    }
+                    return;
                 }
-            }
-            let subject = message.subject.clone();
-            if last {
-                let request = Request::new()
-                    .headers(headers)
-                    .payload(message.payload.clone())
-                    .timeout(None);
-                return match client.send_request(subject, request).await {
-                    Ok(answer) => stored(&answer.payload, messages.len() as u64),
-                    Err(error) => Err(match error.kind() {
-                        RequestErrorKind::NoResponders => NotStored::NoStream,
-                        RequestErrorKind::MaxPayloadExceeded => {
-                            NotStored::Refused(error.to_string())
-                        }
-                        _ => NotStored::Unknown(error.to_string()),
-                    }),
-                };
-            }
-            let payload = message.payload.clone();
-            if let Err(error) = client.publish_with_headers(subject, headers, payload).await {
-                // What was sent of the batch is forgotten by the server, since nobody commits it.
-                return Err(NotStored::Refused(error.to_string()));
+                Err(error @ (NotStored::Unknown(_) | NotStored::NoStream)) => {
+                    for Waiting { stored, .. } in batch {
+                        let _ = stored.send(Err(error.clone()));
+                    }
+                    return;
+                }
+                // One of them is to blame, and the server does not say which.
+                Err(_) => {}
             }
         }
-        Err(NotStored::Refused("there is no message".to_owned()))
-    };
-    match tokio::time::timeout(PATIENCE, committing).await {
-        Ok(result) => result,
-        Err(_) => Err(NotStored::Unknown(format!("no answer within {PATIENCE:?}"))),
+        join_all(batch.into_iter().map(async |Waiting { entry, stored }| {
+            let messages: Vec<_> = entry.iter().collect();
+            // Whoever handed it over may be gone.
+            let _ = stored.send(self.commit(&messages).await);
+        }))
+        .await;
     }
+
+    /// Stores messages together; returns the sequence of the first.
+    async fn commit(&self, messages: &[&Message]) -> Result<u64, NotStored> {
+        let mut connected = self.connected.clone();
+        let until = Instant::now() + PATIENCE;
+        match timeout_at(until, connected.wait_for(|up| *up)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Err(NotStored::Unknown("the connection is closed".to_owned())),
+            Err(_) => return Err(NotStored::Unknown("no connection to NATS".to_owned())),
+        }
+        tokio::select! {
+            biased;
+            result = send(&self.client, messages, until) => result,
+            // Also when there is another one already: the answer went to the lost one.
+            _ = connected.changed() => {
+                Err(NotStored::Unknown("the connection was lost before the answer".to_owned()))
+            }
+        }
+    }
+}
+
+/// Sends messages that are to be stored together, and waits for the answer.
+async fn send(client: &Client, messages: &[&Message], until: Instant) -> Result<u64, NotStored> {
+    let sending = async {
+        let (last, others) = messages.split_last().expect("an entry has messages");
+        let batch = uuid::Uuid::new_v4().simple().to_string();
+        for (place, message) in others.iter().enumerate() {
+            let headers = headers(message, &batch, place + 1);
+            let (subject, payload) = (message.subject.clone(), message.payload.clone());
+            client
+                .publish_with_headers(subject, headers, payload)
+                .await
+                // What was sent of the batch is forgotten by the server, since nobody commits it.
+                .map_err(|error| NotStored::Refused(error.to_string()))?;
+        }
+        let mut request = Request::new().payload(last.payload.clone()).timeout(None);
+        request = request.headers(if others.is_empty() {
+            last.headers.clone()
+        } else {
+            let mut headers = headers(last, &batch, messages.len());
+            headers.insert(BATCH_COMMIT, "1");
+            headers
+        });
+        match client.send_request(last.subject.clone(), request).await {
+            Ok(answer) => stored(&answer.payload, messages.len() as u64),
+            Err(error) => Err(match error.kind() {
+                RequestErrorKind::NoResponders => NotStored::NoStream,
+                RequestErrorKind::MaxPayloadExceeded => NotStored::Refused(error.to_string()),
+                _ => NotStored::Unknown(error.to_string()),
+            }),
+        }
+    };
+    let unknown = || NotStored::Unknown(format!("no answer within {PATIENCE:?}"));
+    let result = timeout_at(until, sending).await;
+    result.unwrap_or_else(|_| Err(unknown()))
+}
+
+fn headers(message: &Message, batch: &str, sequence: usize) -> HeaderMap {
+    let mut headers = message.headers.clone();
+    headers.insert(BATCH_ID, batch);
+    headers.insert(BATCH_SEQUENCE, sequence.to_string());
+    headers
 }
 
 fn stored(answer: &[u8], count: u64) -> Result<u64, NotStored> {

@@ -199,6 +199,7 @@ impl Stored {
 fn new_job(submission: &Submission) -> NewJob {
     NewJob {
         id: submission.id,
+        fresh: submission.fresh,
         kind: submission.kind.clone(),
         priority: submission.terms.priority,
         run_at: submission.terms.run_at,

@@ -8,6 +8,8 @@ use common::{Backoff, DecodeError, Job, JobId, JobKind, MaxAttempts, Priority, T
 pub struct Submission {
     pub(crate) message: Bytes,
     pub(crate) id: JobId,
+    /// Whether the publisher has made the id.
+    pub(crate) fresh: bool,
     pub(crate) kind: JobKind,
     pub(crate) terms: Terms,
     /// Where in the input the job stands, if it is from there.
@@ -77,6 +79,7 @@ impl Submission {
             return Ok(Self {
                 message,
                 id,
+                fresh: false,
                 kind,
                 terms,
                 origin: None,
@@ -88,6 +91,7 @@ impl Submission {
 
     /// Makes the message of a job, which is given an id if it has none.
     pub(crate) fn encode(mut job: Job<'_>) -> Self {
+        let fresh = job.id.is_none();
         job.id.get_or_insert_with(JobId::generate);
         let message = serde_json::to_vec(&job)
             .expect("a job has no keys but texts, and all its moments can be written down")
@@ -96,6 +100,7 @@ impl Submission {
         Self {
             message,
             id,
+            fresh,
             kind,
             terms,
             origin: None,

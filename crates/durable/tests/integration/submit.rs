@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use bytes::Bytes;
 use common::subjects;
 use durable::{Entry, Message, NewJob, NotStored, Pace, SubmitError, Submitted, Submitter, Writer};
 use futures_util::future::join_all;
@@ -179,10 +180,49 @@ async fn a_thousand_are_stored_together_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_an_answer_to_a_lost_connection() {
+    let nats = lane().await;
+    let client = nats.connect_as("publisher").await;
+    let (up, connected) = watch::channel(true);
+    let writer = Writer::start(client.clone(), connected, Pace::Prompt);
+    // It never answers.
+    nats.pause();
+    let entry = |number: u32| {
+        let subject = format!("jobs.later.{number}");
+        let (headers, payload) = (HeaderMap::new(), Bytes::new());
+        vec![Message {
+            subject,
+            headers,
+            payload,
+        }]
+    };
+    let storing = join_all((0..10).map(|number| writer.store(entry(number))));
+    // The library tells of a lost connection and of the next one, perhaps before anybody has looked;
+    // and again, until that came after all batches were sent.
+    let mut losses = tokio::time::interval(Duration::from_millis(20));
+    let losing = async {
+        loop {
+            losses.tick().await;
+            up.send(false).unwrap();
+            up.send(true).unwrap();
+        }
+    };
+    let results = tokio::select! {
+        results = storing => results,
+        () = losing => unreachable!("it has no end"),
+    };
+    for result in results {
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("lost before the answer"), "{error}");
+    }
+    nats.resume();
+}
+
+#[tokio::test]
 async fn jobs_that_go_together_and_whose_answer_was_lost_are_told_from_others() {
     let nats = lane().await;
     let client = nats.connect_as("publisher").await;
-    let writer = Writer::start(client.clone(), Pace::Prompt);
+    let writer = Writer::start(client.clone(), connected(), Pace::Prompt);
     for count in [1, 2, 100] {
         let jobs: Vec<_> = (0..count).map(|_| echo()).collect();
         let mark = common::JobId::generate().to_string();

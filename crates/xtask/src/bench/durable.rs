@@ -33,7 +33,7 @@ use super::stand::{Side, Stand, in_turn, result, rounds};
 const STREAM: &str = "BARE";
 
 /// How many submissions are under way at a time.
-const IN_FLIGHT: &str = "1024";
+const IN_FLIGHT: &str = "4096";
 
 /// How many jobs a consumer of ours may have at a time: what a bare one pulls at a time.
 const BATCH: &str = "500";

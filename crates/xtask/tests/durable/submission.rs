@@ -12,6 +12,7 @@ use durable::{
 };
 use serde_json::json;
 use test_support::{DEADLINE, NatsServer, eventually};
+use tokio::sync::watch;
 
 use crate::fixture::{said, stop};
 use crate::lane::{Lane, succeeded};
@@ -110,7 +111,8 @@ async fn a_full_queue_refuses_what_is_new_loses_nothing_and_has_room_again_when_
     };
     let lane = Lane::on(server).await;
     topology.ensure(&lane.operator).await.unwrap();
-    let writer = Writer::start(lane.operator.clone(), Pace::Prompt);
+    let (_up, connected) = watch::channel(true);
+    let writer = Writer::start(lane.operator.clone(), connected, Pace::Prompt);
     let mut accepted = Vec::new();
     let refused = loop {
         let id = JobId::generate();
