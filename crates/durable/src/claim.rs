@@ -87,10 +87,9 @@ pub(crate) fn judge(sighting: Sighting<'_>) -> Verdict {
         return Verdict::Expired { failures };
     }
     // Only the first run can be early: the others come when their time has come.
+    let is_new = record.is_none_or(|record| record.state == JobState::Scheduled);
     match sighting.run_at {
-        Some(until) if run == 1 && record.is_none() && until > sighting.now => {
-            Verdict::Early { until }
-        }
+        Some(until) if run == 1 && is_new && until > sighting.now => Verdict::Early { until },
         _ => Verdict::Run { attempt, failures },
     }
 }
@@ -223,6 +222,13 @@ mod tests {
         let early = judge(Sighting {
             run_at: Some(later),
             ..sighting(None)
+        });
+        assert_eq!(early, Verdict::Early { until: later });
+        // Its time has not come yet although it was delivered again.
+        let waits = record(JobState::Scheduled);
+        let early = judge(Sighting {
+            run_at: Some(later),
+            ..sighting(Some(&waits))
         });
         assert_eq!(early, Verdict::Early { until: later });
         let late = judge(Sighting {

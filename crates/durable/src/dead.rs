@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use crate::api;
 use crate::clock::ServerClock;
 use crate::direct::{self, Kept};
+use crate::letter::own_headers;
 use crate::records;
-use crate::settle::own_headers;
 use crate::topology::Stream;
 use crate::trim;
 use crate::writer::{self, Message, NotStored};
@@ -24,11 +24,8 @@ const PAGE: usize = 100;
 /// How many bytes they may have together.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// The most attempts before a replay that are kept, ...
+/// The most attempts before a replay that are kept.
 const MOST_ATTEMPTS: usize = 100;
-
-/// ... and the longest text of each.
-const SHORT: usize = 512;
 
 /// How long the record of a discarded job is kept.
 const KEPT: &str = "168h";
@@ -239,8 +236,7 @@ fn mark_replay(record: &mut JobRecord) {
     let attempts = &mut record.failures;
     attempts.drain(..attempts.len().saturating_sub(MOST_ATTEMPTS));
     for FailedAttempt { error, .. } in attempts.iter_mut() {
-        let end = error.message.floor_char_boundary(SHORT);
-        error.message.truncate(end);
+        records::shorten(error, records::SHORT);
     }
     attempts.push(FailedAttempt {
         attempt: 0,

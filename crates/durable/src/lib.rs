@@ -15,6 +15,7 @@ mod intake;
 mod keeper;
 mod lane;
 mod lease;
+mod letter;
 mod look;
 mod puller;
 mod pulse;

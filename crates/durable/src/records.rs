@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::Context as _;
 use async_nats::{Client, HeaderMap, StatusCode, Subscriber};
 use bytes::Bytes;
-use common::{JobId, JobRecord, subjects};
+use common::{JobId, JobRecord, OutcomeError, subjects};
 use futures_util::StreamExt as _;
 use serde_json::json;
 use tracing::warn;
@@ -125,6 +125,42 @@ pub(crate) fn message(id: JobId, record: Bytes, expected: u64, ttl: Option<&str>
     }
 }
 
+/// The longest text of an error in a record that has many.
+pub(crate) const SHORT: usize = 512;
+
+/// Cuts the text of an error.
+pub(crate) fn shorten(error: &mut OutcomeError, longest: usize) {
+    let end = error.message.floor_char_boundary(longest);
+    error.message.truncate(end);
+}
+
+/// A record as it is sent. It fits into a message, however much has failed: if need be, the texts
+/// of the failures are cut and the oldest left out, but for the last, from which attempts are
+/// counted.
+pub(crate) fn encode(record: &JobRecord, limit: usize) -> Bytes {
+    let encoded = |record: &JobRecord| {
+        serde_json::to_vec(record).expect("a record is plain data with text for keys")
+    };
+    let mut bytes = encoded(record);
+    if bytes.len() > limit {
+        let mut record = record.clone();
+        for longest in [SHORT, 0] {
+            for failure in &mut record.failures {
+                shorten(&mut failure.error, longest);
+            }
+            bytes = encoded(&record);
+            while bytes.len() > limit && record.failures.len() > 1 {
+                record.failures.drain(..record.failures.len() / 2);
+                bytes = encoded(&record);
+            }
+            if bytes.len() <= limit {
+                break;
+            }
+        }
+    }
+    bytes.into()
+}
+
 /// Of which job an answer holds the record, and its sequence.
 fn origin(headers: &HeaderMap) -> Option<(JobId, u64)> {
     let subject = headers.get(async_nats::header::NATS_SUBJECT)?.as_str();
@@ -140,4 +176,40 @@ fn origin(headers: &HeaderMap) -> Option<(JobId, u64)> {
 pub(crate) async fn one(client: &Client, id: JobId) -> anyhow::Result<Option<Found>> {
     let mut records = Records::new(client).await?;
     Ok(records.of([id]).await?.remove(&id))
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{FailedAttempt, JobState, Timestamp, codes};
+
+    use super::*;
+
+    #[test]
+    fn a_record_fits_however_much_has_failed_and_keeps_its_result_and_its_last_failure() {
+        let mut record = JobRecord::new(
+            JobId::generate(),
+            None,
+            JobState::Succeeded,
+            Timestamp::now(),
+        );
+        let result = format!("\"{}\"", "x".repeat(10_000));
+        record.result = serde_json::from_str(&result).ok();
+        record.failures = (1..=200)
+            .map(|attempt| FailedAttempt {
+                attempt,
+                consumer: None,
+                at: record.at,
+                error: OutcomeError::new(codes::TRANSIENT, "\u{1}ü".repeat(1000)),
+            })
+            .collect();
+        for limit in [10_500, 14_000, 50_000, 1_000_000] {
+            let bytes = encode(&record, limit);
+            assert!(bytes.len() <= limit, "{}", bytes.len());
+            let kept: JobRecord = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(kept.result.unwrap().get(), result);
+            assert_eq!(kept.failures.last().unwrap().attempt, 200);
+        }
+        let whole: JobRecord = serde_json::from_slice(&encode(&record, usize::MAX)).unwrap();
+        assert_eq!(whole.failures, record.failures);
+    }
 }

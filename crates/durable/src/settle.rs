@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::{HeaderMap, HeaderName, HeaderValue};
-use bytes::Bytes;
 use common::{
     DeadReason, FailedAttempt, JobRecord, JobState, OutcomeError, Timestamp, codes, subjects,
 };
@@ -14,9 +12,10 @@ use tracing::debug;
 
 use crate::lane::Shared;
 use crate::lease::Lease;
+use crate::letter::{dead_letter, fits, own_headers};
 use crate::records::{self, Found};
 use crate::trim::Acked;
-use crate::writer::{Entry, Message, NotStored};
+use crate::writer::{Entry, Message, NotStored, Writer};
 
 /// Waits from this length on are the server's, as a scheduled message: it is precise to about a
 /// quarter of a second. Shorter ones are a delayed nak.
@@ -28,8 +27,8 @@ const RETRY: Duration = Duration::from_millis(500);
 /// What a record and the headers of a message may take beside the result.
 const MARGIN: usize = 4096;
 
-/// The longest text of an error in a record that has many: all of them have to fit into a message.
-const SHORT: usize = 512;
+/// What the headers of a record may take.
+const HEADERS: usize = 512;
 
 /// What became of an attempt.
 #[derive(Debug)]
@@ -150,28 +149,14 @@ pub(crate) async fn settle(shared: &Shared, lease: &Lease, settlement: Settlemen
                 retry_after.unwrap_or_else(|| lease.backoff.delay(lease.attempt, rand::random()));
             add_failure(&mut record, error);
             record.state = JobState::Retrying;
-            record.next_at = Some(now.after(wait));
-            if wait < SCHEDULED {
-                if write(shared, lease, &record, Vec::new()).await == Written::Yes {
-                    nak(shared, lease, wait).await;
-                }
-            } else {
-                record.run += 1;
-                record.settled_deliveries = 0;
-                put_off(shared, lease, record).await;
-            }
+            put_off(shared, lease, record, now.after(wait)).await;
         }
         Settlement::Early { until } => {
             record.state = JobState::Scheduled;
-            record.run += 1;
-            record.settled_deliveries = 0;
-            record.next_at = Some(until);
-            put_off(shared, lease, record).await;
+            put_off(shared, lease, record, until).await;
         }
         Settlement::PutOff { run, until } => {
-            if schedule(shared, lease, run, until).await {
-                ack(shared, lease).await;
-            }
+            schedule(shared, lease, next_run(lease, run, until)).await;
         }
         Settlement::GivenBack => match write(shared, lease, &record, Vec::new()).await {
             Written::Yes => nak(shared, lease, Duration::ZERO).await,
@@ -182,11 +167,9 @@ pub(crate) async fn settle(shared: &Shared, lease: &Lease, settlement: Settlemen
 }
 
 fn add_failure(record: &mut JobRecord, mut error: OutcomeError) {
-    // The whole record has to fit into a message, whatever a handler says again and again.
-    if record.failures.len() >= 8 && error.message.len() > SHORT {
-        error
-            .message
-            .truncate(error.message.floor_char_boundary(SHORT));
+    // The record is written again after each attempt, whatever a handler says again and again.
+    if record.failures.len() >= 8 {
+        records::shorten(&mut error, records::SHORT);
     }
     record.failures.push(FailedAttempt {
         attempt: record.attempt,
@@ -219,85 +202,70 @@ async fn die(
     if let Some(error) = error {
         add_failure(&mut record, error);
     }
-    let letter = dead_letter(&record, lease);
-    end(shared, lease, record, vec![letter]).await;
-}
-
-fn dead_letter(record: &JobRecord, lease: &Lease) -> Message {
-    let mut headers = own_headers(lease.headers.as_ref());
-    let mut set = |name: &'static str, value: String| {
-        // The text is our own, or JSON without line breaks; one that cannot be in a header is
-        // still in the record.
-        if let Ok(value) = value.parse::<HeaderValue>() {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    };
-    let reason = record.reason.map_or("", |reason| reason.as_str());
-    set(subjects::DEAD_REASON_HEADER, reason.to_owned());
-    let failures = serde_json::to_string(&record.failures);
-    set(subjects::DEAD_FAILURES_HEADER, failures.unwrap_or_default());
-    set(subjects::PRIORITY_HEADER, lease.priority.to_string());
-    set(subjects::RUN_HEADER, lease.run.to_string());
-    Message {
-        subject: subjects::dead(lease.id, &lease.kind),
-        headers,
-        payload: lease.payload.clone(),
+    let (letter, fits_with_record) = dead_letter(&record, lease, shared.client.max_payload());
+    if fits_with_record {
+        return end(shared, lease, record, vec![letter]).await;
+    }
+    // The letter first: whoever is lost in between leaves a job that is delivered again.
+    let what = "a dead letter cannot be stored, trying again";
+    if store(shared, lease, &shared.records, letter, what).await {
+        end(shared, lease, record, Vec::new()).await;
     }
 }
 
-/// What a dead letter says of its job, and what holds for its first delivery alone.
-const OF_THE_LANE: [&str; 5] = [
-    subjects::FRESH_HEADER,
-    subjects::DEAD_REASON_HEADER,
-    subjects::DEAD_FAILURES_HEADER,
-    subjects::PRIORITY_HEADER,
-    subjects::RUN_HEADER,
-];
-
-/// The headers of a job without those of the server and of the lane.
-pub(crate) fn own_headers(headers: Option<&HeaderMap>) -> HeaderMap {
-    let mut own = HeaderMap::new();
-    for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
-        let text: &str = name.as_ref();
-        if text.to_ascii_lowercase().starts_with("nats-") || OF_THE_LANE.contains(&text) {
-            continue;
-        }
-        for value in values {
-            own.append(name.clone(), value.clone());
-        }
+/// Lets a job wait in the server: as its next run, or, where that is not worth it or does not fit
+/// into a message, as a message that is delivered again later.
+async fn put_off(shared: &Shared, lease: &Lease, mut record: JobRecord, until: Timestamp) {
+    let wait = until.since(record.at);
+    let next = next_run(lease, record.run + 1, until);
+    let scheduled = wait >= SCHEDULED && fits(&next, shared.client.max_payload());
+    record.next_at = Some(until);
+    if scheduled {
+        record.run += 1;
+        record.settled_deliveries = 0;
     }
-    own
-}
-
-/// Lets a job wait in the server until its next run.
-async fn put_off(shared: &Shared, lease: &Lease, record: JobRecord) {
-    let (run, until) = (record.run, record.next_at.unwrap_or(record.at));
     match write(shared, lease, &record, Vec::new()).await {
-        Written::Yes => {
-            if schedule(shared, lease, run, until).await {
-                ack(shared, lease).await;
-            }
-        }
+        Written::Yes if scheduled => schedule(shared, lease, next).await,
+        Written::Yes => nak(shared, lease, wait).await,
         Written::Ended => ack(shared, lease).await,
         Written::Superseded | Written::GaveUp => {}
     }
 }
 
-/// Stores the job for its next run; true when the server has it.
-async fn schedule(shared: &Shared, lease: &Lease, run: u32, until: Timestamp) -> bool {
+/// What the server makes a run of a job of when its time has come.
+fn next_run(lease: &Lease, run: u32, until: Timestamp) -> Message {
     let mut headers = own_headers(lease.headers.as_ref());
     headers.insert("Nats-Schedule", format!("@at {until}"));
     let target = subjects::due_job(lease.id, lease.priority, run, &lease.kind);
     headers.insert("Nats-Schedule-Target", target);
-    let message = Message {
+    Message {
         subject: subjects::later(lease.id),
         headers,
         payload: lease.payload.clone(),
-    };
+    }
+}
+
+/// Stores the next run of a job, which ends this one.
+async fn schedule(shared: &Shared, lease: &Lease, next: Message) {
+    let what = "a job cannot be put off, trying again";
+    if store(shared, lease, &shared.schedules, next, what).await {
+        ack(shared, lease).await;
+    }
+}
+
+/// Stores a message that belongs to a job, however often it has to be tried; true when the server
+/// has it.
+async fn store(
+    shared: &Shared,
+    lease: &Lease,
+    writer: &Writer,
+    message: Message,
+    what: &str,
+) -> bool {
     loop {
-        match shared.schedules.store(vec![message.clone()]).await {
+        match writer.store(vec![message.clone()]).await {
             Ok(_) => return true,
-            Err(error) => shared.warn("a job cannot be put off, trying again", lease, &error),
+            Err(error) => shared.warn(what, lease, &error),
         }
         if shared.pause(RETRY).await {
             return false;
@@ -318,9 +286,8 @@ pub(crate) async fn write(
     if record.state == JobState::Running && lease.settling.load(Ordering::Acquire) {
         return Written::Superseded;
     }
-    let payload: Bytes = serde_json::to_vec(record)
-        .expect("a record is plain data with text for keys")
-        .into();
+    let limit = shared.client.max_payload().saturating_sub(HEADERS);
+    let payload = records::encode(record, limit);
     let expires = record.state.is_final() && record.state != JobState::Dead;
     let ttl = expires.then(|| shared.ttl());
     loop {

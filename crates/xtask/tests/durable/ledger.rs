@@ -29,6 +29,12 @@ const SCRIPTS: &[(&str, &str)] = &[
         "large",
         "begin; head -c 1046000 /dev/zero | tr '\\0' x; exit",
     ),
+    // Says a lot each time that it fails, and ends with a result that leaves that little room.
+    (
+        "late",
+        r#"begin; [ "$JOB_ATTEMPT" -gt 30 ] || { head -c 5000 /dev/zero | tr '\0' x >&2; exit 75; }
+        head -c 1044000 /dev/zero | tr '\0' x; exit"#,
+    ),
 ];
 
 /// The declarations of the handlers, for a folder of files that they share with the test.

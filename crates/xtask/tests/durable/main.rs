@@ -18,6 +18,7 @@ mod cut_off;
 mod fixture;
 mod identity;
 mod lane;
+mod large;
 mod ledger;
 #[path = "../observer/mod.rs"]
 mod observer;
