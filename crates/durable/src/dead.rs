@@ -7,7 +7,7 @@ use common::{
     DeadReason, FailedAttempt, Job, JobId, JobKind, JobRecord, JobState, OutcomeError, Priority,
     Timestamp, codes, subjects,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::api;
 use crate::clock::ServerClock;
@@ -309,12 +309,5 @@ pub async fn discard(client: &Client, letter: &DeadLetter) -> anyhow::Result<()>
 }
 
 async fn remove(client: &Client, letter: &DeadLetter) -> anyhow::Result<()> {
-    let subject = format!("$JS.API.STREAM.MSG.DELETE.{}", Stream::State);
-    let request = json!({"seq": letter.sequence, "no_erase": true});
-    match api::ask::<Value>(client, subject, &request).await {
-        Ok(_) => Ok(()),
-        // Somebody else has removed it.
-        Err(api::ApiError::Refused { code, .. }) if code == 10043 || code == 10057 => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    trim::remove(client, Stream::State, letter.sequence).await
 }

@@ -8,7 +8,6 @@
 
 use std::sync::atomic::Ordering;
 
-use async_nats::Client;
 use common::subjects;
 use serde::Deserialize;
 use serde_json::Value;
@@ -41,15 +40,10 @@ struct Moment {
 impl Moment {
     fn now(shared: &Shared) -> Self {
         Self {
-            connection: connections(&shared.client),
+            connection: shared.connections(),
             cancellation: shared.cancellations.load(Ordering::Acquire),
         }
     }
-}
-
-/// Counted before anything arrives on a connection, other than the event that tells of it.
-fn connections(client: &Client) -> u64 {
-    client.statistics().connects.load(Ordering::Acquire)
 }
 
 impl Fresh {

@@ -191,8 +191,14 @@ async fn look_up(
     ids: Vec<JobId>,
 ) -> Option<HashMap<JobId, Found>> {
     let mut told = false;
+    let mut connected = shared.nats.connected();
     loop {
-        match records.of(ids.iter().copied()).await {
+        // An answer that went to a lost connection is not waited for.
+        let found = tokio::select! {
+            found = records.of(ids.iter().copied()) => found,
+            Ok(()) = connected.changed() => continue,
+        };
+        match found {
             Ok(found) => return Some(found),
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
@@ -279,7 +285,6 @@ fn sort(
         run,
         delivered: AtomicU64::new(pulled.delivered),
         stream_sequence: pulled.stream_sequence,
-        subject: pulled.subject,
         ack: pulled.ack,
         failures: record.map_or_else(Vec::new, |record| record.failures.clone()),
         max_attempts,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_nats::{Client, Subject};
 use common::{Backoff, DeadReason, JobId, JobKind, JobRecord, JobState, Priority, subjects};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -24,7 +24,7 @@ use crate::puller::{Event, Pulled, Puller, Queue};
 use crate::records::{self, Found};
 use crate::settle::{self, Settlement};
 use crate::topology::{Stream, Topology};
-use crate::trim::purge;
+use crate::trim;
 use crate::writer::NotStored;
 
 const CANCELS: &str = "cancels";
@@ -164,7 +164,9 @@ async fn cancel(shared: &Shared, id: JobId) -> anyhow::Result<()> {
         }
     }
     for (stream, filter) in messages_of(id) {
-        purge(&shared.client, stream, &json!({"filter": filter})).await?;
+        while let Some(message) = direct::last(&shared.client, stream, &filter).await? {
+            trim::remove(&shared.client, stream, message.sequence).await?;
+        }
     }
     info!(job.id = %id, "job cancelled");
     Ok(())
@@ -240,7 +242,6 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
         run: place.as_ref().map_or(1, |place| place.run),
         delivered: AtomicU64::new(advisory.deliveries),
         stream_sequence: advisory.stream_seq,
-        subject: Subject::from(subject.as_str()),
         ack: Subject::from(shared.client.new_inbox()),
         failures: record.map(|record| record.failures).unwrap_or_default(),
         max_attempts: 1,
@@ -257,7 +258,7 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
     };
     warn!(job.id = %id, job.kind = %lease.kind, deliveries = advisory.deliveries, "the server gave up a job, which goes to the dead letters");
     settle::settle(shared, &lease, settlement).await;
-    purge(&shared.client, stream, &json!({"filter": subject})).await
+    trim::remove(&shared.client, stream, advisory.stream_seq).await
 }
 
 /// The kind under which a message is kept whose subject does not say one.

@@ -366,6 +366,13 @@ async fn run(
 }
 
 impl Shared {
+    /// How often this consumer has connected to a server: counted before anything arrives on a
+    /// connection, other than the event that tells of it.
+    pub(crate) fn connections(&self) -> u64 {
+        let statistics = self.client.statistics();
+        statistics.connects.load(Ordering::Acquire)
+    }
+
     /// The kind of a queue.
     pub(crate) fn kind_of(&self, queue: usize) -> JobKind {
         // Two queues for each kind, in their order.

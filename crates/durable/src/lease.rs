@@ -32,7 +32,6 @@ pub struct Lease {
     /// How often its message was delivered, also to this consumer while it had the job already.
     pub(crate) delivered: AtomicU64,
     pub(crate) stream_sequence: u64,
-    pub(crate) subject: Subject,
     pub(crate) ack: Subject,
     pub(crate) failures: Vec<FailedAttempt>,
     pub(crate) max_attempts: u32,

@@ -372,7 +372,7 @@ async fn ack(shared: &Shared, lease: &Lease) {
     shared.acked(Acked {
         queue: lease.queue,
         sequence: lease.stream_sequence,
-        subject: lease.subject.clone(),
+        connection: shared.connections(),
     });
 }
 

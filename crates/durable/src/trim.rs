@@ -4,25 +4,38 @@
 //! message at its acknowledgement syncs each time. Instead, all below the ack floor of a durable
 //! consumer is purged at once, every now and then. A job that runs for long holds the floor back;
 //! meanwhile this consumer removes what it has acknowledged above it one by one.
+//!
+//! The floor has to be trusted, and the server (2.15.1) moves it too far when messages are purged
+//! that it takes for not acknowledged: it remembers the highest of their numbers of delivery, and the
+//! next acknowledgement with the number after that takes the floor along, past jobs that still run.
+//! So single messages are deleted, never purged by their subject; what was acknowledged on a lost
+//! connection is left to its next delivery; and after a crash, which the server may have forgotten
+//! acknowledgements by, purges wait until it has delivered them again.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::{Client, Subject};
+use async_nats::Client;
 use common::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::api;
 use crate::clock::ServerClock;
 use crate::lane::Shared;
-use crate::topology::{Stream, jobs_of_kind};
+use crate::puller::Queue;
+use crate::topology::{ACK_WAIT, Stream, jobs_of_kind};
 
 /// How often it is trimmed.
 const PERIOD: Duration = Duration::from_secs(2);
+
+/// How long after a connection was made nothing is purged, unless all was delivered but once: then
+/// the numbers of delivery are in the order of the messages. Twice the ack wait.
+const UNCERTAIN: Duration = ACK_WAIT.saturating_mul(2);
 
 /// How many messages above a floor that stands still are removed at a time.
 const SINGLY: usize = 1000;
@@ -35,7 +48,8 @@ const REMEMBERED: usize = 100_000;
 pub(crate) struct Acked {
     pub(crate) queue: usize,
     pub(crate) sequence: u64,
-    pub(crate) subject: Subject,
+    /// On which connection.
+    pub(crate) connection: u64,
 }
 
 impl Shared {
@@ -47,9 +61,11 @@ impl Shared {
 
 #[derive(Deserialize)]
 struct ConsumerInfo {
+    created: String,
     delivered: Sequences,
     ack_floor: Sequences,
     num_ack_pending: u64,
+    num_redelivered: u64,
 }
 
 #[derive(Deserialize)]
@@ -60,9 +76,11 @@ struct Sequences {
 /// What one queue has to be rid of.
 #[derive(Default)]
 struct Pile {
-    above_floor: BTreeMap<u64, Subject>,
+    above_floor: BTreeSet<u64>,
     floor: u64,
     dirty: bool,
+    /// When the durable consumer was made: another one is of another stream, perhaps.
+    created: String,
 }
 
 pub(crate) async fn trim(shared: Arc<Shared>) {
@@ -71,6 +89,8 @@ pub(crate) async fn trim(shared: Arc<Shared>) {
     for pile in &mut piles {
         pile.dirty = true;
     }
+    let mut connection = 0;
+    let mut since = Instant::now();
     loop {
         // Consumers of a fleet that were started together do not trim at the same moment.
         let wait = PERIOD.mul_f64(rand::random::<f64>() + 0.5);
@@ -79,27 +99,31 @@ pub(crate) async fn trim(shared: Arc<Shared>) {
             let mut list = shared.acked.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *list)
         };
-        for Acked {
-            queue,
-            sequence,
-            subject,
-        } in acked
-        {
-            // What the server gave up is in no queue, and is removed by whoever buried it.
-            let Some(pile) = piles.get_mut(queue) else {
-                continue;
-            };
-            pile.dirty = true;
-            if pile.above_floor.len() < REMEMBERED {
-                pile.above_floor.insert(sequence, subject);
+        if connection != shared.connections() {
+            connection = shared.connections();
+            since = Instant::now();
+            for pile in &mut piles {
+                pile.above_floor.clear();
             }
         }
         for (place, pile) in piles.iter_mut().enumerate() {
+            pile.dirty |= acked.iter().any(|acked| acked.queue == place);
             if (pile.dirty || !pile.above_floor.is_empty())
-                && let Err(error) = trim_queue(&shared, place, pile).await
+                && let Err(error) = trim_queue(&shared, place, pile, since).await
             {
                 // The next time comes soon.
                 debug!("cannot trim: {error:#}");
+            }
+        }
+        // Remembered for the next time: by then the server has handled the acknowledgements.
+        for acked in acked {
+            // What the server gave up is in no queue, and is removed by whoever buried it.
+            if let Some(pile) = piles.get_mut(acked.queue)
+                && acked.connection == connection
+                && acked.sequence > pile.floor
+                && pile.above_floor.len() < REMEMBERED
+            {
+                pile.above_floor.insert(acked.sequence);
             }
         }
         if let Err(error) = read_clock(&shared.client, &shared.clock).await {
@@ -108,17 +132,29 @@ pub(crate) async fn trim(shared: Arc<Shared>) {
     }
 }
 
-async fn trim_queue(shared: &Shared, place: usize, pile: &mut Pile) -> anyhow::Result<()> {
+async fn trim_queue(
+    shared: &Shared,
+    place: usize,
+    pile: &mut Pile,
+    connected: Instant,
+) -> anyhow::Result<()> {
     let queue = &shared.queues[place];
     let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", queue.stream, queue.consumer);
     let info: ConsumerInfo = api::ask(&shared.client, subject, &Value::Null).await?;
+    if info.created != pile.created {
+        *pile = Pile {
+            created: info.created,
+            ..Pile::default()
+        };
+    }
     let floor = if info.num_ack_pending == 0 {
         info.delivered.stream_seq
     } else {
         info.ack_floor.stream_seq
     };
-    let moved = floor > pile.floor;
-    pile.dirty = false;
+    let certain = info.num_redelivered == 0 || connected.elapsed() > UNCERTAIN;
+    let moved = floor > pile.floor && certain && !is_given_up(shared, queue).await?;
+    pile.dirty = floor > pile.floor && !moved;
     if moved {
         let kind = queue.consumer.replace('=', ".");
         purge(
@@ -131,21 +167,43 @@ async fn trim_queue(shared: &Shared, place: usize, pile: &mut Pile) -> anyhow::R
         pile.above_floor = pile.above_floor.split_off(&(floor + 1));
         return Ok(());
     }
-    let singly: Vec<_> = pile.above_floor.keys().copied().take(SINGLY).collect();
-    for sequence in singly {
-        if let Some(subject) = pile.above_floor.remove(&sequence) {
-            let request = json!({"filter": subject.as_str(), "seq": sequence + 1});
-            purge(&shared.client, queue.stream, &request).await?;
-        }
+    for _ in 0..SINGLY {
+        let Some(sequence) = pile.above_floor.pop_first() else {
+            break;
+        };
+        remove(&shared.client, queue.stream, sequence).await?;
     }
     Ok(())
 }
 
-/// Removes messages from a stream.
-pub(crate) async fn purge(client: &Client, stream: Stream, which: &Value) -> anyhow::Result<()> {
+/// Whether the server gave up messages of a queue that are not buried yet: to the queue they are
+/// done with, and their bytes are nowhere else.
+async fn is_given_up(shared: &Shared, queue: &Queue) -> anyhow::Result<bool> {
+    let Queue { stream, consumer } = queue;
+    let filter = format!("$JS.EVENT.ADVISORY.CONSUMER.*.{stream}.{consumer}");
+    let subject = format!("$JS.API.STREAM.INFO.{}", Stream::Advisories);
+    let question = json!({"subjects_filter": filter});
+    let info: Value = api::ask(&shared.client, subject, &question).await?;
+    Ok(!info["state"]["subjects"].is_null())
+}
+
+/// Removes all messages that match a filter and are below a sequence.
+async fn purge(client: &Client, stream: Stream, which: &Value) -> anyhow::Result<()> {
     let subject = format!("$JS.API.STREAM.PURGE.{stream}");
     api::ask::<Value>(client, subject, which).await?;
     Ok(())
+}
+
+/// Removes one message, if it is there.
+pub(crate) async fn remove(client: &Client, stream: Stream, sequence: u64) -> anyhow::Result<()> {
+    let subject = format!("$JS.API.STREAM.MSG.DELETE.{stream}");
+    let request = json!({"seq": sequence, "no_erase": true});
+    match api::ask::<Value>(client, subject, &request).await {
+        Ok(_) => Ok(()),
+        // Somebody else has removed it.
+        Err(api::ApiError::Refused { code, .. }) if code == 10043 || code == 10057 => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Asks the server what time it is.
