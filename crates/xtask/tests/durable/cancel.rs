@@ -103,50 +103,6 @@ async fn a_job_that_runs_is_stopped_and_its_program_is_killed() {
     assert_eq!(lane.ledger().0.len(), 1);
 }
 
-#[tokio::test]
-async fn a_job_that_runs_beside_a_cancelled_one_keeps_its_message_until_it_has_ended() {
-    let lane = Lane::start().await;
-    let _keeper = lane.consumer("keeper", &[]).await;
-    let sleep = async |milliseconds: u64| {
-        let payload = json!({"ms": milliseconds});
-        lane.submit(json!({"kind": "sleep", "payload": payload, "timeout": "1h"}))
-            .await
-    };
-    let messages = async |id| lane.count("JOBS", &format!("jobs.durable.{id}.>")).await;
-    let gone = async |id, what: &str| {
-        eventually(DEADLINE, what, async || {
-            (messages(id).await == 0).then_some(())
-        })
-        .await;
-    };
-    let long = sleep(600_000).await;
-    lane.becomes(long, JobState::Running).await;
-    let full = lane.consumer("full", &["--concurrency", "1"]).await;
-    let mut cancelled = sleep(600_000).await;
-    while lane
-        .becomes(cancelled, JobState::Running)
-        .await
-        .consumer
-        .as_deref()
-        != Some("full")
-    {
-        cancelled = sleep(600_000).await;
-    }
-    // Its consumer does not acknowledge it, so the server waits for that when it is removed.
-    full.pause();
-    lane.cancel(cancelled).await;
-    is_cancelled(&lane, cancelled).await;
-    gone(cancelled, "no message of the cancelled job").await;
-    // Trimmed more than once.
-    for number in 0..3 {
-        let short = sleep(0).await;
-        lane.becomes(short, JobState::Succeeded).await;
-        gone(short, &format!("no message of short job {number}")).await;
-    }
-    full.resume();
-    assert_eq!(messages(long).await, 1, "it would not survive its consumer");
-}
-
 /// The processes that run a job: each has its id in its environment.
 fn programs_of(id: common::JobId) -> Vec<String> {
     let wanted = format!("JOB_ID={id}");

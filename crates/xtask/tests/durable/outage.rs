@@ -52,6 +52,45 @@ async fn a_server_that_is_killed_twice_under_load_loses_nothing_that_it_acknowle
     }
 }
 
+/// Acknowledgements are lost with the server, and jobs of killed consumers wait for the next
+/// delivery, while others go on at full speed: what is trimmed meanwhile must be what has ended.
+#[tokio::test]
+async fn a_server_and_consumers_that_are_killed_at_full_speed_lose_no_job() {
+    const JOBS: usize = 20_000;
+    const SLOTS: [&str; 2] = ["--concurrency", "128"];
+    let mut lane = Lane::start().await;
+    let mut consumers = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        consumers.push((name, lane.consumer(name, &SLOTS).await));
+    }
+    let jobs: Vec<_> = (0..JOBS)
+        .map(|_| (JobId::generate(), json!({"kind": "echo"})))
+        .collect();
+    let submitting = tokio::spawn(Submitter::new(&lane).submit(jobs, 500));
+    for (share, killed) in [(5_000, 0), (12_000, 1)] {
+        let what = format!("{share} outcomes");
+        eventually(DEADLINE, &what, async || {
+            let info = lane.info("JOBS_STATE", &json!(null)).await;
+            let ends = info["state"]["messages"].as_u64()?;
+            (ends >= share).then_some(())
+        })
+        .await;
+        let (name, consumer) = &mut consumers[killed];
+        consumer.kill().await;
+        lane.fixture.server.kill().await;
+        lane.fixture.server.start_again().await;
+        *consumer = lane.consumer(name, &SLOTS).await;
+    }
+    let jobs = submitting.await.unwrap();
+    let ended = lane.all_end(&jobs, DEADLINE).await;
+    let again = ended.values().filter(|record| record.attempt > 1).count();
+    println!("{JOBS} jobs, all ended, {again} of them in a second attempt");
+    succeeded(&ended);
+    for (_, consumer) in &mut consumers {
+        stop(consumer).await;
+    }
+}
+
 /// A file system of its own for what a server stores, to be filled up.
 struct SmallDisk {
     folder: TempDir,
