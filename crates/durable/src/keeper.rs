@@ -16,14 +16,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api;
-use crate::direct::{self, Kept};
+use crate::claim::{self, Sighting, Verdict};
+use crate::direct;
 use crate::intake::Place;
 use crate::lane::Shared;
 use crate::lease::Lease;
 use crate::puller::{Event, Pulled, Puller, Queue};
 use crate::records::{self, Found};
 use crate::settle::{self, Settlement};
-use crate::topology::{Stream, Topology};
+use crate::topology::{Stream, Topology, consumer_name};
 use crate::trim;
 use crate::writer::NotStored;
 
@@ -196,12 +197,13 @@ async fn is_stored(shared: &Shared, id: JobId) -> anyhow::Result<bool> {
 #[derive(Deserialize)]
 struct Advisory {
     stream: String,
+    consumer: String,
     stream_seq: u64,
     #[serde(default)]
     deliveries: u64,
 }
 
-/// Takes a message that the server gave up to the dead letters.
+/// Takes a message that the server gave up to the dead letters, and removes it.
 async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
     let Ok(advisory) = serde_json::from_slice::<Advisory>(advisory) else {
         warn!("an advisory that cannot be read");
@@ -212,56 +214,73 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
         .find(|stream| stream.name() == advisory.stream);
     let Some(stream) = stream else { return Ok(()) };
     let message = direct::at(&shared.client, stream, advisory.stream_seq).await?;
-    let Some(Kept {
-        subject,
-        headers,
-        payload,
-        ..
-    }) = message
-    else {
+    let Some(kept) = message else { return Ok(()) };
+    let kind = kept.subject.splitn(6, '.').nth(5);
+    let kind = kind.and_then(|kind| kind.parse::<JobKind>().ok());
+    // What a durable consumer of somebody else gave up is still in the queue of its kind.
+    let Some(kind) = kind.filter(|kind| consumer_name(kind) == advisory.consumer) else {
         return Ok(());
     };
-    let place = Place::of(&subject);
-    let (id, kind) = place.as_ref().map_or_else(
-        || (JobId::of_unreadable(advisory.stream_seq), unreadable()),
-        |place| (place.id, place.kind.clone()),
+    let place = Place::of(&kept.subject);
+    let (id, priority, run) = place.map_or_else(
+        || {
+            let id = JobId::of_unreadable(advisory.stream_seq);
+            (id, Priority::Normal, 1)
+        },
+        |place| (place.id, place.priority, place.run),
     );
-    let found = records::one(&shared.client, id).await?;
-    let (record, sequence) = found.map_or((None, 0), |found| (found.record, found.sequence));
-    let lease = Lease {
-        id,
-        kind,
-        attempt: record.as_ref().map_or(0, |record| record.attempt),
-        payload,
-        headers: Some(headers),
-        cancelled: CancellationToken::new(),
-        queue: usize::MAX,
-        priority: place
-            .as_ref()
-            .map_or(Priority::Normal, |place| place.priority),
-        run: place.as_ref().map_or(1, |place| place.run),
-        delivered: AtomicU64::new(advisory.deliveries),
-        stream_sequence: advisory.stream_seq,
-        ack: Subject::from(shared.client.new_inbox()),
-        failures: record.map(|record| record.failures).unwrap_or_default(),
-        max_attempts: 1,
-        backoff: Backoff::default(),
-        since: Instant::now(),
-        started: AtomicBool::new(false),
-        record: tokio::sync::Mutex::new(sequence),
-        announced: AtomicBool::new(false),
-        settling: AtomicBool::new(false),
-    };
-    let settlement = Settlement::Dead {
-        reason: DeadReason::DeliveriesExhausted,
-        error: None,
-    };
-    warn!(job.id = %id, job.kind = %lease.kind, deliveries = advisory.deliveries, "the server gave up a job, which goes to the dead letters");
-    settle::settle(shared, &lease, settlement).await;
+    loop {
+        let found = records::one(&shared.client, id).await?;
+        let (record, sequence) = found.map_or((None, 0), |found| (found.record, found.sequence));
+        let verdict = claim::judge(Sighting {
+            record: record.as_ref(),
+            run,
+            delivered: 0,
+            max_attempts: u32::MAX,
+            deadline: None,
+            run_at: None,
+            now: shared.clock.now(),
+        });
+        let (settlement, changes_record) = match verdict {
+            Verdict::Done => break,
+            Verdict::PutOff { run, until } => (Settlement::PutOff { run, until }, false),
+            _ => {
+                warn!(job.id = %id, job.kind = %kind, deliveries = advisory.deliveries, "the server gave up a job, which goes to the dead letters");
+                let settlement = Settlement::Dead {
+                    reason: DeadReason::DeliveriesExhausted,
+                    error: None,
+                };
+                (settlement, true)
+            }
+        };
+        let lease = Lease {
+            id,
+            kind: kind.clone(),
+            attempt: record.as_ref().map_or(0, |record| record.attempt),
+            payload: kept.payload.clone(),
+            headers: Some(kept.headers.clone()),
+            cancelled: CancellationToken::new(),
+            queue: usize::MAX,
+            priority,
+            run,
+            delivered: AtomicU64::new(advisory.deliveries),
+            stream_sequence: advisory.stream_seq,
+            ack: Subject::from(shared.client.new_inbox()),
+            failures: record.map(|record| record.failures).unwrap_or_default(),
+            max_attempts: 1,
+            backoff: Backoff::default(),
+            since: Instant::now(),
+            started: AtomicBool::new(false),
+            record: tokio::sync::Mutex::new(sequence),
+            announced: AtomicBool::new(false),
+            settling: AtomicBool::new(false),
+        };
+        settle::settle(shared, &lease, settlement).await;
+        anyhow::ensure!(!shared.end.is_cancelled(), "the lane has ended");
+        if !changes_record {
+            break;
+        }
+        // Whether that came to pass is seen in the record: somebody may have written another.
+    }
     trim::remove(&shared.client, stream, advisory.stream_seq).await
-}
-
-/// The kind under which a message is kept whose subject does not say one.
-fn unreadable() -> JobKind {
-    "unreadable".parse().expect("it is a kind")
 }

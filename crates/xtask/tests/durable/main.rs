@@ -16,6 +16,7 @@ mod cut_off;
 )]
 #[path = "../system/fixture.rs"]
 mod fixture;
+mod given_up;
 mod identity;
 mod lane;
 mod large;
