@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
+use bytes::Bytes;
 use common::subjects;
 use tempfile::NamedTempFile;
 use tokio::process::Command;
@@ -89,11 +90,15 @@ async fn published(stand: &Stand, settings: &Settings) -> anyhow::Result<Figure>
 
 /// A file with so many jobs, a line each.
 pub(super) fn input(count: u64) -> anyhow::Result<NamedTempFile> {
+    input_of(count, job::echo)
+}
+
+/// A file with so many lines.
+pub(super) fn input_of(count: u64, line: impl Fn() -> Bytes) -> anyhow::Result<NamedTempFile> {
     let file = NamedTempFile::new().context("cannot create a temporary file")?;
     let mut lines = BufWriter::new(File::create(file.path())?);
     for _ in 0..count {
-        // Each with an id of its own: the durable lane takes a job once.
-        lines.write_all(&job::echo())?;
+        lines.write_all(&line())?;
         lines.write_all(b"\n")?;
     }
     lines.flush()?;

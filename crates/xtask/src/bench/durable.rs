@@ -23,7 +23,7 @@ use tokio::time::sleep_until;
 use super::Settings;
 use super::bare::Took;
 use super::client::{connect, tell, terminated};
-use super::confirmed::{input, rate};
+use super::confirmed::{input_of, rate};
 use super::figure::{Figure, Goal, Unit};
 use super::job;
 use super::latency::{Recorder, now};
@@ -53,6 +53,7 @@ const ASK_EVERY: Duration = Duration::from_millis(5);
 pub(super) async fn measure(stand: &Stand, settings: &Settings) -> anyhow::Result<Vec<Figure>> {
     let mut figures = vec![submit(stand, settings).await?];
     figures.push(whole_way(stand, settings).await?);
+    figures.push(beside_a_long_job(stand, settings).await?);
     figures.extend(latency(stand, settings).await?);
     Ok(figures)
 }
@@ -88,7 +89,7 @@ async fn bare_submit(stand: &Stand, nats: &NatsServer, count: u64) -> anyhow::Re
 async fn our_submit(stand: &Stand, nats: &NatsServer, count: u64) -> anyhow::Result<f64> {
     let client = nats.connect_as("worker").await;
     durable::Topology::default().ensure(&client).await?;
-    let input = input(count)?;
+    let input = input_of(count, || job::line("echo"))?;
     rate(publisher(stand, nats, input.path())?, count).await
 }
 
@@ -106,7 +107,7 @@ fn publisher(stand: &Stand, nats: &NatsServer, input: &std::path::Path) -> anyho
 async fn whole_way(stand: &Stand, settings: &Settings) -> anyhow::Result<Figure> {
     let count = settings.count(SETTLED_PER_SECOND);
     let what = "durable, from submission to acknowledgement";
-    let input = input(count)?;
+    let input = input_of(count, || job::line("echo"))?;
     let measured = in_turn(settings, what, async |side| match side {
         Side::Bare => {
             let nats = NatsServer::builder().open().config(LAZY).start().await;
@@ -122,42 +123,58 @@ async fn whole_way(stand: &Stand, settings: &Settings) -> anyhow::Result<Figure>
             ensure!(status.success(), "the bare consumer ended with {status}");
             Ok(count as f64 / start.elapsed().as_secs_f64())
         }
-        Side::Ours => {
-            let nats = NatsServer::builder().open().start().await;
-            let mut consumer = Service::program(stand.binary("consumer")?)
-                .envs(nats.env_for("worker"))
-                .args(["--concurrency", BATCH, "--durable", "required"])
-                .start();
-            consumer
-                .wait_for_line(|line| line.contains("taking durable jobs"))
-                .await;
-            let client = nats.connect_as("worker").await;
-            let start = Instant::now();
-            our_submit_and_wait(stand, &nats, &client, input.path(), count).await?;
-            Ok(count as f64 / start.elapsed().as_secs_f64())
-        }
+        Side::Ours => our_whole_way(stand, "echo", input.path(), count, false).await,
     })
     .await?;
     let figure = Figure::of(what, Unit::PerSecond, &measured, |rate| *rate);
     Ok(figure.goal(Goal::RatioAtLeast(0.5)))
 }
 
-async fn our_submit_and_wait(
+/// A job that does not end holds back what can be trimmed at once. It is compared with ours without
+/// such a job.
+async fn beside_a_long_job(stand: &Stand, settings: &Settings) -> anyhow::Result<Figure> {
+    let count = settings.count(SETTLED_PER_SECOND);
+    let what = "durable, beside a job that runs all the while (in place of bare: without it)";
+    let kind = "sleep";
+    let input = input_of(count, || job::line(kind))?;
+    let measured = in_turn(settings, what, async |side| {
+        our_whole_way(stand, kind, input.path(), count, side == Side::Ours).await
+    })
+    .await?;
+    let figure = Figure::of(what, Unit::PerSecond, &measured, |rate| *rate);
+    Ok(figure.goal(Goal::RatioAtLeast(0.8)))
+}
+
+async fn our_whole_way(
     stand: &Stand,
-    nats: &NatsServer,
-    client: &Client,
+    kind: &str,
     input: &std::path::Path,
     count: u64,
-) -> anyhow::Result<()> {
-    rate(publisher(stand, nats, input)?, count).await?;
+    beside_a_long_one: bool,
+) -> anyhow::Result<f64> {
+    let nats = NatsServer::builder().open().start().await;
+    let mut consumer = Service::program(stand.binary("consumer")?)
+        .envs(nats.env_for("worker"))
+        .args(["--concurrency", BATCH, "--durable", "required"])
+        .start();
+    consumer
+        .wait_for_line(|line| line.contains("taking durable jobs"))
+        .await;
+    let client = nats.connect_as("worker").await;
+    if beside_a_long_one {
+        let id = JobId::generate();
+        let subject = subjects::durable_job(id, common::Priority::Normal, 1, &kind.parse()?);
+        client.request(subject, job::long(id)).await?;
+    }
+    let start = Instant::now();
+    rate(publisher(stand, &nats, input)?, count).await?;
     let deadline = Instant::now() + DEADLINE;
     loop {
-        let info = client
-            .request("$JS.API.CONSUMER.INFO.JOBS.echo", "".into())
-            .await?;
+        let subject = format!("$JS.API.CONSUMER.INFO.JOBS.{kind}");
+        let info = client.request(subject, "".into()).await?;
         let info: ConsumerInfo = serde_json::from_slice(&info.payload)?;
-        if info.ack_floor.consumer_seq >= count {
-            return Ok(());
+        if info.num_pending == 0 && info.num_ack_pending == u64::from(beside_a_long_one) {
+            return Ok(count as f64 / start.elapsed().as_secs_f64());
         }
         ensure!(Instant::now() < deadline, "not all jobs were settled");
         tokio::time::sleep(ASK_EVERY).await;
@@ -166,12 +183,8 @@ async fn our_submit_and_wait(
 
 #[derive(Deserialize)]
 struct ConsumerInfo {
-    ack_floor: Floor,
-}
-
-#[derive(Deserialize)]
-struct Floor {
-    consumer_seq: u64,
+    num_pending: u64,
+    num_ack_pending: u64,
 }
 
 /// From submission to the start of the handler; both on one server that syncs each write, in turn.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use common::{Job, JobId};
+use common::{Job, JobId, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -80,11 +80,41 @@ pub(super) fn sent_ns(message: &[u8]) -> anyhow::Result<u64> {
     Ok(stamped.payload.sent_ns)
 }
 
+/// A job that takes no time, `echo` or `sleep`, as a line of a file: the publisher gives it an id
+/// and a time of creation, and with them it is as long as the others.
+pub(super) fn line(kind: &str) -> Bytes {
+    let payload = |padding: usize| {
+        let payload = format!(r#"{{"ms":0{}}}"#, " ".repeat(padding));
+        RawValue::from_string(payload).expect("this is JSON")
+    };
+    let complete = || {
+        let payload = payload(0);
+        let mut job = job(kind, &payload);
+        job.id = Some(JobId::generate());
+        job.created_at = Some(Timestamp::now());
+        serde_json::to_vec(&job).expect("a job is plain data")
+    };
+    let payload = payload(SIZE - complete().len());
+    let line = serde_json::to_vec(&job(kind, &payload));
+    line.expect("a job is plain data").into()
+}
+
+/// A job of the kind `sleep` that takes longer than any measurement.
+pub(super) fn long(id: JobId) -> Bytes {
+    let payload = RawValue::from_string(r#"{"ms":600000}"#.to_owned());
+    written(id, "sleep", &payload.expect("this is JSON")).into()
+}
+
 fn written(id: JobId, kind: &str, payload: &RawValue) -> Vec<u8> {
-    let mut job = Job::new(kind.parse().expect("the name of a kind"));
+    let mut job = job(kind, payload);
     job.id = Some(id);
-    job.payload = Some(payload);
     serde_json::to_vec(&job).expect("a job is plain data")
+}
+
+fn job<'a>(kind: &str, payload: &'a RawValue) -> Job<'a> {
+    let mut job = Job::new(kind.parse().expect("the name of a kind"));
+    job.payload = Some(payload);
+    job
 }
 
 /// Calls with a padding that makes the message as long as it has to be.
@@ -103,5 +133,11 @@ mod tests {
             assert_eq!(message.len(), SIZE);
             assert!(Job::decode(&message).unwrap().id.is_some());
         }
+        let line = line("echo");
+        let mut job = Job::decode(&line).unwrap();
+        assert_eq!((job.id, job.created_at), (None, None));
+        job.id = Some(JobId::generate());
+        job.created_at = Some(Timestamp::now());
+        assert_eq!(serde_json::to_vec(&job).unwrap().len(), SIZE);
     }
 }
