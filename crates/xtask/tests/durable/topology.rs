@@ -1,6 +1,7 @@
 //! Servers that are not, or do not stay, as the lane needs them.
 
 use common::JobState;
+use durable::Topology;
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, Service, eventually};
 
@@ -136,4 +137,69 @@ async fn a_stream_that_differs_is_reported_field_by_field_and_left_as_it_is() {
     );
     let info = ask(&client, "$JS.API.STREAM.INFO.JOBS", Value::Null).await;
     assert_eq!(info["config"]["max_bytes"], 1_000_000, "it was changed");
+}
+
+#[tokio::test]
+async fn a_server_that_confirms_too_early_is_refused_unless_it_is_wanted() {
+    let lazy = "jetstream { store_dir: $NATS_STORE_DIR, strict: true, max_file_store: 8GB }";
+    let lane = Lane::on(NatsServer::builder().config(lazy).start().await).await;
+    let mut refusing = Service::named("consumer")
+        .envs(lane.fixture.server.env_for("worker"))
+        .start();
+    assert_eq!(refusing.wait().await.code(), Some(1));
+    let lines = refusing.lines();
+    let why = lines.iter().any(|line| {
+        ["sync_interval: always", "--accept-unsafe-server"]
+            .iter()
+            .all(|part| line.text.contains(part))
+    });
+    assert!(why, "{lines:?}");
+
+    let mut going_on = lane.consumer("only", &["--accept-unsafe-server"]).await;
+    let warning = going_on
+        .wait_for_line(|line| line.contains("sync_interval: always"))
+        .await;
+    assert!(warning.contains("WARN"), "{warning}");
+    let id = lane.submit(json!({"kind": "note"})).await;
+    lane.becomes(id, JobState::Succeeded).await;
+    stop(&mut going_on).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_drops_old_jobs_is_refused_by_those_who_fill_it_and_by_those_who_empty_it() {
+    let lane = Lane::on(NatsServer::builder().open().start().await).await;
+    Topology::default().ensure(&lane.operator).await.unwrap();
+    let info = lane.info("JOBS", &Value::Null).await;
+    let mut config = info["config"].clone();
+    config["discard"] = json!("old");
+    config["discard_new_per_subject"] = json!(false);
+    ask(&lane.operator, "$JS.API.STREAM.UPDATE.JOBS", config).await;
+    let arguments = ["--delivery", "durable", "--count", "1"];
+    let mut publisher = lane.fixture.publisher().args(arguments).start();
+    assert_eq!(publisher.wait().await.code(), Some(2));
+    let lines = publisher.stdout().join("\n");
+    for part in [
+        "the stream JOBS drops what is old",
+        "--accept-unsafe-server",
+    ] {
+        assert!(lines.contains(part), "{lines}");
+    }
+    let mut publisher = lane
+        .fixture
+        .publisher()
+        .args(arguments)
+        .arg("--accept-unsafe-server")
+        .start();
+    assert_eq!(publisher.wait().await.code(), Some(0));
+    // A consumer would have made it otherwise, and so does not take it for its own.
+    let mut consumer = Service::named("consumer")
+        .envs(lane.fixture.server.env_for("worker"))
+        .arg("--accept-unsafe-server")
+        .start();
+    assert_eq!(consumer.wait().await.code(), Some(1));
+    let lines = consumer.stdout().join("\n");
+    assert!(
+        lines.contains(r#"discard is "old" instead of "new""#),
+        "{lines}"
+    );
 }
