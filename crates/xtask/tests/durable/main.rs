@@ -30,3 +30,4 @@ mod storm;
 mod submission;
 mod time;
 mod topology;
+mod watching;

@@ -18,7 +18,7 @@ fn from_now(seconds: i64) -> Timestamp {
 }
 
 /// Stores a job where jobs wait for their time.
-async fn submit_for_later(lane: &Lane, job: Value, at: Timestamp) -> JobId {
+pub(crate) async fn submit_for_later(lane: &Lane, job: Value, at: Timestamp) -> JobId {
     let id = JobId::generate();
     let kind = job["kind"].as_str().unwrap();
     let mut headers = HeaderMap::new();
