@@ -170,13 +170,18 @@ impl Topology {
         let Err(error) = api::ask::<Value>(client, create, &wanted).await else {
             return Ok(());
         };
-        let differs = matches!(error, ApiError::Refused { code, .. } if code == EXISTS_OTHERWISE);
-        if !differs {
+        // It may be there all the same: whether there is room for one more is looked at first.
+        let ApiError::Refused { code, .. } = error else {
             return Err(error).with_context(|| format!("cannot create the stream {stream}"));
-        }
+        };
         let info = format!("$JS.API.STREAM.INFO.{stream}");
-        let info: Value = api::ask(client, info, &Value::Null).await?;
+        let Ok(info) = api::ask::<Value>(client, info, &Value::Null).await else {
+            return Err(error).with_context(|| format!("cannot create the stream {stream}"));
+        };
         let differences = differences(&wanted, &info["config"]);
+        if differences.is_empty() && code != EXISTS_OTHERWISE {
+            return Ok(());
+        }
         anyhow::bail!(
             "the stream {stream} is there, but not as it is declared; change it, or what is \
              declared, so that they agree: {}",
@@ -276,7 +281,8 @@ fn differences(wanted: &Value, there: &Value) -> Vec<String> {
                     || *value == json!("")
                     || value.as_object().is_some_and(Map::is_empty)
             };
-            let same = wanted == there || (empty(wanted) && empty(there));
+            let alike = || wanted.is_object() && differences(wanted, there).is_empty();
+            let same = wanted == there || (empty(wanted) && empty(there)) || alike();
             (!same).then(|| format!("{field} is {there} instead of {wanted}"))
         })
         .collect()

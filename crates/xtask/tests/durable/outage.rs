@@ -1,8 +1,8 @@
-//! A server that crashes, and one whose disk is full.
+//! A server that crashes, and one that is full.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use common::{JobId, JobState};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use test_support::{DEADLINE, NatsServer, eventually};
 
 use crate::fixture::stop;
-use crate::lane::{Lane, Submitter, succeeded};
+use crate::lane::{ACK_WAIT, Lane, Submitter, succeeded, succeeded_at_once};
 
 #[tokio::test]
 async fn a_server_that_is_killed_twice_under_load_loses_nothing_that_it_acknowledged() {
@@ -188,4 +188,68 @@ async fn a_full_disk_acknowledges_nothing_more_and_keeps_all_that_was_acknowledg
     })
     .await;
     stop(&mut consumer).await;
+}
+
+#[tokio::test]
+async fn outcomes_wait_until_more_may_be_stored_and_no_job_is_lost_or_run_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = folder.path().join("limits.conf");
+    let may_store = |size: &str| {
+        let jetstream = format!(
+            "jetstream {{ store_dir: $NATS_STORE_DIR, sync_interval: always, strict: true, max_file_store: {size} }}"
+        );
+        std::fs::write(&limits, jetstream).unwrap();
+    };
+    may_store("8GB");
+    // Named from the server's own folder, which is a temporary one as well.
+    let name = folder.path().file_name().unwrap().display();
+    let include = format!("include '../{name}/limits.conf'");
+    let server = NatsServer::builder().open().config(&include).start().await;
+    let mut lane = Lane::on(server).await;
+    let mut consumer = lane.consumer("first", &["--kinds", "held"]).await;
+    // The streams are there, so the server may now be given less than they may hold.
+    lane.fixture.server.stop().await;
+    may_store("10MB");
+    lane.fixture.server.start_again().await;
+    lane.hold(1);
+    let mut jobs = lane
+        .submit_all((0..4).map(|_| json!({"kind": "held"})))
+        .await;
+    for id in &jobs {
+        lane.becomes(*id, JobState::Running).await;
+    }
+    let refused = loop {
+        assert!(jobs.len() < 1000, "the server is never full");
+        let id = JobId::generate();
+        let job = json!({"kind": "note", "payload": "x".repeat(100_000)});
+        match lane.submit_as(id, job).await {
+            Ok(_) => jobs.push(id),
+            Err(refused) => break refused,
+        }
+    };
+    println!("{} acknowledged, then: {refused:?}", jobs.len());
+    assert!(refused.description.contains("insufficient"), "{refused:?}");
+    // Another one comes, which runs what waits, and would run again what is given up.
+    let mut second = lane.consumer("second", &["--kinds", "held,note"]).await;
+    lane.release(1);
+    lane.runs(jobs.len()).await;
+    for service in [&mut consumer, &mut second] {
+        service
+            .wait_for_line(|line| line.contains("what became of a job cannot be stored"))
+            .await;
+    }
+    let since = Instant::now();
+    eventually(DEADLINE, "the end of the ack wait", async || {
+        (since.elapsed() > ACK_WAIT + Duration::from_secs(2)).then_some(())
+    })
+    .await;
+    assert_eq!(lane.stored_ends().await, 0);
+    lane.fixture.server.stop().await;
+    may_store("8GB");
+    lane.fixture.server.start_again().await;
+    let ended = lane.all_end(&jobs, DEADLINE).await;
+    lane.account(&jobs, &ended, 0..=0);
+    succeeded_at_once(&ended);
+    stop(&mut consumer).await;
+    stop(&mut second).await;
 }
