@@ -1,11 +1,19 @@
 //! Knows of which jobs nothing can be known yet, so that nothing has to be looked up.
 //!
 //! Whoever makes an id for a job marks the job with [`subjects::FRESH_HEADER`] when he sends it the
-//! first time. When such a message is delivered for the first time, nobody has had the job: unless
-//! the server has crashed and forgotten that it delivered it, or the job was cancelled meanwhile. So
-//! whatever was stored before this connection, or before the last cancellation, is looked up all the
-//! same.
+//! first time. When such a message is delivered for the first time, nobody has had the job, with
+//! these exceptions:
+//!
+//! - The server has crashed and forgotten that it delivered it, or the job was cancelled meanwhile.
+//!   So whatever was stored before this connection, or before the last cancellation, is looked up.
+//! - The durable consumer was made again, or reset, and begins anew. Its numbers of delivery do too.
+//! - In a cluster another server than the one of this connection may have crashed. There all are
+//!   looked up.
+//!
+//! If one of them is missed, or somebody marks a job that is not new, the job runs once more, and its
+//! outcome stays what it was: a record is written only in the place of the one that was known.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use common::subjects;
@@ -21,6 +29,8 @@ use crate::topology::Stream;
 #[derive(Default)]
 pub(crate) struct Fresh {
     known: Option<Known>,
+    /// The highest number of delivery of each queue.
+    delivered: HashMap<usize, u64>,
 }
 
 struct Known {
@@ -74,13 +84,33 @@ impl Fresh {
         });
     }
 
+    /// A durable consumer is not what it was: all that is stored now is looked up.
+    pub(crate) fn forget(&mut self) {
+        self.known = None;
+        self.delivered.clear();
+    }
+
+    /// Looks at the numbers of delivery: they rise, unless a durable consumer begins anew.
+    pub(crate) fn see(&mut self, batch: &[Pulled]) {
+        for pulled in batch {
+            let highest = self.delivered.entry(pulled.queue).or_default();
+            if pulled.consumer_sequence > *highest {
+                *highest = pulled.consumer_sequence;
+            } else {
+                self.forget();
+                return;
+            }
+        }
+    }
+
     /// Whether nobody can have had the job of this message.
-    pub(crate) fn is(&self, shared: &Shared, pulled: &Pulled) -> bool {
+    pub(crate) fn may_skip_look_up(&self, shared: &Shared, pulled: &Pulled) -> bool {
         let marked = || {
             let headers = pulled.headers.as_ref();
             headers.is_some_and(|headers| headers.get(subjects::FRESH_HEADER).is_some())
         };
         pulled.delivered == 1
+            && shared.is_alone()
             && shared.queues[pulled.queue].stream == Stream::Jobs
             && self.known.as_ref().is_some_and(|known| {
                 pulled.stream_sequence > known.stored && known.moment == Moment::now(shared)

@@ -35,8 +35,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long jobs wait for the cancellations that came while no consumer was there.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
-/// The most jobs whose settlement may be under way before no more are taken: a batch that is being
-/// stored, and the next one. Whatever is lost with a server has to run again.
+/// The most jobs whose settlement may be under way before no more are taken: two full batches.
+/// Whatever is lost with a server has to run again.
 const SETTLING: usize = 2 * MOST_MESSAGES;
 
 /// Takes jobs until the lane is left; then gives back what the server had sent.
@@ -65,8 +65,11 @@ pub(crate) async fn take_jobs(
             biased;
             () = shared.leave.cancelled() => break,
             event = puller.next() => match event? {
-                Event::Pulled(batch) => claim(&shared, &mut records, &fresh, batch).await,
-                Event::Gone(place) => restore(&shared, &mut puller, place).await,
+                Event::Pulled(batch) => claim(&shared, &mut records, &mut fresh, batch).await,
+                Event::Gone(place) => {
+                    fresh.forget();
+                    restore(&shared, &mut puller, place).await;
+                }
                 Event::Ended => {}
             },
             changed = connected.changed() => {
@@ -94,7 +97,7 @@ pub(crate) async fn take_jobs(
             _ = &mut arrived => return Ok(()),
         };
         if let Event::Pulled(batch) = batch {
-            claim(&shared, &mut records, &fresh, batch).await;
+            claim(&shared, &mut records, &mut fresh, batch).await;
         }
     }
 }
@@ -145,7 +148,8 @@ impl Place {
     }
 }
 
-async fn claim(shared: &Arc<Shared>, records: &mut Records, fresh: &Fresh, batch: Vec<Pulled>) {
+async fn claim(shared: &Arc<Shared>, records: &mut Records, fresh: &mut Fresh, batch: Vec<Pulled>) {
+    fresh.see(&batch);
     let mut batch: Vec<_> = batch
         .into_iter()
         .map(|pulled| (Place::of(&pulled.subject), pulled))
@@ -154,7 +158,7 @@ async fn claim(shared: &Arc<Shared>, records: &mut Records, fresh: &Fresh, batch
         let rest = batch.split_off(batch.len().min(records::MOST));
         let ids = batch
             .iter()
-            .filter(|(_, pulled)| !fresh.is(shared, pulled))
+            .filter(|(_, pulled)| !fresh.may_skip_look_up(shared, pulled))
             .filter_map(|(place, _)| Some(place.as_ref()?.id));
         let found = look_up(shared, records, ids.collect()).await;
         let Some(found) = found else { return };
@@ -192,6 +196,7 @@ async fn look_up(
 ) -> Option<HashMap<JobId, Found>> {
     let mut told = false;
     let mut connected = shared.nats.connected();
+    connected.mark_unchanged();
     loop {
         // An answer that went to a lost connection is not waited for.
         let found = tokio::select! {

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use async_nats::{Client, Subject};
-use common::{Backoff, DeadReason, JobId, JobKind, JobRecord, JobState, Priority, subjects};
+use common::{
+    Backoff, DeadReason, JobId, JobKind, JobRecord, JobState, Priority, Timestamp, subjects,
+};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -165,7 +167,10 @@ async fn cancel(shared: &Shared, id: JobId) -> anyhow::Result<()> {
         }
     }
     for (stream, filter) in messages_of(id) {
+        let mut removed = None;
         while let Some(message) = direct::last(&shared.client, stream, &filter).await? {
+            let again = removed.replace(message.sequence) == Some(message.sequence);
+            anyhow::ensure!(!again, "a message that was deleted is still there");
             trim::remove(&shared.client, stream, message.sequence).await?;
         }
     }
@@ -199,6 +204,7 @@ struct Advisory {
     stream: String,
     consumer: String,
     stream_seq: u64,
+    timestamp: Timestamp,
     #[serde(default)]
     deliveries: u64,
 }
@@ -214,7 +220,10 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
         .find(|stream| stream.name() == advisory.stream);
     let Some(stream) = stream else { return Ok(()) };
     let message = direct::at(&shared.client, stream, advisory.stream_seq).await?;
-    let Some(kept) = message else { return Ok(()) };
+    // One that is younger is of a stream that was made again meanwhile.
+    let Some(kept) = message.filter(|kept| kept.at <= advisory.timestamp) else {
+        return Ok(());
+    };
     let kind = kept.subject.splitn(6, '.').nth(5);
     let kind = kind.and_then(|kind| kind.parse::<JobKind>().ok());
     // What a durable consumer of somebody else gave up is still in the queue of its kind.
@@ -282,5 +291,9 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
         }
         // Whether that came to pass is seen in the record: somebody may have written another.
     }
-    trim::remove(&shared.client, stream, advisory.stream_seq).await
+    // What is left is trimmed: its letter is stored.
+    if let Err(error) = trim::remove(&shared.client, stream, advisory.stream_seq).await {
+        warn!(job.id = %id, "the message of a buried job cannot be deleted: {error:#}");
+    }
+    Ok(())
 }

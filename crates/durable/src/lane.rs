@@ -373,6 +373,11 @@ impl Shared {
         statistics.connects.load(Ordering::Acquire)
     }
 
+    /// Whether the server of the connection is the only one, so that no other can crash beside it.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.client.server_info().cluster.is_none()
+    }
+
     /// The kind of a queue.
     pub(crate) fn kind_of(&self, queue: usize) -> JobKind {
         // Two queues for each kind, in their order.

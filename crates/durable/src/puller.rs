@@ -49,6 +49,8 @@ pub(crate) struct Pulled {
     pub(crate) ack: Subject,
     pub(crate) delivered: u64,
     pub(crate) stream_sequence: u64,
+    /// The number of this delivery among all of the durable consumer.
+    pub(crate) consumer_sequence: u64,
 }
 
 /// What came of waiting.
@@ -208,6 +210,7 @@ impl Puller {
             queue.stream.name() == origin.stream && queue.consumer == origin.consumer
         })?;
         let (delivered, stream_sequence) = (origin.delivered, origin.stream_sequence);
+        let consumer_sequence = origin.consumer_sequence;
         let state = &mut self.queues[place].1;
         state.left = state.left.saturating_sub(1);
         if state.left == 0 {
@@ -221,6 +224,7 @@ impl Puller {
             ack,
             delivered,
             stream_sequence,
+            consumer_sequence,
         });
         None
     }
@@ -252,6 +256,7 @@ struct Origin<'a> {
     consumer: &'a str,
     delivered: u64,
     stream_sequence: u64,
+    consumer_sequence: u64,
 }
 
 impl<'a> Origin<'a> {
@@ -265,6 +270,7 @@ impl<'a> Origin<'a> {
             consumer: tokens.next()?,
             delivered: tokens.next()?.parse().ok()?,
             stream_sequence: tokens.next()?.parse().ok()?,
+            consumer_sequence: tokens.next()?.parse().ok()?,
         })
     }
 }
@@ -280,6 +286,7 @@ mod tests {
             consumer: "mail=send",
             delivered: 3,
             stream_sequence: 17,
+            consumer_sequence: 9,
         };
         for subject in [
             "$JS.ACK.JOBS.mail=send.3.17.9.1700000000000000000.5",

@@ -364,6 +364,7 @@ fn after_conflict(record: &JobRecord, expected: u64, found: Option<Found>) -> Af
 }
 
 async fn ack(shared: &Shared, lease: &Lease) {
+    let connection = shared.connections();
     // An acknowledgement that is lost brings the message back, and its record says that it is done.
     let _ = shared
         .client
@@ -372,7 +373,7 @@ async fn ack(shared: &Shared, lease: &Lease) {
     shared.acked(Acked {
         queue: lease.queue,
         sequence: lease.stream_sequence,
-        connection: shared.connections(),
+        connection,
     });
 }
 

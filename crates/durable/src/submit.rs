@@ -35,8 +35,8 @@ const MARGIN: usize = 4096;
 pub struct NewJob {
     /// Its identity: a job with an id that is known is not stored again.
     pub id: JobId,
-    /// Whether the id was made for this job and given to nobody. Such a job is cheaper to store and to
-    /// take; it must not be handed over twice.
+    /// Whether the id was made for this job and given to nobody. Such a job is cheaper to store and
+    /// to take. It is handed over once: after an error, set this to `false` and submit it again.
     pub fresh: bool,
     /// Its kind.
     pub kind: JobKind,

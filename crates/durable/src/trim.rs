@@ -10,7 +10,8 @@
 //! next acknowledgement with the number after that takes the floor along, past jobs that still run.
 //! So single messages are deleted, never purged by their subject; what was acknowledged on a lost
 //! connection is left to its next delivery; and after a crash, which the server may have forgotten
-//! acknowledgements by, purges wait until it has delivered them again.
+//! acknowledgements by, purges wait until it has delivered them again. In a cluster, where another
+//! server than that of this connection may have crashed, they do so always.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -77,7 +78,10 @@ struct Sequences {
 #[derive(Default)]
 struct Pile {
     above_floor: BTreeSet<u64>,
+    /// Up to where it was purged.
     floor: u64,
+    /// The ack floor when it was looked at last.
+    seen: u64,
     dirty: bool,
     /// When the durable consumer was made: another one is of another stream, perhaps.
     created: String,
@@ -109,9 +113,10 @@ pub(crate) async fn trim(shared: Arc<Shared>) {
         for (place, pile) in piles.iter_mut().enumerate() {
             pile.dirty |= acked.iter().any(|acked| acked.queue == place);
             if (pile.dirty || !pile.above_floor.is_empty())
-                && let Err(error) = trim_queue(&shared, place, pile, since).await
+                && let Err(error) = trim_queue(&shared, place, pile, (connection, since)).await
             {
                 // The next time comes soon.
+                pile.dirty = true;
                 debug!("cannot trim: {error:#}");
             }
         }
@@ -136,7 +141,7 @@ async fn trim_queue(
     shared: &Shared,
     place: usize,
     pile: &mut Pile,
-    connected: Instant,
+    (connection, since): (u64, Instant),
 ) -> anyhow::Result<()> {
     let queue = &shared.queues[place];
     let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", queue.stream, queue.consumer);
@@ -152,9 +157,18 @@ async fn trim_queue(
     } else {
         info.ack_floor.stream_seq
     };
-    let certain = info.num_redelivered == 0 || connected.elapsed() > UNCERTAIN;
+    // The advisory of a message that the server gives up comes a little later than the floor moves:
+    // so that of the last time is taken.
+    let before = std::mem::replace(&mut pile.seen, floor);
+    let floor = floor.min(before);
+    let certain = info.num_redelivered == 0 || (shared.is_alone() && since.elapsed() > UNCERTAIN);
     let moved = floor > pile.floor && certain && !is_given_up(shared, queue).await?;
-    pile.dirty = floor > pile.floor && !moved;
+    // The answers may be those of a server that has crashed since, or of its successor.
+    anyhow::ensure!(
+        connection == shared.connections(),
+        "the connection was lost"
+    );
+    pile.dirty = pile.seen > if moved { floor } else { pile.floor };
     if moved {
         let kind = queue.consumer.replace('=', ".");
         purge(

@@ -2,7 +2,7 @@
 //!
 //! With `sync_interval: always` the server syncs its disk for every message, but only once for an
 //! atomic batch. So whatever is handed over while a batch is under way goes into the next one; a
-//! message that comes alone is sent at once. A batch is stored as a whole or not at all: when one
+//! message that comes alone is sent at once, or with others when the batch under way is stored. A batch is stored as a whole or not at all: when one
 //! is refused, its entries are sent one by one, so that a bad one does not take the others along.
 //!
 //! That holds but for one case: of a batch with the same subject twice, on a stream that keeps one
@@ -37,12 +37,12 @@ const MOST_BYTES: usize = 4 << 20;
 pub enum Pace {
     /// Nobody waits longer than he must: while one batch is synced, the next is on its way.
     Prompt,
-    /// Nobody is waiting: as long as many entries come, a little time is given to more of them,
-    /// because a large batch costs the server far less than several small ones.
+    /// Nobody is waiting: a large batch costs the server far less than several small ones, so more
+    /// entries are waited for while one is stored, and a little longer as long as many come.
     Thrifty,
 }
 
-/// After a batch of so many messages, more are waited for ...
+/// After a batch of so many messages, more are waited for, also if none is being stored ...
 const MANY: usize = 16;
 
 /// ... until there are so many ...
@@ -50,6 +50,12 @@ const ENOUGH: usize = 500;
 
 /// ... or this time is over.
 const GATHER: Duration = Duration::from_millis(3);
+
+/// A batch that takes longer than this is not waited for: its answer may never come.
+const SLOW: Duration = Duration::from_millis(250);
+
+/// The most batches under way.
+const UNDER_WAY: usize = 2;
 
 /// Up to so many entries are sent as they are: a batch costs the server about four syncs.
 const FEW: usize = 3;
@@ -190,6 +196,7 @@ fn check(entry: &Entry) {
 async fn write(server: Server, pace: Pace, mut waiting: mpsc::Receiver<Waiting>) {
     let mut under_way = JoinSet::new();
     let mut last = 0;
+    let mut sent = Instant::now();
     // What did not fit into the last batch.
     let mut next = None;
     loop {
@@ -201,7 +208,7 @@ async fn write(server: Server, pace: Pace, mut waiting: mpsc::Receiver<Waiting>)
             },
         };
         let mut batch = Batch::of(first);
-        let until = Instant::now() + GATHER;
+        let gathered = Instant::now() + GATHER;
         while next.is_none() {
             while let Some(_stored) = under_way.try_join_next() {}
             // As many as are there already, without a turn for others between them.
@@ -213,12 +220,21 @@ async fn write(server: Server, pace: Pace, mut waiting: mpsc::Receiver<Waiting>)
                 Err(TryRecvError::Disconnected) => break,
                 Err(TryRecvError::Empty) => {}
             }
-            let go = match (pace, under_way.len()) {
-                (Pace::Prompt, under_way) => under_way < 2,
-                (Pace::Thrifty, 0) => last < MANY || batch.messages >= ENOUGH,
-                (Pace::Thrifty, under_way) => under_way < 2 && batch.messages >= ENOUGH,
+            let until = if under_way.is_empty() {
+                gathered
+            } else {
+                sent + SLOW
             };
-            if go {
+            let enough = match pace {
+                Pace::Prompt => true,
+                Pace::Thrifty => {
+                    batch.messages >= ENOUGH
+                        || (under_way.is_empty() && last < MANY)
+                        || Instant::now() >= until
+                }
+            };
+            let has_room = under_way.len() < UNDER_WAY;
+            if has_room && enough {
                 break;
             }
             tokio::select! {
@@ -227,13 +243,14 @@ async fn write(server: Server, pace: Pace, mut waiting: mpsc::Receiver<Waiting>)
                     None => break,
                 },
                 Some(_stored) = under_way.join_next() => {}
-                () = sleep_until(until), if under_way.is_empty() => break,
+                () = sleep_until(until), if has_room => {}
             }
         }
-        while under_way.len() >= 2 {
+        while under_way.len() >= UNDER_WAY {
             under_way.join_next().await;
         }
         last = batch.messages;
+        sent = Instant::now();
         let server = server.clone();
         under_way.spawn(async move { server.store(batch.entries).await });
     }

@@ -150,7 +150,7 @@ impl Lane {
             .map(|job| (JobId::generate(), job))
             .collect();
         for batch in jobs.chunks(BATCH) {
-            let stored = store_batch(&self.operator, batch, DEADLINE).await;
+            let stored = store_batch(&self.operator, batch, false, DEADLINE).await;
             stored.expect("the server answers").unwrap();
         }
         jobs.into_iter().map(|(id, _)| id).collect()
@@ -422,10 +422,11 @@ async fn ask(
     })
 }
 
-/// Stores jobs all at once; the outer `None` says that the server did not answer.
+/// Stores jobs all at once, for the first time or again; the outer `None` says that the server did not answer.
 async fn store_batch(
     client: &Client,
     jobs: &[(JobId, Value)],
+    first: bool,
     patience: Duration,
 ) -> Option<Result<u64, Refused>> {
     let batch = JobId::generate().to_string();
@@ -441,6 +442,9 @@ async fn store_batch(
             "Nats-Expected-Last-Subject-Sequence-Subject",
             all_of_the_job,
         );
+        if first {
+            headers.insert(subjects::FRESH_HEADER, "1");
+        }
         headers.insert("Nats-Batch-Id", batch.as_str());
         headers.insert("Nats-Batch-Sequence", (place + 1).to_string());
         if place + 1 == jobs.len() {
@@ -476,11 +480,11 @@ impl Submitter {
     pub(crate) async fn submit(self, jobs: Vec<(JobId, Value)>, batch: usize) -> Vec<JobId> {
         const PATIENCE: Duration = Duration::from_secs(2);
         for batch in jobs.chunks(batch) {
-            let mut stored = store_batch(&self.client, batch, PATIENCE).await;
+            let mut stored = store_batch(&self.client, batch, true, PATIENCE).await;
             while !matches!(stored, Some(Ok(_))) {
                 // Whether the batch was stored is seen when it is sent again: as a whole it is known
                 // then, since it was stored as a whole or not at all.
-                stored = store_batch(&self.client, batch, PATIENCE).await;
+                stored = store_batch(&self.client, batch, false, PATIENCE).await;
                 if matches!(&stored, Some(Err(refused)) if refused.is_known()) {
                     break;
                 }
