@@ -168,7 +168,7 @@ pub(crate) fn ended(
         }
         Ended::InvalidPayload(text) => {
             let error = OutcomeError::new(codes::INVALID_PAYLOAD, text);
-            failed(consumer, &lease, duration_ms, &error);
+            failed(consumer, &lease, duration_ms, &error, true);
             let settlement = Settlement::Dead {
                 reason: DeadReason::Permanent,
                 error: Some(error),
@@ -181,7 +181,8 @@ pub(crate) fn ended(
             retry_after,
         } => {
             let error = OutcomeError::new(code, message);
-            failed(consumer, &lease, duration_ms, &error);
+            let dead = code == codes::PERMANENT || lease.is_last_attempt();
+            failed(consumer, &lease, duration_ms, &error, dead);
             let settlement = if code == codes::PERMANENT {
                 Settlement::Dead {
                     reason: DeadReason::Permanent,
@@ -197,10 +198,11 @@ pub(crate) fn ended(
     settle(consumer, lease, settlement);
 }
 
-fn failed(consumer: &Consumer, lease: &Lease, elapsed_ms: f64, error: &OutcomeError) {
+fn failed(consumer: &Consumer, lease: &Lease, elapsed_ms: f64, error: &OutcomeError, dead: bool) {
     if consumer.log.has_room(About::Failure) {
+        let next = if dead { "dead letter" } else { "retry" };
         warn!(
-            job.id = %lease.id, job.kind = %lease.kind, attempt = lease.attempt, elapsed_ms,
+            job.id = %lease.id, job.kind = %lease.kind, attempt = lease.attempt, next, elapsed_ms,
             code = %error.code, error = ?loggable(error), "attempt failed"
         );
     }

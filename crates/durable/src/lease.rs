@@ -59,6 +59,12 @@ impl Lease {
         self.started.load(Ordering::Relaxed)
     }
 
+    /// Whether there is no attempt after this one.
+    #[must_use]
+    pub fn is_last_attempt(&self) -> bool {
+        self.attempt >= self.max_attempts
+    }
+
     /// How long this consumer has it.
     #[must_use]
     pub fn age(&self) -> std::time::Duration {

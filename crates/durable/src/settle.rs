@@ -141,7 +141,7 @@ pub(crate) async fn settle(shared: &Shared, lease: &Lease, settlement: Settlemen
         }
         Settlement::Dead { reason, error } => die(shared, lease, record, reason, error).await,
         Settlement::Failed { error, retry_after } => {
-            if lease.attempt >= lease.max_attempts {
+            if lease.is_last_attempt() {
                 let reason = DeadReason::AttemptsUsedUp;
                 return die(shared, lease, record, reason, Some(error)).await;
             }

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use bootstrap::{Context, Nats};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use common::{DeadReason, JobId, JobKind, JobRecord, JobState};
+use common::{DeadReason, JobId, JobKind, JobRecord, JobState, codes};
 use durable::{DeadLetter, Replayed, Waited, Which, dead};
 use serde_json::json;
 use tracing::warn;
@@ -155,6 +155,7 @@ pub(crate) async fn run(context: &Context, operation: Operation) -> anyhow::Resu
                 }
                 Waited::NotYet(record) => {
                     show_record(&job, record.as_deref())?;
+                    warn!(job.id = %job.id, ?timeout, "the job has not ended in time");
                     false
                 }
             }
@@ -166,7 +167,10 @@ pub(crate) async fn run(context: &Context, operation: Operation) -> anyhow::Resu
             print(&if job.json {
                 json!({"id": job.id, "cancel": "requested"}).to_string()
             } else {
-                format!("asked for job {} to be cancelled", job.id)
+                format!(
+                    "asked for job {} to be cancelled, unless it has ended",
+                    job.id
+                )
             })?;
             true
         }
@@ -195,7 +199,7 @@ async fn see_to(nats: &Nats, operation: Dead) -> anyhow::Result<bool> {
                 })?;
             }
             if letters.is_empty() && !json {
-                print("no dead letters")?;
+                print("no dead letters match")?;
             }
             Ok(true)
         }
@@ -260,7 +264,7 @@ async fn each(
         }
     }
     if counts.is_empty() && failed == 0 {
-        print("no dead letters")?;
+        print("no dead letters match")?;
     }
     for (done, count) in counts {
         print(&format!("{count} {done}"))?;
@@ -315,8 +319,12 @@ fn show_record(job: &Job, record: Option<&JobRecord>) -> anyhow::Result<()> {
         record.result.as_ref().map(|result| shown(result.get())),
     );
     for failure in &record.failures {
-        let consumer = failure.consumer.as_deref().map_or("?".to_owned(), shown);
         let (at, attempt) = (failure.at, failure.attempt);
+        if failure.error.code == codes::REPLAYED {
+            add("replayed", Some(at.to_string()));
+            continue;
+        }
+        let consumer = failure.consumer.as_deref().map_or("?".to_owned(), shown);
         let (code, message) = (shown(&failure.error.code), shown(&failure.error.message));
         add(
             "failed",

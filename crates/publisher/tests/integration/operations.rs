@@ -153,7 +153,7 @@ async fn a_cancellation_is_asked_for() {
 async fn dead_letters_are_seen_to() {
     let desk = Desk::new().await;
     let (code, text) = desk.ask(&["dead", "list"]).await;
-    assert_eq!((code, text.as_str()), (0, "no dead letters"));
+    assert_eq!((code, text.as_str()), (0, "no dead letters match"));
     let mut ids = Vec::new();
     for (kind, reason) in [
         ("mail", "permanent"),
@@ -208,7 +208,7 @@ async fn dead_letters_are_seen_to() {
     let (code, _) = desk.ask(&["dead", "discard", &ids[2]]).await;
     assert_eq!(code, 0);
     let (_, text) = desk.ask(&["dead", "list"]).await;
-    assert_eq!(text, "no dead letters");
+    assert_eq!(text, "no dead letters match");
 }
 
 #[tokio::test]
