@@ -32,6 +32,9 @@ const FEW: usize = 4;
 /// How often pulls are looked at that may have been lost.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How often a durable consumer is found gone, a second apart, before it is made again.
+const GONE: u32 = 3;
+
 /// How long jobs wait for the cancellations that came while no consumer was there.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
@@ -56,6 +59,7 @@ pub(crate) async fn take_jobs(
     }
     let mut connected = shared.nats.connected();
     let mut fresh = Fresh::default();
+    let mut gone = HashMap::new();
     let mut tick = tokio::time::interval(TICK);
     loop {
         let settling = shared.settling.load(Ordering::Acquire) >= SETTLING;
@@ -68,7 +72,15 @@ pub(crate) async fn take_jobs(
                 Event::Pulled(batch) => claim(&shared, &mut records, &mut fresh, batch).await,
                 Event::Gone(place) => {
                     fresh.forget();
-                    restore(&shared, &mut puller, place).await;
+                    puller.pause(place);
+                    // Not at once: the server (2.15.1) still removes the files of a stream that was
+                    // deleted, and would remove those of the new one.
+                    let times = gone.entry(place).or_insert(0);
+                    *times += 1;
+                    if *times == GONE {
+                        gone.remove(&place);
+                        restore(&shared, &puller, place).await;
+                    }
                 }
                 Event::Ended => {}
             },
@@ -103,8 +115,7 @@ pub(crate) async fn take_jobs(
 }
 
 /// Somebody has deleted a durable consumer: it is made again.
-async fn restore(shared: &Shared, puller: &mut Puller, place: usize) {
-    puller.pause(place);
+async fn restore(shared: &Shared, puller: &Puller, place: usize) {
     let queue = puller.queue(place).clone();
     let kind = shared
         .options
