@@ -103,18 +103,20 @@ impl Fresh {
         }
     }
 
-    /// Whether nobody can have had the job of this message.
-    pub(crate) fn may_skip_look_up(&self, shared: &Shared, pulled: &Pulled) -> bool {
-        let marked = || {
+    /// Tells, as of now, whether nobody can have had the job of a message.
+    pub(crate) fn may_skip_look_up(&self, shared: &Shared) -> impl Fn(&Pulled) -> bool {
+        // The same for all messages, and not cheap to find out.
+        let after = self
+            .known
+            .as_ref()
+            .filter(|known| known.moment == Moment::now(shared) && shared.is_alone())
+            .map(|known| known.stored);
+        move |pulled| {
             let headers = pulled.headers.as_ref();
-            headers.is_some_and(|headers| headers.get(subjects::FRESH_HEADER).is_some())
-        };
-        pulled.delivered == 1
-            && shared.is_alone()
-            && shared.queues[pulled.queue].stream == Stream::Jobs
-            && self.known.as_ref().is_some_and(|known| {
-                pulled.stream_sequence > known.stored && known.moment == Moment::now(shared)
-            })
-            && marked()
+            pulled.delivered == 1
+                && shared.queues[pulled.queue].stream == Stream::Jobs
+                && after.is_some_and(|after| pulled.stream_sequence > after)
+                && headers.is_some_and(|headers| headers.get(subjects::FRESH_HEADER).is_some())
+        }
     }
 }

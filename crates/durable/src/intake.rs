@@ -2,15 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::{
     Backoff, DeadReason, DecodeError, Job, JobId, JobKind, MaxAttempts, OutcomeError, Priority,
     codes,
 };
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::api::PATIENCE;
@@ -116,19 +114,14 @@ pub(crate) async fn take_jobs(
 
 /// Somebody has deleted a durable consumer: it is made again.
 async fn restore(shared: &Shared, puller: &Puller, place: usize) {
-    let queue = puller.queue(place).clone();
-    let kind = shared
-        .options
-        .kinds
-        .iter()
-        .find(|kind| crate::topology::consumer_name(kind) == queue.consumer);
-    let Some(kind) = kind else { return };
+    let queue = puller.queue(place);
+    let kind = shared.kind_of(place);
     let topology = shared.options.topology;
     // The stream may be gone as well.
     let restored = async {
         topology.ensure(&shared.client).await?;
         topology
-            .ensure_consumer(&shared.client, queue.stream, kind)
+            .ensure_consumer(&shared.client, queue.stream, &kind)
             .await
     };
     match restored.await {
@@ -140,6 +133,7 @@ async fn restore(shared: &Shared, puller: &Puller, place: usize) {
 }
 
 /// What the subject of a job says.
+#[derive(Clone)]
 pub(crate) struct Place {
     pub(crate) id: JobId,
     pub(crate) priority: Priority,
@@ -157,6 +151,16 @@ impl Place {
             kind: tokens.next()?.parse().ok()?,
         })
     }
+
+    /// What stands for it where the subject does not say it.
+    pub(crate) fn unreadable(stream_sequence: u64, kind: JobKind) -> Self {
+        Self {
+            id: JobId::of_unreadable(stream_sequence),
+            priority: Priority::Normal,
+            run: 1,
+            kind,
+        }
+    }
 }
 
 async fn claim(shared: &Arc<Shared>, records: &mut Records, fresh: &mut Fresh, batch: Vec<Pulled>) {
@@ -167,9 +171,10 @@ async fn claim(shared: &Arc<Shared>, records: &mut Records, fresh: &mut Fresh, b
         .collect();
     while !batch.is_empty() {
         let rest = batch.split_off(batch.len().min(records::MOST));
+        let may_skip = fresh.may_skip_look_up(shared);
         let ids = batch
             .iter()
-            .filter(|(_, pulled)| !fresh.may_skip_look_up(shared, pulled))
+            .filter(|(_, pulled)| !may_skip(pulled))
             .filter_map(|(place, _)| Some(place.as_ref()?.id));
         let found = look_up(shared, records, ids.collect()).await;
         let Some(found) = found else { return };
@@ -268,49 +273,20 @@ fn sort(
         Err(_) => (None, None, None, None),
     };
     let max_attempts = max_attempts.unwrap_or(MaxAttempts::default()).get();
-    let record = found.and_then(|found| found.record.as_ref());
-    let sequence = found.map_or(0, |found| found.sequence);
-    let (run, priority) = place
-        .as_ref()
-        .map_or((1, Priority::Normal), |place| (place.run, place.priority));
+    let place = place
+        .unwrap_or_else(|| Place::unreadable(pulled.stream_sequence, shared.kind_of(pulled.queue)));
     let verdict = claim::judge(Sighting {
-        record,
-        run,
+        record: found.and_then(|found| found.record.as_ref()),
+        run: place.run,
         delivered: pulled.delivered,
         max_attempts,
         deadline,
         run_at,
         now,
     });
-    let (id, kind) = match place {
-        Some(place) => (place.id, place.kind),
-        None => (
-            JobId::of_unreadable(pulled.stream_sequence),
-            shared.kind_of(pulled.queue),
-        ),
-    };
-    let mut lease = Lease {
-        id,
-        kind,
-        attempt: 0,
-        payload: pulled.payload,
-        headers: pulled.headers,
-        cancelled: CancellationToken::new(),
-        queue: pulled.queue,
-        priority,
-        run,
-        delivered: AtomicU64::new(pulled.delivered),
-        stream_sequence: pulled.stream_sequence,
-        ack: pulled.ack,
-        failures: record.map_or_else(Vec::new, |record| record.failures.clone()),
-        max_attempts,
-        backoff: backoff.unwrap_or(Backoff::default()),
-        since: Instant::now(),
-        started: AtomicBool::new(false),
-        record: tokio::sync::Mutex::new(sequence),
-        announced: AtomicBool::new(false),
-        settling: AtomicBool::new(false),
-    };
+    let mut lease = Lease::new(place, pulled, found);
+    lease.max_attempts = max_attempts;
+    lease.backoff = backoff.unwrap_or(Backoff::default());
     let settlement = match (verdict, problem) {
         (Verdict::Done, _) => Settlement::OnlyAck,
         (_, Some(problem)) => Settlement::Dead {

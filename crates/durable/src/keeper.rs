@@ -4,17 +4,12 @@
 //! Both are small queues that the consumers share, so they wait for a consumer that is away.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use async_nats::{Client, Subject};
-use common::{
-    Backoff, DeadReason, JobId, JobKind, JobRecord, JobState, Priority, Timestamp, subjects,
-};
+use common::{DeadReason, JobId, JobKind, JobRecord, JobState, Timestamp, subjects};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api;
@@ -231,19 +226,14 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
         return Ok(());
     };
     let place = Place::of(&kept.subject);
-    let (id, priority, run) = place.map_or_else(
-        || {
-            let id = JobId::of_unreadable(advisory.stream_seq);
-            (id, Priority::Normal, 1)
-        },
-        |place| (place.id, place.priority, place.run),
-    );
+    let place = place.unwrap_or_else(|| Place::unreadable(advisory.stream_seq, kind));
+    let id = place.id;
     loop {
         let found = records::one(&shared.client, id).await?;
-        let (record, sequence) = found.map_or((None, 0), |found| (found.record, found.sequence));
+        let record = found.as_ref().and_then(|found| found.record.as_ref());
         let verdict = claim::judge(Sighting {
-            record: record.as_ref(),
-            run,
+            record,
+            run: place.run,
             delivered: 0,
             max_attempts: u32::MAX,
             deadline: None,
@@ -254,7 +244,7 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
             Verdict::Done => break,
             Verdict::PutOff { run, until } => (Settlement::PutOff { run, until }, false),
             _ => {
-                warn!(job.id = %id, job.kind = %kind, deliveries = advisory.deliveries, "the server gave up a job, which goes to the dead letters");
+                warn!(job.id = %id, job.kind = %place.kind, deliveries = advisory.deliveries, "the server gave up a job, which goes to the dead letters");
                 let settlement = Settlement::Dead {
                     reason: DeadReason::DeliveriesExhausted,
                     error: None,
@@ -262,28 +252,19 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
                 (settlement, true)
             }
         };
-        let lease = Lease {
-            id,
-            kind: kind.clone(),
-            attempt: record.as_ref().map_or(0, |record| record.attempt),
-            payload: kept.payload.clone(),
-            headers: Some(kept.headers.clone()),
-            cancelled: CancellationToken::new(),
+        let pulled = Pulled {
+            // It is in none of this consumer's, and has nothing to be acknowledged.
             queue: usize::MAX,
-            priority,
-            run,
-            delivered: AtomicU64::new(advisory.deliveries),
-            stream_sequence: advisory.stream_seq,
             ack: Subject::from(shared.client.new_inbox()),
-            failures: record.map(|record| record.failures).unwrap_or_default(),
-            max_attempts: 1,
-            backoff: Backoff::default(),
-            since: Instant::now(),
-            started: AtomicBool::new(false),
-            record: tokio::sync::Mutex::new(sequence),
-            announced: AtomicBool::new(false),
-            settling: AtomicBool::new(false),
+            consumer_sequence: 0,
+            subject: Subject::from(kept.subject.as_str()),
+            headers: Some(kept.headers.clone()),
+            payload: kept.payload.clone(),
+            delivered: advisory.deliveries,
+            stream_sequence: advisory.stream_seq,
         };
+        let mut lease = Lease::new(place.clone(), pulled, found.as_ref());
+        lease.attempt = record.map_or(0, |record| record.attempt);
         settle::settle(shared, &lease, settlement).await;
         anyhow::ensure!(!shared.end.is_cancelled(), "the lane has ended");
         if !changes_record {

@@ -4,9 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use common::{Backoff, FailedAttempt, JobId, JobKind, Priority};
+use common::{Backoff, FailedAttempt, JobId, JobKind, MaxAttempts, Priority};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::intake::Place;
+use crate::puller::Pulled;
+use crate::records::Found;
 
 /// A job that a consumer has, from its delivery until it is settled.
 ///
@@ -48,6 +52,35 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// A job as it was delivered, with what its record says of it.
+    pub(crate) fn new(place: Place, pulled: Pulled, found: Option<&Found>) -> Self {
+        let failures = found
+            .and_then(|found| found.record.as_ref())
+            .map(|record| record.failures.clone());
+        Self {
+            id: place.id,
+            kind: place.kind,
+            attempt: 0,
+            payload: pulled.payload,
+            headers: pulled.headers,
+            cancelled: CancellationToken::new(),
+            queue: pulled.queue,
+            priority: place.priority,
+            run: place.run,
+            delivered: AtomicU64::new(pulled.delivered),
+            stream_sequence: pulled.stream_sequence,
+            ack: pulled.ack,
+            failures: failures.unwrap_or_default(),
+            max_attempts: MaxAttempts::default().get(),
+            backoff: Backoff::default(),
+            since: Instant::now(),
+            started: AtomicBool::new(false),
+            record: tokio::sync::Mutex::new(found.map_or(0, |found| found.sequence)),
+            announced: AtomicBool::new(false),
+            settling: AtomicBool::new(false),
+        }
+    }
+
     /// Its handler is called now.
     pub fn start(&self) {
         self.started.store(true, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use common::{JobRecord, subjects};
 
 use crate::lease::Lease;
-use crate::writer::Message;
+use crate::writer::{Message, size_of};
 
 /// The most bytes of headers that a stream takes.
 const MOST_HEADERS: usize = 65_535;
@@ -65,13 +65,7 @@ fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
 
 /// Whether the server takes a message, also as part of a batch.
 pub(crate) fn fits(message: &Message, max_payload: usize) -> bool {
-    let headers = message.headers.iter().flat_map(|(name, values)| {
-        let name: &str = name.as_ref();
-        values
-            .iter()
-            .map(move |value| name.len() + value.as_str().len() + ": \r\n".len())
-    });
-    let headers = headers.sum::<usize>() + "NATS/1.0\r\n\r\n".len() + OF_A_BATCH;
+    let headers = size_of(&message.headers) + "NATS/1.0\r\n\r\n".len() + OF_A_BATCH;
     headers <= MOST_HEADERS && headers + message.payload.len() <= max_payload
 }
 

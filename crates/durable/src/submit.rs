@@ -14,7 +14,7 @@ use tracing::warn;
 
 use crate::topology::Stream;
 use crate::writer::{
-    EXPECTED, EXPECTED_OF, Entry, MOST_MESSAGES, Message, NotStored, Pace, Writer,
+    EXPECTED, EXPECTED_OF, Entry, MOST_MESSAGES, Message, NotStored, Pace, Writer, size_of,
 };
 
 /// The waits before a job is sent again whose answer was lost: from this ...
@@ -246,17 +246,7 @@ impl Submitter {
     fn check_size(&self, job: &NewJob) -> Result<(), SubmitError> {
         // Asked each time: the connection may have moved to a server with another limit.
         let limit = self.client.max_payload().saturating_sub(MARGIN);
-        let headers: usize = job
-            .headers
-            .iter()
-            .flat_map(|(name, values)| {
-                let name: &str = name.as_ref();
-                values
-                    .iter()
-                    .map(move |value| name.len() + value.as_str().len() + 4)
-            })
-            .sum();
-        let size = job.payload.len() + headers;
+        let size = job.payload.len() + size_of(&job.headers);
         if size > limit {
             return Err(SubmitError::TooLarge { size, limit });
         }

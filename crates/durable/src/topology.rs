@@ -253,7 +253,7 @@ pub(crate) fn consumer_name(kind: &JobKind) -> String {
 }
 
 /// The subjects of all jobs of a kind in a stream.
-pub(crate) fn jobs_of_kind(stream: Stream, kind: impl fmt::Display) -> String {
+pub(crate) fn jobs_of_kind(stream: Stream, kind: &JobKind) -> String {
     let first = if stream == Stream::Later {
         common::subjects::DUE
     } else {

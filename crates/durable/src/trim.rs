@@ -110,8 +110,13 @@ pub(crate) async fn trim(shared: Arc<Shared>) {
                 pile.above_floor.clear();
             }
         }
+        for acked in &acked {
+            // What the server gave up is in no queue, and is removed by whoever buried it.
+            if let Some(pile) = piles.get_mut(acked.queue) {
+                pile.dirty = true;
+            }
+        }
         for (place, pile) in piles.iter_mut().enumerate() {
-            pile.dirty |= acked.iter().any(|acked| acked.queue == place);
             if (pile.dirty || !pile.above_floor.is_empty())
                 && let Err(error) = trim_queue(&shared, place, pile, (connection, since)).await
             {
@@ -122,7 +127,6 @@ pub(crate) async fn trim(shared: Arc<Shared>) {
         }
         // Remembered for the next time: by then the server has handled the acknowledgements.
         for acked in acked {
-            // What the server gave up is in no queue, and is removed by whoever buried it.
             if let Some(pile) = piles.get_mut(acked.queue)
                 && acked.connection == connection
                 && acked.sequence > pile.floor
@@ -170,13 +174,9 @@ async fn trim_queue(
     );
     pile.dirty = pile.seen > if moved { floor } else { pile.floor };
     if moved {
-        let kind = queue.consumer.replace('=', ".");
-        purge(
-            &shared.client,
-            queue.stream,
-            &json!({"filter": jobs_of_kind(queue.stream, kind), "seq": floor + 1}),
-        )
-        .await?;
+        let filter = jobs_of_kind(queue.stream, &shared.kind_of(place));
+        let which = json!({"filter": filter, "seq": floor + 1});
+        purge(&shared.client, queue.stream, &which).await?;
         pile.floor = floor;
         pile.above_floor = pile.above_floor.split_off(&(floor + 1));
         return Ok(());

@@ -87,6 +87,17 @@ pub struct Message {
     pub payload: Bytes,
 }
 
+/// How many bytes headers take in a message, but for what every message with headers has.
+pub(crate) fn size_of(headers: &HeaderMap) -> usize {
+    let each = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values
+            .iter()
+            .map(move |value| name.len() + value.as_str().len() + ": \r\n".len())
+    });
+    each.sum()
+}
+
 /// Messages that are stored together or not at all; at most 1,000.
 pub type Entry = Vec<Message>;
 

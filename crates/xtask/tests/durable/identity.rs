@@ -35,10 +35,7 @@ async fn a_job_that_is_submitted_again_is_one_job_while_it_waits_and_after_it_ha
 
     let second = lane.consumer("second", &["--kinds", "note"]).await;
     let before = lane.becomes(id, JobState::Succeeded).await;
-    eventually(DEADLINE, "an empty queue", async || {
-        (lane.count("JOBS", "jobs.durable.>").await == 0).then_some(())
-    })
-    .await;
+    lane.queue_empties().await;
     // Now the stream takes it again, and its record says that it is done; so it does to a client
     // that leaves the guard away and gives it another priority.
     lane.submit_all((0..20).map(|_| json!({"kind": "note"})))
@@ -53,10 +50,7 @@ async fn a_job_that_is_submitted_again_is_one_job_while_it_waits_and_after_it_ha
     second.resume();
     let other = lane.submit(job).await;
     lane.becomes(other, JobState::Succeeded).await;
-    eventually(DEADLINE, "an empty queue", async || {
-        (lane.count("JOBS", "jobs.durable.>").await == 0).then_some(())
-    })
-    .await;
+    lane.queue_empties().await;
     let after = lane.record(id).await.unwrap();
     assert_eq!(
         serde_json::to_value(before).unwrap(),
@@ -108,19 +102,13 @@ async fn a_job_of_which_nobody_can_know_is_not_looked_up_and_any_other_is() {
             .await
             .unwrap();
     };
-    let empty = async || {
-        eventually(DEADLINE, "an empty queue", async || {
-            (lane.count("JOBS", "jobs.durable.>").await == 0).then_some(())
-        })
-        .await;
-    };
 
     // A server that crashed may have forgotten that it delivered what it had stored before.
     let before = JobId::generate();
     end(before, JobState::Succeeded).await;
     store(before, fresh()).await;
     let consumer = lane.consumer("first", &["--kinds", "note"]).await;
-    empty().await;
+    lane.queue_empties().await;
     assert!(asked_of(before));
     // When the consumer has found out how far the queue went, later ones are not looked up.
     let (new, known) = eventually(DEADLINE, "a job without a look-up", async || {
@@ -140,7 +128,7 @@ async fn a_job_of_which_nobody_can_know_is_not_looked_up_and_any_other_is() {
     end(cancelled, JobState::Cancelled).await;
     store(cancelled, fresh()).await;
     consumer.resume();
-    empty().await;
+    lane.queue_empties().await;
 
     let runs = lane.ledger();
     let counts = [before, new, known, cancelled].map(|id| runs.of(id).len());

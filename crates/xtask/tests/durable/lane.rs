@@ -327,6 +327,14 @@ impl Lane {
             .map_or(0, serde_json::Map::len)
     }
 
+    /// Waits until no job is in the queue, be it one that runs.
+    pub(crate) async fn queue_empties(&self) {
+        eventually(DEADLINE, "an empty queue", async || {
+            (self.count("JOBS", "jobs.durable.>").await == 0).then_some(())
+        })
+        .await;
+    }
+
     pub(crate) async fn info(&self, stream: &str, question: &Value) -> Value {
         let subject = format!("$JS.API.STREAM.INFO.{stream}");
         let question = if question.is_null() {
@@ -422,7 +430,8 @@ async fn ask(
     })
 }
 
-/// Stores jobs all at once, for the first time or again; the outer `None` says that the server did not answer.
+/// Stores jobs all at once, for the first time or again; the outer `None` says that the server did
+/// not answer.
 async fn store_batch(
     client: &Client,
     jobs: &[(JobId, Value)],

@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use common::{DeadReason, JobId, JobState, Priority, Timestamp, subjects};
 use durable::{Replayed, dead};
 use serde_json::{Value, json};
-use test_support::{DEADLINE, eventually};
+use test_support::DEADLINE;
 
 use crate::fixture::stop;
 use crate::lane::{Lane, between};
@@ -29,13 +29,6 @@ async fn submit_of_size(lane: &Lane, mut job: Value, size: usize) -> (JobId, Str
     (id, text)
 }
 
-async fn empty(lane: &Lane) {
-    eventually(DEADLINE, "an empty queue", async || {
-        (lane.count("JOBS", "jobs.durable.>").await == 0).then_some(())
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn the_dead_letter_of_a_job_that_fills_a_message_keeps_the_job_and_leaves_the_rest_out() {
     let lane = Lane::start().await;
@@ -52,7 +45,7 @@ async fn the_dead_letter_of_a_job_that_fills_a_message_keeps_the_job_and_leaves_
         let headers = letter.headers.unwrap();
         let reason = headers.get(subjects::DEAD_REASON_HEADER);
         assert_eq!(reason.map(async_nats::HeaderValue::as_str), header);
-        empty(&lane).await;
+        lane.queue_empties().await;
         // It is none the worse for a replay.
         let letter = dead::show(&lane.operator, id).await.unwrap().unwrap();
         let replayed = dead::replay(&lane.operator, &letter, None).await.unwrap();
@@ -93,7 +86,7 @@ async fn failures_that_do_not_fit_into_headers_or_beside_a_result_keep_no_job_fr
     let last = record.failures.last().unwrap();
     assert_eq!((last.attempt, record.attempt), (30, 31));
     assert!(last.error.message.contains("xxx"), "{last:?}");
-    empty(&lane).await;
+    lane.queue_empties().await;
     stop(&mut consumer).await;
 }
 

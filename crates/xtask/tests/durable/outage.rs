@@ -183,10 +183,7 @@ async fn a_full_disk_acknowledges_nothing_more_and_keeps_all_that_was_acknowledg
     succeeded(&ended);
     let more = lane.submit(json!({"kind": "note"})).await;
     lane.becomes(more, JobState::Succeeded).await;
-    eventually(DEADLINE, "an empty queue", async || {
-        (lane.count("JOBS", "jobs.durable.>").await == 0).then_some(())
-    })
-    .await;
+    lane.queue_empties().await;
     stop(&mut consumer).await;
 }
 

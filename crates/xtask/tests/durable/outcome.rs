@@ -51,10 +51,7 @@ async fn a_job_is_run_once_and_its_result_is_kept_under_its_id() {
     lane.becomes(nested, JobState::Succeeded).await;
     assert_eq!(lane.ledger().of(nested).len(), 1);
     // What has ended takes no room in the queue.
-    test_support::eventually(DEADLINE, "an empty queue", async || {
-        (lane.count("JOBS", "jobs.durable.>").await == 0).then_some(())
-    })
-    .await;
+    lane.queue_empties().await;
 }
 
 #[tokio::test]
