@@ -7,6 +7,7 @@
 
 mod backoff;
 mod duration;
+mod fleet;
 mod job;
 mod kind;
 mod outcome;
@@ -17,6 +18,7 @@ mod timestamp;
 
 pub use backoff::{Backoff, InvalidBackoff};
 pub use duration::{InvalidDuration, WireDuration};
+pub use fleet::{Fleet, FleetKind, FleetMember, FleetRequest, Presence};
 pub use job::{DecodeError, Job, JobId, MaxAttempts, Priority};
 pub use kind::{InvalidKind, JobKind, KindPattern};
 pub use outcome::{Outcome, OutcomeError, Status, codes};

@@ -8,6 +8,9 @@ pub const CREATE: &str = "jobs.create";
 /// Request-reply: every consumer answers with its [`crate::ConsumerStatus`].
 pub const STATUS: &str = "jobs.status";
 
+/// Request-reply: a status service answers with the [`crate::Fleet`], as much of it as is asked for.
+pub const FLEET: &str = "jobs.fleet";
+
 /// Below it, a subject a kind: see [`serves_kind`].
 pub const SERVES: &str = "jobs.serves";
 

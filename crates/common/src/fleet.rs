@@ -1,0 +1,120 @@
+use serde::{Deserialize, Serialize};
+
+use crate::{ConsumerState, Counts, JobKind, RunTime, Timestamp};
+
+/// What is asked on `jobs.fleet`; an empty message asks for the first page.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct FleetRequest {
+    /// Consumers after this one: [`Fleet::next`] of the page before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// The most consumers in the answer; 200 if absent, and never more than 500.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Only consumers whose name or host contains this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<String>,
+}
+
+/// The fleet as a status service knows it: the totals, and a page of the consumers.
+///
+/// Totals count every consumer that was ever heard of since the status service started, and never
+/// go down. Fields that a reader does not know are to be ignored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Fleet {
+    /// Which status service answers.
+    pub instance: String,
+    /// Since when it has been counting.
+    pub started_at: Timestamp,
+    /// When the last round of questions ended; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_at: Option<Timestamp>,
+    /// How often the consumers are asked, in milliseconds.
+    pub interval_ms: u64,
+    /// Consumers that answered the last round.
+    pub answering: u64,
+    /// Consumers that are known, but no longer answer.
+    pub missing: u64,
+    /// Slots of those that answered.
+    pub concurrency: u64,
+    /// Jobs that run in them.
+    pub in_flight: u64,
+    /// Jobs that wait in them.
+    pub waiting: u64,
+    /// How jobs have ended, in all consumers that were ever heard of.
+    pub totals: Counts,
+    /// The smallest and the largest share of the jobs of the last round that one consumer had, in
+    /// percent; absent while there is nothing to compare.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread_percent: Option<[f64; 2]>,
+    /// Kinds of which durable jobs wait and that nobody serves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unserved_kinds: Vec<JobKind>,
+    /// The kinds that the consumers which answered have met most often, at most 50.
+    #[serde(default)]
+    pub kinds: Vec<FleetKind>,
+    /// A page of the consumers, in the order of their names.
+    pub consumers: Vec<FleetMember>,
+    /// Asks for the page after this one; absent if it is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// One kind of jobs, in all consumers that answered the last round together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct FleetKind {
+    /// The kind.
+    pub kind: String,
+    /// How its jobs ended since these consumers started.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// How long its handler ran: the worst of the consumers for each quantile.
+    pub run_ms: RunTime,
+}
+
+/// One life of a consumer, as it answered last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct FleetMember {
+    /// Instance name.
+    pub consumer: String,
+    /// Host name of the machine or container.
+    pub host: String,
+    /// Version of the consumer.
+    pub version: String,
+    /// When this life began.
+    pub started_at: Timestamp,
+    /// Whether it answers.
+    pub presence: Presence,
+    /// Whether it takes jobs, by its last word.
+    pub state: ConsumerState,
+    /// The most jobs that it runs at a time.
+    pub concurrency: u32,
+    /// Jobs that ran in it.
+    pub in_flight: u32,
+    /// Jobs that waited in it.
+    pub waiting: u64,
+    /// How its jobs ended since it started.
+    pub counts: Counts,
+    /// How long its handlers ran: the worst of its kinds for each quantile.
+    pub run_ms: RunTime,
+    /// When it answered last.
+    pub answered_at: Timestamp,
+    /// How long that answer took, in milliseconds.
+    pub took_ms: f64,
+}
+
+/// Whether a consumer answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Presence {
+    /// It answered the last round.
+    Present,
+    /// It did not, and has not said that it stops.
+    Missing,
+}
