@@ -151,7 +151,9 @@ async fn a_job_waits_as_long_as_consumers_are_busy_and_it_is_said_once_in_a_whil
     let line = publisher
         .wait_for_line(|line| line.contains("jobs wait"))
         .await;
-    assert!(line.contains("jobs=3"), "{line}");
+    // One of the three may be under way again just then.
+    let waits = ["jobs=1", "jobs=2", "jobs=3"].map(|jobs| line.contains(jobs));
+    assert!(waits.contains(&true), "{line}");
     room.send_replace(true);
     assert!(publisher.wait().await.success());
     logged(&publisher, "jobs wait");
