@@ -15,14 +15,14 @@ RUN find crates -type f ! -path '*/src/main.rs' ! -path '*/src/lib.rs' ! -path '
 FROM rust:1.95-slim-bookworm AS dependencies
 WORKDIR /build
 COPY --from=manifests /build ./
-RUN cargo build --release --locked -p publisher -p consumer -p status-service \
+RUN cargo build --release --locked -p publisher -p consumer -p status-service -p gateway \
  && for crate in crates/*; do cargo clean --release --locked -p "${crate#crates/}" || exit; done
 
 FROM dependencies AS build
 COPY crates crates
-RUN cargo build --release --locked -p publisher -p consumer -p status-service
+RUN cargo build --release --locked -p publisher -p consumer -p status-service -p gateway
 
-# What the three images share: certificates for TLS, and a user who owns nothing.
+# What the images share: certificates for TLS, and a user who owns nothing.
 FROM debian:bookworm-slim AS runtime
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 USER 65532:65532
@@ -38,3 +38,7 @@ ENTRYPOINT ["/usr/local/bin/consumer"]
 FROM runtime AS status-service
 COPY --from=build /build/target/release/status-service /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/status-service"]
+
+FROM runtime AS gateway
+COPY --from=build /build/target/release/gateway /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/gateway"]

@@ -12,7 +12,7 @@ use crate::cargo::cargo;
 use crate::file_lock::file_lock;
 
 /// The packages, and so the binaries, of the services.
-pub const SERVICES: [&str; 3] = ["publisher", "consumer", "status-service"];
+pub const SERVICES: [&str; 4] = ["publisher", "consumer", "status-service", "gateway"];
 
 /// The root folder of this project's source.
 #[must_use]

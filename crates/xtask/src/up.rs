@@ -20,10 +20,10 @@ use tokio::time::timeout;
 use crate::system::{System, Turn};
 
 const LONG_ABOUT: &str = "\
-Start the whole system as local processes: NATS, a publisher, consumers, the status service
+Start the whole system as local processes: NATS, a publisher, consumers, the status service, the gateway
 
 Log lines are prefixed by the process they come from, as docker-compose does. Ctrl-C or SIGTERM \
-stops the publisher, then the other services, then NATS; a second one kills what still runs. The exit code is 0 if every \
+stops publisher and gateway, then the other services, then NATS; a second one kills what still runs. The exit code is 0 if every \
 process exited with 0.
 
 NATS runs with deploy/nats.conf, on 127.0.0.1 only. A nats-server is looked for in the variable \
@@ -33,11 +33,11 @@ NATS_STATUS_PASSWORD or NATS_OPERATOR_PASSWORD gives one. What NATS stores lasts
 start to start: for each --port there is a folder in nats-store under the target folder, to be \
 deleted by whoever wants to begin anew. With --port 0 it lasts until the end.
 
-The services read their own variables: PUBLISHER_*, CONSUMER_*, STATUS_*, RUST_LOG, LOG_FORMAT. For \
+The services read their own variables: PUBLISHER_*, CONSUMER_*, STATUS_*, GATEWAY_*, RUST_LOG, LOG_FORMAT. For \
 example:
     PUBLISHER_INTERVAL=10ms CONSUMER_CONCURRENCY=8 cargo xtask up --consumers 4";
 
-/// Start the whole system as local processes: NATS, a publisher, consumers, the status service
+/// Start the whole system as local processes: NATS, a publisher, consumers, the status service, the gateway
 #[derive(Args)]
 #[command(long_about = LONG_ABOUT)]
 pub(crate) struct Up {
@@ -45,7 +45,7 @@ pub(crate) struct Up {
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     consumers: usize,
 
-    /// Port of 127.0.0.1 on which NATS listens for clients; 0 takes any free one
+    /// Port of 127.0.0.1 on which NATS listens for clients; 0 takes any free one, and one for the gateway
     #[arg(long, default_value_t = 4222)]
     port: u16,
 
@@ -87,10 +87,10 @@ impl Up {
         let consumers = (1..=self.consumers).map(|number| format!("consumer_{number}"));
         let names = iter::once("nats".to_owned())
             .chain(consumers)
-            .chain(["status-service".to_owned(), "publisher".to_owned()]);
+            .chain(["status-service", "gateway", "publisher"].map(str::to_owned));
         let names: Vec<_> = names.collect();
-        let publisher = names.len() - 1;
-        let answering = NATS + 1..publisher;
+        let submitting = names.len() - 2..names.len();
+        let answering = NATS + 1..submitting.start;
         let mut system = System::new(names)?;
 
         let ports_folder = tempfile::tempdir().context("cannot create a temporary folder")?;
@@ -132,6 +132,11 @@ impl Up {
             system.start(consumer)?;
         }
         system.start(service("status-service", "status"))?;
+        let mut gateway = service("gateway", "gateway");
+        if self.port == 0 && env::var_os("GATEWAY_LISTEN").is_none() {
+            gateway.env("GATEWAY_LISTEN", "127.0.0.1:0");
+        }
+        system.start(gateway)?;
         system.start(service("publisher", "publisher"))?;
         system.say(&format!(
             "NATS listens on {url}, and shows itself on http://127.0.0.1:{}; Ctrl-C stops everything",
@@ -143,14 +148,16 @@ impl Up {
                 Turn::Interrupt => break "stopping",
                 Turn::Unread => break "nobody reads this any more",
                 Turn::Event if system.status(NATS).is_some() => break "stopping, as NATS is gone",
-                Turn::Event if !system.any_runs(NATS + 1..=publisher) => break "no service is left",
+                Turn::Event if !system.any_runs(NATS + 1..submitting.end) => {
+                    break "no service is left";
+                }
                 Turn::Event => {}
             }
         };
         system.say(why);
-        // The publisher goes before those who answer it, and NATS after all who need it.
+        // Who submits goes before those who answer, and NATS after all who need it.
         let mut grace = self.grace;
-        for processes in [publisher..publisher + 1, answering, NATS..NATS + 1] {
+        for processes in [submitting, answering, NATS..NATS + 1] {
             if system.stop(processes, grace).await {
                 grace = Duration::ZERO;
             }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use test_support::cargo;
 
-const SERVICES: [&str; 3] = ["publisher", "consumer", "status-service"];
+const SERVICES: [&str; 4] = ["publisher", "consumer", "status-service", "gateway"];
 const DEVELOPMENT: [&str; 2] = ["test-support", "xtask"];
 
 /// What each package needs to be built, without what only its tests need.

@@ -41,7 +41,13 @@ async fn the_system_comes_up_shares_the_jobs_and_goes_down_on_ctrl_c() {
             .position(|line| *line == end)
             .unwrap_or_else(|| panic!("no line {end:?}"))
     };
-    for service in ["consumer_1", "consumer_2", "publisher", "status-service"] {
+    for service in [
+        "consumer_1",
+        "consumer_2",
+        "publisher",
+        "status-service",
+        "gateway",
+    ] {
         assert!(
             end_of(service) < end_of("nats"),
             "NATS left before {service}"
