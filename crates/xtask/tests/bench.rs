@@ -38,6 +38,10 @@ fn every_scenario_gives_its_figures_and_loses_no_job() {
         ("jobs.status, all slots computing, p99", true),
         ("consumer, idle: resident", true),
         ("status-service, idle: resident", false),
+        ("gateway, durable submit, p50", true),
+        ("gateway, durable submits over 256 connections", true),
+        ("gateway, idle: resident", false),
+        ("gateway, start to ready", false),
         ("consumer, start to first outcome", true),
         ("publisher, size of the binary", false),
     ] {

@@ -80,9 +80,19 @@ async fn submit(stand: &Stand, settings: &Settings) -> anyhow::Result<Figure> {
 }
 
 async fn bare_submit(stand: &Stand, nats: &NatsServer, count: u64) -> anyhow::Result<f64> {
+    bare_submit_with(stand, nats, count, IN_FLIGHT).await
+}
+
+/// How many messages a second are stored with so many under way at a time.
+pub(super) async fn bare_submit_with(
+    stand: &Stand,
+    nats: &NatsServer,
+    count: u64,
+    in_flight: &str,
+) -> anyhow::Result<f64> {
     let mut command = stand.command_on(nats, "xtask", "publisher")?;
     command.args(["bench-role", "bare-durable-publisher"]);
-    command.args(["--count", &count.to_string(), "--in-flight", IN_FLIGHT]);
+    command.args(["--count", &count.to_string(), "--in-flight", in_flight]);
     rate(command, count).await
 }
 
@@ -259,7 +269,7 @@ async fn latency_round(stand: &Stand, span: Duration) -> anyhow::Result<(Quantil
 }
 
 /// The stream of the bare side: whoever comes first makes it.
-async fn bare_stream(client: &Client) -> anyhow::Result<stream::Stream> {
+pub(super) async fn bare_stream(client: &Client) -> anyhow::Result<stream::Stream> {
     let config = stream::Config {
         name: STREAM.to_owned(),
         subjects: vec!["bare.>".to_owned()],

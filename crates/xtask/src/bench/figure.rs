@@ -37,8 +37,12 @@ pub(super) enum Goal {
     RatioAtLeast(f64),
     /// At most so many times what bare has.
     RatioAtMost(f64),
+    /// Not more than bare and this.
+    AddsAtMost(f64),
     /// Less than this, whatever bare has.
     Below(f64),
+    /// This or more, whatever bare has.
+    AtLeast(f64),
 }
 
 /// The middle of some numbers, and how far they are spread.
@@ -106,12 +110,20 @@ impl Figure {
         Spread::of(ratios.filter_map(|round| Some(round.ours / round.bare?)))
     }
 
+    /// What ours has more than bare, round by round.
+    fn added(&self) -> Option<Spread> {
+        let added = self.rounds.iter();
+        Spread::of(added.filter_map(|round| Some(round.ours - round.bare?)))
+    }
+
     /// Whether the goal is reached by the median; nothing without a goal.
     pub(super) fn met(&self) -> Option<bool> {
         Some(match self.goal? {
             Goal::RatioAtLeast(least) => self.ratio()?.median >= least,
             Goal::RatioAtMost(most) => self.ratio()?.median <= most,
+            Goal::AddsAtMost(most) => self.added()?.median <= most,
             Goal::Below(limit) => self.ours()?.median < limit,
+            Goal::AtLeast(least) => self.ours()?.median >= least,
         })
     }
 
@@ -156,7 +168,9 @@ impl Goal {
         match self {
             Self::RatioAtLeast(least) => format!(">= {least:.2}x"),
             Self::RatioAtMost(most) => format!("<= {most:.2}x"),
+            Self::AddsAtMost(most) => format!("<= bare + {}", unit.show(most)),
             Self::Below(limit) => format!("< {limit} {}", unit.name()),
+            Self::AtLeast(least) => format!(">= {}", unit.show(least)),
         }
     }
 }

@@ -31,7 +31,16 @@ pub(super) async fn measure(stand: &Stand, settings: &Settings) -> anyhow::Resul
         )
         .await?,
         idle(stand, settings, "status-service", "status", &[]).await?,
+        idle(
+            stand,
+            settings,
+            "gateway",
+            "gateway",
+            &["--listen", "127.0.0.1:0"],
+        )
+        .await?,
         start(stand, settings).await?,
+        gateway_start(stand, settings).await?,
     ];
     for service in SERVICES {
         figures.push(size(stand, service)?);
@@ -56,7 +65,7 @@ async fn idle_consumer(stand: &Stand, settings: &Settings) -> anyhow::Result<Fig
         settled_mb(&consumers[0]).await
     })
     .await?;
-    Ok(Figure::of(what, Unit::Megabytes, &measured, |mb| *mb).goal(Goal::Below(10.0)))
+    Ok(Figure::of(what, Unit::Megabytes, &measured, |mb| *mb).goal(Goal::Below(15.0)))
 }
 
 async fn consumer_after_load(stand: &Stand, settings: &Settings) -> anyhow::Result<Figure> {
@@ -91,7 +100,7 @@ async fn idle(
         Ok((None, settled_mb(&service).await?))
     })
     .await?;
-    Ok(Figure::of(what, Unit::Megabytes, &measured, |mb| *mb))
+    Ok(Figure::of(what, Unit::Megabytes, &measured, |mb| *mb).goal(Goal::Below(15.0)))
 }
 
 /// What a process has resident once that no longer changes.
@@ -124,6 +133,29 @@ async fn start(stand: &Stand, settings: &Settings) -> anyhow::Result<Figure> {
         }
         times.sort();
         Ok(times[STARTS / 2])
+    })
+    .await?;
+    let ms = |time: &Duration| time.as_secs_f64() * 1e3;
+    Ok(Figure::of(what, Unit::Milliseconds, &measured, ms).goal(Goal::Below(100.0)))
+}
+
+/// From the start of a gateway until it answers that it is ready.
+async fn gateway_start(stand: &Stand, settings: &Settings) -> anyhow::Result<Figure> {
+    let what = "gateway, start to ready";
+    let measured = rounds(settings, what, async |_| {
+        let mut times = Vec::new();
+        for _ in 0..STARTS {
+            let mut gateway = stand.service("gateway", "gateway")?;
+            gateway = gateway.args(["--listen", "127.0.0.1:0"]);
+            let start = Instant::now();
+            gateway
+                .start()
+                .wait_for_line(|line| line.contains("serving HTTP"))
+                .await;
+            times.push(start.elapsed());
+        }
+        times.sort();
+        Ok((None, times[STARTS / 2]))
     })
     .await?;
     let ms = |time: &Duration| time.as_secs_f64() * 1e3;

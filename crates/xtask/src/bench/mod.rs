@@ -10,6 +10,7 @@ mod confirmed;
 mod durable;
 mod figure;
 mod footprint;
+mod gateway;
 mod job;
 mod latency;
 mod load;
@@ -88,6 +89,8 @@ enum Scenario {
     /// Jobs a second that are stored, and that are stored, run and settled, and how soon they start,
     /// in the durable lane
     Durable,
+    /// How long a durable job takes to be stored over HTTP, and how many a second there can be
+    Gateway,
     /// How long jobs.status takes to be answered under full load
     Status,
     /// Memory, start-up times, sizes of the binaries
@@ -113,6 +116,7 @@ enum Role {
     BareDurablePublisher(durable::BarePublisher),
     BareDurableConsumer(durable::BareConsumer),
     BareDurableLatencyConsumer,
+    HttpLoad(gateway::HttpLoad),
     OurLatencyConsumer,
     OurBusyConsumer(ours::BusyConsumer),
     StatusProbe(probe::StatusProbe),
@@ -208,6 +212,7 @@ impl BenchRole {
             Role::BareDurablePublisher(publisher) => play(publisher.run()),
             Role::BareDurableConsumer(consumer) => play(consumer.run()),
             Role::BareDurableLatencyConsumer => play(durable::bare_latency_consumer()),
+            Role::HttpLoad(load) => play(load.run()),
             Role::OurLatencyConsumer => play(ours::latency_consumer()),
             Role::OurBusyConsumer(consumer) => play(consumer.run()),
             Role::StatusProbe(probe) => play(probe.run()),
@@ -235,6 +240,7 @@ async fn measure(settings: &Settings) -> anyhow::Result<()> {
             Scenario::Confirmed => confirmed::measure(&stand, settings).await?,
             Scenario::Latency => latency::measure(&stand, settings).await?,
             Scenario::Durable => durable::measure(&stand, settings).await?,
+            Scenario::Gateway => gateway::measure(&stand, settings).await?,
             Scenario::Status => status::measure(&stand, settings).await?,
             Scenario::Footprint => footprint::measure(&stand, settings).await?,
         };
