@@ -28,6 +28,7 @@ pub const ABOUT: About = About {
     prefix: "CONSUMER",
     version: env!("CARGO_PKG_VERSION"),
     inbox_prefix: "_INBOX_worker",
+    monitor_port: 9472,
 };
 
 /// The most of the grace period that is kept for saying what was given up.
