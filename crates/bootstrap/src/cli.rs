@@ -11,6 +11,7 @@ use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgMatches, Command, Id, Parser};
 
+use crate::monitor::MonitorAddress;
 use crate::service::About;
 use crate::{LogFormat, NatsOptions};
 
@@ -28,6 +29,11 @@ pub struct Options {
     /// Unix socket on which the health check is answered; none if absent
     #[arg(long, value_name = "PATH")]
     pub health_socket: Option<PathBuf>,
+
+    /// Where /metrics, /livez and /readyz are served over HTTP: an IP address and a port, or `off`
+    /// [default: the service's port of 127.0.0.1, or a free one where that is taken]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) monitor: Option<MonitorAddress>,
 
     /// What is logged: a level (error, warn, info, debug, trace), or directives such as `info,consumer=debug`
     #[arg(
@@ -206,6 +212,7 @@ mod tests {
         prefix: "PUBLISHER",
         version: "1.2.3",
         inbox_prefix: "_INBOX_publisher",
+        monitor_port: 9471,
     };
 
     #[test]

@@ -10,6 +10,7 @@ use tracing::{error, info};
 
 use crate::cli::{self, Misconfigured, Options};
 use crate::health::{self, Health};
+use crate::monitor::Monitor;
 use crate::nats::StoppedEarly;
 use crate::{Nats, shutdown, telemetry};
 
@@ -25,6 +26,9 @@ pub struct About {
     /// What its inbox subjects begin with unless `NATS_INBOX_PREFIX` says otherwise: its user on
     /// NATS may subscribe to no others.
     pub inbox_prefix: &'static str,
+    /// The port of the loopback interface on which its metrics are, unless that is taken or
+    /// `--monitor` says otherwise.
+    pub monitor_port: u16,
 }
 
 /// What a running service works with.
@@ -40,6 +44,8 @@ pub struct Context {
     pub shutdown: CancellationToken,
     /// Cancelled when the service is told a second time to stop, a moment before the process ends.
     pub hurry: CancellationToken,
+    /// What can be scraped of the service.
+    pub monitor: Monitor,
     pub(crate) options: Options,
     pub(crate) health: Health,
 }
@@ -53,9 +59,11 @@ impl Context {
             format!("{}-{}", about.name, &random[..6])
         });
         let health = Health::default();
+        let monitor = Monitor::new(about, &instance);
         Self {
             about,
             instance,
+            monitor,
             grace: options.grace,
             shutdown,
             hurry: CancellationToken::new(),
@@ -103,7 +111,7 @@ impl Context {
     }
 }
 
-/// Runs a service: reads its configuration, starts logs, signals and health, and serves until it
+/// Runs a service: reads its configuration, starts logs, signals, health and metrics, and serves until it
 /// is done or told to stop.
 ///
 /// `serve` answers with the exit code. An error is logged with its causes; the process then exits
@@ -142,6 +150,18 @@ pub fn run<C: Parser>(
             context
                 .health
                 .serve(path)
+                .map_err(|error| cli::misconfigured(&error))?;
+        }
+        // Whoever runs a command at a terminal waits for its end, and scrapes nothing.
+        if matches.subcommand_name().is_none() {
+            context
+                .monitor
+                .start(
+                    context.options.monitor,
+                    &about,
+                    context.health.clone(),
+                    context.shutdown.clone(),
+                )
                 .map_err(|error| cli::misconfigured(&error))?;
         }
         shutdown::on_signal(context.shutdown.clone(), context.hurry.clone())?;

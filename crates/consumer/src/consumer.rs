@@ -169,6 +169,11 @@ impl Consumer {
         self.received.fetch_add(messages, Ordering::Relaxed);
     }
 
+    /// How many messages reached it.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
     /// Puts back into the inbox what a slot cannot get to, which may fill it.
     pub(crate) fn give_back(&self, batch: VecDeque<Delivery>) {
         self.inbox.give_back(batch);
@@ -246,7 +251,7 @@ impl Consumer {
             in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
             inbox: u32::try_from(self.inbox.limit()).unwrap_or(u32::MAX),
             waiting: waiting as u64,
-            received: self.received.load(Ordering::Relaxed),
+            received: self.received(),
             dropped: self.nats.dropped(),
             unserved_kinds: self
                 .lane

@@ -24,6 +24,7 @@ mod handlers;
 mod inbox;
 mod intake;
 mod job_log;
+mod metrics;
 mod registry;
 mod report;
 mod runner;

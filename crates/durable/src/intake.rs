@@ -284,6 +284,11 @@ fn sort(
         run_at,
         now,
     });
+    let stored = pulled.stored;
+    let first = pulled.delivered == 1;
+    if !first {
+        shared.tally.redelivered();
+    }
     let mut lease = Lease::new(place, pulled, found);
     lease.max_attempts = max_attempts;
     lease.backoff = backoff.unwrap_or(Backoff::default());
@@ -296,6 +301,9 @@ fn sort(
         (Verdict::Run { attempt, failures }, None) => {
             lease.attempt = attempt;
             lease.failures = failures;
+            if let Some(stored) = stored.filter(|_| first) {
+                shared.tally.waited(now.since(stored));
+            }
             let lease = Arc::new(lease);
             shared.leases.hold(&lease);
             return Some(lease);

@@ -253,6 +253,7 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
             payload: kept.payload.clone(),
             delivered: advisory.deliveries,
             stream_sequence: advisory.stream_seq,
+            stored: None,
         };
         let mut lease = Lease::new(place.clone(), pulled, found.as_ref());
         lease.attempt = record.map_or(0, |record| record.attempt);

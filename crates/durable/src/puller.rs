@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
+use common::Timestamp;
 use futures_util::StreamExt as _;
 use serde_json::json;
 use tokio::time::Instant;
@@ -49,6 +50,8 @@ pub(crate) struct Pulled {
     pub(crate) ack: Subject,
     pub(crate) delivered: u64,
     pub(crate) stream_sequence: u64,
+    /// When it came into its stream, by the server's clock; nothing for what is in none any more.
+    pub(crate) stored: Option<Timestamp>,
     /// The number of this delivery among all of the durable consumer.
     pub(crate) consumer_sequence: u64,
 }
@@ -210,7 +213,7 @@ impl Puller {
             queue.stream.name() == origin.stream && queue.consumer == origin.consumer
         })?;
         let (delivered, stream_sequence) = (origin.delivered, origin.stream_sequence);
-        let consumer_sequence = origin.consumer_sequence;
+        let (consumer_sequence, stored) = (origin.consumer_sequence, origin.stored());
         let state = &mut self.queues[place].1;
         state.left = state.left.saturating_sub(1);
         if state.left == 0 {
@@ -224,6 +227,7 @@ impl Puller {
             ack,
             delivered,
             stream_sequence,
+            stored,
             consumer_sequence,
         });
         None
@@ -257,9 +261,15 @@ struct Origin<'a> {
     delivered: u64,
     stream_sequence: u64,
     consumer_sequence: u64,
+    /// In nanoseconds since the Unix epoch.
+    stored: i128,
 }
 
 impl<'a> Origin<'a> {
+    fn stored(&self) -> Option<Timestamp> {
+        Timestamp::from_unix_nanos(self.stored)
+    }
+
     fn of(ack: &'a str) -> Option<Self> {
         let rest = ack.strip_prefix("$JS.ACK.")?;
         // The newer form begins with the domain and the account.
@@ -271,6 +281,7 @@ impl<'a> Origin<'a> {
             delivered: tokens.next()?.parse().ok()?,
             stream_sequence: tokens.next()?.parse().ok()?,
             consumer_sequence: tokens.next()?.parse().ok()?,
+            stored: tokens.next()?.parse().ok()?,
         })
     }
 }
@@ -287,6 +298,7 @@ mod tests {
             delivered: 3,
             stream_sequence: 17,
             consumer_sequence: 9,
+            stored: 1_700_000_000_000_000_000,
         };
         for subject in [
             "$JS.ACK.JOBS.mail=send.3.17.9.1700000000000000000.5",

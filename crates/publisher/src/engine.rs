@@ -106,6 +106,10 @@ impl Engine {
         self.jobs.len()
     }
 
+    pub(crate) fn window(&self) -> usize {
+        self.lanes.window()
+    }
+
     pub(crate) fn has_room(&self) -> bool {
         self.up && self.jobs.len() < self.options.in_flight
     }

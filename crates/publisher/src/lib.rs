@@ -15,6 +15,7 @@ mod job_log;
 mod jobs;
 mod lanes;
 mod lines;
+mod metrics;
 mod operations;
 mod output;
 mod pace;

@@ -4,5 +4,6 @@
 
 mod dead;
 mod look;
+mod storage;
 mod submit;
 mod support;
