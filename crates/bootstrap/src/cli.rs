@@ -12,6 +12,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgMatches, Command, Id, Parser};
 
 use crate::service::About;
+use crate::trace::TraceOptions;
 use crate::{LogFormat, NatsOptions};
 
 /// What every service can be told.
@@ -46,6 +47,10 @@ pub struct Options {
         default_value = "pretty"
     )]
     pub log_format: LogFormat,
+
+    /// Whether and where traces are recorded.
+    #[command(flatten)]
+    pub trace: TraceOptions,
 
     /// Where NATS is, and who the service is there.
     #[command(flatten)]

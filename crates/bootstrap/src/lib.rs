@@ -12,6 +12,7 @@ mod own_thread;
 mod service;
 mod shutdown;
 mod telemetry;
+pub mod trace;
 
 pub use cli::{Misconfigured, Options};
 pub use nats::{Nats, NatsOptions};
