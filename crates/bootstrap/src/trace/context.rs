@@ -1,4 +1,5 @@
 use std::str::FromStr as _;
+use std::sync::LazyLock;
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
@@ -74,13 +75,24 @@ impl TraceContext {
         }
     }
 
-    /// How many bytes its headers take in a message, at most.
+    /// How many bytes its headers take in a message.
     #[must_use]
     pub fn size(&self) -> usize {
         let line = |name: &str, value: usize| name.len() + value + ": \r\n".len();
-        let state = self.tracestate().map_or(0, |state| state.len());
-        line(TRACEPARENT, LENGTH) + line(TRACESTATE, state)
+        let state = self.tracestate();
+        line(TRACEPARENT, LENGTH) + state.map_or(0, |state| line(TRACESTATE, state.len()))
     }
+}
+
+/// The trace in which this process was started, by the variables `TRACEPARENT` and `TRACESTATE`: so
+/// does a consumer start programs.
+#[must_use]
+pub fn inherited() -> Option<&'static TraceContext> {
+    static INHERITED: LazyLock<Option<TraceContext>> = LazyLock::new(|| {
+        let variable = |name: &str| std::env::var(name.to_uppercase()).ok();
+        TraceContext::read(&variable(TRACEPARENT)?, variable(TRACESTATE).as_deref())
+    });
+    INHERITED.as_ref()
 }
 
 fn parts(traceparent: &str) -> Option<(TraceId, SpanId, TraceFlags)> {

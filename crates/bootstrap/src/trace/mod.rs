@@ -9,7 +9,7 @@ mod export;
 mod options;
 mod span;
 
-pub use context::{TRACEPARENT, TRACESTATE, TraceContext};
+pub use context::{TRACEPARENT, TRACESTATE, TraceContext, inherited};
 pub(crate) use export::start;
 pub use options::TraceOptions;
 pub use span::{Job, Span};
