@@ -1,6 +1,5 @@
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
 use opentelemetry::trace::{
@@ -148,14 +147,6 @@ impl Span {
         if let State::On(span) = &mut self.0 {
             span.set_attribute(KeyValue::new(name, value));
         }
-    }
-
-    /// Says how long a job has waited since a moment, by whoever's clock.
-    pub fn waited_since(&mut self, moment: SystemTime) {
-        let waited = SystemTime::now().duration_since(moment);
-        // Clocks differ a little.
-        let waited = waited.unwrap_or(Duration::ZERO).as_secs_f64();
-        self.set("jobs.queue_wait_ms", (waited * 1e6).round() / 1e3);
     }
 
     /// It failed: a word for programs, and for people as much as may stand in a log.

@@ -96,6 +96,7 @@ fn attempt() -> Attempt {
         id: JobId::generate(),
         number: 4,
         timeout: DEADLINE,
+        trace: None,
         cancelled: None,
     }
 }

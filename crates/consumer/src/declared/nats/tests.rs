@@ -17,6 +17,7 @@ fn attempt() -> Attempt {
         id: JobId::generate(),
         number: 3,
         timeout: DEADLINE,
+        trace: None,
         cancelled: None,
     }
 }
