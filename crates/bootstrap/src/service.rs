@@ -131,7 +131,7 @@ pub fn run<C: Parser>(
     let exporting = match trace::start(&options.trace, &about, &context.instance) {
         Ok(exporting) => exporting,
         Err(error) => {
-            error!("{error:#}");
+            eprintln!("error: {error:#}");
             return ExitCode::from(2);
         }
     };

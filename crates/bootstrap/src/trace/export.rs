@@ -83,7 +83,6 @@ pub(crate) fn start(
     let tracer = provider.tracer("jobs");
     anyhow::ensure!(TRACER.set(tracer).is_ok(), "traces were started before");
     ON.store(true, Ordering::Relaxed);
-    info!(collector = %endpoint.traces(), ratio = options.trace_ratio, "recording traces");
     Ok(Exporting(Some(provider)))
 }
 
@@ -106,9 +105,11 @@ struct Exporter {
     trouble: Mutex<Trouble>,
 }
 
-/// What is to be told of a collector that takes no spans.
+/// What is to be told of a collector.
 #[derive(Default)]
 struct Trouble {
+    /// Whether it has ever taken some.
+    known: bool,
     told: Option<Instant>,
     /// Whether it was told of what lasts now.
     open: bool,
@@ -153,12 +154,11 @@ impl Exporter {
     fn tell(&self, result: OTelSdkResult, spans: usize) {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
-            Ok(()) if trouble.open => {
+            Ok(()) if trouble.open || !trouble.known => {
+                trouble.known = true;
                 trouble.open = false;
-                info!(
-                    lost = std::mem::take(&mut trouble.lost),
-                    "the collector takes spans again"
-                );
+                let lost = std::mem::take(&mut trouble.lost);
+                info!(lost, "the collector takes spans");
             }
             Ok(()) => {}
             Err(error) => {

@@ -28,7 +28,7 @@ async fn what_a_collector_asks_for_is_sent_to_it_and_not_logged() {
     assert!(
         lines
             .iter()
-            .any(|line| line.text.contains("recording traces"))
+            .any(|line| line.text.contains("the collector takes spans"))
     );
     assert!(lines.iter().all(|line| !line.text.contains("s3cret")));
 }
