@@ -13,6 +13,7 @@ use clap::{Arg, ArgMatches, Command, Id, Parser};
 
 use crate::monitor::MonitorAddress;
 use crate::service::About;
+use crate::trace::TraceOptions;
 use crate::{LogFormat, NatsOptions};
 
 /// What every service can be told.
@@ -52,6 +53,10 @@ pub struct Options {
         default_value = "pretty"
     )]
     pub log_format: LogFormat,
+
+    /// Whether and where traces are recorded.
+    #[command(flatten)]
+    pub trace: TraceOptions,
 
     /// Where NATS is, and who the service is there.
     #[command(flatten)]

@@ -13,6 +13,7 @@ mod own_thread;
 mod service;
 mod shutdown;
 mod telemetry;
+pub mod trace;
 
 pub use cli::{Misconfigured, Options};
 pub use monitor::{Families, Labels, Monitor, Times};

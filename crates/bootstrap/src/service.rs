@@ -1,7 +1,8 @@
 //! The order in which a service starts and stops.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use async_nats::service::{Service, ServiceExt as _};
 use clap::Parser;
@@ -12,7 +13,7 @@ use crate::cli::{self, Misconfigured, Options};
 use crate::health::{self, Health};
 use crate::monitor::Monitor;
 use crate::nats::StoppedEarly;
-use crate::{Nats, shutdown, telemetry};
+use crate::{Nats, shutdown, telemetry, trace};
 
 /// Which service this is.
 #[derive(Clone, Copy, Debug)]
@@ -135,6 +136,14 @@ pub fn run<C: Parser>(
         eprintln!("error: {error:#}");
         return ExitCode::from(2);
     }
+    let exporting = match trace::start(&options.trace, &about, &context.instance) {
+        Ok(exporting) => exporting,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let (grace, shutdown) = (context.grace, context.shutdown.clone());
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -145,6 +154,12 @@ pub fn run<C: Parser>(
             return ExitCode::FAILURE;
         }
     };
+    let stopped = Arc::new(OnceLock::new());
+    let at = Arc::clone(&stopped);
+    runtime.spawn(async move {
+        shutdown.cancelled().await;
+        at.get_or_init(Instant::now);
+    });
     let result = runtime.block_on(async {
         if let Some(path) = &context.options.health_socket {
             context
@@ -167,6 +182,8 @@ pub fn run<C: Parser>(
         shutdown::on_signal(context.shutdown.clone(), context.hurry.clone())?;
         serve(context, config).await
     });
+    let used = stopped.get().map_or(Duration::ZERO, Instant::elapsed);
+    exporting.finish(grace.saturating_sub(used));
     // A handler that computes on a thread of the runtime cannot be stopped; dropping the runtime
     // would wait for it beyond any grace period.
     runtime.shutdown_background();

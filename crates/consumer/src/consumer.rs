@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
+use bootstrap::trace::Span;
 use bootstrap::{Context, Nats};
 use common::{ConsumerState, ConsumerStatus, Counts, JobId, JobKind, Timestamp, subjects};
 use durable::{Lane, Lease};
@@ -81,6 +82,7 @@ pub(crate) struct Started {
     pub(crate) at: Instant,
     pub(crate) reply: Option<Subject>,
     pub(crate) lease: Option<Arc<Lease>>,
+    pub(crate) span: Span,
 }
 
 impl Consumer {

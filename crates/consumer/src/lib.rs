@@ -30,6 +30,7 @@ mod report;
 mod runner;
 mod serve;
 mod settle;
+mod trace;
 
 pub use config::Config;
 pub use handler::{Attempt, Failure, Handler};

@@ -1,7 +1,7 @@
 //! Pulls messages from several durable consumers at a time, never more than there is room for.
 
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
@@ -286,6 +286,14 @@ impl<'a> Origin<'a> {
     }
 }
 
+/// When a message was stored, by the clock of the server, as the subject of its acknowledgement says.
+pub(crate) fn stored_at(ack: &str) -> Option<SystemTime> {
+    let rest = ack.strip_prefix("$JS.ACK.")?;
+    let place = if rest.split('.').count() >= 9 { 7 } else { 5 };
+    let nanoseconds = rest.split('.').nth(place)?.parse().ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanoseconds))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,9 +314,12 @@ mod tests {
         ] {
             assert_eq!(Origin::of(subject), Some(origin));
             assert_eq!(origin.stream, "JOBS");
+            let stored = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+            assert_eq!(stored_at(subject), Some(stored));
         }
         for subject in ["", "$JS.ACK.JOBS", "$JS.ACK.JOBS.a.x.1.1.1.1", "_INBOX.a"] {
             assert_eq!(Origin::of(subject), None);
         }
+        assert_eq!(stored_at("_INBOX.a"), None);
     }
 }

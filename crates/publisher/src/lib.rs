@@ -29,6 +29,7 @@ mod slots;
 mod stored;
 mod submission;
 mod submitter;
+mod trace;
 mod unconfirmed;
 mod window;
 
