@@ -9,6 +9,7 @@ mod config;
 mod counts;
 mod fleet;
 mod folded;
+mod metrics;
 mod news;
 mod report;
 mod serve;

@@ -2,5 +2,6 @@
 
 mod asker;
 mod cli;
+mod metrics;
 mod service;
 mod support;
