@@ -18,7 +18,11 @@ const LONGEST: usize = 200;
 ///
 /// Where no traces are recorded it is nothing but the trace that others have begun, to be passed on.
 #[derive(Debug, Default)]
-pub struct Span(State);
+pub struct Span {
+    state: State,
+    /// Whether it has failed if it is dropped now: whoever waited for a call has given it up.
+    waits: bool,
+}
 
 #[derive(Debug, Default)]
 enum State {
@@ -72,10 +76,13 @@ impl Span {
         span
     }
 
-    /// Another service or a program is called.
+    /// Another service or a program is called. It has failed if it is dropped before
+    /// [`Span::answered`].
     #[must_use]
     pub fn call(parent: Option<&TraceContext>, name: impl FnOnce() -> Cow<'static, str>) -> Self {
-        Self::start(parent, SpanKind::Client, name)
+        let mut span = Self::start(parent, SpanKind::Client, name);
+        span.waits = true;
+        span
     }
 
     fn of_job(
@@ -103,7 +110,7 @@ impl Span {
         name: impl FnOnce() -> Cow<'static, str>,
     ) -> Self {
         let Some(tracer) = tracer() else {
-            return Self(match parent {
+            return Self::from(match parent {
                 Some(parent) => State::Passed(Box::new(parent.0.clone())),
                 None => State::Off,
             });
@@ -113,15 +120,14 @@ impl Span {
             context = context.with_remote_span_context(parent.0.clone());
         }
         let builder = tracer.span_builder(name()).with_kind(kind);
-        Self(State::On(Box::new(
-            tracer.build_with_context(builder, &context),
-        )))
+        let span = tracer.build_with_context(builder, &context);
+        Self::from(State::On(Box::new(span)))
     }
 
     /// Where in which trace this is, for what is done because of it.
     #[must_use]
     pub fn context(&self) -> Option<TraceContext> {
-        let context = match &self.0 {
+        let context = match &self.state {
             State::Off => return None,
             State::Passed(context) => context.as_ref().clone(),
             State::On(span) => span.span_context().clone(),
@@ -139,23 +145,48 @@ impl Span {
     /// Whether it is of any use to say more of it.
     #[must_use]
     pub fn is_recorded(&self) -> bool {
-        matches!(&self.0, State::On(span) if span.is_recording())
+        matches!(&self.state, State::On(span) if span.is_recording())
     }
 
     /// Says more of it.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
-        if let State::On(span) = &mut self.0 {
+        if let State::On(span) = &mut self.state {
             span.set_attribute(KeyValue::new(name, value));
+        }
+    }
+
+    /// What was called has answered, or could not be called: then this is a word for why. What is
+    /// said of it later does not count.
+    pub fn answered(&mut self, error: Option<&str>) {
+        if std::mem::take(&mut self.waits)
+            && let Some(error) = error
+        {
+            self.failed(error, "");
         }
     }
 
     /// It failed: a word for programs, and for people as much as may stand in a log.
     pub fn failed(&mut self, code: &str, message: &str) {
-        if let State::On(span) = &mut self.0 {
+        if let State::On(span) = &mut self.state {
             span.set_attribute(KeyValue::new("error.type", code.to_owned()));
             let message: String = message.chars().take(LONGEST).collect();
             span.set_status(Status::error(message));
         }
+    }
+}
+
+impl From<State> for Span {
+    fn from(state: State) -> Self {
+        Self {
+            state,
+            waits: false,
+        }
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        self.answered(Some("given_up"));
     }
 }
 

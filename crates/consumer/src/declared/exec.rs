@@ -137,7 +137,11 @@ impl Exec {
             }
         }
         // From here on, whoever stops waiting for this future kills the group.
-        let group = ProcessGroup::spawn(&mut command).map_err(|error| self.not_started(error))?;
+        let group = ProcessGroup::spawn(&mut command).map_err(|error| {
+            let failure = self.not_started(error);
+            span.answered(Some(failure.code()));
+            failure
+        })?;
 
         let mut output = Vec::new();
         let mut said = StandardError::new(attempt.id, self.kind.as_str());
@@ -153,9 +157,7 @@ impl Exec {
             }
         }
         let judged = status.and_then(|status| self.judge(status, &said));
-        if let Err(failure) = &judged {
-            span.failed(failure.code(), "");
-        }
+        span.answered(judged.as_ref().err().map(Failure::code));
         judged?;
         self.result.read("standard output", &output)
     }

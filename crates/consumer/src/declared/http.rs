@@ -288,9 +288,7 @@ impl Http {
             span.set("server.port", i64::from(port));
         }
         let answered = self.send(payload, attempt, &mut span).await;
-        if let Err(failure) = &answered {
-            span.failed(failure.code(), "");
-        }
+        span.answered(answered.as_ref().err().map(Failure::code));
         answered
     }
 
@@ -327,6 +325,7 @@ impl Http {
             self.result
                 .read(&format!("the answer to {}", self.name), &body)
         } else {
+            span.answered(Some(response.status().as_str()));
             Err(self.refusal(response).await)
         }
     }

@@ -118,9 +118,7 @@ impl Nats {
             span.set("messaging.destination.name", self.subject.0.clone());
         }
         let answered = self.request(payload, attempt, &span).await;
-        if let Err(failure) = &answered {
-            span.failed(failure.code(), "");
-        }
+        span.answered(answered.as_ref().err().map(Failure::code));
         answered
     }
 

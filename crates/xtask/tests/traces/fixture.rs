@@ -14,6 +14,8 @@ const HANDLERS: &str = r#"
     [handlers.traced]
     exec = ["sh", "-c", 'echo "$JOB_ATTEMPT $TRACEPARENT $TRACESTATE" >> said; test -e good || exit $((76 - JOB_ATTEMPT))']
     dir = "."
+    [handlers.slow]
+    exec = ["sleep", "1000"]
 "#;
 
 pub(crate) struct Fixture {

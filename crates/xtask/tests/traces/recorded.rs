@@ -140,6 +140,30 @@ async fn what_a_handler_asks_a_web_service_belongs_to_the_trace() {
 }
 
 #[tokio::test]
+async fn what_is_given_up_has_failed() {
+    let fixture = Fixture::start().await;
+    let consumer = fixture.recording_consumer().await;
+    let publisher = fixture.publisher().args(["--count", "1", "--kind", "slow"]);
+    let mut publisher = publisher
+        .args(["--timeout", "300ms"])
+        .args(["--otlp-endpoint", &fixture.collector.endpoint()])
+        .start();
+    assert_eq!(publisher.wait().await.code(), Some(1));
+    stop(consumer).await;
+    let spans = fixture.collector.spans();
+    let said: Vec<_> = spans
+        .iter()
+        .map(|span| (span.name.as_str(), span.get("error.type"), span.failed))
+        .collect();
+    let expected = [
+        ("send jobs.create", "timeout", true),
+        ("process jobs.create", "timeout", true),
+        ("sleep", "given_up", true),
+    ];
+    assert_eq!(said, expected);
+}
+
+#[tokio::test]
 async fn a_trace_that_is_not_to_be_recorded_is_recorded_nowhere_and_still_passed_on() {
     let fixture = Fixture::start().await;
     fixture.become_good();
