@@ -1,13 +1,55 @@
+use std::ops::Deref;
+use std::sync::Arc;
+
 use bootstrap::{Context, Nats};
 use durable::Submitter;
 
+use crate::access::Access;
+use crate::fleet::FleetCache;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::problem::Problem;
+
 /// What every request can use. Clones share it.
 #[derive(Clone)]
-pub(crate) struct App {
+pub(crate) struct App(Arc<Shared>);
+
+/// What is in an [`App`].
+pub(crate) struct Shared {
     /// This instance.
     pub(crate) context: Context,
     /// The connection to NATS.
     pub(crate) nats: Nats,
     /// Hands durable jobs over; those that come at the same time are stored together.
     pub(crate) submitter: Submitter,
+    /// Who is let in.
+    pub(crate) access: Access,
+    /// What clients may cost.
+    pub(crate) limits: Limits,
+    /// The fleet as a status service told it last.
+    pub(crate) fleet: FleetCache,
+    /// What was asked, and how long that took.
+    pub(crate) metrics: Metrics,
+}
+
+impl App {
+    pub(crate) fn new(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+
+    /// Says at once that NATS is away, instead of waiting for it.
+    pub(crate) fn check_nats(&self) -> Result<(), Problem> {
+        if *self.nats.connected().borrow() {
+            return Ok(());
+        }
+        Err(Problem::away("there is no connection to NATS"))
+    }
+}
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }

@@ -2,13 +2,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::{Router, middleware};
 use bootstrap::{About, Context};
 use durable::{Patience, Submitter};
 use tokio::net::TcpListener;
 use tracing::info;
 
-use crate::app::App;
-use crate::{Config, api, pages};
+use crate::access::Access;
+use crate::app::{App, Shared};
+use crate::gate::gate;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::{Config, api, pages, server, tls};
 
 /// Which service this is.
 pub const ABOUT: About = About {
@@ -25,8 +30,11 @@ const CONFIRM: Duration = Duration::from_secs(5);
 /// Serves HTTP until it is told to stop.
 ///
 /// # Errors
-/// When the address cannot be listened on, or NATS refuses the connection.
+/// When the address cannot be listened on, it would be open to others by mistake, or NATS refuses
+/// the connection.
 pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode> {
+    let access = Access::new(&context, &config)?;
+    let tls = tls::acceptor(&config.access)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {} (--listen)", config.listen))?;
@@ -37,15 +45,27 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
         wait_for_nats: false,
         wait_for_room: false,
     };
-    let app = App {
+    let app = App::new(Shared {
         submitter: Submitter::new(&nats, patience),
         nats,
-        context: context.clone(),
-    };
-    let routes = api::router().merge(pages::router()).with_state(app);
-    info!(address = %listener.local_addr()?, "serving HTTP");
-    axum::serve(listener, routes)
-        .with_graceful_shutdown(context.shutdown.clone().cancelled_owned())
-        .await?;
+        context,
+        access,
+        limits: Limits::new(&config.limits),
+        fleet: crate::fleet::FleetCache::default(),
+        metrics: Metrics::default(),
+    });
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    info!("serving {scheme}://{}", listener.local_addr()?);
+    server::run(listener, tls, routes(&app), &app, &config.limits).await;
     Ok(ExitCode::SUCCESS)
+}
+
+fn routes(app: &App) -> Router {
+    let gate = middleware::from_fn_with_state(app.clone(), gate);
+    api::router()
+        .merge(pages::router())
+        .method_not_allowed_fallback(api::no_such_method)
+        .fallback(api::no_such_route)
+        .layer(gate)
+        .with_state(app.clone())
 }

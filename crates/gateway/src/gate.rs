@@ -1,0 +1,118 @@
+//! What holds for every request: where it may come from, how many there may be, what is said of it.
+
+use std::time::{Duration, Instant};
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::debug;
+
+use crate::access::check_origin;
+use crate::app::App;
+use crate::problem::Problem;
+
+/// A request may take so long beside the time for which it asks to wait.
+const LONGEST: Duration = Duration::from_mins(7);
+
+/// Nothing is loaded from elsewhere, no script stands in a page, and nobody shows it in a frame.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+                      connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+const ALWAYS: [(HeaderName, HeaderValue); 6] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(POLICY),
+    ),
+    (
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    ),
+    (
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    ),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
+];
+
+/// Answers a request if it may be, and dresses the answer.
+pub(crate) async fn gate(State(app): State<App>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let counted = InFlight::enter(&app);
+    let mut response = match checked(&app, &request) {
+        Ok(_place) => {
+            let late = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this took too long");
+            let answer = tokio::time::timeout(LONGEST, next.run(request)).await;
+            answer.unwrap_or_else(|_| late().into_response())
+        }
+        Err(problem) => problem.into_response(),
+    };
+    drop(counted);
+    dress(&mut response);
+    let took = began.elapsed();
+    let route = route.as_ref().map_or("other", MatchedPath::as_str);
+    app.metrics.count(&method, route, response.status(), took);
+    debug!(
+        %method, route, status = response.status().as_u16(),
+        elapsed_ms = took.as_secs_f64() * 1000.0, "answered"
+    );
+    response
+}
+
+/// Counts a request as long as it is worked at, also if its client goes away.
+struct InFlight(App);
+
+impl InFlight {
+    fn enter(app: &App) -> Self {
+        app.metrics.in_flight.inc();
+        Self(app.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.metrics.in_flight.dec();
+    }
+}
+
+fn checked<'a>(
+    app: &'a App,
+    request: &Request,
+) -> Result<tokio::sync::SemaphorePermit<'a>, Problem> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next().and_then(|host| host.to_str().ok());
+    // Two hosts, or one that a target in absolute form contradicts, could be read differently by
+    // whoever stands between.
+    let named = request.uri().authority();
+    if hosts.next().is_some()
+        || named.is_some_and(|named| Some(named.as_str()) != host)
+        || (host.is_none() && request.version() == Version::HTTP_11)
+    {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "one header Host is needed",
+        ));
+    }
+    app.access.check_host(host)?;
+    check_origin(request.method(), request.headers(), host)?;
+    app.limits.request()
+}
+
+fn dress(response: &mut Response) {
+    let headers = response.headers_mut();
+    for (name, value) in ALWAYS {
+        headers.entry(name).or_insert(value);
+    }
+    let stored = HeaderValue::from_static("no-store");
+    headers.entry(header::CACHE_CONTROL).or_insert(stored);
+}

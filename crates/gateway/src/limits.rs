@@ -1,0 +1,146 @@
+//! What clients may cost: requests under way, requests and streams that wait, bytes of bodies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+use crate::config::LimitOptions;
+use crate::problem::Problem;
+
+/// The most bytes of one body that holds many jobs.
+pub(crate) const MOST_OF_MANY: usize = 8 << 20;
+
+/// The most bytes of all bodies that are held at a time.
+const BODIES: usize = 128 << 20;
+
+/// How long a client may take for one body, however fast each piece of it comes.
+const LONGEST_BODY: Duration = Duration::from_mins(1);
+
+/// Counts what clients cost.
+pub(crate) struct Limits {
+    requests: Semaphore,
+    waiting: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
+    idle: Duration,
+}
+
+/// A body, and its share of the memory for bodies.
+pub(crate) struct Held {
+    pub(crate) bytes: Bytes,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+impl Limits {
+    pub(crate) fn new(options: &LimitOptions) -> Self {
+        Self {
+            requests: Semaphore::new(options.requests as usize),
+            waiting: Arc::new(Semaphore::new(options.waiting as usize)),
+            bodies: Arc::new(Semaphore::new(BODIES)),
+            idle: options.idle,
+        }
+    }
+
+    /// A place among the requests that are worked at.
+    pub(crate) fn request(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        let full = |_| Problem::too_many("as many requests as may be (--requests) are under way");
+        self.requests.try_acquire().map_err(full)
+    }
+
+    /// A place among those who wait for a job to change.
+    pub(crate) fn wait(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.wait_for(1)
+    }
+
+    /// So many places among those who wait for a job to change.
+    pub(crate) fn wait_for(&self, jobs: u32) -> Result<OwnedSemaphorePermit, Problem> {
+        let full = |_| {
+            Problem::too_many("as many requests as may be (--waiting) wait for the end of a job")
+        };
+        Arc::clone(&self.waiting)
+            .try_acquire_many_owned(jobs)
+            .map_err(full)
+    }
+
+    /// Reads a body. One that is too large, or comes too slowly, is given up before it is whole.
+    pub(crate) async fn read(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        most: usize,
+    ) -> Result<Held, Problem> {
+        let too_large = || {
+            let text = format!("the body is larger than {most} bytes");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+        };
+        let announced = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        if announced.is_some_and(|announced| announced > most) {
+            return Err(too_large());
+        }
+        let reading = self.read_pieces(body, most, too_large);
+        let slow = || Problem::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly");
+        let read = tokio::time::timeout(LONGEST_BODY, reading).await;
+        read.map_err(|_| slow())?
+    }
+
+    async fn read_pieces(
+        &self,
+        mut body: Body,
+        most: usize,
+        too_large: impl Fn() -> Problem,
+    ) -> Result<Held, Problem> {
+        let mut share: Option<OwnedSemaphorePermit> = None;
+        let mut first = Bytes::new();
+        let mut all = BytesMut::new();
+        loop {
+            let frame = match tokio::time::timeout(self.idle, body.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(error))) => {
+                    let text = format!("the body broke off: {error}");
+                    return Err(Problem::new(StatusCode::BAD_REQUEST, text));
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    let text = "the body came too slowly";
+                    return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, text));
+                }
+            };
+            let Ok(piece) = frame.into_data() else {
+                continue;
+            };
+            let length = first.len() + all.len() + piece.len();
+            if length > most {
+                return Err(too_large());
+            }
+            let pieces = u32::try_from(piece.len()).map_err(|_| too_large())?;
+            let more = Arc::clone(&self.bodies).try_acquire_many_owned(pieces);
+            let more = more.map_err(|_| {
+                Problem::too_many("the bodies of requests take as much memory as they may")
+            })?;
+            match &mut share {
+                Some(share) => share.merge(more),
+                None => share = Some(more),
+            }
+            // Most bodies are one piece, which is not copied.
+            if first.is_empty() && all.is_empty() {
+                first = piece;
+            } else {
+                if all.is_empty() {
+                    all.extend_from_slice(&std::mem::take(&mut first));
+                }
+                all.extend_from_slice(&piece);
+            }
+        }
+        let bytes = if all.is_empty() { first } else { all.freeze() };
+        Ok(Held {
+            bytes,
+            _share: share,
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! Connections: how many there may be, how slow a client may be, and how they end.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use crate::app::App;
+use crate::config::LimitOptions;
+
+/// The most bytes of the headers of a request.
+const MOST_HEADERS: usize = 32 << 10;
+
+/// The wait after a connection could not be accepted: the process may have no file left.
+const BREATH: Duration = Duration::from_millis(100);
+
+/// What is kept of the grace period for what comes after the last connection.
+const REST: Duration = Duration::from_millis(500);
+
+/// Takes connections until it is told to stop, and then lets those that are there finish.
+pub(crate) async fn run(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    routes: Router,
+    app: &App,
+    limits: &LimitOptions,
+) {
+    let shutdown = &app.context.shutdown;
+    let places = Arc::new(Semaphore::new(limits.connections as usize));
+    let connections = TaskTracker::new();
+    let mut protocol = http1::Builder::new();
+    protocol
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle)
+        .max_buf_size(MOST_HEADERS);
+    while let Some((stream, place)) = shutdown
+        .run_until_cancelled(next(&listener, &places, app))
+        .await
+    {
+        let connection = Connection {
+            protocol: protocol.clone(),
+            routes: routes.clone(),
+            idle: limits.idle,
+            shutdown: shutdown.clone(),
+        };
+        let tls = tls.clone();
+        let gauge = app.metrics.connections.clone();
+        connections.spawn(async move {
+            gauge.inc();
+            connection.accept(stream, tls).await;
+            gauge.dec();
+            drop(place);
+        });
+    }
+    drop(listener);
+    connections.close();
+    let left = connections.len();
+    if left > 0 {
+        debug!(connections = left, "waiting for requests under way");
+    }
+    let grace = app.context.grace.saturating_sub(REST);
+    if tokio::time::timeout(grace, connections.wait())
+        .await
+        .is_err()
+    {
+        warn!(
+            connections = connections.len(),
+            "gave up requests that took too long"
+        );
+    } else {
+        info!("all requests are answered");
+    }
+}
+
+async fn next(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    app: &App,
+) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
+    // It is never closed.
+    let place = Arc::clone(places).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) if app.access.serves(peer.ip()) => return (stream, place),
+            Ok((_, peer)) => debug!(%peer, "refused somebody who is not on this machine"),
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+    }
+}
+
+struct Connection {
+    protocol: http1::Builder,
+    routes: Router,
+    idle: Duration,
+    shutdown: CancellationToken,
+}
+
+impl Connection {
+    async fn accept(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        // An answer is written at once, whatever comes after it.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "a connection was lost at once");
+            return;
+        }
+        // Whoever does not read what it asked for is cut off.
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.idle));
+        let stream = Box::pin(stream);
+        let Some(tls) = tls else {
+            return self.serve(stream).await;
+        };
+        match tokio::time::timeout(self.idle, tls.accept(stream)).await {
+            Ok(Ok(stream)) => self.serve(stream).await,
+            Ok(Err(error)) => debug!(%error, "a client and the gateway do not agree on TLS"),
+            Err(_) => debug!("a client took too long to agree on TLS"),
+        }
+    }
+
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
+        let service = TowerToHyperService::new(self.routes);
+        let serving = self
+            .protocol
+            .serve_connection(TokioIo::new(stream), service);
+        let mut serving = pin!(serving);
+        let served = tokio::select! {
+            served = serving.as_mut() => served,
+            () = self.shutdown.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(error) = served {
+            debug!(%error, "a connection ended early");
+        }
+    }
+}
