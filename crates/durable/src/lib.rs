@@ -23,6 +23,7 @@ mod records;
 mod settle;
 mod submit;
 mod topology;
+mod trace;
 mod trim;
 mod unserved;
 mod writer;
