@@ -19,6 +19,7 @@ use crate::lease::Lease;
 use crate::puller::{Event, Pulled, Puller};
 use crate::records::{self, Found, Records};
 use crate::settle::{self, Settlement};
+use crate::trace;
 use crate::writer::MOST_MESSAGES;
 
 /// How long freed room is gathered before it is asked for, so that a pull is worth it.
@@ -329,6 +330,7 @@ fn sort(
         Settlement::OnlyAck | Settlement::PutOff { .. } | Settlement::Early { .. }
     ) {
         shared.sink.refused(Some(&lease.kind), &settlement);
+        trace::refused(&lease, &settlement);
     }
     settle::begin(shared, lease, settlement);
     None

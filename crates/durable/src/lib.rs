@@ -28,6 +28,7 @@ mod submit;
 mod tail;
 mod tally;
 mod topology;
+mod trace;
 mod trim;
 mod unserved;
 mod writer;

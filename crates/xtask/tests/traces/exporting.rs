@@ -43,7 +43,8 @@ async fn a_collector_that_is_away_or_does_not_answer_holds_no_job_up_and_is_ment
     // The system takes the connection, and nobody reads from it.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("http://{}", listener.local_addr().unwrap());
-    for (endpoint, mentioned) in [(away, 1), (silent, 0)] {
+    let with_tls = away.replace("http:", "https:");
+    for (endpoint, mentioned) in [(away, 1), (with_tls, 1), (silent, 0)] {
         let publisher = fixture
             .publisher()
             .env("OTEL_BSP_SCHEDULE_DELAY", "20")

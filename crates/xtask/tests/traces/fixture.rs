@@ -100,6 +100,13 @@ impl Fixture {
         assert!(status.success(), "{status}");
     }
 
+    /// Waits until a durable job has ended, without success.
+    pub(crate) async fn ends(&self, id: &str) {
+        let wait = Service::named("publisher").envs(self.server.env_for("operator"));
+        let status = wait.args(["wait", id]).start().wait().await;
+        assert_eq!(status.code(), Some(1));
+    }
+
     /// Puts a dead letter back into the queue, as soon as there is one.
     pub(crate) async fn replay(&self, id: &str) {
         eventually(DEADLINE, "a dead letter to replay", async || {

@@ -140,6 +140,27 @@ async fn what_a_handler_asks_a_web_service_belongs_to_the_trace() {
 }
 
 #[tokio::test]
+async fn a_durable_job_that_expires_says_so_in_its_trace() {
+    let fixture = Fixture::start().await;
+    let consumer = fixture.recording_consumer().await;
+    let late = ["--deadline", "100ms", "--delay", "2s"];
+    let durable = ["--delivery", "durable", "--kind", "traced"];
+    fixture.publish_recorded(&[durable, late].concat()).await;
+    let send = fixture.collector.spans().remove(0);
+    fixture.ends(send.get("messaging.message.id")).await;
+    stop(consumer).await;
+    let spans = fixture.collector.spans();
+    let [send, process] = &spans[..] else {
+        panic!("{spans:?}")
+    };
+    is_messaging(process, "process", "jobs.durable");
+    follows(process, send);
+    let said = ["jobs.outcome", "error.type"].map(|name| process.get(name));
+    assert_eq!(said, ["expired", "expired"]);
+    assert!(process.failed && fixture.said().is_empty());
+}
+
+#[tokio::test]
 async fn what_is_given_up_has_failed() {
     let fixture = Fixture::start().await;
     let consumer = fixture.recording_consumer().await;
