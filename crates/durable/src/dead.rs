@@ -9,6 +9,14 @@ use common::{
 };
 use serde_json::Value;
 
+mod all;
+mod groups;
+mod newest;
+
+pub use all::{discard_all, each, replay_all};
+pub use groups::{Group, Groups, groups, normalised};
+pub use newest::{Cursor, Letters, count, newest};
+
 use crate::api;
 use crate::clock::ServerClock;
 use crate::direct::{self, Kept};
@@ -59,6 +67,28 @@ pub struct Which {
     pub kind: Option<JobKind>,
     /// Only those that were given up for this reason.
     pub reason: Option<DeadReason>,
+    /// Only those whose last error has this message, as [`normalised`] makes it: a [`Group`].
+    pub error: Option<String>,
+}
+
+impl Which {
+    fn is(&self, letter: &DeadLetter) -> bool {
+        let message = || {
+            let failure = letter.last_failure();
+            failure.map_or(String::new(), |failure| normalised(&failure.error.message))
+        };
+        (self.kind.is_none() || self.kind.as_ref() == Some(&letter.kind))
+            && (self.reason.is_none() || self.reason == letter.reason)
+            && self.error.as_ref().is_none_or(|error| *error == message())
+    }
+}
+
+/// The subjects of all dead letters, or of those of a kind.
+pub(crate) fn filter(kind: Option<&JobKind>) -> String {
+    match kind {
+        Some(kind) => format!("jobs.dead.*.{kind}"),
+        None => "jobs.dead.>".to_owned(),
+    }
 }
 
 /// What came of a replay.
@@ -71,7 +101,7 @@ pub enum Replayed {
 }
 
 impl DeadLetter {
-    fn of(kept: Kept) -> Option<Self> {
+    pub(crate) fn of(kept: Kept) -> Option<Self> {
         let mut tokens = kept.subject.splitn(4, '.').skip(2);
         let (id, kind) = (tokens.next()?.parse().ok()?, tokens.next()?.parse().ok()?);
         let header = |name: &str| kept.headers.get(name).map(async_nats::HeaderValue::as_str);
@@ -114,22 +144,19 @@ pub async fn list(
     after: u64,
     most: usize,
 ) -> anyhow::Result<Vec<DeadLetter>> {
-    let filter = match &which.kind {
-        Some(kind) => format!("jobs.dead.*.{kind}"),
-        None => "jobs.dead.>".to_owned(),
-    };
+    let filter = filter(which.kind.as_ref());
     let mut letters = Vec::new();
     let mut from = after + 1;
     while letters.len() < most {
         let page = direct::some(client, Stream::State, &filter, from, PAGE, PAGE_BYTES).await?;
         let Some(last) = page.last() else { break };
         from = last.sequence + 1;
-        for letter in page.into_iter().filter_map(DeadLetter::of) {
-            let wanted = which.reason.is_none() || which.reason == letter.reason;
-            if wanted && letters.len() < most {
-                letters.push(letter);
-            }
+        let mut page: Vec<_> = page.into_iter().filter_map(DeadLetter::of).collect();
+        if which.error.is_some() {
+            groups::add_failures(client, &mut page).await?;
         }
+        let wanted = page.into_iter().filter(|letter| which.is(letter));
+        letters.extend(wanted.take(most - letters.len()));
     }
     Ok(letters)
 }

@@ -37,6 +37,17 @@ pub(crate) async fn at(
     one(client, stream, &json!({"seq": sequence})).await
 }
 
+/// The first message from a sequence on whose subject matches a filter.
+pub(crate) async fn next(
+    client: &Client,
+    stream: Stream,
+    filter: &str,
+    from: u64,
+) -> Result<Option<Kept>, ApiError> {
+    let body = json!({"seq": from, "next_by_subj": filter});
+    one(client, stream, &body).await
+}
+
 async fn one(client: &Client, stream: Stream, body: &Value) -> Result<Option<Kept>, ApiError> {
     let api = format!("$JS.API.DIRECT.GET.{stream}");
     let request = client.request(api.clone(), body.to_string().into());

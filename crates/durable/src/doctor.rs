@@ -76,6 +76,17 @@ pub(crate) async fn look_at(client: &Client, topology: Topology) -> anyhow::Resu
     Ok(findings)
 }
 
+/// Whether each write is on the disk before it is confirmed; `None` if the server does not say.
+pub(crate) async fn is_synced(client: &Client) -> Result<Option<bool>, ApiError> {
+    match api::ask::<Value>(client, SERVER.to_owned(), &Value::Null).await {
+        Ok(answer) => Ok(Some(
+            answer["data"]["jetstream"]["config"]["sync_always"] == Value::Bool(true),
+        )),
+        Err(ApiError::NoJetStream(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn server(answer: &Value) -> Vec<Finding> {
     let mut findings = Vec::new();
     let config = &answer["data"]["jetstream"]["config"];

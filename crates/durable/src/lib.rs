@@ -2,6 +2,7 @@
 //! server.
 
 mod api;
+mod browse;
 mod cancel;
 mod cancels;
 mod claim;
@@ -21,12 +22,15 @@ mod puller;
 mod pulse;
 mod records;
 mod settle;
+mod streams;
 mod submit;
+mod tail;
 mod topology;
 mod trim;
 mod unserved;
 mod writer;
 
+pub use browse::{BadCursor, Cursor, Filter, Listed, Page, list};
 pub use cancel::cancel;
 pub use dead::{DeadLetter, Replayed, Which};
 pub use depth::{Depth, depth};
@@ -35,6 +39,7 @@ pub use lane::{Lane, LaneEnd, LaneOptions, Sink};
 pub use lease::Lease;
 pub use look::{Waited, look_up, wait};
 pub use settle::Settlement;
+pub use streams::{Guarantees, Queue, StreamDepth, guarantees, queues, streams};
 pub use submit::{NewJob, Patience, SubmitError, Submitted, Submitter};
 pub use topology::{Limits, Stream, Topology};
 pub use writer::{Entry, Message, NotStored, Pace, Writer};

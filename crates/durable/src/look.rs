@@ -58,7 +58,7 @@ fn found(id: JobId, kind: Option<JobKind>, state: JobState, kept: &Kept) -> JobR
     JobRecord::new(id, kind, state, kept.at)
 }
 
-fn due(kept: &Kept) -> Option<Timestamp> {
+pub(crate) fn due(kept: &Kept) -> Option<Timestamp> {
     let schedule = kept.headers.get("Nats-Schedule")?.as_str();
     schedule.strip_prefix("@at ")?.parse().ok()
 }

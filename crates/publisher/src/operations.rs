@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
+use std::num::NonZeroU32;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,9 +17,6 @@ use serde_json::json;
 use tracing::warn;
 
 use crate::config::Payload;
-
-/// How many dead letters are read at a time where all are meant.
-const PAGE: usize = 100;
 
 /// Work with durable jobs instead of handing jobs over.
 #[derive(Clone, Debug, Subcommand)]
@@ -112,6 +110,15 @@ pub(crate) struct Replay {
     #[command(flatten)]
     chosen: Chosen,
 
+    /// With --all: the most that are replayed a second
+    #[arg(
+        id = "replay-rate",
+        long = "rate",
+        value_name = "NUMBER",
+        requires = "all"
+    )]
+    rate: Option<NonZeroU32>,
+
     /// Replay it with another payload: JSON, or @ and a file that holds it
     #[arg(
         id = "other-payload",
@@ -133,6 +140,7 @@ impl Filter {
         Which {
             kind: self.kind,
             reason: self.reason,
+            error: None,
         }
     }
 }
@@ -174,7 +182,7 @@ pub(crate) async fn run(context: &Context, operation: Operation) -> anyhow::Resu
             })?;
             true
         }
-        Operation::Dead(dead) => see_to(&nats, dead).await?,
+        Operation::Dead(dead) => see_to(context, &nats, dead).await?,
     };
     Ok(if fine {
         ExitCode::SUCCESS
@@ -183,7 +191,7 @@ pub(crate) async fn run(context: &Context, operation: Operation) -> anyhow::Resu
     })
 }
 
-async fn see_to(nats: &Nats, operation: Dead) -> anyhow::Result<bool> {
+async fn see_to(context: &Context, nats: &Nats, operation: Dead) -> anyhow::Result<bool> {
     match operation {
         Dead::List(List {
             filter,
@@ -210,9 +218,13 @@ async fn see_to(nats: &Nats, operation: Dead) -> anyhow::Result<bool> {
             }
             None => nothing(&job),
         },
-        Dead::Replay(Replay { chosen, payload }) => {
+        Dead::Replay(Replay {
+            chosen,
+            rate,
+            payload,
+        }) => {
             let payload = payload.map(|payload| Bytes::from(payload.0.get().to_owned()));
-            each(nats, chosen, async |letter| {
+            each(context, nats, chosen, rate, async |letter| {
                 let replayed = dead::replay(&nats.client, letter, payload.clone()).await?;
                 Ok(match replayed {
                     Replayed::Yes => "replayed",
@@ -222,7 +234,7 @@ async fn see_to(nats: &Nats, operation: Dead) -> anyhow::Result<bool> {
             .await
         }
         Dead::Discard(chosen) => {
-            each(nats, chosen, async |letter| {
+            each(context, nats, chosen, None, async |letter| {
                 dead::discard(&nats.client, letter).await?;
                 Ok("discarded")
             })
@@ -233,8 +245,10 @@ async fn see_to(nats: &Nats, operation: Dead) -> anyhow::Result<bool> {
 
 /// Does something with the letters that are meant, and says what; false if there is none.
 async fn each(
+    context: &Context,
     nats: &Nats,
     Chosen { id, filter, .. }: Chosen,
+    rate: Option<NonZeroU32>,
     action: impl AsyncFn(&DeadLetter) -> anyhow::Result<&'static str>,
 ) -> anyhow::Result<bool> {
     if let Some(id) = id {
@@ -244,25 +258,22 @@ async fn each(
         print(&format!("job {id} {}", action(&letter).await?))?;
         return Ok(true);
     }
-    let which = filter.which();
-    let end = dead::last_position(&nats.client).await?;
-    let mut after = 0;
     let mut counts = BTreeMap::new();
     let mut failed = 0_u64;
-    while after < end {
-        let letters = dead::list(&nats.client, &which, after, PAGE).await?;
-        let Some(last) = letters.last() else { break };
-        after = last.position();
-        for letter in letters.iter().filter(|letter| letter.position() <= end) {
-            match action(letter).await {
-                Ok(done) => *counts.entry(done).or_insert(0_u64) += 1,
-                Err(error) => {
-                    failed += 1;
-                    warn!(job.id = %letter.id, "dead letter left as it is: {error:#}");
-                }
+    dead::each(
+        &nats.client,
+        &filter.which(),
+        rate,
+        &context.shutdown,
+        async |letter| match action(letter).await {
+            Ok(done) => *counts.entry(done).or_insert(0_u64) += 1,
+            Err(error) => {
+                failed += 1;
+                warn!(job.id = %letter.id, "dead letter left as it is: {error:#}");
             }
-        }
-    }
+        },
+    )
+    .await?;
     if counts.is_empty() && failed == 0 {
         print("no dead letters match")?;
     }

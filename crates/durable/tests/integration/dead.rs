@@ -51,13 +51,13 @@ async fn they_are_listed_by_kind_and_reason_and_shown_as_they_were() {
     assert_eq!(all, ids);
     let of_kind = Which {
         kind: Some("mail.send".parse().unwrap()),
-        reason: None,
+        ..Which::default()
     };
     let some = dead::list(&operator, &of_kind, 0, usize::MAX).await;
     assert_eq!(some.unwrap().len(), 25);
     let for_reason = Which {
-        kind: None,
         reason: Some(DeadReason::Permanent),
+        ..Which::default()
     };
     let few = dead::list(&operator, &for_reason, 0, 20).await.unwrap();
     assert_eq!(few.len(), 20);

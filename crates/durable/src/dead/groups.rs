@@ -1,0 +1,226 @@
+//! Dead letters by what was wrong.
+
+use std::collections::HashMap;
+
+use anyhow::Context as _;
+use async_nats::Client;
+use common::{DeadReason, FailedAttempt, JobId, JobKind, Timestamp};
+
+use super::{Cursor, DeadLetter, Which, newest};
+use crate::records::{self, Records};
+
+/// The most groups that are told apart.
+const MOST_GROUPS: usize = 500;
+
+/// The longest message of a group, in characters.
+const LONGEST: usize = 200;
+
+/// How many letters are read at a time.
+const PAGE: usize = 256;
+
+/// Dead letters that failed alike.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Their kind.
+    pub kind: JobKind,
+    /// Why they were given up.
+    pub reason: Option<DeadReason>,
+    /// The code of the last error; empty if it is not known.
+    pub code: String,
+    /// Its message without what differs from job to job: see [`normalised`].
+    pub message: String,
+    /// How many they are, of those that were looked at.
+    pub count: u64,
+    /// When the last of them was given up.
+    pub newest: Timestamp,
+    /// When the first of them was given up.
+    pub oldest: Timestamp,
+    /// The last of them.
+    pub example: JobId,
+}
+
+/// Dead letters by what was wrong.
+#[derive(Clone, Debug)]
+pub struct Groups {
+    /// The groups, the largest first.
+    pub groups: Vec<Group>,
+    /// How many letters are in them.
+    pub looked_at: u64,
+    /// Whether these are all; if not, they are the newest.
+    pub complete: bool,
+}
+
+/// Groups the newest dead letters that are meant, at most `most` of them.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn groups(client: &Client, which: &Which, most: usize) -> anyhow::Result<Groups> {
+    let mut groups: HashMap<_, Group> = HashMap::new();
+    let (mut looked_at, mut cursor): (u64, Option<Cursor>) = (0, None);
+    let mut complete = false;
+    loop {
+        let left = most.saturating_sub(usize::try_from(looked_at).unwrap_or(usize::MAX));
+        if left == 0 || groups.len() >= MOST_GROUPS {
+            break;
+        }
+        let mut page = newest(client, which, cursor, left.min(PAGE)).await?;
+        add_failures(client, &mut page.letters).await?;
+        for letter in &page.letters {
+            looked_at += 1;
+            let error = letter.last_failure().map(|failure| &failure.error);
+            let code = error.map_or(String::new(), |error| error.code.to_string());
+            let message = error.map_or(String::new(), |error| normalised(&error.message));
+            let key = (letter.kind.clone(), letter.reason, code, message);
+            let group = groups.entry(key).or_insert_with_key(|key| Group {
+                kind: letter.kind.clone(),
+                reason: letter.reason,
+                code: key.2.clone(),
+                message: key.3.clone(),
+                count: 0,
+                newest: letter.at,
+                oldest: letter.at,
+                example: letter.id,
+            });
+            group.count += 1;
+            group.oldest = letter.at;
+        }
+        cursor = page.next;
+        if cursor.is_none() {
+            complete = true;
+            break;
+        }
+    }
+    let mut groups: Vec<_> = groups.into_values().collect();
+    groups.sort_by(|one, other| {
+        let order = |group: &Group| std::cmp::Reverse((group.count, group.newest));
+        order(one)
+            .cmp(&order(other))
+            .then_with(|| one.message.cmp(&other.message))
+    });
+    Ok(Groups {
+        groups,
+        looked_at,
+        complete,
+    })
+}
+
+/// Adds to letters without failures those of their records: beside a job that nearly fills a
+/// message there is no room for them.
+pub(super) async fn add_failures(
+    client: &Client,
+    letters: &mut [DeadLetter],
+) -> anyhow::Result<()> {
+    let mut bare: Vec<_> = letters
+        .iter_mut()
+        .filter(|letter| letter.failures.is_empty())
+        .collect();
+    if bare.is_empty() {
+        return Ok(());
+    }
+    let mut records = Records::new(client).await?;
+    for some in bare.chunks_mut(records::MOST) {
+        let ids: Vec<_> = some.iter().map(|letter| letter.id).collect();
+        let mut found = records
+            .of(ids)
+            .await
+            .context("cannot look up the records of dead letters")?;
+        for letter in some {
+            let record = found.remove(&letter.id).and_then(|found| found.record);
+            if let Some(record) = record {
+                letter.reason = letter.reason.or(record.reason);
+                letter.failures = record.failures;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl DeadLetter {
+    /// Its last attempt that failed.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<&FailedAttempt> {
+        self.failures
+            .iter()
+            .rev()
+            .find(|failure| failure.attempt > 0)
+    }
+}
+
+/// The message of an error without what differs from job to job: numbers and ids are replaced by
+/// `#`, and what is beyond 200 characters is cut off.
+#[must_use]
+pub fn normalised(message: &str) -> String {
+    let mut text = String::new();
+    let mut rest = message;
+    while let Some(first) = rest.chars().next() {
+        let id = rest
+            .get(..36)
+            .filter(|id| uuid::Uuid::try_parse(id).is_ok());
+        let word = rest
+            .find(|character: char| !character.is_ascii_alphanumeric())
+            .unwrap_or(rest.len());
+        if id.is_some() {
+            text.push('#');
+            rest = &rest[36..];
+        } else if word == 0 {
+            text.push(first);
+            rest = &rest[first.len_utf8()..];
+        } else {
+            without_numbers(&rest[..word], &mut text);
+            rest = &rest[word..];
+        }
+    }
+    text.chars().take(LONGEST).collect()
+}
+
+fn without_numbers(word: &str, text: &mut String) {
+    let digits = word.bytes().any(|byte| byte.is_ascii_digit());
+    let hex = word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if digits && (word.len() >= 16 || hex && word.len() >= 8) {
+        text.push('#');
+        return;
+    }
+    let mut number = false;
+    for character in word.chars() {
+        if !character.is_ascii_digit() {
+            text.push(character);
+        } else if !number {
+            text.push('#');
+        }
+        number = character.is_ascii_digit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_differs_from_job_to_job_is_left_out_of_a_message() {
+        for (message, expected) in [
+            ("no such address", "no such address"),
+            ("line 12, column 7", "line #, column #"),
+            (
+                "job 01890a5d-ac96-774b-bcce-b302099a8057 is late",
+                "job # is late",
+            ),
+            ("commit deadbeef42 of utf8", "commit # of utf#"),
+            ("took 1.25s", "took #.#s"),
+            ("ÄÖ 7 €", "ÄÖ # €"),
+            ("", ""),
+        ] {
+            assert_eq!(normalised(message), expected);
+        }
+        assert_eq!(normalised(&"ä".repeat(500)).chars().count(), LONGEST);
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_that_is_normalised_stays_as_it_is(message in ".{0,300}") {
+            let once = normalised(&message);
+            prop_assert_eq!(normalised(&once), once);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The newest dead letters, and how many there are.
+
+use std::fmt;
+use std::str::FromStr;
+
+use async_nats::Client;
+
+use super::{DeadLetter, Which, filter, groups};
+use crate::BadCursor;
+use crate::direct;
+use crate::tail::Tail;
+use crate::topology::Stream;
+
+/// How many letters are looked at for one page: where a filter leaves few of them, a page may be
+/// short, or empty, though there are more.
+const LOOKED_AT: usize = 5000;
+
+/// How many are matched at a time.
+const CHUNK: usize = 256;
+
+/// A place among the dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Down to where they were seen.
+    seen: u64,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.seen)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = BadCursor;
+
+    fn from_str(text: &str) -> Result<Self, BadCursor> {
+        let seen = u64::from_str_radix(text, 16).map_err(|_| BadCursor)?;
+        let cursor = Self { seen };
+        // Each has one spelling, and no sign.
+        (cursor.to_string() == text)
+            .then_some(cursor)
+            .ok_or(BadCursor)
+    }
+}
+
+/// Part of the dead letters.
+#[derive(Clone, Debug)]
+pub struct Letters {
+    /// The letters, the newest first.
+    pub letters: Vec<DeadLetter>,
+    /// Where they go on; absent at the end.
+    pub next: Option<Cursor>,
+    /// How many were looked at.
+    pub looked_at: usize,
+}
+
+/// Dead letters that are meant, the newest first, from where a cursor says; at most `most`.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn newest(
+    client: &Client,
+    which: &Which,
+    cursor: Option<Cursor>,
+    most: usize,
+) -> anyhow::Result<Letters> {
+    let before = cursor.map(|cursor| cursor.seen);
+    let subjects = filter(which.kind.as_ref());
+    let mut tail = Tail::new(client, Stream::State, subjects, before, most).await?;
+    let mut page = Letters {
+        letters: Vec::new(),
+        next: None,
+        looked_at: 0,
+    };
+    let mut seen = before.unwrap_or(u64::MAX);
+    let mut rest = false;
+    while page.letters.len() < most && page.looked_at < LOOKED_AT {
+        let mut some = Vec::new();
+        let mut sequences = Vec::new();
+        while sequences.len() < CHUNK.min(most) {
+            tail.fill().await?;
+            let Some(kept) = tail.take() else { break };
+            sequences.push(kept.sequence);
+            some.extend(DeadLetter::of(kept));
+        }
+        let Some(last) = sequences.last() else { break };
+        if which.error.is_some() {
+            groups::add_failures(client, &mut some).await?;
+        }
+        page.looked_at += sequences.len();
+        seen = *last;
+        for letter in some.into_iter().filter(|letter| which.is(letter)) {
+            if page.letters.len() == most {
+                // It is the first of the next page.
+                rest = true;
+                break;
+            }
+            seen = if page.letters.len() + 1 == most {
+                letter.position()
+            } else {
+                seen
+            };
+            page.letters.push(letter);
+        }
+        rest |= page.letters.len() == most && seen > *last;
+    }
+    let more = rest || !tail.is_over();
+    page.next = more.then(|| Cursor {
+        seen: if !rest && tail.peek().is_none() {
+            tail.reached()
+        } else {
+            seen
+        },
+    });
+    Ok(page)
+}
+
+/// How many dead letters there are.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn count(client: &Client) -> anyhow::Result<u64> {
+    let some = direct::some(client, Stream::State, "jobs.dead.>", 1, 1, 1).await?;
+    let Some(first) = some.first() else {
+        return Ok(0);
+    };
+    Ok(crate::tail::left(first).saturating_add(1))
+}

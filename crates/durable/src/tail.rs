@@ -1,0 +1,153 @@
+//! Reads a stream from its end backwards.
+//!
+//! The server gives messages forward only. So it is asked for windows of sequences, from the end
+//! back to the beginning: narrow ones first, wider ones where there is little in them, and a part
+//! of one that holds too much.
+
+use std::collections::VecDeque;
+
+use async_nats::Client;
+use serde_json::Value;
+
+use crate::api::{self, ApiError};
+use crate::direct::{self, Kept};
+use crate::topology::Stream;
+
+/// The most messages that are read of one window.
+const MOST: u64 = 1000;
+
+/// How many bytes of one window are read; it may be a message more.
+const BYTES: usize = 4 << 20;
+
+/// The narrowest window at first.
+const NARROW: u64 = 64;
+
+/// Messages of a stream whose subjects match a filter, the newest first.
+pub(crate) struct Tail {
+    client: Client,
+    stream: Stream,
+    filter: String,
+    /// The first sequence of the stream.
+    first: u64,
+    /// All from here on was loaded.
+    low: u64,
+    /// The end of the stream was not read yet: what has come since it was looked up belongs to it.
+    open: bool,
+    width: u64,
+    loaded: VecDeque<Kept>,
+}
+
+impl Tail {
+    /// Those below a sequence, or all; `most` is how many will be wanted, about.
+    pub(crate) async fn new(
+        client: &Client,
+        stream: Stream,
+        filter: String,
+        before: Option<u64>,
+        most: usize,
+    ) -> anyhow::Result<Self> {
+        let mut tail = Self {
+            client: client.clone(),
+            stream,
+            filter,
+            first: 0,
+            low: 0,
+            open: before.is_none(),
+            width: (most as u64).saturating_mul(2).clamp(NARROW, MOST),
+            loaded: VecDeque::new(),
+        };
+        if before == Some(0) {
+            return Ok(tail);
+        }
+        let info = format!("$JS.API.STREAM.INFO.{stream}");
+        let info: Value = match api::ask(client, info, &Value::Null).await {
+            Ok(info) => info,
+            // The lane is not there.
+            Err(ApiError::Refused { .. }) => return Ok(tail),
+            Err(error) => return Err(error.into()),
+        };
+        let number = |name: &str| info["state"][name].as_u64().unwrap_or(0);
+        tail.first = number("first_seq").max(1);
+        let end = number("last_seq").saturating_add(1);
+        tail.low = before.map_or(end, |before| before.min(end));
+        Ok(tail)
+    }
+
+    /// Loads more, if nothing is left that was loaded and there is more.
+    pub(crate) async fn fill(&mut self) -> anyhow::Result<()> {
+        while self.loaded.is_empty() && self.low > self.first {
+            let low = self.low.saturating_sub(self.width).max(self.first);
+            let (found, low) = self.window(low, self.low).await?;
+            if found.is_empty() {
+                self.width = self.width.saturating_mul(4);
+            } else if found.len() as u64 >= MOST / 2 {
+                self.width = MOST / 2;
+            } else if (found.len() as u64) < NARROW / 2 {
+                self.width = self.width.saturating_mul(2);
+            }
+            self.low = low;
+            self.open = false;
+            self.loaded.extend(found.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    /// What is between two sequences, and from which one on: if there is too much, it is a part
+    /// at the end.
+    async fn window(&self, mut low: u64, high: u64) -> anyhow::Result<(Vec<Kept>, u64)> {
+        let top = if self.open { u64::MAX } else { high };
+        loop {
+            let (mut found, mut bytes, mut from) = (Vec::new(), 0, low);
+            let whole = loop {
+                let most = (top - from).min(MOST + 1 - found.len() as u64);
+                let most = usize::try_from(most).unwrap_or(usize::MAX);
+                let (stream, filter) = (self.stream, &self.filter);
+                let some = direct::some(&self.client, stream, filter, from, most, BYTES).await?;
+                let Some(last) = some.last() else { break true };
+                from = last.sequence + 1;
+                let ended = from >= top || left(last) == 0;
+                bytes += some.iter().map(|kept| kept.payload.len()).sum::<usize>();
+                found.extend(some.into_iter().filter(|kept| kept.sequence < top));
+                if ended {
+                    break true;
+                }
+                if found.len() as u64 > MOST || bytes >= BYTES {
+                    break false;
+                }
+            };
+            if whole {
+                return Ok((found, low));
+            }
+            // Each time it is narrower, and begins after what was read.
+            let narrower = high.saturating_sub(high.saturating_sub(low) / 8 + 1);
+            low = narrower.max(from);
+        }
+    }
+
+    /// The newest that was not taken, if it is loaded.
+    pub(crate) fn peek(&self) -> Option<&Kept> {
+        self.loaded.front()
+    }
+
+    /// Takes the newest that is loaded.
+    pub(crate) fn take(&mut self) -> Option<Kept> {
+        self.loaded.pop_front()
+    }
+
+    /// All from here on was taken, if nothing more is loaded; 0 if that is all there is.
+    pub(crate) fn reached(&self) -> u64 {
+        if self.low > self.first { self.low } else { 0 }
+    }
+
+    /// Whether nothing more comes.
+    pub(crate) fn is_over(&self) -> bool {
+        self.loaded.is_empty() && self.low <= self.first
+    }
+}
+
+/// How many there are after a message.
+pub(crate) fn left(kept: &Kept) -> u64 {
+    let left = kept.headers.get("Nats-Num-Pending");
+    left.and_then(|left| left.as_str().parse().ok())
+        .unwrap_or(u64::MAX)
+}
