@@ -7,15 +7,15 @@ use async_nats::ConnectOptions;
 use rand::RngExt as _;
 use rand::distr::{Alphabetic, Alphanumeric};
 
-/// A password of its own for each user of `deploy/nats.conf`: `publisher`, `worker`, `status` and
-/// `operator`.
+/// A password of its own for each user of `deploy/nats.conf`: `publisher`, `worker`, `status`,
+/// `operator` and `gateway`.
 #[derive(Clone)]
 pub struct Credentials {
     passwords: BTreeMap<&'static str, String>,
 }
 
 impl Credentials {
-    const USERS: [&str; 4] = ["publisher", "worker", "status", "operator"];
+    const USERS: [&str; 5] = ["publisher", "worker", "status", "operator", "gateway"];
 
     /// Draws new passwords.
     #[must_use]

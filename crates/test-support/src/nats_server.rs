@@ -318,7 +318,8 @@ impl NatsServer {
             .expect("a server is handed out after its first start")
     }
 
-    /// Options to connect as one of the users `publisher`, `worker`, `status` and `operator`: name,
+    /// Options to connect as one of the users `publisher`, `worker`, `status`,
+    /// `operator` and `gateway`: name,
     /// password, and the inbox prefix that this user may receive replies on.
     ///
     /// An open server takes any name for the inbox prefix, and asks for no password.

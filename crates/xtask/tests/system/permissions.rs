@@ -8,29 +8,34 @@ use test_support::{DEADLINE, NatsServer, eventually};
 
 use crate::raw_client::{Login, RawClient};
 
-const USERS: [&str; 4] = ["publisher", "worker", "status", "operator"];
+const USERS: [&str; 5] = ["publisher", "worker", "status", "operator", "gateway"];
 
 /// Those of them that run as services, and answer service discovery.
-const SERVICES: &[&str] = &["publisher", "worker", "status"];
+const SERVICES: &[&str] = &["publisher", "worker", "status", "gateway"];
 
 /// Those who look at the queue and its consumers.
 const ONLOOKERS: &[&str] = &["status", "operator"];
 
 /// Those who submit durable jobs.
-const SUBMITTERS: &[&str] = &["publisher", "operator"];
+const SUBMITTERS: &[&str] = &["publisher", "operator", "gateway"];
+
+/// Those who read what the lane holds.
+const READERS: &[&str] = &["worker", "operator", "gateway"];
 
 const STREAMS: [&str; 4] = ["JOBS", "JOBS_LATER", "JOBS_STATE", "JOBS_ADVISORIES"];
 
 /// Subjects, and which of the users may publish there.
 const PUBLISH: &[(&str, &[&str])] = &[
-    ("jobs.create", &["publisher"]),
-    ("jobs.create.echo", &["publisher", "worker"]),
-    ("jobs.create.mail.send", &["publisher", "worker"]),
+    ("jobs.create", &["publisher", "gateway"]),
+    ("jobs.create.echo", &["publisher", "worker", "gateway"]),
+    ("jobs.create.mail.send", &["publisher", "worker", "gateway"]),
     ("jobs", &[]),
     ("jobs.created", &[]),
     ("jobs.status", &["status"]),
     ("jobs.status.all", &[]),
-    ("jobs.serves.echo", &["publisher", "worker"]),
+    ("jobs.fleet", &["gateway"]),
+    ("jobs.fleet.all", &[]),
+    ("jobs.serves.echo", &["publisher", "worker", "gateway"]),
     ("handlers.resize", &["worker"]),
     ("_INBOX_publisher.a.b", &["publisher", "worker"]),
     ("_INBOX_status.a.b", &["worker", "status"]),
@@ -39,19 +44,20 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$SRV.PING", &["status"]),
     ("$SRV.STATS.consumer.a", &["status"]),
     ("_INBOX_operator.a.b", &["operator"]),
+    ("_INBOX_gateway.a.b", &["worker", "status", "gateway"]),
     ("$SYS.REQ.SERVER.PING", &[]),
     ("$SYS.REQ.SERVER.PING.VARZ", &[]),
     ("anything.else", &[]),
     // The durable lane: submissions, ...
     ("jobs.durable.1.normal.1.echo", SUBMITTERS),
     ("jobs.durable.1.normal.1.mail.send", SUBMITTERS),
-    ("jobs.later.1", &["publisher", "worker", "operator"]),
+    ("jobs.later.1", &["publisher", "worker", "operator", "gateway"]),
     ("jobs.later.1.2", &[]),
     ("jobs.due.1.normal.1.echo", &[]),
     // ... what becomes of them, ...
-    ("jobs.state.1", &["worker", "operator"]),
+    ("jobs.state.1", READERS),
     ("jobs.state.1.2", &[]),
-    ("jobs.cancel.1", &["operator"]),
+    ("jobs.cancel.1", &["operator", "gateway"]),
     ("jobs.dead.1.mail.send", &["worker", "operator"]),
     ("jobs.events.1", &[]),
     // ... what JetStream is asked, ...
@@ -62,7 +68,7 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.INFO.JOBS_STATE", &USERS),
     (
         "$JS.API.STREAM.INFO.JOBS_ADVISORIES",
-        &["worker", "status", "operator"],
+        &["worker", "status", "operator", "gateway"],
     ),
     ("$JS.API.STREAM.NAMES", &[]),
     ("$JS.API.STREAM.LIST", &[]),
@@ -72,11 +78,11 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.PURGE.JOBS_ADVISORIES", &[]),
     ("$JS.API.STREAM.MSG.DELETE.JOBS", &["worker"]),
     ("$JS.API.STREAM.MSG.DELETE.JOBS_LATER", &["worker"]),
-    ("$JS.API.STREAM.MSG.DELETE.JOBS_STATE", &["operator"]),
+    ("$JS.API.STREAM.MSG.DELETE.JOBS_STATE", &["operator", "gateway"]),
     ("$JS.API.STREAM.MSG.GET.JOBS", &[]),
-    ("$JS.API.DIRECT.GET.JOBS", &["worker", "operator"]),
-    ("$JS.API.DIRECT.GET.JOBS_LATER", &["worker", "operator"]),
-    ("$JS.API.DIRECT.GET.JOBS_STATE", &["worker", "operator"]),
+    ("$JS.API.DIRECT.GET.JOBS", READERS),
+    ("$JS.API.DIRECT.GET.JOBS_LATER", READERS),
+    ("$JS.API.DIRECT.GET.JOBS_STATE", READERS),
     ("$JS.API.DIRECT.GET.JOBS_ADVISORIES", &[]),
     ("$JS.API.DIRECT.GET.JOBS.jobs.durable.1", &["operator"]),
     ("$JS.API.DIRECT.GET.JOBS_LATER.jobs.later.1", &["operator"]),
@@ -84,8 +90,8 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$JS.API.CONSUMER.NAMES.JOBS", ONLOOKERS),
     ("$JS.API.CONSUMER.NAMES.JOBS_LATER", ONLOOKERS),
     ("$JS.API.CONSUMER.NAMES.JOBS_STATE", &[]),
-    ("$JS.API.CONSUMER.LIST.JOBS", ONLOOKERS),
-    ("$JS.API.CONSUMER.LIST.JOBS_LATER", ONLOOKERS),
+    ("$JS.API.CONSUMER.LIST.JOBS", &["status", "operator", "gateway"]),
+    ("$JS.API.CONSUMER.LIST.JOBS_LATER", &["status", "operator", "gateway"]),
     (
         "$JS.API.CONSUMER.INFO.JOBS.echo",
         &["worker", "status", "operator"],
@@ -148,13 +154,16 @@ const SUBSCRIBE: &[(&str, &str, &[&str])] = &[
     ("jobs.>", "", &[]),
     ("jobs.status", "", &["worker"]),
     ("jobs.status", "consumer-1", &["worker"]),
+    // One of several status services answers.
+    ("jobs.fleet", "status", &["status"]),
+    ("jobs.fleet", "", &[]),
     ("jobs.serves.echo", "workers", &["worker"]),
     ("jobs.cancel.*", "", &["worker"]),
     // The server takes `>` for one token that `*` covers. Nothing is ever published further down.
     ("jobs.cancel.>", "", &["worker"]),
-    ("jobs.events.>", "", &["operator"]),
-    ("jobs.events.*", "", &["operator"]),
-    ("jobs.events.1", "", &["operator"]),
+    ("jobs.events.>", "", &["operator", "gateway"]),
+    ("jobs.events.*", "", &["operator", "gateway"]),
+    ("jobs.events.1", "", &["operator", "gateway"]),
     // What is stored is asked for, and a job is pulled; nobody listens in.
     ("jobs.durable.>", "", &[]),
     ("jobs.durable.>", "workers", &[]),
@@ -173,6 +182,7 @@ const SUBSCRIBE: &[(&str, &str, &[&str])] = &[
     ("_INBOX_worker.>", "", &["worker"]),
     ("_INBOX_status.>", "", &["status"]),
     ("_INBOX_operator.>", "", &["operator"]),
+    ("_INBOX_gateway.>", "", &["gateway"]),
     ("_INBOX.>", "", &[]),
     ("_INBOX.billing.>", "", &[]),
     ("$SRV.PING", "", SERVICES),
