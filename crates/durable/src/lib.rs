@@ -37,7 +37,7 @@ pub use depth::{Depth, depth};
 pub use doctor::{Finding, examine};
 pub use lane::{Lane, LaneEnd, LaneOptions, Sink};
 pub use lease::Lease;
-pub use look::{Waited, look_up, wait};
+pub use look::{Waited, look_up, record, wait};
 pub use settle::Settlement;
 pub use streams::{Guarantees, Queue, StreamDepth, guarantees, queues, streams};
 pub use submit::{NewJob, Patience, SubmitError, Submitted, Submitter};

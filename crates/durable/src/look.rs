@@ -47,7 +47,11 @@ pub async fn look_up(client: &Client, id: JobId) -> anyhow::Result<Option<JobRec
     record(client, id).await
 }
 
-async fn record(client: &Client, id: JobId) -> anyhow::Result<Option<JobRecord>> {
+/// The record of a job: `None` if it has none yet, or none any more.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn record(client: &Client, id: JobId) -> anyhow::Result<Option<JobRecord>> {
     let kept = direct::last(client, Stream::State, &subjects::state(id)).await?;
     kept.map(|kept| serde_json::from_slice(&kept.payload))
         .transpose()

@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod app;
+mod bulk;
 mod config;
 mod fleet;
 mod gate;

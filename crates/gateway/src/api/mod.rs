@@ -1,14 +1,27 @@
 //! The HTTP API for programs, below `/v1`.
 
+mod dead_letters;
+mod dead_letters_bulk;
+mod events;
+mod hand_over;
+mod jobs;
+mod many;
+mod openapi;
+mod params;
+mod schema;
+mod submit;
+mod system;
+
 use axum::Router;
 use axum::http::StatusCode;
+use axum::routing::get;
 
 use crate::app::App;
 use crate::problem::Problem;
 
 /// All routes of the API.
 pub(crate) fn router() -> Router<App> {
-    Router::new()
+    Router::from(openapi::routes()).route("/openapi.json", get(openapi::document))
 }
 
 /// Nothing is there.

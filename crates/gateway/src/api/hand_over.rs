@@ -1,0 +1,243 @@
+//! Hands one job over, and waits for its end if it is to.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Request, RequestErrorKind};
+use axum::http::StatusCode;
+use common::{JobId, JobRecord, JobState, Outcome, Status, subjects};
+use durable::{NewJob, Submitted, Waited};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::api::schema;
+use crate::app::App;
+use crate::problem::Problem;
+
+/// How long a confirmed job is waited for if nothing else is asked.
+const CONFIRMED: Duration = Duration::from_secs(30);
+
+/// How a job travels, and what is promised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Delivery {
+    /// Stored, and run at least once, whoever crashes. What is waited for is the record.
+    #[default]
+    Durable,
+    /// Run once while the request lasts; the answer is the outcome. Who gets none submits again.
+    Confirmed,
+    /// Run once, or lost.
+    FireAndForget,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) delivery: Delivery,
+    pub(crate) wait: Option<Duration>,
+}
+
+/// What became of a job that was handed over.
+pub(crate) enum Answer {
+    Accepted(Accepted),
+    Ended(Box<Ended>),
+    Outcome(Box<Outcome>),
+}
+
+/// The job is accepted, and has not ended.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Accepted {
+    /// Its id.
+    #[schema(value_type = uuid::Uuid)]
+    pub(crate) id: JobId,
+    /// How it travels.
+    pub(crate) delivery: Delivery,
+    /// Durable: whether a job with this id was there before, and so none was stored.
+    pub(crate) known: bool,
+    /// Durable, waited for: how it is, after the wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::State>)]
+    pub(crate) state: Option<JobState>,
+}
+
+/// The job has ended: its record, and whether it was known.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Ended {
+    /// Whether a job with this id was there before.
+    pub(crate) known: bool,
+    /// The record.
+    #[serde(flatten)]
+    #[schema(value_type = schema::Record)]
+    pub(crate) record: JobRecord,
+}
+
+/// Hands a job over.
+pub(crate) async fn hand_over(app: &App, terms: Terms, job: NewJob) -> Result<Answer, Problem> {
+    let id = job.id;
+    let answer = match terms.delivery {
+        Delivery::Durable => durable(app, terms.wait, job).await,
+        Delivery::Confirmed => confirmed(app, terms.wait.unwrap_or(CONFIRMED), job).await,
+        Delivery::FireAndForget => fire_and_forget(app, job).await,
+    };
+    answer.map_err(|problem| match problem.id {
+        Some(_) => problem,
+        None => problem.of_job(id),
+    })
+}
+
+async fn durable(app: &App, wait: Option<Duration>, job: NewJob) -> Result<Answer, Problem> {
+    let id = job.id;
+    let known = store(app, &job).await?;
+    Ok(wait_for_stored(app, wait, id, known).await)
+}
+
+/// Waits for a job that is stored: whatever happens to the wait is no reason to submit it again.
+pub(super) async fn wait_for_stored(
+    app: &App,
+    wait: Option<Duration>,
+    id: JobId,
+    known: bool,
+) -> Answer {
+    let Some(patience) = wait else {
+        return accepted(id, known, None);
+    };
+    let waiting = durable::wait(&app.nats.client, app.nats.connected(), id, patience);
+    let waited = app.context.shutdown.run_until_cancelled(waiting).await;
+    match waited {
+        Some(Ok(Waited::Ended(record))) => Answer::Ended(Box::new(Ended {
+            known,
+            record: *record,
+        })),
+        Some(Ok(Waited::NotYet(record))) => accepted(id, known, record.map(|record| record.state)),
+        Some(Err(_)) | None => accepted(id, known, None),
+    }
+}
+
+/// Stores a job, unless it is known; says whether it is.
+async fn store(app: &App, job: &NewJob) -> Result<bool, Problem> {
+    app.check_nats()?;
+    // The stream forgets the message of a job that is done; its record is there for longer.
+    if !job.fresh && durable::record(&app.nats.client, job.id).await?.is_some() {
+        return Ok(true);
+    }
+    Ok(app.submitter.submit(job).await? == Submitted::Known)
+}
+
+fn accepted(id: JobId, known: bool, state: Option<JobState>) -> Answer {
+    Answer::Accepted(Accepted {
+        id,
+        delivery: Delivery::Durable,
+        known,
+        state,
+    })
+}
+
+async fn confirmed(app: &App, patience: Duration, job: NewJob) -> Result<Answer, Problem> {
+    let id = job.id;
+    now_only(&job)?;
+    app.check_nats()?;
+    let mut request = Request::new().payload(job.payload).timeout(Some(patience));
+    if !job.headers.is_empty() {
+        request = request.headers(job.headers);
+    }
+    let mut connected = app.nats.connected();
+    let asking = app.nats.client.send_request(subjects::CREATE, request);
+    let unsure = "it may have run; submit it again if it may run twice";
+    let answer = tokio::select! {
+        answer = asking => answer,
+        _ = connected.wait_for(|up| !*up) => {
+            return Err(Problem::away(format!("the connection to NATS was lost: {unsure}")));
+        }
+        () = app.context.shutdown.cancelled() => {
+            return Err(Problem::away(format!("the gateway is stopping: {unsure}")));
+        }
+    };
+    let answer = answer.map_err(|error| match error.kind() {
+        RequestErrorKind::NoResponders => Problem::away("no consumer is there"),
+        RequestErrorKind::TimedOut => {
+            let text = format!("no outcome within {patience:?}: {unsure}");
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, text)
+        }
+        RequestErrorKind::MaxPayloadExceeded => too_large(app),
+        _ => Problem::away(format!("the job could not be sent: {error}")),
+    })?;
+    let outcome: Outcome = serde_json::from_slice(&answer.payload).map_err(|error| {
+        let text = format!("the answer is not an outcome: {error}");
+        Problem::new(StatusCode::BAD_GATEWAY, text)
+    })?;
+    if outcome.status.invites_another_attempt() {
+        return Err(refused(&outcome));
+    }
+    let id = Some(id);
+    Ok(Answer::Outcome(Box::new(Outcome { id, ..outcome })))
+}
+
+/// The consumers have not run it, and it is for the client to submit it again.
+fn refused(outcome: &Outcome) -> Problem {
+    let what = match outcome.status {
+        Status::Busy => "the consumers are full",
+        _ => "the consumer stopped before the job was done",
+    };
+    let error = outcome.error.as_ref();
+    let problem = match error {
+        Some(error) => Problem::away(format!("{what}: {}", error.message)),
+        None => Problem::away(what),
+    };
+    match error.and_then(|error| error.retry_after_ms) {
+        Some(wait) => problem.retry_after(Duration::from_millis(wait)),
+        None => problem,
+    }
+}
+
+async fn fire_and_forget(app: &App, job: NewJob) -> Result<Answer, Problem> {
+    now_only(&job)?;
+    app.check_nats()?;
+    let client = &app.nats.client;
+    // Without a reply subject the client library asks nobody whether it fits.
+    if job.payload.len() > client.max_payload() {
+        return Err(too_large(app));
+    }
+    let lost = |error: &dyn std::fmt::Display| Problem::away(format!("not sent: {error}"));
+    let sent = if job.headers.is_empty() {
+        client.publish(subjects::CREATE, job.payload).await
+    } else {
+        let (headers, payload) = (job.headers, job.payload);
+        let subject = subjects::CREATE;
+        client.publish_with_headers(subject, headers, payload).await
+    };
+    sent.map_err(|error| lost(&error))?;
+    client.flush().await.map_err(|error| lost(&error))?;
+    Ok(Answer::Accepted(Accepted {
+        id: job.id,
+        delivery: Delivery::FireAndForget,
+        known: false,
+        state: None,
+    }))
+}
+
+fn now_only(job: &NewJob) -> Result<(), Problem> {
+    if job.run_at.is_none() {
+        return Ok(());
+    }
+    let text = "field `run_at`: only delivery durable can keep a job until then";
+    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text).on_field("run_at"))
+}
+
+fn too_large(app: &App) -> Problem {
+    let limit = app.nats.client.max_payload();
+    let text = format!("a job may have {limit} bytes (max_payload of the NATS server)");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+}
+
+/// What of the headers of a request goes on with its jobs: where they are in a trace.
+pub(crate) fn trace_headers(headers: &axum::http::HeaderMap) -> HeaderMap {
+    let mut passed_on = HeaderMap::new();
+    for name in ["traceparent", "tracestate"] {
+        if let Some(value) = headers.get(name).and_then(|value| value.to_str().ok())
+            && value.len() <= 512
+            && let Ok(value) = value.parse::<async_nats::HeaderValue>()
+        {
+            passed_on.insert(name, value);
+        }
+    }
+    passed_on
+}

@@ -1,0 +1,72 @@
+//! The document that describes the API, made from the code.
+
+use std::sync::LazyLock;
+
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::hand_over::{Accepted, Ended};
+use super::many::Many;
+use super::{dead_letters, dead_letters_bulk, events, jobs, schema, submit, system};
+use crate::app::App;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Jobs",
+        description = "Hand jobs over, see what became of them, and drive the system. Everybody who may do more than \
+            nothing sends `Authorization: Bearer <token>`; without a file of tokens the gateway serves its own machine only.",
+        license(name = "MIT OR Apache-2.0"),
+    ),
+    tags(
+        (name = "jobs", description = "Jobs. Scopes: submit to hand over, read to look, operate to cancel."),
+        (name = "dead letters", description = "Jobs that were given up. Scopes: read to look, operate to replay and discard."),
+        (name = "system", description = "Who works, and what waits. Scope: read."),
+    ),
+    components(schemas(Accepted, Ended, Many, schema::Job, schema::Outcome)),
+    security(("token" = [])),
+)]
+struct Api;
+
+/// The routes of the API, and what describes them.
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(Api::openapi())
+        .routes(routes!(submit::submit, jobs::list))
+        .routes(routes!(jobs::show, jobs::cancel))
+        .routes(routes!(events::events))
+        .routes(routes!(dead_letters::list, dead_letters_bulk::discard))
+        .routes(routes!(dead_letters::groups))
+        .routes(routes!(dead_letters_bulk::replay))
+        .routes(routes!(dead_letters::show, dead_letters::discard))
+        .routes(routes!(dead_letters::raw))
+        .routes(routes!(dead_letters::replay))
+        .routes(routes!(system::fleet))
+        .routes(routes!(system::streams))
+        .routes(routes!(system::queues))
+}
+
+/// The document.
+pub(crate) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
+    let (_, api) = routes().split_for_parts();
+    // It is made of texts and numbers, so it can be written.
+    let mut document = serde_json::to_value(api).unwrap_or_default();
+    document["components"]["securitySchemes"] =
+        json!({"token": {"type": "http", "scheme": "bearer"}});
+    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+        schemas.extend(schema::definitions());
+    }
+    document
+});
+
+static TEXT: LazyLock<Bytes> = LazyLock::new(|| DOCUMENT.to_string().into());
+
+/// `GET /openapi.json`: there is no secret in it, so no token is needed.
+pub(crate) async fn document() -> Response {
+    let kind = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, kind)], TEXT.clone()).into_response()
+}

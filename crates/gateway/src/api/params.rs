@@ -1,0 +1,77 @@
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
+use common::JobId;
+use serde::de::DeserializeOwned;
+
+use crate::problem::Problem;
+
+/// The query of a request; a parameter that is unknown or wrong is named.
+pub(crate) struct Params<T>(pub(crate) T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        match Query::<T>::try_from_uri(&parts.uri) {
+            Ok(Query(params)) => Ok(Self(params)),
+            Err(error) => Err(wrong(&error.body_text())),
+        }
+    }
+}
+
+fn wrong(text: &str) -> Problem {
+    let text = text
+        .strip_prefix("Failed to deserialize query string: ")
+        .unwrap_or(text);
+    let named = text.split_once(": ").map(|(name, _)| name);
+    let quoted = text.split('`').nth(1);
+    let is_name = |name: &&str| {
+        name.bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    match named.filter(is_name).or(quoted) {
+        Some(field) => Problem::bad(field, format!("the query is wrong: {text}")),
+        None => Problem::bad("query", format!("the query is wrong: {text}")),
+    }
+}
+
+/// The id of a job in the path.
+pub(crate) struct Id(pub(crate) JobId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::bad("id", "the path is not text"))?;
+        let id = text.parse();
+        id.map(Self)
+            .map_err(|error| Problem::bad("id", format!("this is not the id of a job: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Uri;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only whether it can be read is asked")]
+    struct Example {
+        limit: Option<u32>,
+    }
+
+    #[test]
+    fn the_parameter_that_is_wrong_is_named() {
+        for (query, field) in [("limit=many", "limit"), ("limt=1", "limt")] {
+            let uri: Uri = format!("/v1/jobs?{query}").parse().unwrap();
+            let error = Query::<Example>::try_from_uri(&uri).unwrap_err();
+            let problem = wrong(&error.body_text());
+            assert_eq!(problem.field.as_deref(), Some(field), "{}", problem.detail);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Does the same with many dead letters.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use durable::{DeadLetter, Replayed, Which, dead};
+use serde::Serialize;
+use tokio::time::{Instant, MissedTickBehavior, timeout_at};
+use tracing::{info, warn};
+use utoipa::ToSchema;
+
+use crate::app::App;
+use crate::problem::Problem;
+
+/// After this it is said how far it came; whoever does it again goes on there.
+const LONGEST: Duration = Duration::from_mins(5);
+
+/// How many letters are read at a time.
+const PAGE: usize = 100;
+
+/// What is done with each letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Its job is put into the queue again.
+    Replay,
+    /// It is removed for good.
+    Discard,
+}
+
+/// What came of many dead letters.
+#[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
+#[schema(as = ManyDeadLetters)]
+pub(crate) struct Came {
+    /// How many were replayed, or discarded.
+    pub(crate) done: u64,
+    /// How many somebody else had replayed meanwhile.
+    pub(crate) already: u64,
+    /// How many were left as they are, because something went wrong.
+    pub(crate) failed: u64,
+    /// Whether these were all that there were at the beginning; if not, ask again to go on.
+    pub(crate) complete: bool,
+}
+
+/// Does something with each dead letter that is meant and was there at the beginning, the oldest
+/// first, at most so many a second. It stops after five minutes, when the gateway does, and when
+/// nobody waits for it any more.
+///
+/// The same as `durable::dead::each`, whose closures cannot be awaited on a runtime with several
+/// threads.
+///
+/// # Errors
+/// When there is no place for one more that waits, or NATS is away.
+pub(crate) async fn all(
+    app: &App,
+    which: &Which,
+    rate: Option<NonZeroU32>,
+    action: Action,
+) -> Result<Came, Problem> {
+    let _place = app.limits.wait()?;
+    app.check_nats()?;
+    let client = &app.nats.client;
+    let until = Instant::now() + LONGEST;
+    // What is replayed and given up again at once would keep it busy for ever.
+    let end = dead::last_position(client).await?;
+    let mut pace = rate.map(|rate| {
+        let mut pace = tokio::time::interval(Duration::from_secs(1) / rate.get());
+        // Never faster, also after one that took long.
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        pace
+    });
+    let mut came = Came {
+        complete: true,
+        ..Came::default()
+    };
+    let mut after = 0;
+    'pages: while after < end {
+        let letters = dead::list(client, which, after, PAGE).await?;
+        let Some(last) = letters.last() else { break };
+        after = last.position();
+        for letter in letters.iter().filter(|letter| letter.position() <= end) {
+            if let Some(pace) = &mut pace {
+                let tick = timeout_at(until, pace.tick());
+                let _late = app.context.shutdown.run_until_cancelled(tick).await;
+            }
+            if app.context.shutdown.is_cancelled() || Instant::now() >= until {
+                came.complete = false;
+                break 'pages;
+            }
+            one(app, letter, action, &mut came).await;
+        }
+    }
+    info!(
+        done = came.done,
+        already = came.already,
+        failed = came.failed,
+        complete = came.complete,
+        ?action,
+        "went through the dead letters"
+    );
+    Ok(came)
+}
+
+async fn one(app: &App, letter: &DeadLetter, action: Action, came: &mut Came) {
+    let client = &app.nats.client;
+    let done = match action {
+        Action::Replay => dead::replay(client, letter, None).await,
+        Action::Discard => dead::discard(client, letter).await.map(|()| Replayed::Yes),
+    };
+    match done {
+        Ok(Replayed::Yes) => came.done += 1,
+        Ok(Replayed::Already) => came.already += 1,
+        Err(error) => {
+            came.failed += 1;
+            warn!(job.id = %letter.id, "dead letter left as it is: {error:#}");
+        }
+    }
+}
