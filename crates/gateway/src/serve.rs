@@ -63,7 +63,7 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
 fn routes(app: &App) -> Router {
     let gate = middleware::from_fn_with_state(app.clone(), gate);
     api::router()
-        .merge(pages::router())
+        .merge(pages::router(app))
         .method_not_allowed_fallback(api::no_such_method)
         .fallback(api::no_such_route)
         .layer(gate)
