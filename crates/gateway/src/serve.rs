@@ -21,6 +21,7 @@ pub const ABOUT: About = About {
     prefix: "GATEWAY",
     version: env!("CARGO_PKG_VERSION"),
     inbox_prefix: "_INBOX_gateway",
+    monitor_port: 9474,
 };
 
 /// How long a submission may take before the client is told to come again.
@@ -62,7 +63,7 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
 fn routes(app: &App) -> Router {
     let gate = middleware::from_fn_with_state(app.clone(), gate);
     api::router()
-        .merge(pages::router())
+        .merge(pages::router(app))
         .method_not_allowed_fallback(api::no_such_method)
         .fallback(api::no_such_route)
         .layer(gate)

@@ -1,10 +1,77 @@
-//! The dashboard for people.
+//! The dashboard for people: pages that the server renders, and that a small script keeps fresh.
+
+mod assets;
+mod bulk;
+mod chart;
+mod confirm;
+mod consumers;
+mod dead;
+mod frame;
+mod history;
+mod job;
+mod jobs;
+mod letter;
+mod life;
+mod live;
+mod overview;
+mod problem;
+mod sign_in;
+mod text;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_extractor_with_state;
+use axum::routing::{get, post};
 
+use crate::access::{Operator, Reader};
 use crate::app::App;
+use bulk::Bulk;
+use history::History;
+use live::Seats;
 
-/// All pages, and what they load.
-pub(crate) fn router() -> Router<App> {
-    Router::new()
+/// The largest form: a payload of 1 MiB, each byte of it escaped.
+const MOST_FORM_BYTES: usize = 4 << 20;
+
+/// What the pages can use. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Pages {
+    app: App,
+    history: History,
+    seats: Seats,
+    bulk: Bulk,
+}
+
+/// All pages, and what they load. From now on the system is looked at, until the gateway stops.
+pub(crate) fn router(app: &App) -> Router<App> {
+    let pages = Pages {
+        app: app.clone(),
+        history: history::watch_over(app.clone()),
+        seats: Seats::default(),
+        bulk: Bulk::new(app.context.shutdown.clone()),
+    };
+    let seen = Router::new()
+        .route("/", get(overview::page))
+        .route("/consumers", get(consumers::page))
+        .route("/jobs", get(jobs::page))
+        .route("/jobs/{id}", get(job::page))
+        .route("/dead", get(dead::page))
+        .route("/dead/{id}", get(letter::page))
+        .route("/live", get(live::live))
+        .route_layer(from_extractor_with_state::<Reader, App>(app.clone()));
+    let driven = Router::new()
+        .route("/jobs/{id}/cancel", post(job::cancel))
+        .route("/dead/replay", get(confirm::replay).post(bulk::replay))
+        .route("/dead/discard", get(confirm::discard).post(bulk::discard))
+        .route("/dead/stop", post(bulk::stop))
+        .route("/dead/{id}/replay", post(letter::replay))
+        .route("/dead/{id}/discard", post(letter::discard))
+        .route_layer(from_extractor_with_state::<Operator, App>(app.clone()));
+    let open = Router::new()
+        .route("/sign-in", get(sign_in::page).post(sign_in::sign_in))
+        .route("/sign-out", post(sign_in::sign_out))
+        .route("/assets/{name}", get(assets::asset));
+    seen.merge(driven)
+        .merge(open)
+        .layer(DefaultBodyLimit::max(MOST_FORM_BYTES))
+        .with_state(pages)
 }

@@ -1,0 +1,244 @@
+//! The page of the dead letters: grouped by error, and fifty at a time, the newest first.
+
+use askama::Template;
+use axum::extract::{Query, State};
+use axum::response::Response;
+use common::{DeadReason, JobId, JobKind};
+use durable::dead::{self, Cursor};
+use durable::{DeadLetter, Which};
+use serde::{Deserialize, Serialize};
+
+use super::Pages;
+use super::bulk::Progress;
+use super::frame::{Done, Frame, html};
+use super::jobs::Choice;
+use super::problem::Problem;
+use super::text::{self, Moment};
+
+/// How many are on a page.
+const PAGE: usize = 50;
+
+/// How many of the newest letters are looked at to group them.
+const GROUPED: usize = 5_000;
+
+/// The most groups on the page.
+const MOST_GROUPS: usize = 50;
+
+/// How much of an error is in a list.
+const ERROR_LENGTH: usize = 160;
+
+/// All reasons, the most frequent first.
+const REASONS: [DeadReason; 5] = [
+    DeadReason::AttemptsUsedUp,
+    DeadReason::Permanent,
+    DeadReason::Undecodable,
+    DeadReason::NoHandler,
+    DeadReason::DeliveriesExhausted,
+];
+
+/// Which letters are meant, as it stands in addresses and forms.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Chosen {
+    pub(crate) kind: String,
+    pub(crate) reason: String,
+    pub(crate) error: String,
+}
+
+/// What is asked for beside it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Asked {
+    cursor: String,
+    done: Option<Done>,
+}
+
+#[derive(Template)]
+#[template(path = "dead.html")]
+struct DeadPage {
+    frame: Frame,
+    which: Chosen,
+    reasons: Vec<Choice>,
+    filtered: bool,
+    wrong: Option<String>,
+    bulk: Option<Progress>,
+    groups: Vec<Group>,
+    groups_caption: String,
+    rows: Vec<Row>,
+    /// The filter, as it stands in addresses.
+    query: String,
+    first: bool,
+    next: Option<String>,
+}
+
+struct Group {
+    message: String,
+    code: String,
+    kind: String,
+    reason: &'static str,
+    count: String,
+    newest: Moment,
+    oldest: Moment,
+    query: String,
+}
+
+struct Row {
+    id: JobId,
+    kind: String,
+    reason: &'static str,
+    at: Moment,
+    attempts: usize,
+    error: Option<String>,
+}
+
+impl Chosen {
+    /// What the lane is asked for, or which field is wrong.
+    pub(crate) fn which(&self) -> Result<Which, String> {
+        let (kind, reason, error) = (self.kind.trim(), self.reason.trim(), self.error.trim());
+        let kind = match kind {
+            "" => None,
+            kind => Some(kind.parse::<JobKind>().map_err(|error| error.to_string())?),
+        };
+        let reason = match reason {
+            "" => None,
+            word => Some(
+                REASONS
+                    .into_iter()
+                    .find(|reason| reason.as_str() == word)
+                    .ok_or_else(|| format!("invalid reason {:?}", text::cut(word, 64)))?,
+            ),
+        };
+        let error = (!error.is_empty()).then(|| error.to_owned());
+        Ok(Which {
+            kind,
+            reason,
+            error,
+        })
+    }
+
+    /// The reason in words.
+    pub(crate) fn reason(&self) -> &'static str {
+        let found = REASONS
+            .into_iter()
+            .find(|reason| reason.as_str() == self.reason);
+        found.map_or("", text::reason)
+    }
+
+    pub(crate) fn query(&self) -> String {
+        // Three texts can always be written so.
+        serde_urlencoded::to_string(self).unwrap_or_default()
+    }
+}
+
+pub(crate) async fn page(
+    State(pages): State<Pages>,
+    Query(chosen): Query<Chosen>,
+    Query(asked): Query<Asked>,
+) -> Result<Response, Problem> {
+    let client = &pages.app.nats.client;
+    let cursor = match asked.cursor.as_str() {
+        "" => None,
+        cursor => Some(cursor.parse::<Cursor>().map_err(|_| {
+            Problem::wrong("The address of this page is damaged; begin with the newest letters.")
+        })?),
+    };
+    let first = cursor.is_none();
+    let which = chosen.which();
+    let filtered = which.as_ref().map_or(true, |which| {
+        which.kind.is_some() || which.reason.is_some() || which.error.is_some()
+    });
+    let mut page = DeadPage {
+        // Letters have to be read to group them, so this is done less often.
+        frame: Frame::new(&pages, "Dead letters", "dead")
+            .live(if first && !filtered { 3 } else { 0 })
+            .after(asked.done),
+        query: chosen.query(),
+        reasons: REASONS
+            .map(|reason| Choice {
+                value: reason.as_str(),
+                label: text::reason(reason),
+                chosen: reason.as_str() == chosen.reason,
+            })
+            .into(),
+        filtered,
+        wrong: which.as_ref().err().map(|error| format!("{error}.")),
+        which: chosen,
+        bulk: pages.bulk.progress(),
+        groups: Vec::new(),
+        groups_caption: String::new(),
+        rows: Vec::new(),
+        first,
+        next: None,
+    };
+    if let Ok(which) = which {
+        let found = dead::newest(client, &which, cursor, PAGE).await;
+        let found = found.map_err(Problem::away)?;
+        page.rows = found.letters.iter().map(Row::of).collect();
+        page.next = found.next.map(|next| next.to_string());
+        if first && !filtered && !page.rows.is_empty() {
+            let found = dead::groups(client, &which, GROUPED).await;
+            let found = found.map_err(Problem::away)?;
+            let looked_at = text::count(found.looked_at);
+            page.groups_caption = match (found.complete, found.groups.len()) {
+                (true, ..=MOST_GROUPS) => format!("All {looked_at} letters"),
+                (true, _) => format!("The {MOST_GROUPS} largest groups of all {looked_at} letters"),
+                (false, _) => {
+                    format!("The newest {looked_at} letters, and at most {MOST_GROUPS} groups")
+                }
+            };
+            page.groups = found
+                .groups
+                .into_iter()
+                .take(MOST_GROUPS)
+                .map(Group::of)
+                .collect();
+        }
+    }
+    html(&page)
+}
+
+impl Group {
+    fn of(group: dead::Group) -> Self {
+        let chosen = Chosen {
+            kind: group.kind.to_string(),
+            reason: group.reason.map_or("", DeadReason::as_str).to_owned(),
+            error: group.message.clone(),
+        };
+        Self {
+            message: if group.message.is_empty() {
+                "no error is known".to_owned()
+            } else {
+                group.message
+            },
+            code: group.code,
+            query: chosen.query(),
+            kind: chosen.kind,
+            reason: group.reason.map_or("-", text::reason),
+            count: text::count(group.count),
+            newest: Moment::of(group.newest),
+            oldest: Moment::of(group.oldest),
+        }
+    }
+}
+
+impl Row {
+    fn of(letter: &DeadLetter) -> Self {
+        let last = letter.failures.last();
+        Self {
+            id: letter.id,
+            kind: letter.kind.to_string(),
+            reason: letter.reason.map_or("-", text::reason),
+            at: Moment::of(letter.at),
+            // A replay stands among the attempts, with the number 0.
+            attempts: letter
+                .failures
+                .iter()
+                .filter(|failure| failure.attempt > 0)
+                .count(),
+            error: last.map(|failure| {
+                let error = &failure.error;
+                text::cut(&format!("{}: {}", error.code, error.message), ERROR_LENGTH)
+            }),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What the dashboard knows of the system: looked at every two seconds, once for all viewers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Counts, Fleet, FleetRequest, RunTime, Timestamp};
+use durable::{Guarantees, Queue, Stream, StreamDepth, Topology, dead};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::app::App;
+use crate::fleet::fleet;
+
+/// How often it is looked.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// How far back the charts go.
+pub(crate) const SPAN: Duration = Duration::from_mins(10);
+
+/// The most points that are kept: those of [`SPAN`].
+const MOST_POINTS: usize = 300;
+
+/// The most kinds whose queues are looked at.
+const MOST_QUEUES: usize = 256;
+
+/// How often the server's promises are looked at, which hardly ever change.
+const GUARANTEES: Duration = Duration::from_secs(30);
+
+/// The most status services whose totals are told apart.
+const MOST_OBSERVERS: usize = 16;
+
+/// What was seen at a time.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    /// When; absent before the first look.
+    pub(crate) at: Option<Timestamp>,
+    /// Whether NATS is connected.
+    pub(crate) connected: bool,
+    /// The fleet with its first consumers, or why it is not known.
+    pub(crate) fleet: Result<Arc<Fleet>, String>,
+    /// The streams; `None` without a durable lane.
+    pub(crate) streams: Result<Option<Arc<Vec<StreamDepth>>>, String>,
+    /// The queues of the durable lane.
+    pub(crate) queues: Arc<Vec<Queue>>,
+    /// How many dead letters there are.
+    pub(crate) dead: Option<u64>,
+    /// What the server promises.
+    pub(crate) guarantees: Option<Arc<Guarantees>>,
+    /// What was seen in the last minutes, the oldest first.
+    pub(crate) points: Arc<Vec<Point>>,
+}
+
+/// What the charts show of a moment.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Point {
+    /// How long after the start of the history it was.
+    pub(crate) elapsed: Duration,
+    /// Jobs that ended in a second, and those of them that failed.
+    pub(crate) rates: Option<(f64, f64)>,
+    /// The run times of the slowest kind.
+    pub(crate) run_ms: Option<RunTime>,
+    /// Jobs that wait in the durable queue.
+    pub(crate) queued: Option<u64>,
+    /// Durable jobs that wait for their time.
+    pub(crate) later: Option<u64>,
+    /// Jobs that wait in consumers.
+    pub(crate) inbox: Option<u64>,
+}
+
+/// Where the newest snapshot is found, and heard of.
+pub(crate) type History = watch::Receiver<Arc<Snapshot>>;
+
+impl Snapshot {
+    fn unknown() -> Self {
+        Self {
+            at: None,
+            connected: false,
+            fleet: Err("it has not been asked yet".to_owned()),
+            streams: Err("they have not been looked at yet".to_owned()),
+            queues: Arc::default(),
+            dead: None,
+            guarantees: None,
+            points: Arc::default(),
+        }
+    }
+
+    /// How many messages a stream holds.
+    pub(crate) fn held(&self, stream: Stream) -> Option<u64> {
+        let streams = self.streams.as_ref().ok()?.as_ref()?;
+        let found = streams.iter().find(|depth| depth.stream == stream);
+        found.map(|depth| depth.messages)
+    }
+
+    /// Durable jobs that wait for a consumer.
+    pub(crate) fn queued(&self) -> Option<u64> {
+        self.streams.as_ref().ok()?.as_ref()?;
+        Some(self.queues.iter().map(|queue| queue.waiting).sum())
+    }
+}
+
+/// Looks at the system until it is told to stop. Whoever holds the result sees each new snapshot.
+pub(crate) fn watch_over(app: App) -> History {
+    let (sender, receiver) = watch::channel(Arc::new(Snapshot::unknown()));
+    tokio::spawn(async move {
+        let looks = look_again_and_again(&app, sender);
+        let _ = app.context.shutdown.run_until_cancelled(looks).await;
+    });
+    receiver
+}
+
+async fn look_again_and_again(app: &App, sender: watch::Sender<Arc<Snapshot>>) {
+    let start = Instant::now();
+    let connected = app.nats.connected();
+    let mut points = VecDeque::with_capacity(MOST_POINTS);
+    let mut observers = Observers::default();
+    let mut guarantees: Option<(Instant, Arc<Guarantees>)> = None;
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if guarantees
+            .as_ref()
+            .is_none_or(|(at, _)| at.elapsed() > GUARANTEES)
+            && let Ok(found) = durable::guarantees(&app.nats.client, Topology::default()).await
+        {
+            guarantees = Some((Instant::now(), Arc::new(found)));
+        }
+        let mut snapshot = look(app).await;
+        snapshot.connected = *connected.borrow();
+        snapshot.guarantees = guarantees.as_ref().map(|(_, found)| Arc::clone(found));
+        if points.len() == MOST_POINTS {
+            points.pop_front();
+        }
+        points.push_back(point(start.elapsed(), &snapshot, &mut observers));
+        snapshot.points = Arc::new(points.iter().copied().collect());
+        sender.send_replace(Arc::new(snapshot));
+    }
+}
+
+async fn look(app: &App) -> Snapshot {
+    let client = &app.nats.client;
+    // The first page of the consumers is asked for by programs as well: one answer does for all.
+    let first_page = FleetRequest::default();
+    let (fleet, streams, queues, dead) = tokio::join!(
+        fleet(app, &first_page),
+        durable::streams(client),
+        durable::queues(client, MOST_QUEUES),
+        dead::count(client),
+    );
+    Snapshot {
+        at: Some(Timestamp::now()),
+        fleet: fleet.map_err(|problem| problem.detail.into_owned()),
+        streams: streams
+            .map(|streams| streams.map(Arc::new))
+            .map_err(|error| format!("{error:#}")),
+        // Without a durable lane there are no queues and no dead letters.
+        queues: Arc::new(queues.unwrap_or_default()),
+        dead: dead.ok(),
+        ..Snapshot::unknown()
+    }
+}
+
+fn point(elapsed: Duration, snapshot: &Snapshot, observers: &mut Observers) -> Point {
+    let fleet = snapshot.fleet.as_ref().ok();
+    Point {
+        elapsed,
+        rates: fleet.and_then(|fleet| observers.rates(fleet)),
+        run_ms: fleet.and_then(|fleet| slowest(fleet)),
+        queued: snapshot.queued(),
+        later: snapshot.held(Stream::Later),
+        inbox: fleet.map(|fleet| fleet.waiting),
+    }
+}
+
+/// The worst of the kinds for each quantile; nothing where nothing has run.
+fn slowest(fleet: &Fleet) -> Option<RunTime> {
+    fleet
+        .kinds
+        .iter()
+        .map(|kind| kind.run_ms)
+        .reduce(|one, other| RunTime {
+            p50: one.p50.max(other.p50),
+            p90: one.p90.max(other.p90),
+            p99: one.p99.max(other.p99),
+            max: one.max.max(other.max),
+        })
+}
+
+/// The totals that each status service told last. Those of two of them cannot be compared: each has
+/// counted since its own start.
+#[derive(Default)]
+struct Observers(BTreeMap<(String, Timestamp), Told>);
+
+struct Told {
+    round: Timestamp,
+    totals: Counts,
+    rates: Option<(f64, f64)>,
+}
+
+impl Observers {
+    /// How many jobs ended and failed in a second between the last two rounds of whoever tells it.
+    fn rates(&mut self, fleet: &Fleet) -> Option<(f64, f64)> {
+        let round = fleet.asked_at?;
+        let observer = (fleet.instance.clone(), fleet.started_at);
+        let rates = match self.0.get(&observer) {
+            Some(told) if told.round == round => return told.rates,
+            Some(told) => {
+                let seconds = round.since(told.round).as_secs_f64();
+                let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
+                let ended = rate(fleet.totals.processed, told.totals.processed);
+                let failed = rate(fleet.totals.failed, told.totals.failed);
+                (seconds > 0.0).then_some((ended, failed))
+            }
+            None => None,
+        };
+        if self.0.len() >= MOST_OBSERVERS {
+            self.0.clear();
+        }
+        let totals = fleet.totals;
+        self.0.insert(
+            observer,
+            Told {
+                round,
+                totals,
+                rates,
+            },
+        );
+        rates
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fleet(instance: &str, round: i64, processed: u64, failed: u64) -> Fleet {
+        let start: Timestamp = "2026-01-31T09:30:00Z".parse().unwrap();
+        Fleet {
+            instance: instance.to_owned(),
+            started_at: start,
+            asked_at: Some(start.shifted(round)),
+            interval_ms: 1_000,
+            answering: 1,
+            missing: 0,
+            concurrency: 4,
+            in_flight: 0,
+            waiting: 0,
+            totals: Counts {
+                processed,
+                failed,
+                ..Counts::default()
+            },
+            spread_percent: None,
+            unserved_kinds: Vec::new(),
+            kinds: Vec::new(),
+            consumers: Vec::new(),
+            next: None,
+        }
+    }
+
+    #[test]
+    fn rates_are_those_between_two_rounds_of_the_same_status_service() {
+        let mut observers = Observers::default();
+        let mut told = |instance, round, processed, failed| {
+            observers.rates(&fleet(instance, round, processed, failed))
+        };
+        assert_eq!(told("a", 0, 100, 0), None, "one round tells no rate");
+        assert_eq!(
+            told("b", 500, 7_000, 50),
+            None,
+            "another one counts for itself"
+        );
+        assert_eq!(told("a", 2_000, 300, 10), Some((100.0, 5.0)));
+        assert_eq!(
+            told("a", 2_000, 300, 10),
+            Some((100.0, 5.0)),
+            "the same round"
+        );
+        assert_eq!(told("b", 1_500, 7_010, 50), Some((10.0, 0.0)));
+    }
+}

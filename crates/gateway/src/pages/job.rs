@@ -1,0 +1,119 @@
+//! The page of one job: its whole life.
+
+use askama::Template;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use common::{JobId, JobRecord, JobState};
+use serde::Deserialize;
+
+use super::Pages;
+use super::frame::{Done, Frame, html};
+use super::life::{self, Event};
+use super::problem::Problem;
+use super::text::{self, Moment};
+
+/// The longest result that is shown.
+const LONGEST: usize = 64 << 10;
+
+/// What is asked for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Asked {
+    done: Option<Done>,
+}
+
+#[derive(Template)]
+#[template(path = "job.html")]
+struct JobPage {
+    frame: Frame,
+    id: JobId,
+    kind: String,
+    state: &'static str,
+    tone: &'static str,
+    is_final: bool,
+    dead: bool,
+    at: Moment,
+    attempt: u32,
+    consumer: Option<String>,
+    next_at: Option<Moment>,
+    duration: Option<String>,
+    reason: Option<&'static str>,
+    result: Option<String>,
+    events: Vec<Event>,
+}
+
+pub(crate) async fn page(
+    State(pages): State<Pages>,
+    Path(id): Path<String>,
+    Query(asked): Query<Asked>,
+) -> Result<Response, Problem> {
+    let id = parse(&id)?;
+    let found = durable::look_up(&pages.app.nats.client, id).await;
+    let record = found.map_err(Problem::away)?;
+    let record = record.ok_or_else(|| Problem::not_found(format!("Nobody knows job {id}.")))?;
+    html(&JobPage::of(&pages, record).after(asked.done))
+}
+
+impl JobPage {
+    fn of(pages: &Pages, record: JobRecord) -> Self {
+        let kind = record
+            .kind
+            .as_ref()
+            .map_or_else(|| "unreadable".to_owned(), ToString::to_string);
+        // What has ended does not change any more, unless it is replayed.
+        let every = if record.state.is_final() { 3 } else { 1 };
+        Self {
+            frame: Frame::new(pages, format!("{kind} · {}", record.state), "jobs").live(every),
+            id: record.id,
+            kind,
+            state: record.state.as_str(),
+            tone: text::tone(record.state),
+            is_final: record.state.is_final(),
+            dead: record.state == JobState::Dead,
+            at: Moment::of(record.at),
+            attempt: record.attempt,
+            next_at: record
+                .next_at
+                .filter(|_| !record.state.is_final())
+                .map(Moment::of),
+            duration: record.duration_ms.map(text::milliseconds),
+            reason: record.reason.map(text::reason),
+            result: record.result.as_ref().map(|result| {
+                let result = result.get();
+                if result.len() > LONGEST {
+                    text::cut(result, LONGEST)
+                } else {
+                    text::pretty(result)
+                }
+            }),
+            events: life::of_record(&record),
+            consumer: record.consumer,
+        }
+    }
+
+    fn after(mut self, done: Option<Done>) -> Self {
+        self.frame = self.frame.after(done);
+        self
+    }
+}
+
+/// Asks that a job be cancelled, and shows it.
+pub(crate) async fn cancel(
+    State(pages): State<Pages>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let id = parse(&id)?;
+    let asked = durable::cancel(&pages.app.nats.client, id).await;
+    asked.map_err(Problem::away)?;
+    Ok(Redirect::to(&Done::CancelAsked.of_job(id)).into_response())
+}
+
+/// The id of a job in an address.
+pub(crate) fn parse(id: &str) -> Result<JobId, Problem> {
+    id.parse().map_err(|_| {
+        Problem::not_found(format!(
+            "{:?} is not the id of a job: it is a UUID.",
+            text::cut(id, 64)
+        ))
+    })
+}

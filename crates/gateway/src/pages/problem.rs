@@ -1,0 +1,107 @@
+//! A page that cannot be shown, and why.
+
+use std::fmt::Display;
+
+use askama::Template;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use tracing::{error, warn};
+
+use super::frame::Frame;
+
+/// Why there is no page.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    title: &'static str,
+    what: String,
+    next: Option<&'static str>,
+}
+
+#[derive(Template)]
+#[template(path = "problem.html")]
+struct ProblemPage {
+    frame: Frame,
+    what: String,
+    next: Option<&'static str>,
+}
+
+impl Problem {
+    /// Nothing is found under this address.
+    pub(crate) fn not_found(what: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::NOT_FOUND,
+            title: "Not found",
+            what: what.into(),
+            next: Some(
+                "Records of jobs that have ended are kept for a while only, and jobs of the core \
+                 lane are stored nowhere.",
+            ),
+        }
+    }
+
+    /// What was sent makes no sense.
+    pub(crate) fn wrong(what: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            title: "This cannot be done",
+            what: what.into(),
+            next: None,
+        }
+    }
+
+    /// There is too much to do.
+    pub(crate) fn busy(what: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            title: "Busy",
+            what: what.into(),
+            next: Some("Try again in a moment."),
+        }
+    }
+
+    /// NATS, or what answers there, is away.
+    pub(crate) fn away(error: impl Into<anyhow::Error>) -> Self {
+        let error = error.into();
+        warn!(error = format!("{error:#}"), "a page cannot be shown");
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            title: "NATS does not answer",
+            what: format!("{error:#}"),
+            next: Some(
+                "See that the NATS server runs with JetStream and can be reached, and that a \
+                 consumer was started, which makes the streams. Then reload.",
+            ),
+        }
+    }
+
+    /// Something that does not happen.
+    pub(crate) fn unexpected(error: impl Display) -> Self {
+        error!(%error, "a page cannot be made");
+        Self {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            title: "This page cannot be made",
+            what: "The log of the gateway says why.".to_owned(),
+            next: None,
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let page = ProblemPage {
+            frame: Frame::bare(self.title),
+            what: self.what,
+            next: self.next,
+        };
+        let mut response = match page.render() {
+            Ok(html) => (self.status, Html(html)).into_response(),
+            Err(_) => self.status.into_response(),
+        };
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        response
+    }
+}
