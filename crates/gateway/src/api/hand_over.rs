@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, Request, RequestErrorKind};
 use axum::http::StatusCode;
+use bootstrap::trace::{self, Span, TraceContext};
 use common::{JobId, JobRecord, JobState, Outcome, Status, subjects};
 use durable::{NewJob, Submitted, Waited};
 use serde::{Deserialize, Serialize};
@@ -71,17 +72,39 @@ pub(crate) struct Ended {
 }
 
 /// Hands a job over.
-pub(crate) async fn hand_over(app: &App, terms: Terms, job: NewJob) -> Result<Answer, Problem> {
+pub(crate) async fn hand_over(app: &App, terms: Terms, mut job: NewJob) -> Result<Answer, Problem> {
     let id = job.id;
+    let mut span = send_span(&mut job, terms.delivery);
     let answer = match terms.delivery {
         Delivery::Durable => durable(app, terms.wait, job).await,
         Delivery::Confirmed => confirmed(app, terms.wait.unwrap_or(CONFIRMED), job).await,
         Delivery::FireAndForget => fire_and_forget(app, job).await,
     };
-    answer.map_err(|problem| match problem.id {
-        Some(_) => problem,
-        None => problem.of_job(id),
+    answer.map_err(|problem| {
+        span.failed(problem.status.as_str(), "");
+        match problem.id {
+            Some(_) => problem,
+            None => problem.of_job(id),
+        }
     })
+}
+
+/// The span of a hand-over, of which the consumer's is a part.
+pub(super) fn send_span(job: &mut NewJob, delivery: Delivery) -> Span {
+    let parent = TraceContext::of_nats(Some(&job.headers));
+    let about = trace::Job {
+        id: &job.id,
+        kind: &job.kind,
+        destination: match delivery {
+            Delivery::Durable => subjects::DURABLE,
+            Delivery::Confirmed | Delivery::FireAndForget => subjects::CREATE,
+        },
+    };
+    let span = Span::send(parent.as_ref(), about);
+    if span.is_recorded() {
+        span.put_into(&mut job.headers);
+    }
+    span
 }
 
 async fn durable(app: &App, wait: Option<Duration>, job: NewJob) -> Result<Answer, Problem> {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::hand_over::{Answer, Delivery, Ended, Terms, hand_over};
+use super::hand_over::{Answer, Delivery, Ended, Terms, hand_over, send_span};
 use super::schema;
 use super::submit::read_job;
 use crate::app::App;
@@ -139,8 +139,17 @@ async fn together(
             problem.on_field(field)
         })
     });
-    let jobs: Vec<NewJob> = numbered.collect::<Result<_, _>>()?;
-    app.submitter.submit_all(&jobs).await?;
+    let mut jobs: Vec<NewJob> = numbered.collect::<Result<_, _>>()?;
+    let send = |job: &mut NewJob| send_span(job, terms.delivery);
+    let mut spans: Vec<_> = jobs.iter_mut().map(send).collect();
+    app.submitter.submit_all(&jobs).await.map_err(|error| {
+        let problem = Problem::from(error);
+        for span in &mut spans {
+            span.failed(problem.status.as_str(), "");
+        }
+        problem
+    })?;
+    drop(spans);
     let stored = async |job: NewJob| {
         let answer = super::hand_over::wait_for_stored(app, terms.wait, job.id, false).await;
         One::of(Ok(answer))
