@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod browse;
 mod dead;
 mod look;
+mod many_dead;
 mod storage;
+mod streams;
 mod submit;
 mod support;
