@@ -83,11 +83,11 @@ impl Monitor {
     ///
     /// It is kept as long as the service, so it should hold no connection.
     pub fn register(&self, collector: impl Collector) {
-        self.add(|registry| registry.register_collector(Box::new(collector)));
+        self.with_registry(|registry| registry.register_collector(Box::new(collector)));
     }
 
-    /// Adds metrics that count by themselves: `add` puts them into the registry that is scraped.
-    pub fn add(&self, add: impl FnOnce(&mut Registry)) {
+    /// Adds metrics that count by themselves, such as the library has them.
+    pub fn with_registry(&self, add: impl FnOnce(&mut Registry)) {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
