@@ -2,6 +2,7 @@
 
 use askama::Template;
 use axum::extract::{Form, Path, Query, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use bytes::Bytes;
 use common::{Job, JobId};
@@ -149,7 +150,7 @@ pub(crate) async fn replay(
         ));
         // What was typed is not lost.
         page.payload = Some(text.clone());
-        return html(&page);
+        return Ok((StatusCode::UNPROCESSABLE_ENTITY, html(&page)?).into_response());
     }
     // A letter that is replayed as it is keeps its bytes, also where they are no job.
     let unchanged = correction.payload.as_ref().is_some_and(|text| {

@@ -51,7 +51,10 @@ const PUBLISH: &[(&str, &[&str])] = &[
     // The durable lane: submissions, ...
     ("jobs.durable.1.normal.1.echo", SUBMITTERS),
     ("jobs.durable.1.normal.1.mail.send", SUBMITTERS),
-    ("jobs.later.1", &["publisher", "worker", "operator", "gateway"]),
+    (
+        "jobs.later.1",
+        &["publisher", "worker", "operator", "gateway"],
+    ),
     ("jobs.later.1.2", &[]),
     ("jobs.due.1.normal.1.echo", &[]),
     // ... what becomes of them, ...
@@ -78,7 +81,10 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.PURGE.JOBS_ADVISORIES", &[]),
     ("$JS.API.STREAM.MSG.DELETE.JOBS", &["worker"]),
     ("$JS.API.STREAM.MSG.DELETE.JOBS_LATER", &["worker"]),
-    ("$JS.API.STREAM.MSG.DELETE.JOBS_STATE", &["operator", "gateway"]),
+    (
+        "$JS.API.STREAM.MSG.DELETE.JOBS_STATE",
+        &["operator", "gateway"],
+    ),
     ("$JS.API.STREAM.MSG.GET.JOBS", &[]),
     ("$JS.API.DIRECT.GET.JOBS", READERS),
     ("$JS.API.DIRECT.GET.JOBS_LATER", READERS),
@@ -90,8 +96,14 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$JS.API.CONSUMER.NAMES.JOBS", ONLOOKERS),
     ("$JS.API.CONSUMER.NAMES.JOBS_LATER", ONLOOKERS),
     ("$JS.API.CONSUMER.NAMES.JOBS_STATE", &[]),
-    ("$JS.API.CONSUMER.LIST.JOBS", &["status", "operator", "gateway"]),
-    ("$JS.API.CONSUMER.LIST.JOBS_LATER", &["status", "operator", "gateway"]),
+    (
+        "$JS.API.CONSUMER.LIST.JOBS",
+        &["status", "operator", "gateway"],
+    ),
+    (
+        "$JS.API.CONSUMER.LIST.JOBS_LATER",
+        &["status", "operator", "gateway"],
+    ),
     (
         "$JS.API.CONSUMER.INFO.JOBS.echo",
         &["worker", "status", "operator"],
