@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use common::{ConsumerState, ConsumerStatus, Counts, JobKind, Timestamp};
+use common::{ConsumerState, ConsumerStatus, Counts, JobKind, RunTime, Timestamp};
 
 use crate::counts::largest;
 
@@ -12,8 +12,11 @@ const MAX_BYTES: usize = 1024 * 1024;
 const MAX_NAME: usize = 256;
 
 /// The most kinds whose run times are kept, and the most characters of their names.
-const MAX_KINDS: usize = 8;
+const MAX_KINDS: usize = 32;
 const MAX_KIND: usize = 128;
+
+/// The most kinds without a consumer that are kept.
+const MAX_UNSERVED: usize = 8;
 
 /// The largest whole number that JSON carries between all languages; what is above it was never
 /// counted, and would spoil the totals for good.
@@ -59,22 +62,20 @@ pub struct Answer {
     pub took: Duration,
 }
 
-/// How long the jobs of one kind run, in milliseconds.
+/// How the jobs of one kind ended in one lane, and how long they ran.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KindRuns {
     /// The kind, cut if it is too long to be one.
     pub kind: String,
-    /// How many of its jobs came to an end.
-    pub processed: u64,
-    /// Half of the runs were not longer.
-    pub p50: f64,
-    /// 99 of 100 were not longer.
-    pub p99: f64,
+    /// How its jobs ended.
+    pub counts: Counts,
+    /// How long its handler ran.
+    pub run_ms: RunTime,
 }
 
 /// No more of them than are shown.
 fn unserved(mut kinds: Vec<JobKind>) -> Vec<JobKind> {
-    kinds.truncate(MAX_KINDS);
+    kinds.truncate(MAX_UNSERVED);
     kinds
 }
 
@@ -136,9 +137,8 @@ fn kinds(status: &ConsumerStatus) -> Vec<KindRuns> {
         .into_iter()
         .map(|(name, kind)| KindRuns {
             kind: name.chars().take(MAX_KIND).collect(),
-            processed: kind.counts.processed,
-            p50: kind.run_ms.p50,
-            p99: kind.run_ms.p99,
+            counts: kind.counts,
+            run_ms: kind.run_ms,
         })
         .collect()
 }
@@ -205,9 +205,9 @@ mod tests {
         status["lanes"] = serde_json::json!({"core": {"kinds": kinds}});
         let answer = read(&status).unwrap();
         assert_eq!(answer.kinds.len(), MAX_KINDS);
-        assert_eq!(answer.kinds[0].processed, 99);
+        assert_eq!(answer.kinds[0].counts.processed, 99);
         assert_eq!(answer.kinds[0].kind.len(), MAX_KIND);
-        assert!(answer.kinds.iter().all(|kind| kind.processed >= 92));
+        assert!(answer.kinds.iter().all(|kind| kind.counts.processed >= 68));
     }
 
     proptest::proptest! {

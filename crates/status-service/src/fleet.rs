@@ -1,8 +1,12 @@
+mod told;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use common::{ConsumerState, Counts};
+use common::{ConsumerState, Counts, RunTime};
+
+use told::LastRound;
 
 use crate::counts::{above, larger};
 use crate::folded::Folded;
@@ -27,17 +31,22 @@ pub struct Fleet {
     new: u64,
     /// Whether anybody answers, as it was told.
     answering: Option<bool>,
+    told: LastRound,
 }
 
 /// One life of a consumer.
 #[derive(Debug)]
 struct Member {
     host: String,
+    version: String,
     presence: Presence,
     state: ConsumerState,
+    concurrency: u32,
     in_flight: u32,
     waiting: u64,
     dropped: u64,
+    run_ms: RunTime,
+    took: Duration,
     /// The most that it ever answered.
     counts: Counts,
     /// What of it is in the folded sum already.
@@ -75,6 +84,7 @@ impl Fleet {
             last: None,
             new: 0,
             answering: None,
+            told: LastRound::default(),
         }
     }
 
@@ -157,6 +167,7 @@ impl Fleet {
         self.judge_silent(now, judge, &mut events);
         self.bound_silent(now, &mut events);
         events.sort_by(|a, b| a.id.cmp(&b.id));
+        self.told = LastRound::new(now, &round.answers, Spread::of(&shares));
         News {
             events,
             answering: self.answering_changed(!round.answers.is_empty(), judge),
@@ -182,14 +193,18 @@ impl Fleet {
                 recalled.is_none() && last.is_some_and(|last| running > now.duration_since(last));
             Member {
                 host: answer.host.clone(),
+                version: answer.version.clone(),
                 presence: if recalled.is_some() {
                     Presence::Returned
                 } else {
                     Presence::New
                 },
                 state: answer.state,
+                concurrency: answer.concurrency,
                 in_flight: answer.in_flight,
                 waiting: answer.waiting,
+                run_ms: RunTime::default(),
+                took: answer.took,
                 // What it had lost before was told before it was gone.
                 dropped: recalled.map_or(0, |_| answer.dropped),
                 counts: recalled.unwrap_or_default(),
@@ -208,6 +223,10 @@ impl Fleet {
         member.counts = counts;
         member.heard = now;
         member.state = answer.state;
+        member.concurrency = answer.concurrency;
+        member.took = answer.took;
+        let runs = answer.kinds.iter().map(|kind| kind.run_ms);
+        member.run_ms = runs.fold(RunTime::default(), told::worse);
         member.in_flight = answer.in_flight;
         member.waiting = answer.waiting;
         member

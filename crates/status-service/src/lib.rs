@@ -1,4 +1,5 @@
-//! Asks every consumer on `jobs.status` how it is, keeps the totals of the fleet, and logs them.
+//! Asks every consumer on `jobs.status` how it is, keeps the totals of the fleet, logs them, and
+//! tells them on `jobs.fleet` to whoever asks.
 //!
 //! A round is one question and the answers to it ([`Asker`]). The fleet ([`Fleet`]) knows what
 //! the rounds told: it has neither a connection nor a clock, and its totals never go down.
@@ -10,6 +11,7 @@ mod counts;
 mod fleet;
 mod folded;
 mod news;
+mod page;
 mod report;
 mod serve;
 

@@ -97,6 +97,9 @@ pub(crate) fn depth(depth: Depth) {
     );
 }
 
+/// The most kinds whose run times are logged of one consumer.
+const MOST_KINDS: usize = 8;
+
 fn consumer(answer: &Answer) {
     debug!(
         consumer = ?answer.id.consumer,
@@ -209,13 +212,13 @@ fn summary(summary: &Summary) {
 
 fn run_times(answer: &Answer) -> String {
     let mut text = String::new();
-    for runs in &answer.kinds {
+    for runs in answer.kinds.iter().take(MOST_KINDS) {
         let comma = if text.is_empty() { "" } else { ", " };
         // Writing to a text does not fail.
         let _ = write!(
             text,
             "{comma}{} p50={}ms p99={}ms",
-            runs.kind, runs.p50, runs.p99
+            runs.kind, runs.run_ms.p50, runs.run_ms.p99
         );
     }
     text
@@ -238,7 +241,7 @@ mod tests {
     use std::io::Write;
     use std::sync::{Arc, Mutex, PoisonError};
 
-    use common::{ConsumerState, Counts};
+    use common::{ConsumerState, Counts, RunTime};
     use tracing_subscriber::fmt::MakeWriter;
 
     use super::*;
@@ -353,9 +356,12 @@ mod tests {
     fn runs(kind: &str, p50: f64, p99: f64) -> KindRuns {
         KindRuns {
             kind: kind.to_owned(),
-            processed: 9,
-            p50,
-            p99,
+            counts: Counts::default(),
+            run_ms: RunTime {
+                p50,
+                p99,
+                ..RunTime::default()
+            },
         }
     }
 

@@ -1,16 +1,18 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use async_nats::Client;
-use bootstrap::Context;
-use common::JobKind;
+use bootstrap::{Context, Nats};
+use common::{JobKind, Timestamp};
 use durable::Depth;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info};
 
-use crate::{Asker, Config, Ended, Fleet, Ignored, Round, report};
+use crate::{Asker, Config, Ended, Fleet, Ignored, Round, page, report};
 
 /// How long after a lost connection nobody is called missing: clients try to reach a server that
 /// is back at intervals of up to 4 s.
@@ -22,16 +24,60 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// When NATS refuses the connection, or it is closed for good.
 pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode> {
     let nats = context.connect("status").await?;
-    let _registered = context.register(&nats).await?;
+    let registered = context.register(&nats).await?;
+    let endpoint = page::endpoint(&registered).await?;
     let mut asker = Asker::new(nats.client.clone()).await?;
-    let mut log = Log::new(Fleet::new(config.gone_after.get()));
+    let about = about(&context, &config);
+    let (tell, known) = watch::channel(Arc::new(about.clone()));
+    let mut log = Log::new(Fleet::new(config.gone_after.get()), about, tell);
     info!(
         interval = %config.interval,
         timeout = %config.timeout,
         gone_after = %config.gone_after,
         "asking consumers on jobs.status"
     );
+    let client = nats.client.clone();
+    let rounds = rounds(&context, &config, &nats, &mut asker, &mut log);
+    tokio::select! {
+        ended = rounds => ended?,
+        // Beside the rounds, so that nobody who asks for the fleet waits for the consumers.
+        () = page::answer(endpoint, known, || client.max_payload()) => {
+            anyhow::bail!("the connection to NATS was closed")
+        }
+    }
+    log.last();
+    Ok(ExitCode::SUCCESS)
+}
 
+/// What is known before the first round.
+fn about(context: &Context, config: &Config) -> common::Fleet {
+    common::Fleet {
+        instance: context.instance.clone(),
+        started_at: Timestamp::now(),
+        asked_at: None,
+        interval_ms: u64::try_from(config.interval.get().as_millis()).unwrap_or(u64::MAX),
+        answering: 0,
+        missing: 0,
+        concurrency: 0,
+        in_flight: 0,
+        waiting: 0,
+        totals: common::Counts::default(),
+        spread_percent: None,
+        unserved_kinds: Vec::new(),
+        kinds: Vec::new(),
+        consumers: Vec::new(),
+        next: None,
+    }
+}
+
+/// One round after the other, until it is told to stop.
+async fn rounds(
+    context: &Context,
+    config: &Config,
+    nats: &Nats,
+    asker: &mut Asker,
+    log: &mut Log,
+) -> anyhow::Result<()> {
     let mut connected = nats.connected();
     // The client is handed out a moment before its connection is said to be up.
     let first = tokio::select! {
@@ -44,7 +90,7 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = context.shutdown.cancelled() => break,
+            () = context.shutdown.cancelled() => return Ok(()),
             changed = connected.changed() => {
                 changed.context("the connection to NATS was closed")?;
                 settled_at = Instant::now() + SETTLE;
@@ -57,25 +103,25 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
                 let answers = asker.ask(log.fleet.awaited(), config.timeout.get());
                 let round = tokio::select! {
                     round = answers => round?,
-                    () = context.shutdown.cancelled() => break,
+                    () = context.shutdown.cancelled() => return Ok(()),
                 };
                 // A connection that was lost on the way took answers with it.
                 let lost = connected.has_changed().unwrap_or(true);
                 log.round(&round, lost || Instant::now() < settled_at);
                 tokio::select! {
                     () = log.queue(&nats.client) => {}
-                    () = context.shutdown.cancelled() => break,
+                    () = context.shutdown.cancelled() => return Ok(()),
                 }
             }
         }
     }
-    log.last();
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The fleet, and what was said of it.
 struct Log {
     fleet: Fleet,
+    about: common::Fleet,
+    tell: watch::Sender<Arc<common::Fleet>>,
     rounds: u64,
     ignored: Ignored,
     /// The round before had something to complain of, too.
@@ -87,9 +133,11 @@ struct Log {
 }
 
 impl Log {
-    fn new(fleet: Fleet) -> Self {
+    fn new(fleet: Fleet, about: common::Fleet, tell: watch::Sender<Arc<common::Fleet>>) -> Self {
         Self {
             fleet,
+            about,
+            tell,
             rounds: 0,
             ignored: Ignored::default(),
             complained: false,
@@ -110,6 +158,9 @@ impl Log {
         self.complained = complain;
         report::consumers(round);
         report::news(&self.fleet.absorb(round, settling));
+        let now = (Instant::now(), Timestamp::now());
+        self.tell
+            .send_replace(Arc::new(self.fleet.told(&self.about, now)));
         let unserved: BTreeSet<_> = round
             .answers
             .iter()

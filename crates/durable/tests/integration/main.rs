@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod browse;
 mod dead;
 mod look;
+mod many_dead;
+mod streams;
 mod submit;
 mod support;
