@@ -200,7 +200,7 @@ async fn pages_of_an_empty_system_say_what_to_do_next() {
     assert!(nobody.contains("--scale consumer"), "{nobody}");
     let base = system.base.strip_prefix("http://").unwrap();
     assert!(
-        nobody.contains(&format!("curl -X POST &#39;http://{base}/v1/jobs")),
+        nobody.contains(&format!("curl -X POST 'http://{base}/v1/jobs")),
         "{nobody}"
     );
     let consumers = system.html("/consumers").await;
