@@ -11,7 +11,9 @@ use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgMatches, Command, Id, Parser};
 
+use crate::monitor::MonitorAddress;
 use crate::service::About;
+use crate::trace::TraceOptions;
 use crate::{LogFormat, NatsOptions};
 
 /// What every service can be told.
@@ -28,6 +30,11 @@ pub struct Options {
     /// Unix socket on which the health check is answered; none if absent
     #[arg(long, value_name = "PATH")]
     pub health_socket: Option<PathBuf>,
+
+    /// Where /metrics, /livez and /readyz are served over HTTP: an IP address and a port, or `off`
+    /// [default: the service's port of 127.0.0.1, or a free one where that is taken]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) monitor: Option<MonitorAddress>,
 
     /// What is logged: a level (error, warn, info, debug, trace), or directives such as `info,consumer=debug`
     #[arg(
@@ -46,6 +53,10 @@ pub struct Options {
         default_value = "pretty"
     )]
     pub log_format: LogFormat,
+
+    /// Whether and where traces are recorded.
+    #[command(flatten)]
+    pub trace: TraceOptions,
 
     /// Where NATS is, and who the service is there.
     #[command(flatten)]
@@ -206,6 +217,7 @@ mod tests {
         prefix: "PUBLISHER",
         version: "1.2.3",
         inbox_prefix: "_INBOX_publisher",
+        monitor_port: 9471,
     };
 
     #[test]

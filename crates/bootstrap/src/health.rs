@@ -31,9 +31,9 @@ struct Connections {
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Answer {
-    healthy: bool,
-    reason: String,
+pub(crate) struct Answer {
+    pub(crate) healthy: bool,
+    pub(crate) reason: String,
 }
 
 impl Health {
@@ -52,7 +52,7 @@ impl Health {
         self.connections.up.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn answer(&self) -> Answer {
+    pub(crate) fn answer(&self) -> Answer {
         let wanted = self.connections.wanted.load(Ordering::Relaxed);
         let up = self.connections.up.load(Ordering::Relaxed);
         let reason = match (wanted, up) {

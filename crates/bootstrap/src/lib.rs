@@ -1,19 +1,22 @@
 //! What every service does around its own work: read its configuration, say what it does in its
-//! logs, reach NATS, stop when it is told to, and answer a health check.
+//! logs, reach NATS, stop when it is told to, answer a health check, and show its metrics.
 //!
 //! A service's `main` is one call of [`run`]. The order of start and stop is written here once:
-//! configuration, logs, signals, health, the service's own work, then an exit that waits for
+//! configuration, logs, signals, health, metrics, the service's own work, then an exit that waits for
 //! nothing that cannot be stopped.
 
 mod cli;
 mod health;
+mod monitor;
 mod nats;
 mod own_thread;
 mod service;
 mod shutdown;
 mod telemetry;
+pub mod trace;
 
 pub use cli::{Misconfigured, Options};
+pub use monitor::{Families, Labels, Monitor, Times};
 pub use nats::{Nats, NatsOptions};
 pub use own_thread::on_own_thread;
 pub use service::{About, Context, run};

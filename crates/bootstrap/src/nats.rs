@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use crate::cli::{self, Misconfigured};
+use crate::monitor::Link;
 use crate::service::Context;
 
 /// How many messages the client library may hold for one subscription before it drops some: more
@@ -136,7 +137,7 @@ pub struct Nats {
     /// The client.
     pub client: Client,
     connected: watch::Receiver<bool>,
-    dropped: Arc<AtomicU64>,
+    link: Arc<Link>,
 }
 
 impl Nats {
@@ -145,7 +146,9 @@ impl Nats {
         let servers = nats.servers();
         let (up, connected) = watch::channel(false);
         let up = Arc::new(up);
-        let dropped = Arc::new(AtomicU64::new(0));
+        let link = Arc::new(Link::new(purpose, connected.clone()));
+        context.monitor.watch(&link);
+        context.monitor.tell();
         context.health.want_connection();
         let mut told = false;
         loop {
@@ -156,7 +159,8 @@ impl Nats {
                 .name(format!("{} {purpose}", context.instance))
                 .event_callback({
                     let (up, health) = (Arc::clone(&up), context.health.clone());
-                    let (dropped, purpose) = (Arc::clone(&dropped), purpose.to_owned());
+                    // Only the one who uses the connection keeps it.
+                    let (link, purpose) = (Arc::downgrade(&link), purpose.to_owned());
                     move |event| {
                         match &event {
                             Event::Connected if !up.send_replace(true) => health.connection_up(),
@@ -164,7 +168,9 @@ impl Nats {
                                 health.connection_down();
                             }
                             Event::SlowConsumer(_) => {
-                                dropped.fetch_add(1, Ordering::Relaxed);
+                                if let Some(link) = link.upgrade() {
+                                    link.dropped.fetch_add(1, Ordering::Relaxed);
+                                }
                             }
                             _ => {}
                         }
@@ -181,10 +187,11 @@ impl Nats {
             };
             let error = match result {
                 Ok(client) => {
+                    link.client.get_or_init(|| client.clone());
                     return Ok(Self {
                         client,
                         connected,
-                        dropped,
+                        link,
                     });
                 }
                 Err(error) => error,
@@ -217,7 +224,7 @@ impl Nats {
     /// How often the client library reported that it dropped messages of a subscription.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.link.dropped.load(Ordering::Relaxed)
     }
 
     /// Waits until the server has handled the subscriptions that were made on this connection;
@@ -238,14 +245,19 @@ impl Nats {
     /// # Errors
     /// When the server does not answer within `patience`.
     pub async fn round_trip(&self, patience: Duration) -> anyhow::Result<()> {
-        // Nobody listens on a new inbox, and that is what the server answers at once.
-        let request = Request::new().payload(Bytes::new()).timeout(None);
-        let answer = self.client.send_request(self.client.new_inbox(), request);
-        match tokio::time::timeout(patience, answer).await {
-            Ok(Err(error)) if error.kind() != RequestErrorKind::NoResponders => Err(error.into()),
-            Ok(_) => Ok(()),
-            Err(_) => anyhow::bail!("the server did not answer within {patience:?}"),
-        }
+        round_trip(&self.client, patience).await
+    }
+}
+
+/// See [`Nats::round_trip`].
+pub(crate) async fn round_trip(client: &Client, patience: Duration) -> anyhow::Result<()> {
+    // Nobody listens on a new inbox, and that is what the server answers at once.
+    let request = Request::new().payload(Bytes::new()).timeout(None);
+    let answer = client.send_request(client.new_inbox(), request);
+    match tokio::time::timeout(patience, answer).await {
+        Ok(Err(error)) if error.kind() != RequestErrorKind::NoResponders => Err(error.into()),
+        Ok(_) => Ok(()),
+        Err(_) => anyhow::bail!("the server did not answer within {patience:?}"),
     }
 }
 

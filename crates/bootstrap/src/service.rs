@@ -1,7 +1,8 @@
 //! The order in which a service starts and stops.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use async_nats::service::{Service, ServiceExt as _};
 use clap::Parser;
@@ -10,8 +11,9 @@ use tracing::{error, info};
 
 use crate::cli::{self, Misconfigured, Options};
 use crate::health::{self, Health};
+use crate::monitor::Monitor;
 use crate::nats::StoppedEarly;
-use crate::{Nats, shutdown, telemetry};
+use crate::{Nats, shutdown, telemetry, trace};
 
 /// Which service this is.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +27,9 @@ pub struct About {
     /// What its inbox subjects begin with unless `NATS_INBOX_PREFIX` says otherwise: its user on
     /// NATS may subscribe to no others.
     pub inbox_prefix: &'static str,
+    /// The port of the loopback interface on which its metrics are, unless that is taken or
+    /// `--monitor` says otherwise.
+    pub monitor_port: u16,
 }
 
 /// What a running service works with.
@@ -40,6 +45,8 @@ pub struct Context {
     pub shutdown: CancellationToken,
     /// Cancelled when the service is told a second time to stop, a moment before the process ends.
     pub hurry: CancellationToken,
+    /// What can be scraped of the service.
+    pub monitor: Monitor,
     pub(crate) options: Options,
     pub(crate) health: Health,
 }
@@ -53,9 +60,11 @@ impl Context {
             format!("{}-{}", about.name, &random[..6])
         });
         let health = Health::default();
+        let monitor = Monitor::new(about, &instance);
         Self {
             about,
             instance,
+            monitor,
             grace: options.grace,
             shutdown,
             hurry: CancellationToken::new(),
@@ -103,7 +112,7 @@ impl Context {
     }
 }
 
-/// Runs a service: reads its configuration, starts logs, signals and health, and serves until it
+/// Runs a service: reads its configuration, starts logs, signals, health and metrics, and serves until it
 /// is done or told to stop.
 ///
 /// `serve` answers with the exit code. An error is logged with its causes; the process then exits
@@ -127,6 +136,14 @@ pub fn run<C: Parser>(
         eprintln!("error: {error:#}");
         return ExitCode::from(2);
     }
+    let exporting = match trace::start(&options.trace, &about, &context.instance) {
+        Ok(exporting) => exporting,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let (grace, shutdown) = (context.grace, context.shutdown.clone());
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -137,6 +154,12 @@ pub fn run<C: Parser>(
             return ExitCode::FAILURE;
         }
     };
+    let stopped = Arc::new(OnceLock::new());
+    let at = Arc::clone(&stopped);
+    runtime.spawn(async move {
+        shutdown.cancelled().await;
+        at.get_or_init(Instant::now);
+    });
     let result = runtime.block_on(async {
         if let Some(path) = &context.options.health_socket {
             context
@@ -144,9 +167,23 @@ pub fn run<C: Parser>(
                 .serve(path)
                 .map_err(|error| cli::misconfigured(&error))?;
         }
+        // Whoever runs a command at a terminal waits for its end, and scrapes nothing.
+        if matches.subcommand_name().is_none() {
+            context
+                .monitor
+                .start(
+                    context.options.monitor,
+                    &about,
+                    context.health.clone(),
+                    context.shutdown.clone(),
+                )
+                .map_err(|error| cli::misconfigured(&error))?;
+        }
         shutdown::on_signal(context.shutdown.clone(), context.hurry.clone())?;
         serve(context, config).await
     });
+    let used = stopped.get().map_or(Duration::ZERO, Instant::elapsed);
+    exporting.finish(grace.saturating_sub(used));
     // A handler that computes on a thread of the runtime cannot be stopped; dropping the runtime
     // would wait for it beyond any grace period.
     runtime.shutdown_background();

@@ -20,15 +20,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// The client library tells of connections that come and go, which is told here with more care;
+/// what it has to say besides starts at warnings. That of traces warns when spans are thrown away.
+const QUIET: &str = "async_nats=warn,opentelemetry=warn,opentelemetry_sdk=warn";
+
 /// Starts logging for the whole process.
 ///
 /// # Errors
 /// When the filter cannot be read, or logging was started before.
 pub(crate) fn init(filter: &str, format: LogFormat, instance: &str) -> anyhow::Result<()> {
-    // The client library tells of connections that come and go, which is told here with more
-    // care; what it has to say besides starts at warnings. Directives of the user's come later,
-    // and win.
-    let filter = EnvFilter::try_new(format!("async_nats=warn,{filter}"))
+    // Directives of the user's come later, and win.
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
         .with_context(|| format!("invalid value {filter:?} of --log or RUST_LOG"))?;
     let instance = instance.to_owned();
     let builder = tracing_subscriber::fmt()

@@ -20,6 +20,13 @@ impl Timestamp {
         Self(now.replace_millisecond(now.millisecond()).unwrap_or(now))
     }
 
+    /// So many nanoseconds after the Unix epoch; nothing if that is beyond the calendar.
+    #[must_use]
+    pub fn from_unix_nanos(nanoseconds: i128) -> Option<Self> {
+        let moment = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?;
+        (0..=9999).contains(&moment.year()).then_some(Self(moment))
+    }
+
     /// This moment and a while; the end of the calendar if that is beyond it.
     #[must_use]
     pub fn after(self, wait: std::time::Duration) -> Self {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
+use bootstrap::trace::Span;
 use bootstrap::{Context, Nats};
 use common::{ConsumerState, ConsumerStatus, Counts, JobId, JobKind, Timestamp, subjects};
 use durable::{Lane, Lease};
@@ -81,6 +82,7 @@ pub(crate) struct Started {
     pub(crate) at: Instant,
     pub(crate) reply: Option<Subject>,
     pub(crate) lease: Option<Arc<Lease>>,
+    pub(crate) span: Span,
 }
 
 impl Consumer {
@@ -169,6 +171,11 @@ impl Consumer {
         self.received.fetch_add(messages, Ordering::Relaxed);
     }
 
+    /// How many messages reached it.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
     /// Puts back into the inbox what a slot cannot get to, which may fill it.
     pub(crate) fn give_back(&self, batch: VecDeque<Delivery>) {
         self.inbox.give_back(batch);
@@ -246,7 +253,7 @@ impl Consumer {
             in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
             inbox: u32::try_from(self.inbox.limit()).unwrap_or(u32::MAX),
             waiting: waiting as u64,
-            received: self.received.load(Ordering::Relaxed),
+            received: self.received(),
             dropped: self.nats.dropped(),
             unserved_kinds: self
                 .lane

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bootstrap::Context;
+use bootstrap::trace::Span;
 use common::{DeadReason, JobKind, OutcomeError, codes};
 use durable::{Lane, LaneEnd, LaneOptions, Lease, Settlement, Sink, Topology};
 use tracing::{info, warn};
@@ -16,6 +17,7 @@ use crate::job_log::About;
 use crate::report::Ending;
 use crate::runner::Ended;
 use crate::settle::loggable;
+use crate::trace;
 
 /// Starts the lane, if it is wanted and the server has JetStream.
 ///
@@ -143,7 +145,7 @@ impl Sink for Slots {
 pub(crate) fn ended(
     consumer: &Consumer,
     place: usize,
-    lease: Arc<Lease>,
+    (lease, span): (Arc<Lease>, Span),
     elapsed: Duration,
     ended: Ended,
 ) {
@@ -156,6 +158,7 @@ pub(crate) fn ended(
             if consumer.log.has_room(About::Success) {
                 info!(job.id = %lease.id, job.kind = %kind, attempt = lease.attempt, elapsed_ms = duration_ms, "job succeeded");
             }
+            trace::end(span, "succeeded", None);
             let settlement = Settlement::Succeeded {
                 result,
                 duration: elapsed,
@@ -164,11 +167,12 @@ pub(crate) fn ended(
         }
         Ended::Cancelled => {
             info!(job.id = %lease.id, job.kind = %kind, elapsed_ms = duration_ms, "job cancelled");
+            trace::end(span, "cancelled", None);
             (Ending::Cancelled, Settlement::Cancelled)
         }
         Ended::InvalidPayload(text) => {
             let error = OutcomeError::new(codes::INVALID_PAYLOAD, text);
-            failed(consumer, &lease, duration_ms, &error, true);
+            failed(consumer, (&lease, span), duration_ms, &error, true);
             let settlement = Settlement::Dead {
                 reason: DeadReason::Permanent,
                 error: Some(error),
@@ -182,7 +186,7 @@ pub(crate) fn ended(
         } => {
             let error = OutcomeError::new(code, message);
             let dead = code == codes::PERMANENT || lease.is_last_attempt();
-            failed(consumer, &lease, duration_ms, &error, dead);
+            failed(consumer, (&lease, span), duration_ms, &error, dead);
             let settlement = if code == codes::PERMANENT {
                 Settlement::Dead {
                     reason: DeadReason::Permanent,
@@ -198,7 +202,14 @@ pub(crate) fn ended(
     settle(consumer, lease, settlement);
 }
 
-fn failed(consumer: &Consumer, lease: &Lease, elapsed_ms: f64, error: &OutcomeError, dead: bool) {
+fn failed(
+    consumer: &Consumer,
+    (lease, span): (&Lease, Span),
+    elapsed_ms: f64,
+    error: &OutcomeError,
+    dead: bool,
+) {
+    trace::end(span, if dead { "dead" } else { "retrying" }, Some(error));
     if consumer.log.has_room(About::Failure) {
         let next = if dead { "dead letter" } else { "retry" };
         warn!(

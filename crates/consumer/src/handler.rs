@@ -1,8 +1,11 @@
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::JobId;
+use bootstrap::trace::{Span, TraceContext};
+use common::{JobId, codes};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -52,11 +55,31 @@ pub struct Attempt {
     pub number: u32,
     /// The longest that it may run.
     pub timeout: Duration,
+    /// Where in which trace it is, if it is in one.
+    pub(crate) trace: Option<Arc<TraceContext>>,
     /// Jobs of the durable lane can be cancelled.
     pub(crate) cancelled: Option<CancellationToken>,
 }
 
 impl Attempt {
+    /// The header `traceparent` for what the handler asks of other services, so that it belongs to
+    /// the trace of the job; nothing if the job is in none.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<String> {
+        self.trace.as_ref().map(|trace| trace.traceparent())
+    }
+
+    /// The header `tracestate`, which goes with [`Attempt::traceparent`] if there is one.
+    #[must_use]
+    pub fn tracestate(&self) -> Option<String> {
+        self.trace.as_ref().and_then(|trace| trace.tracestate())
+    }
+
+    /// Begins the span of a call to another service or a program.
+    pub(crate) fn call(&self, name: impl FnOnce() -> Cow<'static, str>) -> Span {
+        Span::call(self.trace.as_deref(), name)
+    }
+
     /// Becomes ready when somebody cancels the job; never for one that cannot be cancelled, because
     /// it came on `jobs.create`.
     ///
@@ -100,6 +123,14 @@ impl Failure {
         Self::Transient {
             error: error.into(),
             retry_after: None,
+        }
+    }
+
+    /// The word for programs that an outcome has of it.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Transient { .. } => codes::TRANSIENT,
+            Self::Permanent(_) => codes::PERMANENT,
         }
     }
 

@@ -24,11 +24,13 @@ mod handlers;
 mod inbox;
 mod intake;
 mod job_log;
+mod metrics;
 mod registry;
 mod report;
 mod runner;
 mod serve;
 mod settle;
+mod trace;
 
 pub use config::Config;
 pub use handler::{Attempt, Failure, Handler};

@@ -235,6 +235,7 @@ mod tests {
             id: JobId::generate(),
             number: 1,
             timeout: Duration::from_secs(1),
+            trace: None,
             cancelled: None,
         };
         let payload = RawValue::from_string(payload.to_owned()).unwrap();

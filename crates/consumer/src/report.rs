@@ -5,8 +5,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bootstrap::Times;
 use common::{Counts, JobKind, KindStatus, LaneStatus, RunTime};
 use hdrhistogram::Histogram;
+
+/// The bounds between which run times are counted for a scrape, in seconds.
+const BOUNDS: [f64; 17] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    300.0, 1800.0,
+];
 
 /// How one kind of jobs ended in one lane.
 #[derive(Debug)]
@@ -105,6 +112,34 @@ impl KindReport {
         }
     }
 
+    /// Run times by bounds, to the precision of the histogram: about one percent.
+    pub(crate) fn run_times(&self) -> Times {
+        // A copy, so that no slot waits while it is added up.
+        let histogram = self.run.lock().map(|histogram| histogram.clone());
+        let mut times = Times {
+            buckets: BOUNDS.map(|bound| (bound, 0)).into(),
+            ..Times::default()
+        };
+        let Ok(histogram) = histogram else {
+            return times;
+        };
+        for recorded in histogram.iter_recorded() {
+            let count = recorded.count_at_value();
+            let nanoseconds = histogram.median_equivalent(recorded.value_iterated_to());
+            let seconds = nanoseconds as f64 / 1e9;
+            times.sum += seconds * count as f64;
+            match times
+                .buckets
+                .iter_mut()
+                .find(|(bound, _)| seconds <= *bound)
+            {
+                Some((_, of_bucket)) => *of_bucket += count,
+                None => times.above += count,
+            }
+        }
+        times
+    }
+
     fn status(&self) -> KindStatus {
         let run_ms = self.run.lock().map_or_else(
             |_| RunTime::default(),
@@ -138,6 +173,12 @@ impl LaneReport {
 
     pub(crate) fn kind(&self, kind: &JobKind) -> Option<std::sync::Arc<KindReport>> {
         self.kinds.get(kind).cloned()
+    }
+
+    /// Each kind.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = (&JobKind, &KindReport)> {
+        let kinds = self.kinds.iter();
+        kinds.map(|(kind, report)| (kind, report.as_ref()))
     }
 
     /// All kinds together.
@@ -192,6 +233,10 @@ mod tests {
         );
         assert_eq!(status.counts, lane.counts());
         assert_eq!(status.kinds.keys().collect::<Vec<_>>(), ["echo"]);
+        let times = report.run_times();
+        assert_eq!((times.count(), times.above), (1, 0));
+        assert_eq!(times.buckets[2], (0.005, 1));
+        assert!((0.0029..0.0031).contains(&times.sum), "{times:?}");
         let run = status.kinds["echo"].run_ms;
         assert!(
             (2.97..3.03).contains(&run.p50) && (2.97..3.03).contains(&run.max),

@@ -11,6 +11,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
+use bootstrap::trace::TraceContext;
 use common::{
     ConsumerState, DecodeError, Job, JobId, OutcomeError, Status, Timestamp, WireDuration, codes,
     subjects,
@@ -27,6 +28,7 @@ use crate::handler::{Attempt, Failure};
 use crate::inbox::{Delivery, Share};
 use crate::registry::{CallError, Returned};
 use crate::settle::{self, Refusal, attempt_of};
+use crate::trace;
 
 /// A job that took longer keeps others that were taken with it waiting for too long.
 const QUICK: Duration = Duration::from_micros(50);
@@ -86,10 +88,12 @@ impl From<Result<Returned, CallError>> for Ended {
     }
 }
 
-/// To whom it is owed to say how a job ended: to nobody, if there is neither.
+/// To whom it is owed to say how a job ended: to nobody, if there is neither reply nor lease.
 struct Owed {
     reply: Option<Subject>,
     lease: Option<Arc<Lease>>,
+    /// Where it was handed over, in a trace.
+    sender: Option<TraceContext>,
 }
 
 /// Never, for a job that cannot be cancelled.
@@ -221,6 +225,7 @@ impl Slot<'_> {
         let owed = Owed {
             reply: delivery.reply,
             lease: None,
+            sender: TraceContext::of_nats(delivery.headers.as_deref()),
         };
         self.execute(place, id, &job, attempt, owed).await;
     }
@@ -239,6 +244,7 @@ impl Slot<'_> {
         let (id, attempt) = (lease.id, lease.attempt);
         let owed = Owed {
             reply: None,
+            sender: TraceContext::of_nats(lease.headers.as_ref()),
             lease: Some(lease),
         };
         self.execute(place, id, &job, attempt, owed).await;
@@ -248,7 +254,11 @@ impl Slot<'_> {
         let consumer = self.consumer;
         let served = &consumer.served()[place];
         let timeout = job.timeout.map_or(served.timeout, WireDuration::get);
-        let Owed { reply, lease } = owed;
+        let Owed {
+            reply,
+            lease,
+            sender,
+        } = owed;
         let wanted = reply.is_some() || lease.is_some();
         if number > 1 {
             consumer.report_of(place, lease.is_some()).retried();
@@ -257,10 +267,12 @@ impl Slot<'_> {
             lease.start();
             lease.cancelled.clone()
         });
+        let span = trace::process(sender.as_ref(), (id, number), job, lease.as_deref());
         let attempt = Attempt {
             id,
             number,
             timeout,
+            trace: span.context().map(Arc::new),
             cancelled: cancelled.clone(),
         };
         let at = self.now;
@@ -272,6 +284,7 @@ impl Slot<'_> {
             at,
             reply,
             lease,
+            span,
         });
 
         // What the handler holds is gone when the job is settled: a program that was given up is

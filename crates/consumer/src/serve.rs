@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::consumer::{Consumer, lock};
 use crate::declared::LateClient;
 use crate::inbox::{Delivery, take_out};
+use crate::metrics::Metrics;
 use crate::registry::{AnyHandler, Registry};
 use crate::{control, declared, durable_lane, forward, intake, job_log, runner, settle};
 
@@ -28,6 +29,7 @@ pub const ABOUT: About = About {
     prefix: "CONSUMER",
     version: env!("CARGO_PKG_VERSION"),
     inbox_prefix: "_INBOX_worker",
+    monitor_port: 9472,
 };
 
 /// The most of the grace period that is kept for saying what was given up.
@@ -65,6 +67,7 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
     client.get_or_init(|| nats.client.clone());
 
     let consumer = Arc::new(Consumer::new(&context, &config, nats, handlers));
+    context.monitor.register(Metrics(Arc::downgrade(&consumer)));
     let answering = CancellationToken::new();
     let end_answers = answering.clone().drop_guard();
     let mut last_word = control::start(&context, &consumer, answering).await?;

@@ -13,6 +13,7 @@ use crate::inbox::Delivery;
 use crate::job_log::About;
 use crate::report::{Ending, KindReport};
 use crate::runner::Ended;
+use crate::trace;
 
 /// Which submission of its job a message is, from 1.
 pub(crate) fn attempt_of(headers: Option<&HeaderMap>) -> u32 {
@@ -74,10 +75,11 @@ pub(crate) async fn ended(consumer: &Consumer, started: Started, elapsed: Durati
         attempt,
         reply,
         lease,
+        span,
         ..
     } = started;
     if let Some(lease) = lease {
-        return durable_lane::ended(consumer, served, lease, elapsed, ended);
+        return durable_lane::ended(consumer, served, (lease, span), elapsed, ended);
     }
     let Served { kind, report, .. } = &consumer.served()[served];
     let (status, ending, result, error) = match ended {
@@ -100,6 +102,7 @@ pub(crate) async fn ended(consumer: &Consumer, started: Started, elapsed: Durati
     };
     report.ended(ending);
     report.ran(elapsed);
+    trace::end(span, status.as_str(), error.as_ref());
     let duration_ms = (elapsed.as_secs_f64() * 1e6).round() / 1e3;
     let about = if error.is_none() {
         About::Success
@@ -141,7 +144,10 @@ pub(crate) async fn interrupted(consumer: &Consumer, started: Started) {
         at,
         reply,
         lease,
+        span,
     } = started;
+    let why = OutcomeError::new(codes::INTERRUPTED, "the consumer stopped");
+    trace::end(span, codes::INTERRUPTED, Some(&why));
     let kind = &consumer.served()[served].kind;
     consumer
         .report_of(served, lease.is_some())

@@ -19,6 +19,7 @@ use crate::lease::Lease;
 use crate::puller::{Event, Pulled, Puller};
 use crate::records::{self, Found, Records};
 use crate::settle::{self, Settlement};
+use crate::trace;
 use crate::writer::MOST_MESSAGES;
 
 /// How long freed room is gathered before it is asked for, so that a pull is worth it.
@@ -284,6 +285,11 @@ fn sort(
         run_at,
         now,
     });
+    let stored = pulled.stored;
+    let first = pulled.delivered == 1;
+    if !first {
+        shared.tally.redelivered();
+    }
     let mut lease = Lease::new(place, pulled, found);
     lease.max_attempts = max_attempts;
     lease.backoff = backoff.unwrap_or(Backoff::default());
@@ -296,6 +302,9 @@ fn sort(
         (Verdict::Run { attempt, failures }, None) => {
             lease.attempt = attempt;
             lease.failures = failures;
+            if let Some(stored) = stored.filter(|_| first) {
+                shared.tally.waited(now.since(stored));
+            }
             let lease = Arc::new(lease);
             shared.leases.hold(&lease);
             return Some(lease);
@@ -321,6 +330,7 @@ fn sort(
         Settlement::OnlyAck | Settlement::PutOff { .. } | Settlement::Early { .. }
     ) {
         shared.sink.refused(Some(&lease.kind), &settlement);
+        trace::refused(&lease, &settlement);
     }
     settle::begin(shared, lease, settlement);
     None

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, Subject};
-use common::{DeadReason, JobId, JobKind, JobRecord, JobState, Timestamp, subjects};
+use common::{DeadReason, JobId, JobKind, JobState, Timestamp, subjects};
 use serde::Deserialize;
 use serde_json::Value;
 use tracing::{info, warn};
@@ -18,6 +18,7 @@ use crate::direct;
 use crate::intake::Place;
 use crate::lane::Shared;
 use crate::lease::Lease;
+use crate::look;
 use crate::puller::{Event, Pulled, Puller, Queue};
 use crate::records::{self, Found};
 use crate::settle::{self, Settlement};
@@ -142,14 +143,16 @@ async fn cancel(shared: &Shared, id: JobId) -> anyhow::Result<()> {
             Some(state) if state.is_final() => return Ok(()),
             _ => {}
         }
-        if record.is_none() && !is_stored(shared, id).await? {
+        let known = match record {
+            Some(record) => Some(record),
+            None => look::waiting(&shared.client, id).await?,
+        };
+        let Some(mut record) = known else {
             info!(job.id = %id, "nobody knows the job that is to be cancelled");
             return Ok(());
-        }
-        let at = shared.clock.now();
-        let mut record = record.unwrap_or_else(|| JobRecord::new(id, None, JobState::Queued, at));
+        };
         record.state = JobState::Cancelled;
-        record.at = at;
+        record.at = shared.clock.now();
         record.consumer = None;
         record.next_at = None;
         let record = serde_json::to_vec(&record)?.into();
@@ -180,18 +183,6 @@ fn messages_of(id: JobId) -> [(Stream, String); 3] {
         (Stream::Later, format!("{}.{id}.>", subjects::DUE)),
         (Stream::Jobs, format!("{}.{id}.>", subjects::DURABLE)),
     ]
-}
-
-async fn is_stored(shared: &Shared, id: JobId) -> anyhow::Result<bool> {
-    for (stream, filter) in messages_of(id) {
-        if direct::last(&shared.client, stream, &filter)
-            .await?
-            .is_some()
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 #[derive(Deserialize)]
@@ -262,6 +253,7 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
             payload: kept.payload.clone(),
             delivered: advisory.deliveries,
             stream_sequence: advisory.stream_seq,
+            stored: None,
         };
         let mut lease = Lease::new(place.clone(), pulled, found.as_ref());
         lease.attempt = record.map_or(0, |record| record.attempt);

@@ -25,6 +25,7 @@ use crate::lease::{Lease, Leases};
 use crate::puller::{Puller, Queue};
 use crate::records::Records;
 use crate::settle::Settlement;
+use crate::tally::{Figures, Tally};
 use crate::topology::{Stream, Topology};
 use crate::trim::Acked;
 use crate::writer::{Pace, Writer};
@@ -87,6 +88,7 @@ pub(crate) struct Shared {
     pub(crate) records: Writer,
     pub(crate) schedules: Writer,
     pub(crate) leases: Leases,
+    pub(crate) tally: Tally,
     pub(crate) clock: ServerClock,
     pub(crate) queues: Vec<Queue>,
     /// Jobs whose settlement is under way.
@@ -181,6 +183,12 @@ impl Lane {
             .collect()
     }
 
+    /// What was counted of the lane here, beside how jobs ended.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.shared.tally.figures()
+    }
+
     /// The sink may have more room.
     pub fn room_changed(&self) {
         self.shared.room.notify_one();
@@ -272,6 +280,7 @@ async fn open(
         options,
         sink,
         leases: Leases::default(),
+        tally: Tally::default(),
         clock,
         queues,
         settling: AtomicUsize::new(0),

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::intake::Place;
-use crate::puller::Pulled;
+use crate::puller::{Pulled, stored_at};
 use crate::records::Found;
 
 /// A job that a consumer has, from its delivery until it is settled.
@@ -96,6 +97,12 @@ impl Lease {
     #[must_use]
     pub fn is_last_attempt(&self) -> bool {
         self.attempt >= self.max_attempts
+    }
+
+    /// When its message was put into the queue, by the clock of the NATS server.
+    #[must_use]
+    pub fn queued_at(&self) -> Option<SystemTime> {
+        stored_at(&self.ack)
     }
 
     /// How long this consumer has it.

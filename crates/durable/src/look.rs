@@ -21,6 +21,15 @@ pub async fn look_up(client: &Client, id: JobId) -> anyhow::Result<Option<JobRec
     if let Some(record) = record(client, id).await? {
         return Ok(Some(record));
     }
+    if let Some(record) = waiting(client, id).await? {
+        return Ok(Some(record));
+    }
+    // It may have begun to run, or ended, since its record was looked for.
+    record(client, id).await
+}
+
+/// What can be said of a job that has no record, by the message that it waits in.
+pub(crate) async fn waiting(client: &Client, id: JobId) -> anyhow::Result<Option<JobRecord>> {
     // A schedule becomes a message in the queue, never the other way round: looked for in this
     // order, a job is not missed between the two.
     if let Some(kept) = direct::last(client, Stream::Later, &subjects::later(id)).await? {
@@ -43,8 +52,7 @@ pub async fn look_up(client: &Client, id: JobId) -> anyhow::Result<Option<JobRec
             return Ok(Some(record));
         }
     }
-    // It may have begun to run, or ended, since its record was looked for.
-    record(client, id).await
+    Ok(None)
 }
 
 /// The record of a job: `None` if it has none yet, or none any more.

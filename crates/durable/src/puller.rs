@@ -1,10 +1,11 @@
 //! Pulls messages from several durable consumers at a time, never more than there is room for.
 
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
+use common::Timestamp;
 use futures_util::StreamExt as _;
 use serde_json::json;
 use tokio::time::Instant;
@@ -49,6 +50,8 @@ pub(crate) struct Pulled {
     pub(crate) ack: Subject,
     pub(crate) delivered: u64,
     pub(crate) stream_sequence: u64,
+    /// When it came into its stream, by the server's clock; nothing for what is in none any more.
+    pub(crate) stored: Option<Timestamp>,
     /// The number of this delivery among all of the durable consumer.
     pub(crate) consumer_sequence: u64,
 }
@@ -210,7 +213,7 @@ impl Puller {
             queue.stream.name() == origin.stream && queue.consumer == origin.consumer
         })?;
         let (delivered, stream_sequence) = (origin.delivered, origin.stream_sequence);
-        let consumer_sequence = origin.consumer_sequence;
+        let (consumer_sequence, stored) = (origin.consumer_sequence, origin.stored());
         let state = &mut self.queues[place].1;
         state.left = state.left.saturating_sub(1);
         if state.left == 0 {
@@ -224,6 +227,7 @@ impl Puller {
             ack,
             delivered,
             stream_sequence,
+            stored,
             consumer_sequence,
         });
         None
@@ -257,9 +261,15 @@ struct Origin<'a> {
     delivered: u64,
     stream_sequence: u64,
     consumer_sequence: u64,
+    /// In nanoseconds since the Unix epoch.
+    stored: i128,
 }
 
 impl<'a> Origin<'a> {
+    fn stored(&self) -> Option<Timestamp> {
+        Timestamp::from_unix_nanos(self.stored)
+    }
+
     fn of(ack: &'a str) -> Option<Self> {
         let rest = ack.strip_prefix("$JS.ACK.")?;
         // The newer form begins with the domain and the account.
@@ -271,8 +281,17 @@ impl<'a> Origin<'a> {
             delivered: tokens.next()?.parse().ok()?,
             stream_sequence: tokens.next()?.parse().ok()?,
             consumer_sequence: tokens.next()?.parse().ok()?,
+            stored: tokens.next()?.parse().ok()?,
         })
     }
+}
+
+/// When a message was stored, by the clock of the server, as the subject of its acknowledgement says.
+pub(crate) fn stored_at(ack: &str) -> Option<SystemTime> {
+    let rest = ack.strip_prefix("$JS.ACK.")?;
+    let place = if rest.split('.').count() >= 9 { 7 } else { 5 };
+    let nanoseconds = rest.split('.').nth(place)?.parse().ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanoseconds))
 }
 
 #[cfg(test)]
@@ -287,6 +306,7 @@ mod tests {
             delivered: 3,
             stream_sequence: 17,
             consumer_sequence: 9,
+            stored: 1_700_000_000_000_000_000,
         };
         for subject in [
             "$JS.ACK.JOBS.mail=send.3.17.9.1700000000000000000.5",
@@ -294,9 +314,12 @@ mod tests {
         ] {
             assert_eq!(Origin::of(subject), Some(origin));
             assert_eq!(origin.stream, "JOBS");
+            let stored = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+            assert_eq!(stored_at(subject), Some(stored));
         }
         for subject in ["", "$JS.ACK.JOBS", "$JS.ACK.JOBS.a.x.1.1.1.1", "_INBOX.a"] {
             assert_eq!(Origin::of(subject), None);
         }
+        assert_eq!(stored_at("_INBOX.a"), None);
     }
 }

@@ -183,7 +183,12 @@ fn add_failure(record: &mut JobRecord, mut error: OutcomeError) {
 async fn end(shared: &Shared, lease: &Lease, mut record: JobRecord, with: Entry) {
     record.settled_deliveries = 0;
     match write(shared, lease, &record, with).await {
-        Written::Yes | Written::Ended => ack(shared, lease).await,
+        written @ (Written::Yes | Written::Ended) => {
+            if written == Written::Yes && record.state == JobState::Dead {
+                shared.tally.dead_letter();
+            }
+            ack(shared, lease).await;
+        }
         // The message is its successor's now; if that one is lost too, it is delivered again.
         Written::Superseded | Written::GaveUp => {}
     }

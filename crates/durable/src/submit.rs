@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap};
 use bootstrap::Nats;
+use bootstrap::trace::TraceContext;
 use bytes::Bytes;
 use common::{DecodeError, Job, JobId, JobKind, Priority, Timestamp, subjects};
 use tokio::sync::watch;
@@ -26,8 +27,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How often it is said that jobs wait for room.
 const TELL: Duration = Duration::from_secs(10);
 
-/// What a message may take beside the job: the headers of a submission, of a schedule and of a
-/// batch.
+/// What a message may take beside the job: the headers of a submission, of its trace, of a schedule
+/// and of a batch.
 const MARGIN: usize = 4096;
 
 /// A job to be handed over.
@@ -246,7 +247,10 @@ impl Submitter {
     fn check_size(&self, job: &NewJob) -> Result<(), SubmitError> {
         // Asked each time: the connection may have moved to a server with another limit.
         let limit = self.client.max_payload().saturating_sub(MARGIN);
-        let size = job.payload.len() + size_of(&job.headers);
+        // The margin has room for a trace: whoever records one hands over the same jobs.
+        let trace = TraceContext::of_nats(Some(&job.headers)).map_or(0, |trace| trace.size());
+        let headers = size_of(&job.headers).saturating_sub(trace);
+        let size = job.payload.len() + headers;
         if size > limit {
             return Err(SubmitError::TooLarge { size, limit });
         }

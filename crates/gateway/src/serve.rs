@@ -21,6 +21,7 @@ pub const ABOUT: About = About {
     prefix: "GATEWAY",
     version: env!("CARGO_PKG_VERSION"),
     inbox_prefix: "_INBOX_gateway",
+    monitor_port: 9474,
 };
 
 /// How long a submission may take before the client is told to come again.

@@ -50,6 +50,14 @@ impl Delivery {
         }
     }
 
+    /// How many jobs may be on the wire at a time, where that follows what consumers take.
+    pub(crate) fn window(&self) -> Option<usize> {
+        match self {
+            Self::Confirmed(submitter) => Some(submitter.window()),
+            Self::FireAndForget(_) | Self::Durable(_) => None,
+        }
+    }
+
     pub(crate) fn has_room(&self) -> bool {
         match self {
             Self::Confirmed(submitter) => submitter.has_room(),

@@ -8,11 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_nats::message::OutboundMessage;
-use async_nats::{
-    Client, HeaderMap, HeaderValue, Message, PublishErrorKind, StatusCode, Subscriber,
-};
+use async_nats::{Client, Message, PublishErrorKind, StatusCode, Subscriber};
 use bytes::Bytes;
-use common::subjects::{self, ATTEMPT_HEADER};
+use common::subjects;
 use common::{Outcome, OutcomeError, Status, Timestamp, codes};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::time::Instant;
@@ -27,6 +25,7 @@ use crate::reply_subject::{parse_reply_subject, reply_subject};
 use crate::slots::Slots;
 use crate::submission::Submission;
 use crate::submitter::{Finished, SubmitOptions};
+use crate::trace;
 
 /// What a job may take beyond its own time-out before its answer counts as lost.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -39,9 +38,6 @@ const PRESENCE: Duration = Duration::from_secs(2);
 
 /// The longest wait that whoever refuses a job may ask for, if its back-off allows as much.
 const LONGEST_WAIT: Duration = Duration::from_hours(24);
-
-/// What the header with the attempt may add to a message.
-const HEADER: usize = 64;
 
 /// The jobs that have not ended, and what is done with them; the work behind a `Submitter`.
 pub(crate) struct Engine {
@@ -106,6 +102,10 @@ impl Engine {
         self.jobs.len()
     }
 
+    pub(crate) fn window(&self) -> usize {
+        self.lanes.window()
+    }
+
     pub(crate) fn has_room(&self) -> bool {
         self.up && self.jobs.len() < self.options.in_flight
     }
@@ -113,6 +113,7 @@ impl Engine {
     pub(crate) fn submit(&mut self, submission: Submission) {
         self.clock += 1;
         let (serial, lane) = (self.clock, self.lanes.enter(&submission.kind));
+        let span = trace::send(&submission, subjects::CREATE);
         let slot = self.jobs.insert(Held {
             submission,
             lane,
@@ -122,6 +123,7 @@ impl Engine {
             sent: 0,
             no_room_since: None,
             state: State::Ready,
+            span,
         });
         self.lanes.ready(lane, Ready { slot, serial });
     }
@@ -210,11 +212,7 @@ impl Engine {
             return;
         }
         self.clock += 1;
-        let headers = (held.attempt > 1 && size + HEADER <= limit).then(|| {
-            let mut headers = HeaderMap::new();
-            headers.insert(ATTEMPT_HEADER, HeaderValue::from(held.attempt));
-            headers
-        });
+        let headers = trace::headers(held.attempt, &held.span, limit - size);
         let message = OutboundMessage {
             subject: lane.subject.clone(),
             reply: Some(reply_subject(&self.inbox, job.slot, self.clock)),
@@ -420,6 +418,7 @@ impl Engine {
             self.lanes.get(held.lane).on_the_wire -= 1;
         }
         self.lanes.leave(held.lane, &held.submission.kind);
+        trace::end(held.span, &outcome);
         self.finished.push_back(Finished {
             submission: held.submission,
             outcome,

@@ -1,3 +1,4 @@
+use bootstrap::trace::Span;
 use tokio::time::Instant;
 
 use crate::submission::Submission;
@@ -14,6 +15,7 @@ pub(crate) struct Held {
     /// Since when it is refused, because consumers that serve it are full.
     pub(crate) no_room_since: Option<Instant>,
     pub(crate) state: State,
+    pub(crate) span: Span,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -64,6 +64,15 @@ impl Lanes {
         &mut self.all[lane]
     }
 
+    /// The windows of all lanes in use together.
+    pub(crate) fn window(&self) -> usize {
+        let limit = |lane: &usize| self.all[*lane].window.limit();
+        match &self.of_kind {
+            None => limit(&0),
+            Some(of_kind) => of_kind.values().map(limit).sum(),
+        }
+    }
+
     /// The lane for a job of a kind, to which it belongs from now on.
     pub(crate) fn enter(&mut self, kind: &JobKind) -> usize {
         let known = match &self.of_kind {

@@ -15,6 +15,7 @@ mod job_log;
 mod jobs;
 mod lanes;
 mod lines;
+mod metrics;
 mod operations;
 mod output;
 mod pace;
@@ -28,6 +29,7 @@ mod slots;
 mod stored;
 mod submission;
 mod submitter;
+mod trace;
 mod unconfirmed;
 mod window;
 

@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         prefix: "PUBLISHER",
         version: env!("CARGO_PKG_VERSION"),
         inbox_prefix: "_INBOX_publisher",
+        monitor_port: 9471,
     };
     bootstrap::run(about, |config: &Config| config.options(), publisher::serve)
 }

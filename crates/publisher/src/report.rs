@@ -43,6 +43,8 @@ pub(crate) struct Counts {
     pub(crate) rejected: u64,
     pub(crate) expired: u64,
     pub(crate) given_up: u64,
+    /// How often those that have ended were handed over.
+    pub(crate) attempts: u64,
     pub(crate) resubmitted: u64,
     pub(crate) bad_lines: u64,
 }
@@ -87,9 +89,11 @@ impl Report {
 
     pub(crate) fn sent(&mut self) {
         self.counts.sent += 1;
+        self.counts.attempts += 1;
     }
 
     pub(crate) fn kept(&mut self, kept: &Kept) {
+        self.counts.attempts += 1;
         match &kept.result {
             Ok(Submitted::Stored) => self.counts.stored += 1,
             Ok(Submitted::Known) => self.counts.known += 1,
@@ -100,6 +104,7 @@ impl Report {
     }
 
     pub(crate) fn finished(&mut self, finished: &Finished) {
+        self.counts.attempts += u64::from(finished.sent);
         self.counts.resubmitted += u64::from(finished.sent.saturating_sub(1));
         let micros = u64::try_from(finished.elapsed.as_micros()).unwrap_or(u64::MAX);
         self.recent.saturating_record(micros);

@@ -11,11 +11,15 @@ use crate::delivery::{Delivery, Event};
 use crate::input::{BadLine, Item};
 use crate::job_log::JobLog;
 use crate::jobs::Jobs;
+use crate::metrics::{Figures, Metrics};
 use crate::output::Output;
 use crate::progress::Bar;
 use crate::report::Report;
 use crate::stored::Kept;
 use crate::submission::Submission;
+
+/// How often a scrape sees new figures, at least.
+const FIGURES: Duration = Duration::from_secs(1);
 
 /// How often progress is logged, where no bar shows it.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -27,6 +31,7 @@ pub(crate) struct Run {
     jobs: Jobs,
     delivery: Delivery,
     report: Report,
+    metrics: Metrics,
     log: JobLog,
     bar: Option<Bar>,
     output: Option<Output>,
@@ -61,12 +66,15 @@ impl Run {
         let mut tick = tokio::time::interval(if bar.is_some() || output.is_some() {
             Duration::from_millis(100)
         } else {
-            PERIOD
+            FIGURES
         });
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let metrics = Metrics::default();
+        context.monitor.register(metrics.clone());
         let started = Instant::now();
         Self {
             report: Report::new(config.delivery),
+            metrics,
             log: JobLog::new(slow),
             progress: !slow && bar.is_none(),
             patience: config.confirm_timeout,
@@ -248,6 +256,11 @@ impl Run {
 
     /// Tells how it goes.
     fn tell(&mut self) {
+        self.metrics.set(Figures {
+            counts: self.report.counts,
+            under_way: self.delivery.under_way(),
+            window: self.delivery.window(),
+        });
         if let Some(bar) = &self.bar {
             bar.update(&self.report.counts, self.bytes, self.started.elapsed());
         }

@@ -1,8 +1,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use bootstrap::Nats;
-use common::{Outcome, OutcomeError, Status, codes};
+use bootstrap::trace::Span;
+use common::{Outcome, OutcomeError, Status, codes, subjects};
 use durable::{NewJob, Patience, SubmitError, Submitted, Submitter};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -12,6 +14,7 @@ use crate::answer::{not_succeeded, own_codes};
 use crate::closed::ConnectionClosed;
 use crate::submission::Submission;
 use crate::submitter::Finished;
+use crate::trace;
 
 /// Hands jobs over to the durable lane: each is stored once, and its end is not waited for.
 pub(crate) struct Stored {
@@ -91,12 +94,16 @@ impl Stored {
         let submitter = self.submitter.clone();
         let since = Instant::now();
         self.storing.spawn(async move {
-            let result = submitter.submit(&new_job(&submission)).await;
+            let span = trace::send(&submission, subjects::DURABLE);
+            let result = submitter.submit(&new_job(&submission, &span)).await;
             let kept = Kept {
                 result: result.map_err(|error| outcome(&submission, &error)),
                 submission,
                 elapsed: since.elapsed(),
             };
+            if let Err(outcome) = &kept.result {
+                trace::end(span, outcome);
+            }
             vec![(number, kept)]
         });
     }
@@ -115,8 +122,17 @@ impl Stored {
                     "none is stored, because not all lines are jobs".to_owned(),
                 ))
             } else {
-                let jobs: Vec<_> = together.iter().map(|(_, job)| new_job(job)).collect();
-                submitter.submit_all(&jobs).await
+                let send = |(_, job): &(u64, Submission)| trace::send(job, subjects::DURABLE);
+                let mut spans: Vec<_> = together.iter().map(send).collect();
+                let jobs = together.iter().zip(&spans);
+                let jobs: Vec<_> = jobs.map(|((_, job), span)| new_job(job, span)).collect();
+                let result = submitter.submit_all(&jobs).await;
+                if result.is_err() {
+                    for span in &mut spans {
+                        span.failed(own_codes::NOT_STORED, "");
+                    }
+                }
+                result
             };
             let kept = together.into_iter().map(|(number, submission)| {
                 let kept = Kept {
@@ -196,7 +212,9 @@ impl Stored {
     }
 }
 
-fn new_job(submission: &Submission) -> NewJob {
+fn new_job(submission: &Submission, span: &Span) -> NewJob {
+    let mut headers = HeaderMap::new();
+    span.put_into(&mut headers);
     NewJob {
         id: submission.id,
         fresh: submission.fresh,
@@ -204,7 +222,7 @@ fn new_job(submission: &Submission) -> NewJob {
         priority: submission.terms.priority,
         run_at: submission.terms.run_at,
         payload: submission.message.clone(),
-        headers: async_nats::HeaderMap::new(),
+        headers,
     }
 }
 

@@ -100,6 +100,12 @@ impl Submitter {
         self.engine.under_way()
     }
 
+    /// How many jobs may be on the wire at a time, as far as is known of the consumers.
+    #[must_use]
+    pub fn window(&self) -> usize {
+        self.engine.window()
+    }
+
     /// Whether one more job can be submitted: there are fewer than `in_flight` under way, and NATS
     /// is there.
     #[must_use]

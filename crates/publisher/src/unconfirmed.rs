@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::answer::too_large;
 use crate::closed::ConnectionClosed;
 use crate::submission::Submission;
+use crate::trace;
 
 /// Publishes jobs and hears nothing more of them: at most once.
 ///
@@ -114,16 +115,19 @@ impl Unconfirmed {
         } else {
             Subject::from_static(subjects::CREATE)
         };
+        let span = trace::send(&submission, subjects::CREATE);
+        let limit = self.client.max_payload();
+        let room = limit.saturating_sub(submission.message.len());
         let message = OutboundMessage {
             subject,
             reply: None,
             payload: submission.message.clone(),
-            headers: None,
+            headers: trace::headers(1, &span, room),
         };
         let refused = match self.client.start_send_unpin(message) {
             Ok(()) => None,
             Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                Some(too_large(&submission, 1, self.client.max_payload()))
+                Some(too_large(&submission, 1, limit))
             }
             Err(_) => {
                 // It is named when it is abandoned.
@@ -131,6 +135,9 @@ impl Unconfirmed {
                 return Err(ConnectionClosed);
             }
         };
+        if let Some(outcome) = &refused {
+            trace::end(span, outcome);
+        }
         self.done.push_back(Sent {
             submission,
             refused,

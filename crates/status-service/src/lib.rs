@@ -10,6 +10,7 @@ mod config;
 mod counts;
 mod fleet;
 mod folded;
+mod metrics;
 mod news;
 mod page;
 mod report;

@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         prefix: "STATUS",
         version: env!("CARGO_PKG_VERSION"),
         inbox_prefix: "_INBOX_status",
+        monitor_port: 9473,
     };
     bootstrap::run(
         about,

@@ -7,16 +7,20 @@ use anyhow::Context as _;
 use async_nats::Client;
 use bootstrap::{Context, Nats};
 use common::{JobKind, Timestamp};
-use durable::Depth;
+use durable::{Depth, Stream, StreamDepth};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info};
 
+use crate::metrics::Metrics;
 use crate::{Asker, Config, Ended, Fleet, Ignored, Round, page, report};
 
 /// How long after a lost connection nobody is called missing: clients try to reach a server that
 /// is back at intervals of up to 4 s.
 const SETTLE: Duration = Duration::from_secs(5);
+
+/// How often the dead letters are counted: that costs the server a look at each of their subjects.
+const DEAD_LETTERS: Duration = Duration::from_secs(30);
 
 /// Asks the consumers every interval, and logs what they answer, until it is told to stop.
 ///
@@ -30,6 +34,7 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
     let about = about(&context, &config);
     let (tell, known) = watch::channel(Arc::new(about.clone()));
     let mut log = Log::new(Fleet::new(config.gone_after.get()), about, tell);
+    context.monitor.register(log.metrics.clone());
     info!(
         interval = %config.interval,
         timeout = %config.timeout,
@@ -130,6 +135,9 @@ struct Log {
     unserved: BTreeSet<JobKind>,
     /// How many durable jobs there were.
     depth: Option<Depth>,
+    metrics: Metrics,
+    /// When the dead letters were counted.
+    counted_at: Option<Instant>,
 }
 
 impl Log {
@@ -143,6 +151,8 @@ impl Log {
             complained: false,
             unserved: BTreeSet::new(),
             depth: None,
+            metrics: Metrics::default(),
+            counted_at: None,
         }
     }
 
@@ -157,7 +167,8 @@ impl Log {
         }
         self.complained = complain;
         report::consumers(round);
-        report::news(&self.fleet.absorb(round, settling));
+        let news = self.fleet.absorb(round, settling);
+        report::news(&news);
         let now = (Instant::now(), Timestamp::now());
         self.tell
             .send_replace(Arc::new(self.fleet.told(&self.about, now)));
@@ -170,20 +181,41 @@ impl Log {
             report::unserved(&unserved);
             self.unserved = unserved;
         }
+        let counts = (self.rounds, self.unserved.len(), self.ignored.total());
+        self.metrics.round(round, &news.summary, counts);
     }
 
-    /// Tells how many jobs the durable lane holds, when that has changed.
+    /// Looks at what the durable lane holds, and tells how many jobs that is when it has changed.
     async fn queue(&mut self, client: &Client) {
-        match durable::depth(client).await {
-            Ok(depth) => {
+        match durable::streams(client).await {
+            Ok(streams) => {
+                let streams = streams.unwrap_or_default();
+                let depth = depth_of(&streams);
                 if let Some(now) = depth
                     && depth != self.depth
                 {
                     report::depth(now);
                 }
                 self.depth = depth;
+                self.metrics.seen().streams = streams;
             }
-            Err(error) => debug!("cannot see how many durable jobs there are: {error:#}"),
+            Err(error) => {
+                debug!("cannot see how many durable jobs there are: {error:#}");
+                let mut seen = self.metrics.seen();
+                (seen.streams, seen.storage, seen.dead_letters) = (Vec::new(), None, None);
+                self.counted_at = None;
+                return;
+            }
+        }
+        let storage = durable::storage(client).await.unwrap_or_default();
+        self.metrics.seen().storage = storage;
+        if self
+            .counted_at
+            .is_none_or(|at| at.elapsed() >= DEAD_LETTERS)
+        {
+            self.counted_at = Some(Instant::now());
+            let letters = durable::dead_letters(client).await.unwrap_or_default();
+            self.metrics.seen().dead_letters = letters;
         }
     }
 
@@ -201,4 +233,16 @@ impl Log {
             "stopped asking"
         );
     }
+}
+
+/// How many jobs there are, where both streams are that hold them.
+fn depth_of(streams: &[StreamDepth]) -> Option<Depth> {
+    let messages = |stream| {
+        let mut depths = streams.iter().filter(|depth| depth.stream == stream);
+        depths.next().map(|depth| depth.messages)
+    };
+    Some(Depth {
+        queued: messages(Stream::Jobs)?,
+        later: messages(Stream::Later)?,
+    })
 }

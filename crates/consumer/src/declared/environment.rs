@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
+use bootstrap::trace::{TRACEPARENT, TRACESTATE};
 use serde::Deserialize;
 
 /// Looks a variable up.
@@ -97,6 +98,9 @@ impl TryFrom<String> for Variable {
                 "{name}: variables that begin with {RESERVED} are set by the consumer"
             ));
         }
+        if [TRACEPARENT, TRACESTATE].contains(&name.to_lowercase().as_str()) {
+            return Err(format!("{name} is set by the consumer"));
+        }
         let (name, value) = (name.to_owned(), value.map(str::to_owned));
         Ok(Self { name, value })
     }
@@ -187,7 +191,17 @@ mod tests {
                 .unwrap_err()
                 .contains("\"MISSING=value\" would set it")
         );
-        for text in ["", "=", "1A=b", "A B", "A-B", "JOB_ID", "JOB_ID=7", "A=\0"] {
+        for text in [
+            "",
+            "=",
+            "1A=b",
+            "A B",
+            "A-B",
+            "JOB_ID",
+            "JOB_ID=7",
+            "TRACEPARENT",
+            "A=\0",
+        ] {
             assert!(
                 Variable::try_from(text.to_owned()).is_err(),
                 "{text:?} was taken"

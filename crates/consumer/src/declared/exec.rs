@@ -8,6 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::anyhow;
+use bootstrap::trace::{TRACEPARENT, TRACESTATE};
 use common::JobKind;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -107,6 +108,7 @@ impl Exec {
         input: Option<String>,
         attempt: Attempt,
     ) -> Result<Returned, Failure> {
+        let mut span = attempt.call(|| self.executable().into());
         let piped_if = |wanted| {
             if wanted {
                 Stdio::piped()
@@ -128,8 +130,18 @@ impl Exec {
             .stdin(piped_if(input.is_some()))
             .stdout(piped_if(self.result != Form::None))
             .stderr(Stdio::piped());
+        if let Some(trace) = span.context() {
+            command.env(TRACEPARENT.to_uppercase(), trace.traceparent());
+            if let Some(state) = trace.tracestate() {
+                command.env(TRACESTATE.to_uppercase(), state);
+            }
+        }
         // From here on, whoever stops waiting for this future kills the group.
-        let group = ProcessGroup::spawn(&mut command).map_err(|error| self.not_started(error))?;
+        let group = ProcessGroup::spawn(&mut command).map_err(|error| {
+            let failure = self.not_started(error);
+            span.answered(Some(failure.code()));
+            failure
+        })?;
 
         let mut output = Vec::new();
         let mut said = StandardError::new(attempt.id, self.kind.as_str());
@@ -137,8 +149,23 @@ impl Exec {
             .attend(group, input, &mut output, &mut said, attempt)
             .await;
         said.finish();
-        self.judge(status?, &said)?;
+        if span.is_recorded() {
+            span.set("process.executable.name", self.executable());
+            let code = status.as_ref().ok().and_then(ExitStatus::code);
+            if let Some(code) = code {
+                span.set("process.exit.code", i64::from(code));
+            }
+        }
+        let judged = status.and_then(|status| self.judge(status, &said));
+        span.answered(judged.as_ref().err().map(Failure::code));
+        judged?;
         self.result.read("standard output", &output)
+    }
+
+    /// The name of the program's file.
+    fn executable(&self) -> String {
+        let name = self.program.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
     }
 
     /// Talks with a program until it exits, and ends what it leaves behind.

@@ -4,6 +4,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use bootstrap::trace::{Span, TRACEPARENT, TRACESTATE};
 use common::{JobKind, WireDuration, subjects};
 use futures_util::TryFutureExt as _;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -85,6 +86,16 @@ impl TryFrom<i64> for Redirects {
 }
 
 impl Method {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+
     const fn of_http(self) -> reqwest::Method {
         match self {
             Self::Get => reqwest::Method::GET,
@@ -180,7 +191,7 @@ fn headers(
             header::UPGRADE,
         ];
         if of_the_connection.contains(&name)
-            || name == IDEMPOTENCY_KEY
+            || [IDEMPOTENCY_KEY.as_str(), TRACEPARENT, TRACESTATE].contains(&name.as_str())
             || name.as_str().starts_with("jobs-")
         {
             return Err(format!("{name} is set by the consumer itself"));
@@ -265,6 +276,28 @@ impl AnyHandler for Http {
 
 impl Http {
     async fn ask(&self, payload: Payload<'_>, attempt: Attempt) -> Result<Returned, Failure> {
+        let mut span = attempt.call(|| self.method.name().into());
+        if span.is_recorded() {
+            // The rest of the URL may hold a secret.
+            span.set("http.request.method", self.method.name());
+            span.set(
+                "server.address",
+                self.url.host_str().unwrap_or_default().to_owned(),
+            );
+            let port = self.url.port_or_known_default().unwrap_or_default();
+            span.set("server.port", i64::from(port));
+        }
+        let answered = self.send(payload, attempt, &mut span).await;
+        span.answered(answered.as_ref().err().map(Failure::code));
+        answered
+    }
+
+    async fn send(
+        &self,
+        payload: Payload<'_>,
+        attempt: Attempt,
+        span: &mut Span,
+    ) -> Result<Returned, Failure> {
         let mut request = self
             .client
             .request(self.method.of_http(), self.url.clone())
@@ -272,16 +305,27 @@ impl Http {
             .header(IDEMPOTENCY_KEY, attempt.id.to_string())
             .header("jobs-kind", self.kind.as_str())
             .header(subjects::ATTEMPT_HEADER, attempt.number);
+        if let Some(trace) = span.context() {
+            request = request.header(TRACEPARENT, trace.traceparent());
+            if let Some(state) = trace.tracestate() {
+                request = request.header(TRACESTATE, state);
+            }
+        }
         if self.method != Method::Get {
             let payload = payload.unwrap_or(RawValue::NULL);
             request = request.body(payload.get().to_owned());
         }
         let response = request.send().await.map_err(|error| self.broken(error))?;
+        span.set(
+            "http.response.status_code",
+            i64::from(response.status().as_u16()),
+        );
         if response.status().is_success() {
             let body = self.body(response).await?;
             self.result
                 .read(&format!("the answer to {}", self.name), &body)
         } else {
+            span.answered(Some(response.status().as_str()));
             Err(self.refusal(response).await)
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE};
 use async_nats::{Client, HeaderMap, Message, Request, RequestErrorKind};
+use bootstrap::trace::Span;
 use bytes::Bytes;
 use common::{JobKind, WireDuration, subjects};
 use futures_util::TryFutureExt as _;
@@ -109,11 +110,30 @@ impl AnyHandler for Nats {
 
 impl Nats {
     async fn ask(&self, payload: Payload<'_>, attempt: Attempt) -> Result<Returned, Failure> {
+        let mut span = attempt.call(|| format!("request {}", self.subject.0).into());
+        if span.is_recorded() {
+            span.set("messaging.system", "nats");
+            span.set("messaging.operation.name", "request");
+            span.set("messaging.operation.type", "send");
+            span.set("messaging.destination.name", self.subject.0.clone());
+        }
+        let answered = self.request(payload, attempt, &span).await;
+        span.answered(answered.as_ref().err().map(Failure::code));
+        answered
+    }
+
+    async fn request(
+        &self,
+        payload: Payload<'_>,
+        attempt: Attempt,
+        span: &Span,
+    ) -> Result<Returned, Failure> {
         let payload = payload.unwrap_or(RawValue::NULL);
         let mut headers = HeaderMap::new();
         headers.insert(ID_HEADER, attempt.id.to_string());
         headers.insert(KIND_HEADER, self.kind.as_str());
         headers.insert(subjects::ATTEMPT_HEADER, attempt.number.to_string());
+        span.put_into(&mut headers);
         let request = Request::new()
             .payload(Bytes::from(payload.get().to_owned()))
             .headers(headers)

@@ -6,6 +6,7 @@ mod answers;
 mod fixture;
 mod kinds;
 mod library;
+mod metrics;
 mod outage;
 mod saturation;
 mod sharing;

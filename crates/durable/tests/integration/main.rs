@@ -6,6 +6,7 @@ mod browse;
 mod dead;
 mod look;
 mod many_dead;
+mod storage;
 mod streams;
 mod submit;
 mod support;

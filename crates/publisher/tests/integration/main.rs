@@ -7,6 +7,7 @@ mod bulk;
 mod command_line;
 mod confirmed;
 mod durable;
+mod metrics;
 mod operations;
 mod outage;
 mod schedule;

@@ -5,5 +5,6 @@
 mod asker;
 mod cli;
 mod fleet;
+mod metrics;
 mod service;
 mod support;

@@ -150,7 +150,7 @@ async fn gateway_start(stand: &Stand, settings: &Settings) -> anyhow::Result<Fig
             let start = Instant::now();
             gateway
                 .start()
-                .wait_for_line(|line| line.contains("serving HTTP"))
+                .wait_for_line(|line| line.contains("serving http"))
                 .await;
             times.push(start.elapsed());
         }

@@ -49,7 +49,7 @@ async fn gateway(stand: &Stand, nats: &NatsServer) -> anyhow::Result<(Service, S
         .args(["--listen", "127.0.0.1:0"])
         .start();
     let line = gateway
-        .wait_for_line(|line| line.contains("serving HTTP"))
+        .wait_for_line(|line| line.contains("serving http"))
         .await;
     let address = line.split_once("127.0.0.1:").context("no address")?.1;
     let port: String = address.chars().take_while(char::is_ascii_digit).collect();

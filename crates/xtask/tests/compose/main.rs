@@ -5,6 +5,7 @@
 
 #[path = "../observer/mod.rs"]
 mod observer;
+mod over_http;
 mod project;
 
 use std::collections::BTreeSet;
@@ -35,7 +36,7 @@ async fn the_system_comes_up_shares_the_jobs_scales_and_goes_down() {
         ("LOG_FORMAT", "json"),
     ]);
     project.up(&["--build", "--scale", "consumer=4"]);
-    become_healthy(&project, 7).await;
+    become_healthy(&project, 8).await;
     for container in project.containers() {
         is_hardened(&project, &container);
     }
@@ -43,8 +44,9 @@ async fn the_system_comes_up_shares_the_jobs_scales_and_goes_down() {
     let observer = Observer(project.connect_as("status").await);
     observer.statuses(4, |it| it.totals.processed > 0).await;
     run_by_hand(&project);
+    let over_http = over_http::run(project.gateway_port).await;
     let first = stop_publisher(&project);
-    let by_hand = BY_HAND.len() as u64;
+    let by_hand = BY_HAND.len() as u64 + over_http;
     agree(&project, &observer, 4, first + by_hand).await;
     say_their_own_names(&project, &observer).await;
 
@@ -72,7 +74,7 @@ async fn the_system_comes_up_shares_the_jobs_scales_and_goes_down() {
 
     project.compose(&["stop"]);
     let containers = project.containers();
-    assert_eq!(containers.len(), 8);
+    assert_eq!(containers.len(), 9);
     for container in containers {
         // Who does not stop within the grace period is killed, and that is 137.
         let code = &container.inspect()["State"]["ExitCode"];
@@ -134,9 +136,14 @@ fn is_hardened(project: &Project, container: &Container) {
         .iter()
         .filter_map(|(port, bindings)| Some((port, bindings.as_array()?)))
         .collect();
-    if service == "nats" {
-        let here = serde_json::json!({"HostIp": "127.0.0.1", "HostPort": project.port.to_string()});
-        assert_eq!(published, [(&"4222/tcp".to_owned(), &vec![here])]);
+    let open = match service.as_str() {
+        "nats" => Some(("4222/tcp", project.port)),
+        "gateway" => Some(("8080/tcp", project.gateway_port)),
+        _ => None,
+    };
+    if let Some((inside, port)) = open {
+        let here = serde_json::json!({"HostIp": "127.0.0.1", "HostPort": port.to_string()});
+        assert_eq!(published, [(&inside.to_owned(), &vec![here])]);
     } else {
         assert!(published.is_empty(), "{service}: {published:?}");
         assert_eq!(networks.keys().collect::<Vec<_>>(), [&jobs], "{service}");

@@ -19,8 +19,9 @@ const BASE_IMAGES: [&str; 3] = [
 ];
 
 /// Variables of whoever runs the test that would change what is tested.
-const PREFIXES: [&str; 9] = [
+const PREFIXES: [&str; 10] = [
     "NATS_",
+    "GATEWAY_",
     "PUBLISHER_",
     "CONSUMER_",
     "STATUS_",
@@ -39,6 +40,8 @@ pub(crate) struct Project {
     name: String,
     /// Where NATS is published on this machine.
     pub(crate) port: u16,
+    /// Where the gateway is.
+    pub(crate) gateway_port: u16,
     program: &'static [&'static str],
     /// Read in place of the `.env` of whoever runs the test.
     settings: NamedTempFile,
@@ -53,10 +56,10 @@ pub(crate) struct Container {
 impl Project {
     /// One that is not started yet, with these variables set.
     pub(crate) fn new(variables: &[(&str, &str)]) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
+        let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [port, gateway_port] = free.map(|free| free.local_addr().unwrap().port());
         let mut settings = NamedTempFile::new().unwrap();
-        writeln!(settings, "NATS_PORT={port}").unwrap();
+        writeln!(settings, "NATS_PORT={port}\nGATEWAY_PORT={gateway_port}").unwrap();
         for (name, value) in variables {
             writeln!(settings, "{name}={value}").unwrap();
         }
@@ -69,6 +72,7 @@ impl Project {
         Self {
             name: format!("jobs-test-{}", std::process::id()),
             port,
+            gateway_port,
             program,
             settings,
         }

@@ -48,9 +48,11 @@ async fn jobs_that_wait_are_cancelled_whatever_they_wait_for() {
         (lane.count("JOBS_LATER", "jobs.later.*").await == 2).then_some(())
     })
     .await;
-    for id in [queued, scheduled, retrying] {
+    for (id, kind) in [(queued, "note"), (scheduled, "echo"), (retrying, "fail")] {
         lane.cancel(id).await;
         is_cancelled(&lane, id).await;
+        let record = lane.record(id).await.unwrap();
+        assert_eq!(record.kind.unwrap().as_str(), kind);
     }
     nothing_is_left(&lane).await;
     let record = lane.record(retrying).await.unwrap();

@@ -28,6 +28,7 @@ fn attempt() -> Attempt {
         id: JobId::generate(),
         number: 2,
         timeout: DEADLINE,
+        trace: None,
         cancelled: None,
     }
 }

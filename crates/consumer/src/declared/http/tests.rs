@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use bootstrap::trace::TraceContext;
 use common::JobId;
 use serde_json::{Value, json};
 use test_support::DEADLINE;
@@ -91,11 +92,14 @@ fn handler(declaration: &str) -> Http {
     handler.unwrap_or_else(|mistaken| panic!("{mistaken:?}"))
 }
 
+const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 fn attempt() -> Attempt {
     Attempt {
         id: JobId::generate(),
         number: 4,
         timeout: DEADLINE,
+        trace: TraceContext::read(PARENT, Some("vendor=1")).map(Arc::new),
         cancelled: None,
     }
 }
@@ -158,6 +162,8 @@ async fn a_web_service_is_told_payload_and_job() {
         format!("idempotency-key: {}", attempt.id),
         "jobs-attempt: 4".to_owned(),
         "jobs-kind: test.http".to_owned(),
+        format!("traceparent: {PARENT}"),
+        "tracestate: vendor=1".to_owned(),
         format!("user-agent: jobs-consumer/{}", env!("CARGO_PKG_VERSION")),
     ];
     assert_eq!(lines, expected);

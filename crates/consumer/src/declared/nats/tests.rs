@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_nats::service::ServiceExt as _;
 use async_nats::service::error::Error as ServiceError;
+use bootstrap::trace::TraceContext;
 use common::JobId;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -12,11 +13,14 @@ use tokio::time::timeout;
 
 use super::*;
 
+const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 fn attempt() -> Attempt {
     Attempt {
         id: JobId::generate(),
         number: 3,
         timeout: DEADLINE,
+        trace: TraceContext::read(PARENT, Some("vendor=1")).map(Arc::new),
         cancelled: None,
     }
 }
@@ -147,6 +151,8 @@ async fn a_service_is_told_which_job_it_runs() {
     assert_eq!(header("Jobs-Id"), attempt.id.to_string());
     assert_eq!(header("Jobs-Attempt"), "3");
     assert_eq!(header("Jobs-Kind"), "test.nats");
+    assert_eq!(header("traceparent"), PARENT);
+    assert_eq!(header("tracestate"), "vendor=1");
 }
 
 #[tokio::test]

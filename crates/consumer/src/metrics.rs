@@ -1,0 +1,184 @@
+//! What a scrape reads of a consumer: what it counts for `jobs.status` anyway, so that no job
+//! costs more.
+
+use std::fmt;
+use std::sync::Weak;
+
+use bootstrap::{Families, Times};
+use common::{ConsumerState, Counts, subjects};
+use durable::Lane;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+
+use crate::consumer::Consumer;
+use crate::report::LaneReport;
+
+/// Stands for all kinds without a handler: what a message calls itself must not make a label.
+const OTHER: &str = "other";
+
+/// Reads a consumer, and does not keep it alive.
+#[derive(Debug)]
+pub(crate) struct Metrics(pub(crate) Weak<Consumer>);
+
+impl Collector for Metrics {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(consumer) = self.0.upgrade() else {
+            return Ok(());
+        };
+        let mut families = Families::new(encoder);
+        let lane = consumer.lane.get();
+        let mut lanes = vec![(subjects::CORE_LANE, &consumer.report)];
+        if lane.is_some() {
+            lanes.push((subjects::DURABLE_LANE, &consumer.durable_report));
+        }
+        jobs(&mut families, &lanes)?;
+        now(&mut families, &consumer)?;
+        lane.map_or(Ok(()), |lane| durable(&mut families, lane))
+    }
+}
+
+/// How jobs ended.
+fn jobs(families: &mut Families<'_>, lanes: &[(&'static str, &LaneReport)]) -> fmt::Result {
+    let counts: Vec<_> = lanes
+        .iter()
+        .flat_map(|(lane, report)| counts_of(report).map(|(kind, counts)| (*lane, kind, counts)))
+        .collect();
+    let by = |label: &'static str, values: fn(&Counts) -> Vec<(&'static str, u64)>| {
+        counts.iter().flat_map(move |(lane, kind, counts)| {
+            values(counts).into_iter().map(move |(value, count)| {
+                (
+                    [("lane", *lane), ("kind", kind.as_str()), (label, value)],
+                    count,
+                )
+            })
+        })
+    };
+    families.counter(
+        "jobs_processed_total",
+        "Jobs that came to an end here; in the durable lane attempts",
+        by("outcome", |counts| {
+            vec![
+                ("succeeded", counts.succeeded),
+                ("failed", counts.failed),
+                ("rejected", counts.rejected),
+                ("expired", counts.expired),
+                ("cancelled", counts.cancelled),
+            ]
+        }),
+    )?;
+    families.counter(
+        "jobs_handed_back_total",
+        "Jobs that were handed back undone, because the consumer was full or stopped",
+        by("reason", |counts| {
+            vec![("busy", counts.busy), ("interrupted", counts.interrupted)]
+        }),
+    )?;
+    families.counter(
+        "jobs_retried_total",
+        "Jobs that were started for the second time or later",
+        counts.iter().map(|(lane, kind, counts)| {
+            let labels = [("lane", *lane), ("kind", kind.as_str())];
+            (labels, counts.retried)
+        }),
+    )?;
+    families.histogram(
+        "jobs_run_seconds",
+        "How long handlers ran, to about one percent; kinds that never ran are left out",
+        lanes.iter().flat_map(|(lane, report)| {
+            report.kinds().filter_map(move |(kind, report)| {
+                let times = report.run_times();
+                let labels = [("lane", *lane), ("kind", kind.as_str())];
+                (times.count() > 0).then_some((labels, times))
+            })
+        }),
+    )
+}
+
+/// The counts of each kind, and of all others together.
+fn counts_of(report: &LaneReport) -> impl Iterator<Item = (String, Counts)> {
+    let kinds = report.kinds();
+    let mut counts: Vec<_> = kinds
+        .map(|(kind, report)| (kind.to_string(), report.counts()))
+        .collect();
+    let others = report.others.counts();
+    // It is a name that a kind may have, too.
+    match counts.iter_mut().find(|(kind, _)| kind == OTHER) {
+        Some((_, counts)) => *counts += others,
+        None => counts.push((OTHER.to_owned(), others)),
+    }
+    counts.into_iter()
+}
+
+/// How the consumer is now.
+fn now(families: &mut Families<'_>, consumer: &Consumer) -> fmt::Result {
+    let (in_flight, waiting) = consumer.in_flight_and_waiting();
+    let state = consumer.state();
+    for (name, help, value) in [
+        ("jobs_in_flight", "Jobs that run", in_flight),
+        (
+            "jobs_concurrency",
+            "The most jobs that run at a time",
+            consumer.slots.len(),
+        ),
+        (
+            "jobs_inbox_waiting",
+            "Jobs that wait in the consumer",
+            waiting,
+        ),
+        (
+            "jobs_inbox_limit",
+            "How many jobs wait when the consumer leaves the queue group",
+            consumer.inbox.limit(),
+        ),
+        (
+            "jobs_saturated",
+            "Whether the inbox is full and the consumer has left the queue group",
+            usize::from(state == ConsumerState::Saturated),
+        ),
+        (
+            "jobs_draining",
+            "Whether the consumer was told to stop",
+            usize::from(state == ConsumerState::Draining),
+        ),
+    ] {
+        families.gauge(name, help, [([], value)])?;
+    }
+    families.counter(
+        "jobs_received_total",
+        "Messages that reached the consumer, good or bad",
+        [([], consumer.received())],
+    )
+}
+
+/// What there is in the durable lane alone.
+fn durable(families: &mut Families<'_>, lane: &Lane) -> fmt::Result {
+    let figures = lane.figures();
+    families.counter(
+        "jobs_redelivered_total",
+        "Durable messages that were not delivered for the first time",
+        [([], figures.redelivered)],
+    )?;
+    families.counter(
+        "jobs_dead_letters_total",
+        "Dead letters that this consumer stored",
+        [([], figures.dead_letters)],
+    )?;
+    families.gauge(
+        "jobs_unserved_kinds",
+        "Kinds of which durable jobs wait and that nobody serves",
+        [([], lane.unserved_kinds().len())],
+    )?;
+    let buckets = figures.waits.into_iter();
+    let waits = Times {
+        sum: figures.waited.as_secs_f64(),
+        buckets: buckets
+            .map(|(bound, count)| (bound.as_secs_f64(), count))
+            .collect(),
+        above: figures.waited_longer,
+    };
+    families.histogram(
+        "jobs_wait_seconds",
+        "How long durable jobs were in the queue before they were first delivered",
+        [([("lane", subjects::DURABLE_LANE)], waits)],
+    )
+}

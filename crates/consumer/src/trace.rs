@@ -1,0 +1,62 @@
+//! What a trace says of an attempt at a job.
+
+use std::time::{Duration, SystemTime};
+
+use bootstrap::trace::{self, Span, TraceContext};
+use common::{Job, JobId, OutcomeError, Timestamp, subjects};
+use durable::Lease;
+
+use crate::settle::loggable;
+
+/// Begins the span of an attempt; its parent is whoever handed the job over, also where another
+/// consumer has passed it on, and for each attempt anew.
+pub(crate) fn process(
+    sender: Option<&TraceContext>,
+    (id, number): (JobId, u32),
+    job: &Job<'_>,
+    lease: Option<&Lease>,
+) -> Span {
+    let (lane, destination) = match lease {
+        Some(_) => (subjects::DURABLE_LANE, subjects::DURABLE),
+        None => (subjects::CORE_LANE, subjects::CREATE),
+    };
+    let about = trace::Job {
+        id: &id,
+        kind: &job.kind,
+        destination,
+    };
+    let mut span = Span::process(sender, about);
+    if span.is_recorded() {
+        span.set("messaging.consumer.group.name", subjects::WORKERS);
+        span.set("jobs.lane", lane);
+        span.set("jobs.attempt", i64::from(number));
+        let waited = match lease {
+            Some(lease) => lease.queued_at().map(since),
+            None => job
+                .created_at
+                .map(|created| Timestamp::now().since(created)),
+        };
+        if let Some(waited) = waited {
+            let waited = (waited.as_secs_f64() * 1e6).round() / 1e3;
+            span.set("jobs.queue_wait_ms", waited);
+        }
+    }
+    span
+}
+
+/// Nothing, where the clock of the server is ahead.
+fn since(moment: SystemTime) -> Duration {
+    let now = SystemTime::now();
+    now.duration_since(moment).unwrap_or_default()
+}
+
+/// Ends it with what became of the attempt: before the job is settled, which is for others to see.
+pub(crate) fn end(mut span: Span, outcome: &'static str, error: Option<&OutcomeError>) {
+    if !span.is_recorded() {
+        return;
+    }
+    span.set("jobs.outcome", outcome);
+    if let Some(error) = error {
+        span.failed(&error.code, &loggable(error));
+    }
+}

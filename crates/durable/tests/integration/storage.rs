@@ -1,0 +1,29 @@
+//! What the lane takes of the server, as somebody sees it who only looks on.
+
+use common::{JobId, subjects};
+use durable::{Topology, dead_letters, storage};
+use test_support::NatsServer;
+
+#[tokio::test]
+async fn who_only_looks_on_is_told_how_many_dead_letters_there_are_and_what_is_stored() {
+    let nats = NatsServer::start().await;
+    let (worker, status) = (
+        nats.connect_as("worker").await,
+        nats.connect_as("status").await,
+    );
+    assert_eq!(dead_letters(&status).await.unwrap(), None);
+    Topology::default().ensure(&worker).await.unwrap();
+    assert_eq!(dead_letters(&status).await.unwrap(), Some(0));
+    let before = storage(&status).await.unwrap().unwrap();
+    assert_eq!(before.limit_bytes, Some(8 << 30));
+
+    for _ in 0..5 {
+        let subject = subjects::dead(JobId::generate(), &"mail.send".parse().unwrap());
+        worker.request(subject, "{}".into()).await.unwrap();
+    }
+    // A record is no dead letter.
+    let record = subjects::state(JobId::generate());
+    worker.request(record, "{}".into()).await.unwrap();
+    assert_eq!(dead_letters(&status).await.unwrap(), Some(5));
+    assert!(storage(&status).await.unwrap().unwrap().bytes > before.bytes);
+}

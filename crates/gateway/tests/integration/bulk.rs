@@ -1,0 +1,97 @@
+//! Many jobs in one request.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use test_support::NatsServer;
+
+use crate::support::{Answer, Gateway, consumer, send, streams_without_consumer};
+
+async fn lines(gateway: &Gateway, path: &str, body: String) -> Answer {
+    let request = gateway.request(Method::POST, path);
+    send(
+        request
+            .header("content-type", "application/x-ndjson")
+            .body(body),
+    )
+    .await
+}
+
+#[tokio::test]
+async fn each_of_many_jobs_is_answered_in_its_place() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let body = (0..5000).map(|n| match n % 1000 {
+        999 => "{\"kind\":\"a b\"}\n".to_owned(),
+        _ => format!("{{\"kind\":\"echo\",\"payload\":{n}}}\n\n"),
+    });
+    let answer = lines(&gateway, "/v1/jobs", body.collect()).await;
+    assert_eq!(answer.status, 207, "{}", &answer.text[..200]);
+    let body = answer.json();
+    assert_eq!(
+        (&body["accepted"], &body["refused"]),
+        (&json!(4995), &json!(5))
+    );
+    for (place, job) in body["jobs"].as_array().unwrap().iter().enumerate() {
+        let expected = if place % 1000 == 999 { 422 } else { 202 };
+        assert_eq!(job["status"], expected, "{place}: {job}");
+    }
+    let operator = nats.connect_as("operator").await;
+    let depth = durable::depth(&operator).await.unwrap().unwrap();
+    assert_eq!(depth.queued, 4995);
+}
+
+#[tokio::test]
+async fn an_array_can_be_waited_for() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let gateway = Gateway::start(&nats).await;
+    let jobs =
+        json!([{"kind": "echo", "payload": 1}, {"kind": "fail", "payload": {"permanent": true}}]);
+    let answer = gateway.post("/v1/jobs?wait=1m", &jobs.to_string()).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let states = |body: &Value| {
+        [&body["jobs"][0], &body["jobs"][1]].map(|job| job["record"]["state"].clone())
+    };
+    assert_eq!(states(&answer.json()), [json!("succeeded"), json!("dead")]);
+    let answer = gateway
+        .post("/v1/jobs?delivery=confirmed", &jobs.to_string())
+        .await;
+    assert_eq!(
+        answer.json()["jobs"][1]["outcome"]["status"],
+        "failed",
+        "{answer:?}"
+    );
+    let too_many = vec![json!({"kind": "echo"}); 101];
+    let answer = gateway
+        .post("/v1/jobs?wait=1m", &json!(too_many).to_string())
+        .await;
+    assert_eq!(answer.problem(), (400, Some("wait".to_owned())));
+}
+
+#[tokio::test]
+async fn all_are_stored_or_none() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let path = "/v1/jobs?all_or_none=true";
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let wrong = json!([{"kind": "echo"}, {"kind": "echo", "timeout": "soon"}]);
+    let answer = gateway.post(path, &wrong.to_string()).await;
+    assert_eq!(answer.problem(), (422, Some("[1].timeout".to_owned())));
+    let good = json!([{"kind": "echo"}, {"kind": "echo", "id": id}]);
+    let answer = gateway.post(path, &good.to_string()).await;
+    assert_eq!(
+        (answer.status, &answer.json()["accepted"]),
+        (202, &json!(2))
+    );
+    let answer = gateway.post(path, &good.to_string()).await;
+    assert_eq!(answer.problem().0, 409);
+    let twice = json!([{"kind": "echo", "id": id}, {"kind": "echo", "id": id}]);
+    assert_eq!(
+        gateway.post(path, &twice.to_string()).await.problem().0,
+        422
+    );
+    let operator = nats.connect_as("operator").await;
+    assert_eq!(durable::depth(&operator).await.unwrap().unwrap().queued, 2);
+}

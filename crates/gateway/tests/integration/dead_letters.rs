@@ -1,0 +1,151 @@
+//! Dead letters: seen, corrected, replayed and discarded.
+
+use serde_json::json;
+use test_support::NatsServer;
+
+use crate::support::{Gateway, consumer, send};
+
+const SCRIPT: &str = "<script>alert('x')</script>";
+
+#[tokio::test]
+async fn a_dead_letter_is_found_corrected_and_succeeds() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let gateway = Gateway::start(&nats).await;
+    // A payload that the handler does not take.
+    let job = json!({"kind": "sleep", "payload": {"ms": SCRIPT}});
+    let answer = gateway.post("/v1/jobs?wait=1m", &job.to_string()).await;
+    let id = answer.id();
+
+    let list = gateway
+        .get("/v1/dead-letters?kind=sleep&reason=permanent")
+        .await
+        .json();
+    assert_eq!(list["letters"][0]["id"], id, "{list}");
+    assert_eq!(list["letters"][0]["attempts"], 1);
+    let groups = gateway.get("/v1/dead-letters/groups").await.json();
+    assert_eq!(
+        (&groups["complete"], &groups["groups"][0]["count"]),
+        (&json!(true), &json!(1))
+    );
+
+    let path = format!("/v1/dead-letters/{id}");
+    let letter = gateway.get(&path).await;
+    assert_eq!(letter.headers["content-type"], "application/json");
+    assert_eq!(letter.json()["job"]["payload"]["ms"], SCRIPT);
+    let raw = gateway.get(&format!("{path}/raw")).await;
+    assert_eq!(raw.headers["content-type"], "application/octet-stream");
+    let disposition = raw.headers["content-disposition"].to_str().unwrap();
+    assert!(disposition.starts_with("attachment"), "{disposition}");
+    assert_eq!(raw.headers["x-content-type-options"], "nosniff");
+    assert!(
+        raw.headers["content-security-policy"]
+            .to_str()
+            .unwrap()
+            .contains("sandbox")
+    );
+    assert!(raw.text.contains(SCRIPT));
+
+    let replay = format!("{path}/replay");
+    assert_eq!(
+        gateway.post(&replay, r#"{"paylod":1}"#).await.problem().0,
+        422
+    );
+    assert_eq!(gateway.post(&replay, "{").await.problem().0, 400);
+    let form = gateway
+        .request(reqwest::Method::POST, &replay)
+        .body("payload=1");
+    assert_eq!(send(form).await.problem().0, 415);
+    let answer = gateway.post(&replay, r#"{"payload":{"ms":1}}"#).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    gateway.job_is(&id, "succeeded").await;
+    assert_eq!(gateway.get(&path).await.problem().0, 404);
+    assert_eq!(gateway.post(&replay, "").await.problem().0, 404);
+}
+
+#[tokio::test]
+async fn what_is_not_json_is_shown_as_base64() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let gateway = Gateway::start(&nats).await;
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let publisher = nats.connect_as("publisher").await;
+    let subject = format!("jobs.durable.{id}.normal.1.echo");
+    let stored = publisher
+        .request(subject, "<script>\u{0}".into())
+        .await
+        .unwrap();
+    assert!(stored.payload.starts_with(b"{"));
+    gateway.job_is(id, "dead").await;
+    let letter = gateway.get(&format!("/v1/dead-letters/{id}")).await.json();
+    assert_eq!(
+        (&letter["base64"], &letter["job"]),
+        (&json!("PHNjcmlwdD4A"), &json!(null))
+    );
+    assert_eq!(letter["reason"], "undecodable");
+}
+
+#[tokio::test]
+async fn many_are_replayed_and_discarded_by_what_they_have_in_common() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let gateway = Gateway::start(&nats).await;
+    for number in 0..3 {
+        gateway.dead_job(&format!("no such order {number}")).await;
+    }
+    let other = gateway.dead_job("another reason").await;
+    let groups = gateway
+        .get("/v1/dead-letters/groups?kind=fail")
+        .await
+        .json();
+    let group = &groups["groups"][0];
+    assert_eq!(group["count"], 3, "{groups}");
+    let error = group["error"].as_str().unwrap();
+    let query = |path: &str| {
+        let url = reqwest::Url::parse_with_params("http://x/", [("error", error)]).unwrap();
+        format!("{path}?{}", url.query().unwrap())
+    };
+    let list = gateway.get(&query("/v1/dead-letters")).await.json();
+    assert_eq!(list["letters"].as_array().unwrap().len(), 3);
+
+    // Nothing said is not everything meant.
+    let replay = "/v1/dead-letters/replay";
+    assert_eq!(
+        gateway.post(replay, "").await.problem(),
+        (400, Some("all".to_owned()))
+    );
+    assert_eq!(gateway.delete("/v1/dead-letters").await.problem().0, 400);
+    assert_eq!(
+        gateway
+            .post(&format!("{replay}?rate=0&all=true"), "")
+            .await
+            .problem()
+            .0,
+        400
+    );
+    let came = gateway
+        .post(&format!("{}&rate=100", query(replay)), "")
+        .await;
+    let expected = json!({"done": 3, "already": 0, "failed": 0, "complete": true});
+    assert_eq!((came.status, came.json()), (200, expected));
+
+    let path = format!("/v1/dead-letters/{other}");
+    assert_eq!(gateway.delete(&path).await.status, 204);
+    assert_eq!(gateway.delete(&path).await.problem().0, 404);
+    // Those that were replayed fail again.
+    test_support::eventually(test_support::DEADLINE, "three dead letters", async || {
+        let list = gateway.get("/v1/dead-letters").await.json();
+        (list["letters"].as_array().unwrap().len() == 3).then_some(())
+    })
+    .await;
+    let came = gateway.delete("/v1/dead-letters?kind=fail").await.json();
+    assert_eq!(
+        (&came["done"], &came["complete"]),
+        (&json!(3), &json!(true))
+    );
+    let came = gateway.delete("/v1/dead-letters?all=true").await.json();
+    assert_eq!(
+        (&came["done"], &came["complete"]),
+        (&json!(0), &json!(true))
+    );
+}

@@ -1,0 +1,142 @@
+//! What clients may not cost.
+
+use std::time::Duration;
+
+use serde_json::json;
+use test_support::{DEADLINE, NatsServer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::{Gateway, is_success, streams_without_consumer};
+
+/// Sends bytes, and reads until the gateway closes the connection.
+async fn raw(gateway: &Gateway, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(&gateway.address).await.unwrap();
+    // The gateway may have had enough before all is sent.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer)).await;
+    let _ = read.expect("the gateway closes the connection");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused_before_it_is_read() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let job = |size: usize| json!({"kind": "echo", "payload": "x".repeat(size)}).to_string();
+    // More than max_payload of the server, and more than any body may have.
+    for delivery in ["durable", "confirmed", "fire-and-forget"] {
+        let path = format!("/v1/jobs?delivery={delivery}");
+        let answer = gateway.post(&path, &job(2 << 20)).await;
+        assert_eq!(answer.problem().0, 413, "{delivery}: {answer:?}");
+    }
+    let head = "POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    let announced = format!("{head}content-length: 99999999\r\nconnection: close\r\n\r\n");
+    assert!(
+        raw(&gateway, announced.as_bytes())
+            .await
+            .starts_with("HTTP/1.1 413")
+    );
+    let mut chunked = format!("{head}transfer-encoding: chunked\r\n\r\n").into_bytes();
+    for _ in 0..9 {
+        chunked
+            .extend_from_slice(format!("{:x}\r\n{}\r\n", 1 << 20, "x".repeat(1 << 20)).as_bytes());
+    }
+    let answer = raw(&gateway, &chunked).await;
+    // It is answered, or cut off while it still sends.
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 413"),
+        "{answer}"
+    );
+    let headers = format!(
+        "GET /v1/jobs HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n",
+        "x".repeat(64 << 10)
+    );
+    let answer = raw(&gateway, headers.as_bytes()).await;
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
+        "{answer}"
+    );
+    assert!(is_success(
+        gateway.post("/v1/jobs", &job(1000)).await.status
+    ));
+}
+
+#[tokio::test]
+async fn slow_clients_are_cut_off_and_hold_up_nobody() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::with(&nats, &["--idle", "300ms", "--connections", "4"]).await;
+    let head = "POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    let half_a_body = format!("{head}content-length: 100\r\n\r\n{{\"kind\":");
+    let cases = ["", "GET /v1/jobs HT", head, &half_a_body];
+    let began = std::time::Instant::now();
+    let slow = cases.iter().map(|bytes| raw(&gateway, bytes.as_bytes()));
+    let all = futures_util::future::join_all(slow);
+    // All places are taken, and this one is served as soon as the slow ones are cut off.
+    let (answers, list) = tokio::join!(all, gateway.get("/v1/jobs"));
+    assert_eq!(list.status, 200);
+    assert!(answers[3].starts_with("HTTP/1.1 408"), "{answers:?}");
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn more_requests_than_may_be_are_told_which_limit_it_is() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::with(&nats, &["--requests", "1"]).await;
+    let request = gateway.posting("/v1/jobs?wait=1m", r#"{"kind":"echo"}"#);
+    let waiting = tokio::spawn(request.send());
+    let answer = test_support::eventually(DEADLINE, "a refusal", async || {
+        let answer = gateway.get("/v1/streams").await;
+        (answer.status == 429).then_some(answer)
+    })
+    .await;
+    assert!(answer.text.contains("--requests"), "{answer:?}");
+    assert_eq!(answer.headers["retry-after"], "1");
+    waiting.abort();
+    test_support::eventually(DEADLINE, "the place that was left", async || {
+        (gateway.get("/v1/streams").await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_can_be_read_in_two_ways_is_refused() {
+    let nats = NatsServer::start().await;
+    let gateway = Gateway::start(&nats).await;
+    for head in [
+        "GET /openapi.json HTTP/1.1\r\n",
+        "GET /openapi.json HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\n",
+        "GET http://evil.example/openapi.json HTTP/1.1\r\nhost: localhost\r\n",
+    ] {
+        let answer = raw(
+            &gateway,
+            format!("{head}connection: close\r\n\r\n").as_bytes(),
+        )
+        .await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{head}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_is_told_apart() {
+    let nats = NatsServer::start().await;
+    let _consumer = crate::support::consumer(&nats, &["--concurrency", "1"]).await;
+    let gateway = Gateway::start(&nats).await;
+    let operator = nats.connect_as("worker").await;
+    // As small as a queue may be.
+    let info = operator
+        .request("$JS.API.STREAM.INFO.JOBS", "".into())
+        .await
+        .unwrap();
+    let info: serde_json::Value = serde_json::from_slice(&info.payload).unwrap();
+    assert!(info["config"]["max_bytes"].is_i64(), "{info}");
+    let _ = gateway;
+}

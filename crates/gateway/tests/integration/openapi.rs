@@ -1,0 +1,119 @@
+//! The document that describes the API says what is true.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use test_support::{DEADLINE, NatsServer, Service, eventually};
+
+use crate::support::{Answer, Gateway, consumer};
+
+/// Checks that an answer is as the document says.
+fn check(document: &Value, method: &str, path: &str, answer: &Answer) {
+    let responses = &document["paths"][path][method]["responses"];
+    let response = &responses[answer.status.to_string()];
+    assert!(
+        response.is_object(),
+        "{method} {path} {}: not described",
+        answer.status
+    );
+    let kind = answer.headers["content-type"].to_str().unwrap();
+    let schema = &response["content"][kind]["schema"];
+    assert!(
+        schema.is_object(),
+        "{method} {path} {} {kind}: no schema",
+        answer.status
+    );
+    let schema = json!({
+        "allOf": [schema], "components": document["components"],
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+    });
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let body = answer.json();
+    let errors: Vec<_> = validator
+        .iter_errors(&body)
+        .map(|error| error.to_string())
+        .collect();
+    assert!(
+        errors.is_empty(),
+        "{method} {path} {}: {errors:#?}\n{body:#}",
+        answer.status
+    );
+}
+
+#[tokio::test]
+async fn every_route_is_described_and_answers_are_as_described() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let _status = Service::named("status-service")
+        .envs(nats.env_for("status"))
+        .env("STATUS_INTERVAL", "200ms")
+        .start();
+    let gateway = Gateway::start(&nats).await;
+    let document = gateway.get("/openapi.json").await.json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    let paths = document["paths"].as_object().unwrap().iter();
+    let paths: BTreeSet<_> = paths
+        .flat_map(|(path, methods)| {
+            let methods = methods.as_object().unwrap().keys();
+            methods.map(move |method| format!("{path} {method}"))
+        })
+        .collect();
+    let paths: Vec<_> = paths.into_iter().collect();
+    insta::assert_snapshot!(paths.join("\n"));
+    // What a reference names is there.
+    let text = document.to_string();
+    for reference in text.split("#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        let schema = &document["components"]["schemas"][name];
+        assert!(
+            schema.as_object().is_some_and(|schema| !schema.is_empty()),
+            "{name}"
+        );
+    }
+
+    let post = async |path: &str, query: &str, body: &str| {
+        let answer = gateway.post(&format!("{path}{query}"), body).await;
+        check(&document, "post", path, &answer);
+        answer
+    };
+    let job = r#"{"kind":"echo","payload":1}"#;
+    post("/v1/jobs", "", job).await;
+    let id = post("/v1/jobs", "?wait=1m", job).await.id();
+    post("/v1/jobs", "?delivery=confirmed", job).await;
+    post("/v1/jobs", "", r#"[{"kind":"echo"},{"kind":"echo"}]"#).await;
+    post("/v1/jobs", "", r#"[{"kind":"echo"},7]"#).await;
+    post("/v1/jobs", "", "{").await;
+    post("/v1/jobs", "", r#"{"kind":7}"#).await;
+    let dead = gateway.dead_job("an error").await;
+    eventually(DEADLINE, "the fleet", async || {
+        let answer = gateway.get("/v1/fleet").await;
+        (answer.status == 200 && answer.json()["answering"] == 1).then_some(())
+    })
+    .await;
+    for (path, id) in [
+        ("/v1/jobs", ""),
+        ("/v1/jobs/{id}", &*id),
+        ("/v1/jobs/{id}", &*dead),
+        ("/v1/jobs/{id}", "7"),
+        ("/v1/jobs/{id}", "01890a5d-ac96-774b-bcce-b302099a8057"),
+        ("/v1/dead-letters", ""),
+        ("/v1/dead-letters/groups", ""),
+        ("/v1/dead-letters/{id}", &*dead),
+        ("/v1/dead-letters/{id}", &*id),
+        ("/v1/fleet", ""),
+        ("/v1/streams", ""),
+        ("/v1/queues", ""),
+    ] {
+        let answer = gateway.get(&path.replace("{id}", id)).await;
+        check(&document, "get", path, &answer);
+    }
+    let answer = gateway.delete(&format!("/v1/jobs/{id}")).await;
+    check(&document, "delete", "/v1/jobs/{id}", &answer);
+    let answer = gateway
+        .post(&format!("/v1/dead-letters/{dead}/replay"), "")
+        .await;
+    check(&document, "post", "/v1/dead-letters/{id}/replay", &answer);
+    gateway.job_is(&dead, "dead").await;
+    let answer = gateway.delete("/v1/dead-letters?all=true").await;
+    check(&document, "delete", "/v1/dead-letters", &answer);
+}

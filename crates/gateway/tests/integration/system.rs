@@ -1,0 +1,59 @@
+//! The fleet, the streams and the queues.
+
+use serde_json::json;
+use test_support::{DEADLINE, NatsServer, Service, eventually};
+
+use crate::support::{Gateway, consumer};
+
+#[tokio::test]
+async fn the_fleet_is_told_as_the_status_service_knows_it() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &["--instance", "consumer-one"]).await;
+    let gateway = Gateway::start(&nats).await;
+    let answer = gateway.get("/v1/fleet").await;
+    assert_eq!(answer.problem().0, 503, "{answer:?}");
+    assert!(answer.text.contains("no status service"), "{answer:?}");
+    let _status = Service::named("status-service")
+        .envs(nats.env_for("status"))
+        .env("STATUS_INTERVAL", "200ms")
+        .start();
+    let fleet = eventually(DEADLINE, "a fleet of one", async || {
+        let answer = gateway.get("/v1/fleet").await;
+        (answer.status == 200 && answer.json()["answering"] == 1).then(|| answer.json())
+    })
+    .await;
+    assert_eq!(fleet["consumers"][0]["consumer"], "consumer-one", "{fleet}");
+    assert_eq!(gateway.get("/v1/fleet?limit=0").await.problem().0, 400);
+    let none = gateway.get("/v1/fleet?search=nobody").await.json();
+    assert_eq!(none["consumers"], json!([]));
+}
+
+#[tokio::test]
+async fn streams_and_queues_are_told() {
+    let nats = NatsServer::start().await;
+    let gateway = Gateway::start(&nats).await;
+    assert_eq!(gateway.get("/v1/streams").await.problem().0, 503);
+    let _consumer = consumer(&nats, &["--concurrency", "1"]).await;
+    let long = r#"{"kind":"sleep","payload":{"ms":600000},"timeout":"1h"}"#;
+    for _ in 0..3 {
+        assert_eq!(gateway.post("/v1/jobs", long).await.status, 202);
+    }
+    let streams = gateway.get("/v1/streams").await.json();
+    let jobs = &streams["streams"][0];
+    assert_eq!(
+        (&jobs["name"], &jobs["messages"]),
+        (&json!("JOBS"), &json!(3)),
+        "{streams}"
+    );
+    assert!(
+        jobs["limit_bytes"].is_u64() && jobs["oldest_age_ms"].is_u64(),
+        "{jobs}"
+    );
+    eventually(DEADLINE, "the queue of the kind", async || {
+        let queues = gateway.get("/v1/queues").await.json();
+        let queues = queues["queues"].as_array().unwrap().clone();
+        let queue = queues.into_iter().find(|queue| queue["kind"] == "sleep")?;
+        (queue["running"].as_u64()? + queue["waiting"].as_u64()? == 3).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,42 @@
+//! One request of HTTP 1.0, whose answer ends with the connection, needs no HTTP library.
+
+use anyhow::Context as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, ToSocketAddrs};
+
+/// What a server answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpAnswer {
+    /// The status code.
+    pub status: u16,
+    /// Status line and headers.
+    pub head: String,
+    /// What follows them.
+    pub body: String,
+}
+
+/// Asks a server for a page by a method such as `GET`.
+///
+/// # Errors
+/// When there is no server, or what it answers is no HTTP.
+pub async fn http(
+    method: &str,
+    address: impl ToSocketAddrs,
+    path: &str,
+) -> anyhow::Result<HttpAnswer> {
+    let mut connection = TcpStream::connect(address).await?;
+    connection
+        .write_all(format!("{method} {path} HTTP/1.0\r\n\r\n").as_bytes())
+        .await?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("the answer has no body")?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Ok(HttpAnswer {
+        status: status.with_context(|| format!("{path} answered {head:?}"))?,
+        head: head.to_owned(),
+        body: body.to_owned(),
+    })
+}
