@@ -3,7 +3,7 @@
 use askama::Template;
 use axum::extract::{Query, State};
 use axum::response::Response;
-use common::{FleetMember, FleetRequest, Presence};
+use common::{Fleet, FleetMember, FleetRequest, Presence};
 use serde::Deserialize;
 
 use super::Pages;
@@ -81,21 +81,25 @@ pub(crate) async fn page(
         next: None,
     };
     match fleet(&pages.app, &request).await {
-        Ok(fleet) => {
-            page.summary = format!(
-                "{} answer, {} do not; {} of {} slots are busy. In the order of their names, {PAGE} \
-                 a page.",
-                text::count(fleet.answering),
-                text::count(fleet.missing),
-                text::count(fleet.in_flight),
-                text::count(fleet.concurrency),
-            );
-            page.rows = fleet.consumers.iter().map(Row::of).collect();
-            page.next.clone_from(&fleet.next);
-        }
+        Ok(fleet) => page.show(&fleet),
         Err(error) => page.unknown = Some(error.detail.into_owned()),
     }
     html(&page)
+}
+
+impl ConsumersPage {
+    fn show(&mut self, fleet: &Fleet) {
+        self.summary = format!(
+            "{} answer, {} do not; {} of {} slots are busy. In the order of their names, {PAGE} a \
+             page. Run times are those of the slowest kind.",
+            text::count(fleet.answering),
+            text::count(fleet.missing),
+            text::count(fleet.in_flight),
+            text::count(fleet.concurrency),
+        );
+        self.rows = fleet.consumers.iter().map(Row::of).collect();
+        self.next.clone_from(&fleet.next);
+    }
 }
 
 impl Row {
