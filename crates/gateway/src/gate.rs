@@ -6,7 +6,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use bootstrap::trace::{self, Span};
+use bootstrap::trace::Span;
 use tracing::debug;
 
 use crate::access::check_origin;
@@ -15,9 +15,6 @@ use crate::problem::Problem;
 
 /// A request may take so long beside the time for which it asks to wait.
 const LONGEST: Duration = Duration::from_mins(7);
-
-/// The route of what has none.
-const OTHER: &str = "other";
 
 /// Nothing is loaded from elsewhere, no script stands in a page, and nobody shows it in a frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -34,8 +31,7 @@ const ALWAYS: [(HeaderName, HeaderValue); 6] = [
     ),
     (
         header::REFERRER_POLICY,
-        // With `no-referrer` browsers would hide from us, too, that a form comes from our own page.
-        HeaderValue::from_static("same-origin"),
+        HeaderValue::from_static("no-referrer"),
     ),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (
@@ -53,7 +49,14 @@ pub(crate) async fn gate(State(app): State<App>, mut request: Request, next: Nex
     let began = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let mut span = serve_span(&mut request, route.as_ref());
+    let template = route.as_ref().map_or("other", MatchedPath::as_str);
+    let headers = request.headers();
+    let mut span = Span::serve(method.as_str(), template, |name| {
+        headers.get(name)?.to_str().ok()
+    });
+    if let Some(context) = span.context() {
+        request.extensions_mut().insert(context);
+    }
     let counted = InFlight::enter(&app);
     let mut response = match checked(&app, &request) {
         Ok(_place) => {
@@ -65,41 +68,20 @@ pub(crate) async fn gate(State(app): State<App>, mut request: Request, next: Nex
     };
     drop(counted);
     dress(&mut response);
-    let status = response.status();
-    span.set("http.response.status_code", i64::from(status.as_u16()));
-    if status.is_server_error() {
-        span.failed(status.as_str(), "");
-    }
     let took = began.elapsed();
-    let route = route.as_ref().map_or(OTHER, MatchedPath::as_str);
-    app.metrics.count(&method, route, status, took);
+    let status = response.status();
+    if span.is_recorded() {
+        span.set("http.response.status_code", i64::from(status.as_u16()));
+        if status.is_server_error() {
+            span.failed(status.as_str(), "");
+        }
+    }
+    app.metrics.count(&method, template, status, took);
     debug!(
-        %method, route, status = status.as_u16(),
+        %method, route = template, status = status.as_u16(),
         elapsed_ms = took.as_secs_f64() * 1000.0, "answered"
     );
     response
-}
-
-/// The span of a request, as a part of which everything happens that is done for it: its headers
-/// say so from here on.
-fn serve_span(request: &mut Request, route: Option<&MatchedPath>) -> Span {
-    let headers = request.headers();
-    let header = |name| headers.get(name)?.to_str().ok();
-    let route = route.map_or(OTHER, MatchedPath::as_str);
-    let span = Span::serve(request.method().as_str(), route, header);
-    if span.is_recorded()
-        && let Some(context) = span.context()
-        && let Ok(parent) = HeaderValue::from_str(&context.traceparent())
-    {
-        let headers = request.headers_mut();
-        headers.insert(trace::TRACEPARENT, parent);
-        headers.remove(trace::TRACESTATE);
-        let state = context.tracestate();
-        if let Some(Ok(state)) = state.map(|state| HeaderValue::from_str(&state)) {
-            headers.insert(trace::TRACESTATE, state);
-        }
-    }
-    span
 }
 
 /// Counts a request as long as it is worked at, also if its client goes away.

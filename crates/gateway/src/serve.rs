@@ -46,9 +46,7 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
         wait_for_room: false,
     };
     let metrics = Metrics::default();
-    context
-        .monitor
-        .with_registry(|registry| metrics.register(registry));
+    context.monitor.register(metrics.clone());
     let app = App::new(Shared {
         submitter: Submitter::new(&nats, patience),
         nats,

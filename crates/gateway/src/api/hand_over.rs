@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Request, RequestErrorKind};
+use async_nats::{Request, RequestErrorKind};
 use axum::http::StatusCode;
 use bootstrap::trace::{self, Span, TraceContext};
 use common::{JobId, JobRecord, JobState, Outcome, Status, subjects};
@@ -71,27 +71,13 @@ pub(crate) struct Ended {
     pub(crate) record: JobRecord,
 }
 
-/// Hands a job over.
-pub(crate) async fn hand_over(app: &App, terms: Terms, mut job: NewJob) -> Result<Answer, Problem> {
-    let id = job.id;
-    let mut span = send_span(&mut job, terms.delivery);
-    let answer = match terms.delivery {
-        Delivery::Durable => durable(app, terms.wait, job).await,
-        Delivery::Confirmed => confirmed(app, terms.wait.unwrap_or(CONFIRMED), job).await,
-        Delivery::FireAndForget => fire_and_forget(app, job).await,
-    };
-    answer.map_err(|problem| {
-        span.failed(problem.status.as_str(), "");
-        match problem.id {
-            Some(_) => problem,
-            None => problem.of_job(id),
-        }
-    })
-}
-
-/// The span of a hand-over, of which the consumer's is a part.
-pub(super) fn send_span(job: &mut NewJob, delivery: Delivery) -> Span {
-    let parent = TraceContext::of_nats(Some(&job.headers));
+/// The part of a trace in which a job is handed over; its headers lead there.
+pub(super) fn begin(
+    app: &App,
+    delivery: Delivery,
+    trace: Option<&TraceContext>,
+    job: &mut NewJob,
+) -> Span {
     let about = trace::Job {
         id: &job.id,
         kind: &job.kind,
@@ -100,11 +86,32 @@ pub(super) fn send_span(job: &mut NewJob, delivery: Delivery) -> Span {
             Delivery::Confirmed | Delivery::FireAndForget => subjects::CREATE,
         },
     };
-    let span = Span::send(parent.as_ref(), about);
-    if span.is_recorded() {
-        span.put_into(&mut job.headers);
-    }
+    let span = Span::send(trace, about);
+    put_trace(app, &span, job);
     span
+}
+
+/// Hands a job over.
+pub(crate) async fn hand_over(
+    app: &App,
+    terms: Terms,
+    trace: Option<&TraceContext>,
+    mut job: NewJob,
+) -> Result<Answer, Problem> {
+    let id = job.id;
+    let mut span = begin(app, terms.delivery, trace, &mut job);
+    let answer = match terms.delivery {
+        Delivery::Durable => durable(app, terms.wait, job).await,
+        Delivery::Confirmed => confirmed(app, terms.wait.unwrap_or(CONFIRMED), job).await,
+        Delivery::FireAndForget => fire_and_forget(app, job).await,
+    };
+    answer.map_err(|problem| {
+        span.failed(problem.status.as_str(), &problem.detail);
+        match problem.id {
+            Some(_) => problem,
+            None => problem.of_job(id),
+        }
+    })
 }
 
 async fn durable(app: &App, wait: Option<Duration>, job: NewJob) -> Result<Answer, Problem> {
@@ -251,16 +258,14 @@ fn too_large(app: &App) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
-/// What of the headers of a request goes on with its jobs: where they are in a trace.
-pub(crate) fn trace_headers(headers: &axum::http::HeaderMap) -> HeaderMap {
-    let mut passed_on = HeaderMap::new();
-    for name in ["traceparent", "tracestate"] {
-        if let Some(value) = headers.get(name).and_then(|value| value.to_str().ok())
-            && value.len() <= 512
-            && let Ok(value) = value.parse::<async_nats::HeaderValue>()
-        {
-            passed_on.insert(name, value);
+/// Writes where in a trace the job is into its headers, if there is room for that beside it.
+fn put_trace(app: &App, span: &Span, job: &mut NewJob) {
+    /// What a message with headers has beside them, and the names of both.
+    const AROUND: usize = 64;
+    if let Some(context) = span.context() {
+        let room = app.nats.client.max_payload();
+        if job.payload.len() + context.size() + AROUND <= room {
+            context.put_into(&mut job.headers);
         }
     }
-    passed_on
 }

@@ -26,6 +26,7 @@ use axum::routing::{get, post};
 use crate::access::{Operator, Reader};
 use crate::app::App;
 use bulk::Bulk;
+pub(crate) use frame::{Frame, html};
 use history::History;
 use live::Seats;
 
