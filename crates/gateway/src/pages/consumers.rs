@@ -28,10 +28,10 @@ pub(crate) struct Asked {
 
 #[derive(Template)]
 #[template(path = "consumers.html")]
-struct ConsumersPage {
+pub(crate) struct ConsumersPage {
     frame: Frame,
     search: String,
-    unknown: Option<String>,
+    pub(crate) unknown: Option<String>,
     summary: String,
     rows: Vec<Row>,
     first: bool,
@@ -71,15 +71,8 @@ pub(crate) async fn page(
         limit: Some(PAGE),
         search: some(&search),
     };
-    let mut page = ConsumersPage {
-        frame: Frame::new(&pages, "Consumers", "consumers").live(1),
-        search,
-        unknown: None,
-        summary: String::new(),
-        rows: Vec::new(),
-        first: asked.after.is_empty(),
-        next: None,
-    };
+    let frame = Frame::new(&pages, "Consumers", "consumers").live(1);
+    let mut page = ConsumersPage::of(frame, search, asked.after.is_empty());
     match fleet(&pages.app, &request).await {
         Ok(fleet) => page.show(&fleet),
         Err(error) => page.unknown = Some(error.detail.into_owned()),
@@ -88,7 +81,19 @@ pub(crate) async fn page(
 }
 
 impl ConsumersPage {
-    fn show(&mut self, fleet: &Fleet) {
+    pub(crate) fn of(frame: Frame, search: String, first: bool) -> Self {
+        Self {
+            frame,
+            search,
+            unknown: None,
+            summary: String::new(),
+            rows: Vec::new(),
+            first,
+            next: None,
+        }
+    }
+
+    pub(crate) fn show(&mut self, fleet: &Fleet) {
         self.summary = format!(
             "{} answer, {} do not; {} of {} slots are busy. In the order of their names, {PAGE} a \
              page. Run times are those of the slowest kind.",

@@ -24,7 +24,7 @@ pub(crate) struct Asked {
 
 #[derive(Template)]
 #[template(path = "job.html")]
-struct JobPage {
+pub(crate) struct JobPage {
     frame: Frame,
     id: JobId,
     kind: String,
@@ -57,7 +57,7 @@ pub(crate) async fn page(
 }
 
 impl JobPage {
-    fn of(frame: Frame, record: JobRecord) -> Self {
+    pub(crate) fn of(frame: Frame, record: JobRecord) -> Self {
         let kind = record
             .kind
             .as_ref()

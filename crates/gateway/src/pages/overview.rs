@@ -23,7 +23,7 @@ const UNKNOWN: &str = "-";
 
 #[derive(Template)]
 #[template(path = "overview.html")]
-struct OverviewPage {
+pub(crate) struct OverviewPage {
     frame: Frame,
     host: String,
     tiles: Vec<Tile>,
@@ -112,7 +112,7 @@ pub(crate) async fn page(
 }
 
 impl OverviewPage {
-    fn of(frame: Frame, host: String, seen: &Snapshot) -> Self {
+    pub(crate) fn of(frame: Frame, host: String, seen: &Snapshot) -> Self {
         let fleet = seen.fleet.as_deref().ok();
         let mut queues: Vec<_> = seen.queues.iter().collect();
         queues.sort_by(|one, other| {

@@ -1,6 +1,7 @@
 //! What a person does: look, correct, replay, cancel, discard.
 
 use serde_json::json;
+use test_support::NatsServer;
 
 use crate::system::System;
 use crate::webdriver::{Browser, DESK, Look, in_browser};
@@ -123,6 +124,52 @@ async fn many_letters_are_replayed_or_discarded_after_one_more_question_without_
             .await;
         browser
             .wait_for("#none", |text| text.contains("No dead letters"))
+            .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn whoever_has_a_token_signs_in_and_does_what_it_allows() {
+    let nats = NatsServer::start().await;
+    let tokens = tempfile::NamedTempFile::new().unwrap();
+    let (reader, operator) = ("reader-0123456789abcdef0123", "operator-0123456789abcdef01");
+    let text = format!(
+        "[[token]]\nname = \"r\"\nscopes = [\"read\"]\ntoken = {reader:?}\n\
+         [[token]]\nname = \"o\"\nscopes = [\"read\", \"operate\"]\ntoken = {operator:?}\n"
+    );
+    std::fs::write(tokens.path(), text).unwrap();
+    let path = tokens.path().to_str().unwrap();
+    let (_gateway, base) = System::gateway(&nats, &["--tokens", path]).await;
+    in_browser(&base, DESK, async |browser| {
+        browser.open_page("/consumers").await;
+        browser.wait_for("h1", |text| text == "Sign in").await;
+        browser.fill("input[name=token]", "guessed").await;
+        browser.click("form button").await;
+        browser
+            .wait_for("#wrong", |text| text.contains("not known"))
+            .await;
+        browser.fill("input[name=token]", reader).await;
+        browser.click("form button").await;
+        browser.wait_for("h1", |text| text == "Consumers").await;
+        assert_eq!(
+            browser.run("return document.cookie").await,
+            "",
+            "a script could read it"
+        );
+        browser.wait_for("#live-state", |text| text == "Live").await;
+        browser.open_page("/dead/replay").await;
+        let refused = browser.wait_for("body", |_| true).await;
+        assert!(refused.contains("operate"), "{refused}");
+        browser.open_page("/").await;
+        browser.click("#footer button").await;
+        browser.wait_for("h1", |text| text == "Sign in").await;
+        browser.fill("input[name=token]", operator).await;
+        browser.click("form button").await;
+        browser.wait_for("h1", |text| text == "Overview").await;
+        browser.open_page("/dead/replay").await;
+        browser
+            .wait_for("body", |text| !text.contains("lacks the scope"))
             .await;
     })
     .await;
