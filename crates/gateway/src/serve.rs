@@ -46,7 +46,9 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
         wait_for_room: false,
     };
     let metrics = Metrics::default();
-    context.monitor.with_registry(|registry| metrics.register(registry));
+    context
+        .monitor
+        .with_registry(|registry| metrics.register(registry));
     let app = App::new(Shared {
         submitter: Submitter::new(&nats, patience),
         nats,
