@@ -93,6 +93,21 @@ async fn shown() -> BTreeSet<String> {
         .scrape_until(|metrics| metrics.get("jobs_dead_letters").is_some())
         .await;
     names.extend(metrics.names());
+
+    let mut gateway = start("gateway", "gateway", &["--listen", "127.0.0.1:0"]);
+    let line = gateway
+        .wait_for_line(|line| line.contains("serving http://"))
+        .await;
+    let address = line.split_once("serving http://").unwrap().1;
+    let address = address.split([' ', '/']).next().unwrap();
+    // Whatever it answers, it counts.
+    test_support::http("GET", address, "/v1/jobs")
+        .await
+        .unwrap();
+    let metrics = gateway
+        .scrape_until(|metrics| metrics.sum("jobs_http_requests_total") > 0)
+        .await;
+    names.extend(metrics.names());
     names
 }
 
@@ -175,7 +190,7 @@ fn each_service_is_scraped_on_the_port_that_the_composition_gives_it() {
         let port = format!("_MONITOR: 0.0.0.0:{}\n", found["port"]);
         assert!(section.contains(&port), "{service} is without {port}");
     }
-    assert!(composed >= 3, "{composed} services");
+    assert_eq!(composed, 4, "services");
 }
 
 /// Where Prometheus is installed, its own tool looks at the files, too.
