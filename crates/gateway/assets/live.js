@@ -39,19 +39,25 @@ function morph(old, fresh) {
   morphChildren(old, fresh);
 }
 
+// Not `node.id`: in a form that is the field of this name, if there is one.
+function idOf(node) {
+  return node.nodeType === Node.ELEMENT_NODE ? node.getAttribute("id") : null;
+}
+
 // Children with an id are matched by it, others by their place.
 function morphChildren(old, fresh) {
-  const wanted = new Set([...fresh.children].map((child) => child.id).filter(Boolean));
+  const wanted = new Set([...fresh.children].map(idOf).filter(Boolean));
   for (const child of [...old.children]) {
-    if (child.id && !wanted.has(child.id)) child.remove();
+    if (idOf(child) && !wanted.has(idOf(child))) child.remove();
   }
   let at = old.firstChild;
   for (const child of [...fresh.childNodes]) {
-    const same = child.id && [...old.children].find((candidate) => candidate.id === child.id);
+    const id = idOf(child);
+    const same = id && [...old.children].find((candidate) => idOf(candidate) === id);
     if (same && same !== at) {
       old.insertBefore(same, at);
       morph(same, child);
-    } else if (at && (same || (!child.id && !at.id))) {
+    } else if (at && (same || (!id && !idOf(at)))) {
       const next = at.nextSibling;
       morph(at, child);
       at = next;

@@ -138,8 +138,14 @@ async fn together(
     });
     let mut jobs: Vec<NewJob> = numbered.collect::<Result<_, _>>()?;
     let begin = |job| begin(app, terms.delivery, trace, job);
-    let spans: Vec<_> = jobs.iter_mut().map(begin).collect();
-    app.submitter.submit_all(&jobs).await?;
+    let mut spans: Vec<_> = jobs.iter_mut().map(begin).collect();
+    if let Err(error) = app.submitter.submit_all(&jobs).await {
+        let problem = Problem::from(error);
+        for span in &mut spans {
+            span.failed(problem.status.as_str(), &problem.detail);
+        }
+        return Err(problem);
+    }
     drop(spans);
     let stored = async |job: NewJob| {
         let answer = wait_for_stored(app, terms.wait, job.id, false).await;

@@ -3,7 +3,7 @@
 use askama::Template;
 use axum::extract::{Query, State};
 use axum::response::Response;
-use common::{FleetMember, FleetRequest, Presence};
+use common::{Fleet, FleetMember, FleetRequest, Presence};
 use serde::Deserialize;
 
 use super::Pages;
@@ -28,10 +28,10 @@ pub(crate) struct Asked {
 
 #[derive(Template)]
 #[template(path = "consumers.html")]
-struct ConsumersPage {
+pub(crate) struct ConsumersPage {
     frame: Frame,
     search: String,
-    unknown: Option<String>,
+    pub(crate) unknown: Option<String>,
     summary: String,
     rows: Vec<Row>,
     first: bool,
@@ -71,31 +71,40 @@ pub(crate) async fn page(
         limit: Some(PAGE),
         search: some(&search),
     };
-    let mut page = ConsumersPage {
-        frame: Frame::new(&pages, "Consumers", "consumers").live(1),
-        search,
-        unknown: None,
-        summary: String::new(),
-        rows: Vec::new(),
-        first: asked.after.is_empty(),
-        next: None,
-    };
+    let frame = Frame::new(&pages, "Consumers", "consumers").live(1);
+    let mut page = ConsumersPage::of(frame, search, asked.after.is_empty());
     match fleet(&pages.app, &request).await {
-        Ok(fleet) => {
-            page.summary = format!(
-                "{} answer, {} do not; {} of {} slots are busy. In the order of their names, {PAGE} \
-                 a page.",
-                text::count(fleet.answering),
-                text::count(fleet.missing),
-                text::count(fleet.in_flight),
-                text::count(fleet.concurrency),
-            );
-            page.rows = fleet.consumers.iter().map(Row::of).collect();
-            page.next.clone_from(&fleet.next);
-        }
+        Ok(fleet) => page.show(&fleet),
         Err(error) => page.unknown = Some(error.detail.into_owned()),
     }
     html(&page)
+}
+
+impl ConsumersPage {
+    pub(crate) fn of(frame: Frame, search: String, first: bool) -> Self {
+        Self {
+            frame,
+            search,
+            unknown: None,
+            summary: String::new(),
+            rows: Vec::new(),
+            first,
+            next: None,
+        }
+    }
+
+    pub(crate) fn show(&mut self, fleet: &Fleet) {
+        self.summary = format!(
+            "{} answer, {} do not; {} of {} slots are busy. In the order of their names, {PAGE} a \
+             page. Run times are those of the slowest kind.",
+            text::count(fleet.answering),
+            text::count(fleet.missing),
+            text::count(fleet.in_flight),
+            text::count(fleet.concurrency),
+        );
+        self.rows = fleet.consumers.iter().map(Row::of).collect();
+        self.next.clone_from(&fleet.next);
+    }
 }
 
 impl Row {

@@ -104,6 +104,11 @@ impl Frame {
         }
     }
 
+    pub(crate) fn titled(mut self, title: String) -> Self {
+        self.title = title;
+        self
+    }
+
     /// The page changes by itself: it is made anew after so many looks at the system.
     pub(crate) fn live(mut self, every: u32) -> Self {
         self.every = every;

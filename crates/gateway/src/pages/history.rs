@@ -72,7 +72,7 @@ pub(crate) struct Point {
 pub(crate) type History = watch::Receiver<Arc<Snapshot>>;
 
 impl Snapshot {
-    fn unknown() -> Self {
+    pub(crate) fn unknown() -> Self {
         Self {
             at: None,
             connected: false,

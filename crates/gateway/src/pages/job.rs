@@ -24,7 +24,7 @@ pub(crate) struct Asked {
 
 #[derive(Template)]
 #[template(path = "job.html")]
-struct JobPage {
+pub(crate) struct JobPage {
     frame: Frame,
     id: JobId,
     kind: String,
@@ -51,11 +51,13 @@ pub(crate) async fn page(
     let found = durable::look_up(&pages.app.nats.client, id).await;
     let record = found.map_err(Problem::away)?;
     let record = record.ok_or_else(|| Problem::not_found(format!("Nobody knows job {id}.")))?;
-    html(&JobPage::of(&pages, record).after(asked.done))
+    let mut page = JobPage::of(Frame::new(&pages, "", "jobs"), record);
+    page.frame = page.frame.after(asked.done);
+    html(&page)
 }
 
 impl JobPage {
-    fn of(pages: &Pages, record: JobRecord) -> Self {
+    pub(crate) fn of(frame: Frame, record: JobRecord) -> Self {
         let kind = record
             .kind
             .as_ref()
@@ -63,7 +65,9 @@ impl JobPage {
         // What has ended does not change any more, unless it is replayed.
         let every = if record.state.is_final() { 3 } else { 1 };
         Self {
-            frame: Frame::new(pages, format!("{kind} · {}", record.state), "jobs").live(every),
+            frame: frame
+                .titled(format!("{kind} · {}", record.state))
+                .live(every),
             id: record.id,
             kind,
             state: record.state.as_str(),
@@ -89,11 +93,6 @@ impl JobPage {
             events: life::of_record(&record),
             consumer: record.consumer,
         }
-    }
-
-    fn after(mut self, done: Option<Done>) -> Self {
-        self.frame = self.frame.after(done);
-        self
     }
 }
 

@@ -2,6 +2,7 @@
 
 use askama::Template;
 use axum::extract::{Form, Path, Query, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use bytes::Bytes;
 use common::{Job, JobId};
@@ -54,7 +55,7 @@ struct LetterPage {
 }
 
 impl LetterPage {
-    fn of(pages: &Pages, letter: &DeadLetter) -> Self {
+    fn of(frame: Frame, letter: &DeadLetter) -> Self {
         let headers = letter.headers.iter().flat_map(|(name, values)| {
             let name = name.to_string();
             values
@@ -63,7 +64,7 @@ impl LetterPage {
         });
         let payload = payload(letter);
         Self {
-            frame: Frame::new(pages, format!("{} · dead letter", letter.kind), "dead"),
+            frame: frame.titled(format!("{} · dead letter", letter.kind)),
             id: letter.id,
             kind: letter.kind.to_string(),
             reason: letter
@@ -125,7 +126,7 @@ pub(crate) async fn page(
             "Job {id} is not among the dead letters: it was replayed or discarded, or never was."
         )));
     };
-    let mut page = LetterPage::of(&pages, &letter);
+    let mut page = LetterPage::of(Frame::new(&pages, "", "dead"), &letter);
     page.frame = page.frame.after(asked.done);
     html(&page)
 }
@@ -143,13 +144,13 @@ pub(crate) async fn replay(
     if let Some(text) = &correction.payload
         && let Err(error) = serde_json::from_str::<&serde_json::value::RawValue>(text)
     {
-        let mut page = LetterPage::of(&pages, &letter);
+        let mut page = LetterPage::of(Frame::new(&pages, "", "dead"), &letter);
         page.wrong = Some(format!(
             "The payload is not JSON: {error}. Nothing was done."
         ));
         // What was typed is not lost.
         page.payload = Some(text.clone());
-        return html(&page);
+        return Ok((StatusCode::UNPROCESSABLE_ENTITY, html(&page)?).into_response());
     }
     // A letter that is replayed as it is keeps its bytes, also where they are no job.
     let unchanged = correction.payload.as_ref().is_some_and(|text| {

@@ -16,6 +16,8 @@ mod live;
 mod overview;
 mod problem;
 mod sign_in;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use axum::Router;

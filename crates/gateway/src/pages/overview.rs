@@ -23,7 +23,7 @@ const UNKNOWN: &str = "-";
 
 #[derive(Template)]
 #[template(path = "overview.html")]
-struct OverviewPage {
+pub(crate) struct OverviewPage {
     frame: Frame,
     host: String,
     tiles: Vec<Tile>,
@@ -112,7 +112,7 @@ pub(crate) async fn page(
 }
 
 impl OverviewPage {
-    fn of(frame: Frame, host: String, seen: &Snapshot) -> Self {
+    pub(crate) fn of(frame: Frame, host: String, seen: &Snapshot) -> Self {
         let fleet = seen.fleet.as_deref().ok();
         let mut queues: Vec<_> = seen.queues.iter().collect();
         queues.sort_by(|one, other| {
@@ -238,15 +238,14 @@ fn charts(seen: &Snapshot) -> [Chart; 3] {
         .iter()
         .map(|point| (now.saturating_sub(point.elapsed)).as_secs_f64())
         .collect();
+    let span = span(ages.first().copied().unwrap_or_default());
     let series = |class, name, value: &dyn Fn(&super::history::Point) -> Option<f64>| Series {
         class,
         name,
         values: seen.points.iter().map(value).collect(),
     };
     let count = |number: Option<u64>| number.map(|number| number as f64);
-    let draw = |title, id, curves, label| {
-        Chart::draw((title, id), &ages, SPAN.as_secs_f64(), curves, label)
-    };
+    let draw = |title, id, curves, label| Chart::draw((title, id), &ages, span, curves, label);
     [
         draw(
             "Throughput, jobs a second",
@@ -265,13 +264,11 @@ fn charts(seen: &Snapshot) -> [Chart; 3] {
             "Run time of the slowest kind",
             "latency",
             vec![
-                series("series-1", "half", &|point| point.run_ms.map(|run| run.p50)),
-                series("series-3", "90 of 100", &|point| {
-                    point.run_ms.map(|run| run.p90)
+                series("series-1", "median", &|point| {
+                    point.run_ms.map(|run| run.p50)
                 }),
-                series("series-4", "99 of 100", &|point| {
-                    point.run_ms.map(|run| run.p99)
-                }),
+                series("series-3", "p90", &|point| point.run_ms.map(|run| run.p90)),
+                series("series-4", "p99", &|point| point.run_ms.map(|run| run.p99)),
             ],
             text::milliseconds,
         ),
@@ -286,6 +283,13 @@ fn charts(seen: &Snapshot) -> [Chart; 3] {
             text::brief,
         ),
     ]
+}
+
+/// How far back charts go, in seconds: as far as is known, in round steps.
+fn span(oldest: f64) -> f64 {
+    let steps = [60.0, 120.0, 300.0];
+    let step = steps.into_iter().find(|&step| oldest <= step);
+    step.unwrap_or(SPAN.as_secs_f64())
 }
 
 fn states(seen: &Snapshot, fleet: Option<&Fleet>) -> Vec<StateRow> {

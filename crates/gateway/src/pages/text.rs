@@ -67,6 +67,7 @@ pub(crate) fn span(duration: Duration) -> String {
 pub(crate) fn milliseconds(value: f64) -> String {
     match value {
         value if !value.is_finite() || value < 0.0 => "-".to_owned(),
+        0.0 => "0 ms".to_owned(),
         value if value < 10.0 => format!("{value:.2} ms"),
         value if value < 100.0 => format!("{value:.1} ms"),
         value if value < 1_000.0 => format!("{value:.0} ms"),

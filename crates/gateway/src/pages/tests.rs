@@ -1,0 +1,168 @@
+//! Pages made of texts that somebody else has written, and of nothing at all.
+
+use askama::Template;
+use common::{
+    ConsumerState, Counts, DeadReason, FailedAttempt, Fleet, FleetKind, FleetMember, JobRecord,
+    JobState, OutcomeError, Presence, RunTime, Timestamp, codes,
+};
+use std::sync::Arc;
+
+use super::consumers::ConsumersPage;
+use super::frame::Frame;
+use super::history::Snapshot;
+use super::job::JobPage;
+use super::overview::OverviewPage;
+
+/// A script, and what would end a text, an attribute or a comment before it.
+const HOSTILE: &str =
+    "</textarea></title>--><script>alert(1)</script>\"'><img src=x onerror=alert(1)>";
+
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+fn hostile_fleet() -> Fleet {
+    let text = || HOSTILE.to_owned();
+    let counts = Counts {
+        processed: 10,
+        failed: 5,
+        ..Counts::default()
+    };
+    Fleet {
+        instance: text(),
+        started_at: now(),
+        asked_at: Some(now()),
+        interval_ms: 1_000,
+        answering: 2,
+        missing: 1,
+        concurrency: 8,
+        in_flight: 3,
+        waiting: 1,
+        totals: counts,
+        spread_percent: Some([40.0, 60.0]),
+        unserved_kinds: vec!["mail.send".parse().unwrap()],
+        kinds: vec![FleetKind {
+            kind: text(),
+            counts,
+            run_ms: RunTime::default(),
+        }],
+        consumers: vec![FleetMember {
+            consumer: text(),
+            host: text(),
+            version: text(),
+            started_at: now(),
+            presence: Presence::Present,
+            state: ConsumerState::Saturated,
+            concurrency: 4,
+            in_flight: 4,
+            waiting: 1,
+            counts,
+            run_ms: RunTime::default(),
+            answered_at: now(),
+            took_ms: 1.0,
+        }],
+        next: Some(text()),
+    }
+}
+
+fn overview(fleet: Result<Fleet, String>) -> String {
+    let seen = Snapshot {
+        fleet: fleet.map(Arc::new),
+        streams: Ok(None),
+        ..Snapshot::unknown()
+    };
+    let page = OverviewPage::of(Frame::bare("Overview"), "127.0.0.1:8080".to_owned(), &seen);
+    page.render().unwrap()
+}
+
+/// Nothing of a hostile text became a part of the page, though the text is shown.
+fn assert_escaped(html: &str) {
+    assert!(
+        html.contains("&lt;script&gt;alert(1)") || html.contains("&#60;script&#62;alert(1)"),
+        "{html}"
+    );
+    for part in ["<script>", "<img", "</textarea>-", "--><", "\"'>"] {
+        assert!(!html.contains(part), "{part} in {html}");
+    }
+}
+
+#[test]
+fn what_consumers_say_of_themselves_is_escaped() {
+    assert_escaped(&overview(Ok(hostile_fleet())));
+    let mut page = ConsumersPage::of(Frame::bare("Consumers"), HOSTILE.to_owned(), true);
+    page.show(&hostile_fleet());
+    assert_escaped(&page.render().unwrap());
+    page.unknown = Some(HOSTILE.to_owned());
+    assert_escaped(&page.render().unwrap());
+    assert_escaped(&overview(Err(HOSTILE.to_owned())));
+}
+
+#[test]
+fn what_handlers_say_of_a_job_is_escaped() {
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+    let mut record = JobRecord::new(id, None, JobState::Dead, now());
+    record.consumer = Some(HOSTILE.to_owned());
+    record.reason = Some(DeadReason::Permanent);
+    record.result = serde_json::value::to_raw_value(HOSTILE).ok();
+    record.failures = vec![FailedAttempt {
+        attempt: 1,
+        consumer: Some(HOSTILE.to_owned()),
+        at: now(),
+        error: OutcomeError {
+            code: HOSTILE.into(),
+            ..OutcomeError::new(codes::PERMANENT, HOSTILE)
+        },
+    }];
+    let page = JobPage::of(Frame::bare("").titled(HOSTILE.to_owned()), record);
+    assert_escaped(&page.render().unwrap());
+}
+
+#[test]
+fn an_overview_of_nothing_says_what_to_do() {
+    let unknown = overview(Err("no status service is there".to_owned()));
+    for part in [
+        "no status service is there",
+        "docker-compose up status-service",
+        "No job has run yet",
+        "curl -X POST",
+        "There is no durable lane",
+        "Nothing was measured yet",
+        "It takes two consumers",
+    ] {
+        assert!(unknown.contains(part), "{part} is missing in {unknown}");
+    }
+    let nobody = overview(Ok(Fleet {
+        answering: 0,
+        ..hostile_fleet()
+    }));
+    assert!(nobody.contains("No consumer is there"), "{nobody}");
+}
+
+#[test]
+fn no_template_escapes_its_own_policy() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
+    let mut seen = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let template = std::fs::read_to_string(&path).unwrap();
+        // The policy forbids styles and scripts within a page, and nothing is shown unescaped.
+        for part in [
+            "|safe",
+            "| safe",
+            "style=",
+            "<style",
+            "javascript:",
+            " onclick",
+            " onload",
+            "escape none",
+            "http-equiv",
+        ] {
+            assert!(!template.contains(part), "{part} in {}", path.display());
+        }
+        let inline = template.matches("<script").count()
+            - template.matches("<script type=\"module\" src=").count();
+        assert_eq!(inline, 0, "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen >= 10);
+}

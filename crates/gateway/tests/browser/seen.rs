@@ -1,0 +1,219 @@
+//! What a person sees: every page, on a desk and on a phone, by day and by night, and live.
+
+use serde_json::{Value, json};
+
+use crate::driven::assert_quiet;
+use crate::system::System;
+use crate::webdriver::{Browser, DESK, Look, PHONE, in_browser};
+
+/// A script in every text that somebody else writes.
+const SCRIPT: &str =
+    "</textarea></pre><script>window.ran = true</script><img src=x onerror='window.ran = true'>";
+
+/// Every page of a system in which something has happened.
+async fn pages(system: &System) -> Vec<String> {
+    let dead = system.dead_letter().await;
+    let echo = system
+        .submit(&json!({"kind": "echo", "payload": "hello"}))
+        .await;
+    system.wait_for(&echo, "succeeded").await;
+    let fixed = [
+        "/",
+        "/consumers",
+        "/jobs",
+        "/jobs?state=dead",
+        "/jobs?kind=echo",
+        "/dead",
+        "/dead?kind=sleep",
+        "/dead/discard?kind=sleep",
+        "/dead/replay",
+    ];
+    let mut pages: Vec<_> = fixed.map(str::to_owned).into();
+    pages.extend([
+        format!("/jobs/{dead}"),
+        format!("/jobs/{echo}"),
+        format!("/dead/{dead}"),
+    ]);
+    pages
+}
+
+#[tokio::test]
+async fn each_page_loads_without_an_error_and_fits_a_phone_by_day_and_by_night() {
+    let system = System::start(2).await;
+    let pages = pages(&system).await;
+    let night = Look {
+        dark: true,
+        ..PHONE
+    };
+    for look in [DESK, PHONE, night] {
+        in_browser(&system.base, look, async |browser| {
+            for page in &pages {
+                browser.open_page(page).await;
+                let title = browser.wait_for("h1", |_| true).await;
+                assert!(!title.is_empty(), "{page}");
+                let wide = "const all = document.scrollingElement; return all.scrollWidth - all.clientWidth";
+                assert_eq!(browser.run(wide).await, 0, "{page} is wider than {}", look.width);
+                assert_lit(browser, look).await;
+                assert_labelled(browser, page).await;
+            }
+            assert_quiet(browser).await;
+        })
+        .await;
+    }
+}
+
+/// The ground is dark by night and light by day, and the text the other way round.
+async fn assert_lit(browser: &Browser, look: Look) {
+    let brightness = browser
+        .run(
+            "const sum = (color) => color.match(/\\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0);
+             const style = getComputedStyle(document.body);
+             return [sum(style.backgroundColor), sum(style.color)]",
+        )
+        .await;
+    let [ground, text] = [0, 1].map(|at| brightness[at].as_u64().unwrap());
+    assert_eq!(ground < text, look.dark, "{brightness}");
+}
+
+/// Whoever cannot see the page is told what each field and button is.
+async fn assert_labelled(browser: &Browser, page: &str) {
+    let nameless = browser
+        .run(
+            "const fields = document.querySelectorAll('input:not([type=hidden]), select, textarea');
+             const nameless = [...fields].filter((field) => field.labels.length === 0);
+             const buttons = document.querySelectorAll('button, a, summary');
+             nameless.push(...[...buttons].filter((button) => !button.textContent.trim() && !button.ariaLabel));
+             return nameless.map((element) => element.outerHTML)",
+        )
+        .await;
+    assert_eq!(nameless, json!([]), "{page}");
+}
+
+#[tokio::test]
+async fn what_happens_is_seen_without_a_reload() {
+    let system = System::start(1).await;
+    in_browser(&system.base, DESK, async |browser| {
+        browser.open_page("/").await;
+        browser.wait_for("#live-state", |text| text == "Live").await;
+        browser.run("window.same = true").await;
+        browser
+            .wait_for("#tile-consumers .value", |text| text == "1")
+            .await;
+        let processed = "#tile-processed .value";
+        browser.wait_for(processed, |text| text == "0").await;
+        let echo = system.submit(&json!({"kind": "echo", "payload": 1})).await;
+        browser.wait_for(processed, |text| text == "1").await;
+        let kinds = browser
+            .wait_for("#kinds", |text| text.contains("echo"))
+            .await;
+        assert!(!kinds.contains("No job has run yet"), "{kinds}");
+        let charts = "return document.querySelectorAll('.chart .curve[d]:not([d=\"\"])').length";
+        assert!(browser.run(charts).await.as_u64().unwrap() >= 3);
+        // A paused page stays as it is until it is told to go on.
+        browser.click("#pause").await;
+        assert_eq!(browser.text("#live-state").await.unwrap(), "Paused");
+        let another = system.submit(&json!({"kind": "echo", "payload": 2})).await;
+        system.wait_for(&another, "succeeded").await;
+        assert_eq!(browser.text(processed).await.unwrap(), "1");
+        browser.click("#pause").await;
+        browser.wait_for(processed, |text| text == "2").await;
+        assert_eq!(
+            browser.run("return window.same").await,
+            true,
+            "it was reloaded"
+        );
+        assert_quiet(browser).await;
+        // What somebody types into a page that is kept fresh stays.
+        browser.open_page("/jobs").await;
+        browser.fill("input[name=id]", &echo).await;
+        let third = system.submit(&json!({"kind": "echo", "payload": 3})).await;
+        browser
+            .wait_for("#list", |text| text.contains(&third))
+            .await;
+        let typed =
+            "return [document.querySelector('input[name=id]').value, document.activeElement.name]";
+        assert_eq!(browser.run(typed).await, json!([echo, "id"]));
+        browser.click("#search button").await;
+        browser.wait_for("#state", |text| text == "succeeded").await;
+        assert_eq!(browser.path().await, format!("/jobs/{echo}"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_script_in_a_payload_an_error_or_a_header_does_not_run() {
+    let system = System::start(1).await;
+    let failing = json!({"kind": "fail", "payload": {"message": SCRIPT, "permanent": true}});
+    let echo = json!({"kind": "echo", "payload": {"text": SCRIPT}});
+    let ids = [system.submit(&failing).await, system.submit(&echo).await];
+    system.wait_for(&ids[0], "dead").await;
+    system.wait_for(&ids[1], "succeeded").await;
+    let script = SCRIPT
+        .replace('<', "%3C")
+        .replace('>', "%3E")
+        .replace(' ', "+");
+    let pages = [
+        "/".to_owned(),
+        "/jobs".to_owned(),
+        format!("/jobs/{}", ids[0]),
+        format!("/jobs/{}", ids[1]),
+        "/dead".to_owned(),
+        format!("/dead/{}", ids[0]),
+        format!("/jobs?id={script}"),
+        format!("/jobs?kind={script}"),
+        format!("/jobs/{script}"),
+        format!("/dead?kind={script}&reason={script}&error={script}"),
+        format!("/dead?error={script}"),
+        format!("/dead/discard?error={script}"),
+        format!("/consumers?search={script}&after={script}"),
+        format!("/dead?done={script}"),
+        format!("/sign-in?to={script}"),
+    ];
+    in_browser(&system.base, DESK, async |browser| {
+        for page in &pages {
+            browser.open_page(page).await;
+            let seen = browser
+                .run("return [window.ran, document.querySelectorAll('img').length, document.scripts.length]")
+                .await;
+            assert_eq!(seen[0], Value::Null, "{page}: it ran");
+            assert_eq!(seen[1], 0, "{page}: it became a part of the page");
+            assert!(seen[2].as_u64().unwrap() <= 1, "{page}");
+        }
+        // It is shown as what it is.
+        browser.open_page(&format!("/dead/{}", ids[0])).await;
+        let payload = browser.run("return document.querySelector('textarea').value").await;
+        assert!(payload.as_str().unwrap().contains("<script>"), "{payload}");
+        let result = browser.text("#facts").await.unwrap();
+        assert!(result.contains("<script>"), "{result}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pages_of_an_empty_system_say_what_to_do_next() {
+    let system = System::start(0).await;
+    let nobody = test_support::eventually(test_support::DEADLINE, "the first look", async || {
+        let page = system.html("/").await;
+        page.contains("id=\"nobody\"").then_some(page)
+    })
+    .await;
+    assert!(nobody.contains("--scale consumer"), "{nobody}");
+    let base = system.base.strip_prefix("http://").unwrap();
+    assert!(
+        nobody.contains(&format!("curl -X POST 'http://{base}/v1/jobs")),
+        "{nobody}"
+    );
+    let consumers = system.html("/consumers").await;
+    assert!(
+        consumers.contains("No consumer has answered yet"),
+        "{consumers}"
+    );
+    for page in ["/jobs", "/dead"] {
+        // There are no streams before the first consumer.
+        let html = system.html(page).await;
+        assert!(
+            html.contains("consumer was started") || html.contains("No d"),
+            "{html}"
+        );
+    }
+}
