@@ -106,7 +106,7 @@ pub(crate) async fn events(
     let changes =
         changes.map_err(|error| Problem::away(format!("the job cannot be followed: {error}")))?;
     let now = look_up(&app, id).await?;
-    if now.state.is_final() && last.is_some_and(|last| last >= Place::of(&now)) {
+    if now.state.is_final() && last == Some(Place::of(&now)) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let following = Following {
@@ -154,11 +154,13 @@ impl Following {
                 None => self.change().await?,
             };
             let place = Place::of(&record);
-            if self.last.is_some_and(|last| place <= last) {
+            self.ended = record.state.is_final();
+            // An end is always told, wherever it stands.
+            let behind = self.last.is_some_and(|last| place < last);
+            if self.last == Some(place) || (behind && !self.ended) {
                 continue;
             }
             self.last = Some(place);
-            self.ended = record.state.is_final();
             let data = serde_json::to_string(&record).ok()?;
             let event = Event::default().event("record").id(place.to_string());
             return Some(event.retry(RETRY).data(data));

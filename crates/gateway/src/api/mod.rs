@@ -1,5 +1,6 @@
 //! The HTTP API for programs, below `/v1`.
 
+mod dead_letter_groups;
 mod dead_letters;
 mod dead_letters_bulk;
 mod docs;

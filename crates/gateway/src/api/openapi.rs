@@ -12,7 +12,9 @@ use utoipa_axum::routes;
 
 use super::hand_over::{Accepted, Ended};
 use super::many::Many;
-use super::{dead_letters, dead_letters_bulk, events, jobs, schema, submit, system};
+use super::{
+    dead_letter_groups, dead_letters, dead_letters_bulk, events, jobs, schema, submit, system,
+};
 use crate::app::App;
 
 #[derive(OpenApi)]
@@ -40,7 +42,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(jobs::show, jobs::cancel))
         .routes(routes!(events::events))
         .routes(routes!(dead_letters::list, dead_letters_bulk::discard))
-        .routes(routes!(dead_letters::groups))
+        .routes(routes!(dead_letter_groups::groups))
         .routes(routes!(dead_letters_bulk::replay))
         .routes(routes!(dead_letters::show, dead_letters::discard))
         .routes(routes!(dead_letters::raw))
