@@ -113,7 +113,7 @@ async fn many_letters_are_replayed_or_discarded_after_one_more_question_without_
             .await;
         browser.wait_for("#count", |text| text == "1").await;
         browser.click("button.main").await;
-        wait_by_reloading(browser, "/dead", "#bulk", "1 dead letters were replayed").await;
+        wait_by_reloading(browser, "/dead", "#bulk", "1 dead letter was replayed").await;
         // One letter by itself; it has failed again.
         system.wait_for(&third, "dead").await;
         browser.open_page(&format!("/dead/{third}")).await;
