@@ -42,8 +42,6 @@ pub(crate) struct Caller {
     /// The name of the token; `anyone` where no tokens are needed.
     pub(crate) name: Arc<str>,
     scopes: Scopes,
-    /// Whether the token came in the cookie of the sign-in page.
-    pub(crate) signed_in: bool,
 }
 
 impl Access {
@@ -121,26 +119,21 @@ impl Access {
             return Ok(Caller {
                 name: "anyone".into(),
                 scopes: Scopes::ALL,
-                signed_in: false,
             });
         };
         let unknown = || Problem::new(StatusCode::UNAUTHORIZED, "this token is not known");
-        let (token, signed_in) = match bearer(headers) {
-            Some(token) => (token, false),
+        let token = match bearer(headers) {
+            Some(token) => token,
             None if headers.contains_key(header::AUTHORIZATION) => return Err(unknown()),
             None => {
                 let missing = "a token is needed: send the header `Authorization: Bearer <token>`";
                 let cookie = cookie(headers);
                 let cookie = cookie.ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, missing));
-                (cookie?, true)
+                cookie?
             }
         };
         let (name, scopes) = tokens.find(token).ok_or_else(unknown)?;
-        Ok(Caller {
-            name,
-            scopes,
-            signed_in,
-        })
+        Ok(Caller { name, scopes })
     }
 
     /// Without tokens the browser of whoever sits at this machine is all that it takes, so a page

@@ -6,6 +6,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bootstrap::trace::Span;
 use tracing::debug;
 
 use crate::access::check_origin;
@@ -45,10 +46,18 @@ const ALWAYS: [(HeaderName, HeaderValue); 6] = [
 ];
 
 /// Answers a request if it may be, and dresses the answer.
-pub(crate) async fn gate(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(crate) async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let template = route.as_ref().map_or("other", MatchedPath::as_str);
+    let headers = request.headers();
+    let mut span = Span::serve(method.as_str(), template, |name| {
+        headers.get(name)?.to_str().ok()
+    });
+    if let Some(context) = span.context() {
+        request.extensions_mut().insert(context);
+    }
     let counted = InFlight::enter(&app);
     let mut response = match checked(&app, &request) {
         Ok(_place) => {
@@ -61,10 +70,16 @@ pub(crate) async fn gate(State(app): State<App>, request: Request, next: Next) -
     drop(counted);
     dress(&mut response);
     let took = began.elapsed();
-    let route = route.as_ref().map_or("other", MatchedPath::as_str);
-    app.metrics.count(&method, route, response.status(), took);
+    let status = response.status();
+    if span.is_recorded() {
+        span.set("http.response.status_code", i64::from(status.as_u16()));
+        if status.is_server_error() {
+            span.failed(status.as_str(), "");
+        }
+    }
+    app.metrics.count(&method, template, status, took);
     debug!(
-        %method, route, status = response.status().as_u16(),
+        %method, route = template, status = status.as_u16(),
         elapsed_ms = took.as_secs_f64() * 1000.0, "answered"
     );
     response

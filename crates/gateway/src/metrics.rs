@@ -1,14 +1,16 @@
 //! What was asked over HTTP, and how long that took.
 
+use std::fmt;
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Unit;
 
 /// Seconds; from what a durable submission takes to what a patient client waits for.
 const BUCKETS: [f64; 12] = [
@@ -30,7 +32,7 @@ struct Took {
 
 /// The metrics of HTTP. Routes are templates, methods and statuses few, so there are few series
 /// whatever is asked for.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     requests: Family<Answered, Counter>,
     durations: Family<Took, Histogram, fn() -> Histogram>,
@@ -49,32 +51,48 @@ impl Default for Metrics {
     }
 }
 
-impl Metrics {
-    /// Makes them part of what is scraped.
-    pub(crate) fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "jobs_http_requests",
-            "HTTP requests that were answered",
-            self.requests.clone(),
-        );
-        registry.register_with_unit(
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let to = &mut encoder;
+        let help = "HTTP requests that were answered.";
+        write(to, "jobs_http_requests", help, None, &self.requests)?;
+        let help = "Time from the headers of a request to those of its answer.";
+        let seconds = Some(&Unit::Seconds);
+        write(
+            to,
             "jobs_http_request_duration",
-            "Time from the headers of a request to those of its answer",
-            Unit::Seconds,
-            self.durations.clone(),
-        );
-        registry.register(
+            help,
+            seconds,
+            &self.durations,
+        )?;
+        let help = "HTTP requests that are worked at.";
+        write(
+            to,
             "jobs_http_requests_in_flight",
-            "HTTP requests that are worked at",
-            self.in_flight.clone(),
-        );
-        registry.register(
-            "jobs_http_connections",
-            "HTTP connections that are open",
-            self.connections.clone(),
-        );
+            help,
+            None,
+            &self.in_flight,
+        )?;
+        let help = "HTTP connections that are open.";
+        write(to, "jobs_http_connections", help, None, &self.connections)
     }
+}
 
+fn write(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    metric: &dyn EncodeMetric,
+) -> fmt::Result {
+    // As elsewhere: no samples, no metric.
+    if metric.is_empty() {
+        return Ok(());
+    }
+    metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
+}
+
+impl Metrics {
     pub(crate) fn count(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
         let method = method_label(method);
         let class = match status.as_u16() {
@@ -115,13 +133,15 @@ fn method_label(method: &Method) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::registry::Registry;
+
     use super::*;
 
     #[test]
     fn what_is_counted_can_be_scraped() {
         let metrics = Metrics::default();
         let mut registry = Registry::default();
-        metrics.register(&mut registry);
+        registry.register_collector(Box::new(metrics.clone()));
         let took = Duration::from_millis(2);
         metrics.count(&Method::GET, "/v1/jobs/{id}", StatusCode::NOT_FOUND, took);
         let strange = Method::from_bytes(b"BREW").unwrap();

@@ -45,6 +45,8 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
         wait_for_nats: false,
         wait_for_room: false,
     };
+    let metrics = Metrics::default();
+    context.monitor.register(metrics.clone());
     let app = App::new(Shared {
         submitter: Submitter::new(&nats, patience),
         nats,
@@ -52,7 +54,7 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
         access,
         limits: Limits::new(&config.limits),
         fleet: crate::fleet::FleetCache::default(),
-        metrics: Metrics::default(),
+        metrics,
     });
     let scheme = if tls.is_some() { "https" } else { "http" };
     info!("serving {scheme}://{}", listener.local_addr()?);

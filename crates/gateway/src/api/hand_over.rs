@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Request, RequestErrorKind};
+use async_nats::{Request, RequestErrorKind};
 use axum::http::StatusCode;
+use bootstrap::trace::{self, Span, TraceContext};
 use common::{JobId, JobRecord, JobState, Outcome, Status, subjects};
 use durable::{NewJob, Submitted, Waited};
 use serde::{Deserialize, Serialize};
@@ -70,17 +71,46 @@ pub(crate) struct Ended {
     pub(crate) record: JobRecord,
 }
 
+/// The part of a trace in which a job is handed over; its headers lead there.
+pub(super) fn begin(
+    app: &App,
+    delivery: Delivery,
+    trace: Option<&TraceContext>,
+    job: &mut NewJob,
+) -> Span {
+    let about = trace::Job {
+        id: &job.id,
+        kind: &job.kind,
+        destination: match delivery {
+            Delivery::Durable => subjects::DURABLE,
+            Delivery::Confirmed | Delivery::FireAndForget => subjects::CREATE,
+        },
+    };
+    let span = Span::send(trace, about);
+    put_trace(app, &span, job);
+    span
+}
+
 /// Hands a job over.
-pub(crate) async fn hand_over(app: &App, terms: Terms, job: NewJob) -> Result<Answer, Problem> {
+pub(crate) async fn hand_over(
+    app: &App,
+    terms: Terms,
+    trace: Option<&TraceContext>,
+    mut job: NewJob,
+) -> Result<Answer, Problem> {
     let id = job.id;
+    let mut span = begin(app, terms.delivery, trace, &mut job);
     let answer = match terms.delivery {
         Delivery::Durable => durable(app, terms.wait, job).await,
         Delivery::Confirmed => confirmed(app, terms.wait.unwrap_or(CONFIRMED), job).await,
         Delivery::FireAndForget => fire_and_forget(app, job).await,
     };
-    answer.map_err(|problem| match problem.id {
-        Some(_) => problem,
-        None => problem.of_job(id),
+    answer.map_err(|problem| {
+        span.failed(problem.status.as_str(), &problem.detail);
+        match problem.id {
+            Some(_) => problem,
+            None => problem.of_job(id),
+        }
     })
 }
 
@@ -228,16 +258,14 @@ fn too_large(app: &App) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
-/// What of the headers of a request goes on with its jobs: where they are in a trace.
-pub(crate) fn trace_headers(headers: &axum::http::HeaderMap) -> HeaderMap {
-    let mut passed_on = HeaderMap::new();
-    for name in ["traceparent", "tracestate"] {
-        if let Some(value) = headers.get(name).and_then(|value| value.to_str().ok())
-            && value.len() <= 512
-            && let Ok(value) = value.parse::<async_nats::HeaderValue>()
-        {
-            passed_on.insert(name, value);
+/// Writes where in a trace the job is into its headers, if there is room for that beside it.
+fn put_trace(app: &App, span: &Span, job: &mut NewJob) {
+    /// What a message with headers has beside them, and the names of both.
+    const AROUND: usize = 64;
+    if let Some(context) = span.context() {
+        let room = app.nats.client.max_payload();
+        if job.payload.len() + context.size() + AROUND <= room {
+            context.put_into(&mut job.headers);
         }
     }
-    passed_on
 }

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use bootstrap::trace::TraceContext;
 use bytes::Bytes;
 use common::{JobId, Outcome};
 use durable::NewJob;
@@ -11,7 +12,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::hand_over::{Answer, Delivery, Ended, Terms, hand_over};
+use super::hand_over::{Answer, Delivery, Ended, Terms, begin, hand_over, wait_for_stored};
 use super::schema;
 use super::submit::read_job;
 use crate::app::App;
@@ -94,7 +95,7 @@ pub(super) async fn submit(
     terms: Terms,
     all_or_none: bool,
     jobs: Vec<Bytes>,
-    trace: &async_nats::HeaderMap,
+    trace: Option<&TraceContext>,
 ) -> Result<Response, Problem> {
     app.check_nats()?;
     let waits = terms.wait.is_some() || terms.delivery == Delivery::Confirmed;
@@ -108,18 +109,13 @@ pub(super) async fn submit(
     } else {
         None
     };
-    let read = |bytes| {
-        read_job(bytes, None).map(|mut job| {
-            job.headers.clone_from(trace);
-            job
-        })
-    };
-    let jobs: Vec<_> = jobs.into_iter().map(read).collect();
+    let jobs = jobs.into_iter().map(|bytes| read_job(bytes, None));
+    let jobs: Vec<_> = jobs.collect();
     if all_or_none {
-        return together(app, terms, jobs).await;
+        return together(app, terms, trace, jobs).await;
     }
     let one = async |job: Result<NewJob, Problem>| match job {
-        Ok(job) => One::of(hand_over(app, terms, job).await),
+        Ok(job) => One::of(hand_over(app, terms, trace, job).await),
         Err(problem) => One::of(Err(problem)),
     };
     let jobs = stream::iter(jobs).map(one).buffered(TOGETHER);
@@ -130,6 +126,7 @@ pub(super) async fn submit(
 async fn together(
     app: &App,
     terms: Terms,
+    trace: Option<&TraceContext>,
     jobs: Vec<Result<NewJob, Problem>>,
 ) -> Result<Response, Problem> {
     let numbered = jobs.into_iter().enumerate().map(|(number, job)| {
@@ -139,10 +136,13 @@ async fn together(
             problem.on_field(field)
         })
     });
-    let jobs: Vec<NewJob> = numbered.collect::<Result<_, _>>()?;
+    let mut jobs: Vec<NewJob> = numbered.collect::<Result<_, _>>()?;
+    let begin = |job| begin(app, terms.delivery, trace, job);
+    let spans: Vec<_> = jobs.iter_mut().map(begin).collect();
     app.submitter.submit_all(&jobs).await?;
+    drop(spans);
     let stored = async |job: NewJob| {
-        let answer = super::hand_over::wait_for_stored(app, terms.wait, job.id, false).await;
+        let answer = wait_for_stored(app, terms.wait, job.id, false).await;
         One::of(Ok(answer))
     };
     let stored = stream::iter(jobs).map(stored).buffered(TOGETHER);

@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod dead_letters_bulk;
+mod docs;
 mod events;
 mod hand_over;
 mod jobs;
@@ -21,7 +22,9 @@ use crate::problem::Problem;
 
 /// All routes of the API.
 pub(crate) fn router() -> Router<App> {
-    Router::from(openapi::routes()).route("/openapi.json", get(openapi::document))
+    Router::from(openapi::routes())
+        .route("/openapi.json", get(openapi::document))
+        .route("/docs", get(docs::docs))
 }
 
 /// Nothing is there.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use bootstrap::trace::TraceContext;
 use bytes::Bytes;
 use common::{DecodeError, Job, JobId, Timestamp, WireDuration};
 use durable::NewJob;
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use utoipa::IntoParams;
 
-use super::hand_over::{Answer, Delivery, Terms, hand_over, trace_headers};
+use super::hand_over::{Answer, Delivery, Terms, hand_over};
 use super::many::{self, Many};
 use super::params::Params;
 use super::schema;
@@ -87,16 +88,17 @@ pub(crate) async fn submit(
     State(app): State<App>,
     _sender: Sender,
     Params(query): Params<Query>,
+    trace: Option<Extension<TraceContext>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let trace = trace.as_deref();
     let terms = query.terms()?;
     let lines = is_ndjson(&headers)?;
     let key = idempotency_key(&headers)?;
     // What a message may hold is known only for one job; how many there are, only then.
     let body = app.limits.read(&headers, body, MOST_OF_MANY).await?;
     let bytes = body.bytes.clone();
-    let trace = trace_headers(&headers);
     let is_array = bytes.trim_ascii_start().first() == Some(&b'[');
     if lines || is_array {
         if key.is_some() {
@@ -104,18 +106,17 @@ pub(crate) async fn submit(
             return Err(Problem::bad("Idempotency-Key", text));
         }
         let jobs = many::split(&bytes, lines)?;
-        return many::submit(&app, terms, query.all_or_none, jobs, &trace).await;
+        return many::submit(&app, terms, query.all_or_none, jobs, trace).await;
     }
     if query.all_or_none {
         return Err(Problem::bad("all_or_none", "this is for several jobs"));
     }
-    let mut job = read_job(bytes, key)?;
-    job.headers = trace;
+    let job = read_job(bytes, key)?;
     let _place = match terms.wait {
         Some(_) => Some(app.limits.wait()?),
         None => None,
     };
-    hand_over(&app, terms, job).await.map(answer)
+    hand_over(&app, terms, trace, job).await.map(answer)
 }
 
 fn answer(answer: Answer) -> Response {

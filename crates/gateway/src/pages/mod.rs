@@ -30,6 +30,7 @@ use axum::routing::{get, post};
 use crate::access::{Operator, Reader, SIGN_IN};
 use crate::app::App;
 use bulk::Bulk;
+pub(crate) use frame::{Frame, html};
 use history::History;
 use live::Seats;
 use problem::Problem;

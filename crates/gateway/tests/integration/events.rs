@@ -65,7 +65,7 @@ async fn a_job_is_followed_to_its_end_and_a_lost_stream_resumes() {
     let gateway = Gateway::start(&nats).await;
     let mut first = consumer(&nats, &[]).await;
     let job = json!({
-        "kind": "fail", "max_attempts": 2, "backoff": {"initial": "2s", "max": "2s"},
+        "kind": "fail", "payload": {}, "max_attempts": 2, "backoff": {"initial": "2s", "max": "2s"},
     });
     let id = gateway.post("/v1/jobs", &job.to_string()).await.id();
     gateway.job_is(&id, "retrying").await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use durable::Topology;
 use serde_json::json;
 use test_support::{DEADLINE, NatsServer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -126,17 +127,28 @@ async fn a_request_that_can_be_read_in_two_ways_is_refused() {
 }
 
 #[tokio::test]
-async fn a_full_queue_is_told_apart() {
+async fn a_full_queue_is_said_to_be_full() {
     let nats = NatsServer::start().await;
-    let _consumer = crate::support::consumer(&nats, &["--concurrency", "1"]).await;
+    let worker = nats.connect_as("worker").await;
+    let mut topology = Topology::default();
+    topology.limits.jobs_bytes = 20_000;
+    topology.ensure(&worker).await.unwrap();
     let gateway = Gateway::start(&nats).await;
-    let operator = nats.connect_as("worker").await;
-    // As small as a queue may be.
-    let info = operator
-        .request("$JS.API.STREAM.INFO.JOBS", "".into())
-        .await
-        .unwrap();
-    let info: serde_json::Value = serde_json::from_slice(&info.payload).unwrap();
-    assert!(info["config"]["max_bytes"].is_i64(), "{info}");
-    let _ = gateway;
+    let jobs = vec![json!({"kind": "echo", "payload": "x".repeat(500)}); 60];
+    let answer = gateway.post("/v1/jobs", &json!(jobs).to_string()).await;
+    assert_eq!(answer.status, 207, "{answer:?}");
+    let body = answer.json();
+    let jobs = body["jobs"].as_array().unwrap();
+    let full: Vec<_> = jobs.iter().filter(|job| job["status"] == 429).collect();
+    assert!((1..60).contains(&full.len()), "{body}");
+    let detail = full[0]["problem"]["detail"].as_str().unwrap();
+    assert!(detail.contains("max_bytes"), "{detail}");
+    let answer = gateway
+        .post(
+            "/v1/jobs",
+            &json!({"kind": "echo", "payload": "x".repeat(500)}).to_string(),
+        )
+        .await;
+    assert_eq!(answer.problem().0, 429);
+    assert_eq!(answer.headers["retry-after"], "10");
 }

@@ -117,3 +117,37 @@ async fn every_route_is_described_and_answers_are_as_described() {
     let answer = gateway.delete("/v1/dead-letters?all=true").await;
     check(&document, "delete", "/v1/dead-letters", &answer);
 }
+
+#[tokio::test]
+async fn the_page_of_the_api_shows_each_operation_and_needs_no_other_host() {
+    let nats = NatsServer::start().await;
+    let gateway = Gateway::start(&nats).await;
+    let page = gateway.get("/docs").await;
+    assert_eq!(page.status, 200);
+    let document = gateway.get("/openapi.json").await.json();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            let title = format!("<code>{} {path}</code>", method.to_uppercase());
+            assert!(page.text.contains(&title), "{title}");
+        }
+    }
+    for name in document["components"]["schemas"]
+        .as_object()
+        .unwrap()
+        .keys()
+    {
+        assert!(
+            page.text.contains(&format!("id=\"schema-{name}\"")),
+            "{name}"
+        );
+    }
+    for word in [
+        "src=\"http",
+        "href=\"http",
+        "<style",
+        " style=",
+        " onclick=",
+    ] {
+        assert!(!page.text.contains(word), "{word}");
+    }
+}

@@ -57,3 +57,37 @@ async fn streams_and_queues_are_told() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_was_asked_can_be_scraped_and_no_path_makes_a_series_of_its_own() {
+    let nats = NatsServer::start().await;
+    crate::support::streams_without_consumer(&nats).await;
+    let mut gateway = Gateway::start(&nats).await;
+    let line = gateway
+        .service
+        .wait_for_line(|line| line.contains("metrics on http://"))
+        .await;
+    let at = line.find("http://").unwrap();
+    let url = line[at..].split_whitespace().next().unwrap();
+    for path in [
+        "/v1/jobs",
+        "/v1/jobs/7",
+        "/v1/jobs/8",
+        "/.env",
+        "/wp-login.php",
+    ] {
+        gateway.get(path).await;
+    }
+    let scrape = crate::support::send(crate::support::http().get(url))
+        .await
+        .text;
+    for line in [
+        r#"jobs_http_requests_total{method="GET",route="/v1/jobs",status="2xx"} 1"#,
+        r#"jobs_http_requests_total{method="GET",route="/v1/jobs/{id}",status="4xx"} 2"#,
+        r#"jobs_http_requests_total{method="GET",route="other",status="4xx"} 2"#,
+        r#"jobs_http_request_duration_seconds_count{method="GET",route="/v1/jobs"} 1"#,
+    ] {
+        assert!(scrape.contains(line), "{line}: {scrape}");
+    }
+    assert!(!scrape.contains("wp-login"), "{scrape}");
+}
