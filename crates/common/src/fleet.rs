@@ -13,7 +13,7 @@ pub struct FleetRequest {
     /// The most consumers in the answer; 200 if absent, and never more than 500.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
-    /// Only consumers whose name or host contains this.
+    /// Only consumers whose name or host contains this, in capital or small letters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<String>,
 }

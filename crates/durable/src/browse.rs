@@ -220,11 +220,20 @@ impl<'a> List<'a> {
             }
             Some(_) => [Some(records), None, None],
         };
+        let most = if filter.state.is_some() || filter.kind.is_some() {
+            records::MOST
+        } else {
+            most
+        };
         let mut tails = [None, None, None];
         for (place, source) in sources.into_iter().enumerate() {
             if let Some((source, stream, filter)) = source {
                 let before = cursor.map(|cursor| cursor.seen[place]);
-                let tail = Tail::new(client, stream, filter, before, most).await?;
+                let tail = if source == Source::Letters {
+                    Tail::new(client, stream, filter, before, most).await?
+                } else {
+                    Tail::roughly(client, stream, filter, before, most).await?
+                };
                 tails[place] = Some((source, tail));
             }
         }
@@ -234,6 +243,7 @@ impl<'a> List<'a> {
             && let Some((Source::Records, tail)) = &mut tails[0]
         {
             tail.fill().await?;
+            // Of what came along, no record is newer either.
             newest_record = tail.peek().map_or(0, |kept| kept.sequence);
         }
         Ok(Self {
@@ -276,6 +286,7 @@ impl<'a> List<'a> {
         let ids: Vec<_> = candidates
             .iter()
             .filter(|(place, _)| self.source(*place) != Some(Source::Records))
+            .filter(|(_, kept)| self.may_be_wanted(kept))
             .filter_map(|(_, kept)| id(&kept.subject))
             .collect();
         if ids.is_empty() {
@@ -287,6 +298,12 @@ impl<'a> List<'a> {
         };
         let found = records.of(ids).await;
         found.context("cannot look up the records of a list")
+    }
+
+    /// Whether the subject of a message leaves it open that it is one that is meant.
+    fn may_be_wanted(&self, kept: &Kept) -> bool {
+        let place = self.filter.kind.as_ref().zip(Place::of(&kept.subject));
+        place.is_none_or(|(kind, place)| *kind == place.kind)
     }
 
     fn source(&self, place: usize) -> Option<Source> {
@@ -302,8 +319,14 @@ impl<'a> List<'a> {
     ) -> Option<Listed> {
         let source = self.source(place)?;
         let listed = if source == Source::Records {
+            if !kept.subject.starts_with("jobs.state.") {
+                return None;
+            }
             Listed::of(serde_json::from_slice(&kept.payload).ok()?)
         } else {
+            if !self.may_be_wanted(&kept) {
+                return None;
+            }
             match known.remove(&id(&kept.subject)?) {
                 Some(found) => self.by_record(source, &kept, found)?,
                 None if source == Source::Letters => Listed::of_letter(DeadLetter::of(kept)?),

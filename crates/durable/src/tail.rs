@@ -19,14 +19,20 @@ const MOST: u64 = 1000;
 /// How many bytes of one window are read; it may be a message more.
 const BYTES: usize = 4 << 20;
 
+/// How many messages a stream has at the most when the server is asked for those that match a
+/// filter: each time it counts them all, by subject, which takes it half a second for a million.
+const FEW: u64 = 50_000;
+
 /// The narrowest window at first.
 const NARROW: u64 = 64;
 
-/// Messages of a stream whose subjects match a filter, the newest first.
+/// Messages of a stream, the newest first.
 pub(crate) struct Tail {
     client: Client,
     stream: Stream,
     filter: String,
+    /// How many messages the stream had.
+    messages: u64,
     /// The first sequence of the stream.
     first: u64,
     /// All from here on was loaded.
@@ -38,7 +44,8 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// Those below a sequence, or all; `most` is how many will be wanted, about.
+    /// Those below a sequence, or all, whose subjects match a filter; `most` is how many will be
+    /// wanted, about.
     pub(crate) async fn new(
         client: &Client,
         stream: Stream,
@@ -50,6 +57,7 @@ impl Tail {
             client: client.clone(),
             stream,
             filter,
+            messages: 0,
             first: 0,
             low: 0,
             open: before.is_none(),
@@ -67,9 +75,26 @@ impl Tail {
             Err(error) => return Err(error.into()),
         };
         let number = |name: &str| info["state"][name].as_u64().unwrap_or(0);
+        tail.messages = number("messages");
         tail.first = number("first_seq").max(1);
         let end = number("last_seq").saturating_add(1);
         tail.low = before.map_or(end, |before| before.min(end));
+        Ok(tail)
+    }
+
+    /// The same, but where the stream holds many the others come along: whoever asks has to tell
+    /// them apart.
+    pub(crate) async fn roughly(
+        client: &Client,
+        stream: Stream,
+        filter: String,
+        before: Option<u64>,
+        most: usize,
+    ) -> anyhow::Result<Self> {
+        let mut tail = Self::new(client, stream, filter, before, most).await?;
+        if tail.messages > FEW {
+            ">".clone_into(&mut tail.filter);
+        }
         Ok(tail)
     }
 
@@ -81,7 +106,7 @@ impl Tail {
             if found.is_empty() {
                 self.width = self.width.saturating_mul(4);
             } else if found.len() as u64 >= MOST / 2 {
-                self.width = MOST / 2;
+                self.width = self.width.min(MOST);
             } else if (found.len() as u64) < NARROW / 2 {
                 self.width = self.width.saturating_mul(2);
             }

@@ -283,7 +283,11 @@ async fn each(
     if failed > 0 {
         print(&format!("{failed} left as they are"))?;
     }
-    Ok(failed == 0)
+    let stopped = context.shutdown.is_cancelled();
+    if stopped {
+        warn!("stopped before all dead letters were seen to");
+    }
+    Ok(failed == 0 && !stopped)
 }
 
 fn nothing(job: &Job) -> anyhow::Result<bool> {

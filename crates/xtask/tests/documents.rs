@@ -5,9 +5,9 @@ use std::fs;
 use std::process::Command;
 
 use common::{
-    Backoff, ConsumerState, ConsumerStatus, Counts, DeadReason, FailedAttempt, Job, JobId, JobKind,
-    JobRecord, JobState, KindStatus, LaneStatus, Outcome, OutcomeError, Priority, Status,
-    Timestamp, subjects,
+    Backoff, ConsumerState, ConsumerStatus, Counts, DeadReason, FailedAttempt, Fleet, FleetKind,
+    FleetMember, FleetRequest, Job, JobId, JobKind, JobRecord, JobState, KindStatus, LaneStatus,
+    Outcome, OutcomeError, Presence, Priority, RunTime, Status, Timestamp, subjects,
 };
 use serde_json::{Value, json};
 use test_support::project_root;
@@ -82,6 +82,12 @@ fn decodes(name: &str, document: &Value) -> Result<(), String> {
         "job-record" => serde_json::from_slice::<JobRecord>(&bytes)
             .map(drop)
             .map_err(text),
+        "fleet-request" => serde_json::from_slice::<FleetRequest>(&bytes)
+            .map(drop)
+            .map_err(text),
+        "fleet" => serde_json::from_slice::<Fleet>(&bytes)
+            .map(drop)
+            .map_err(text),
         _ => panic!("no type for the schema {name}"),
     }
 }
@@ -148,6 +154,7 @@ fn the_channels_are_the_subjects_and_no_others() {
         subjects::CREATE.to_owned(),
         subjects::create_kind(&kind),
         subjects::STATUS.to_owned(),
+        subjects::FLEET.to_owned(),
         subjects::serves_kind(&kind),
         subjects::durable_job(id, Priority::High, 7, &kind),
         subjects::due_job(id, Priority::High, 7, &kind),
@@ -412,6 +419,70 @@ fn what_is_sent_is_what_the_schemas_say() {
         lanes: [(subjects::CORE_LANE.to_owned(), lane)].into(),
     };
     check("consumer-status", serde_json::to_value(status).unwrap());
+}
+
+#[test]
+fn what_is_told_of_the_fleet_is_what_the_schema_says() {
+    let check = |name: &str, document: Value| {
+        validator(&schema(name))
+            .validate(&document)
+            .unwrap_or_else(|error| panic!("{name}: {error}: {document}"));
+    };
+    let now = Timestamp::now();
+    let mut request = FleetRequest::default();
+    check("fleet-request", serde_json::to_value(&request).unwrap());
+    request.limit = Some(1);
+    request.search = Some("worker".to_owned());
+    check("fleet-request", serde_json::to_value(&request).unwrap());
+    let misspelt = json!({"lim": 1});
+    assert!(!validator(&schema("fleet-request")).is_valid(&misspelt));
+    assert!(decodes("fleet-request", &misspelt).is_err());
+
+    let mut fleet = Fleet {
+        instance: "s".to_owned(),
+        started_at: now,
+        asked_at: None,
+        interval_ms: 5000,
+        answering: 0,
+        missing: 0,
+        concurrency: 0,
+        in_flight: 0,
+        waiting: 0,
+        totals: Counts::default(),
+        spread_percent: None,
+        unserved_kinds: Vec::new(),
+        kinds: Vec::new(),
+        consumers: Vec::new(),
+        next: None,
+    };
+    check("fleet", serde_json::to_value(&fleet).unwrap());
+    fleet.asked_at = Some(now);
+    fleet.spread_percent = Some([1.5, 2.5]);
+    fleet.unserved_kinds = vec!["mail.send".parse().unwrap()];
+    fleet.kinds = vec![FleetKind {
+        kind: "echo".to_owned(),
+        counts: Counts::default(),
+        run_ms: RunTime::default(),
+    }];
+    fleet.next = Some("n".to_owned());
+    for presence in [Presence::Present, Presence::Missing] {
+        fleet.consumers.push(FleetMember {
+            consumer: "c".to_owned(),
+            host: "h".to_owned(),
+            version: "0.1.0".to_owned(),
+            started_at: now,
+            presence,
+            state: ConsumerState::Running,
+            concurrency: 1,
+            in_flight: 0,
+            waiting: 0,
+            counts: Counts::default(),
+            run_ms: RunTime::default(),
+            answered_at: now,
+            took_ms: 0.5,
+        });
+    }
+    check("fleet", serde_json::to_value(&fleet).unwrap());
 }
 
 #[test]

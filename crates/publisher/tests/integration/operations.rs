@@ -202,7 +202,7 @@ async fn dead_letters_are_seen_to() {
     assert_eq!(code, 1, "it is gone");
 
     let (code, text) = desk
-        .ask(&["dead", "replay", "--all", "--kind", "mail"])
+        .ask(&["dead", "replay", "--all", "--kind", "mail", "--rate", "100"])
         .await;
     assert_eq!((code, text.as_str()), (0, "1 replayed"));
     let (code, _) = desk.ask(&["dead", "discard", &ids[2]]).await;
@@ -219,6 +219,7 @@ async fn a_mistake_on_the_command_line_ends_with_2() {
         &["dead"],
         &["dead", "replay"],
         &["dead", "replay", "--all", "--payload", "1"],
+        &["dead", "replay", "--all", "--rate", "0"],
         &["dead", "list", "--reason", "boredom"],
         &["dead", "discard"],
     ] {
