@@ -10,7 +10,7 @@ use durable::{Guarantees, Queue, Stream, StreamDepth};
 use super::Pages;
 use super::chart::{Chart, Series};
 use super::frame::{Frame, html};
-use super::history::{SPAN, Snapshot};
+use super::history::{Evenness, SPAN, Snapshot};
 use super::jobs::host;
 use super::problem::Problem;
 use super::text::{self, Moment};
@@ -87,6 +87,7 @@ struct StreamRow {
 }
 
 struct Spread {
+    at: Moment,
     least: String,
     least_width: String,
     even: String,
@@ -153,7 +154,7 @@ impl OverviewPage {
                     .collect()),
                 Err(why) => Err(why.clone()),
             },
-            spread: fleet.and_then(Spread::of),
+            spread: seen.spread.map(Spread::of),
             guarantees: checks(seen.guarantees.as_deref()),
         }
     }
@@ -425,20 +426,18 @@ impl StreamRow {
 }
 
 impl Spread {
-    fn of(fleet: &Fleet) -> Option<Self> {
-        let [least, most] = fleet.spread_percent?;
-        if fleet.answering < 2 {
-            return None;
-        }
-        let even = 100.0 / fleet.answering as f64;
-        Some(Self {
+    fn of(seen: Evenness) -> Self {
+        let [least, most] = seen.percent;
+        let even = 100.0 / seen.among as f64;
+        Self {
+            at: Moment::of(seen.at),
             least: text::share(least),
             least_width: width(least),
             even: text::share(even),
             most: text::share(most),
             most_width: width(most),
             tone: if most > 2.0 * even { "warn" } else { "good" },
-        })
+        }
     }
 }
 
