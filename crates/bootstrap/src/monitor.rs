@@ -83,8 +83,12 @@ impl Monitor {
     ///
     /// It is kept as long as the service, so it should hold no connection.
     pub fn register(&self, collector: impl Collector) {
-        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        registry.register_collector(Box::new(collector));
+        self.with_registry(|registry| registry.register_collector(Box::new(collector)));
+    }
+
+    /// Adds metrics that count by themselves, such as the library has them.
+    pub fn with_registry(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Adds a connection, which is left out when nobody uses it any more.

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -42,9 +43,27 @@ pub struct Job<'a> {
     /// Durable lane: which jobs go first.
     #[serde(default, skip_serializing_if = "Priority::is_normal")]
     pub priority: Priority,
-    /// Durable lane: the job does not run before this.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Durable lane: the job does not run before this, which is before the year 2262.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "schedulable"
+    )]
     pub run_at: Option<Timestamp>,
+}
+
+/// A time that the NATS server can wait for: it counts nanoseconds since 1970 with 63 bits, which
+/// end in 2262, and takes what lies behind for the past.
+fn schedulable<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Timestamp>, D::Error> {
+    let time = Option::<Timestamp>::deserialize(deserializer)?;
+    if time.is_some_and(|time| time.year() >= 2262) {
+        return Err(D::Error::custom(
+            "a NATS server can wait for times before the year 2262 only",
+        ));
+    }
+    Ok(time)
 }
 
 /// The identity of a job: a UUID.
@@ -348,6 +367,10 @@ mod tests {
                 "field `timeout`: invalid duration",
             ),
             (r#"{"kind":"a","deadline":"tomorrow"}"#, "field `deadline`"),
+            (
+                r#"{"kind":"a","run_at":"2262-01-01T00:00:00Z"}"#,
+                "field `run_at`: a NATS server can wait",
+            ),
             (r#"{"kind":"a","created_at":-1}"#, "field `created_at`"),
             (
                 r#"{"kind":"a","max_attempts":0}"#,

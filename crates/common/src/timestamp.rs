@@ -27,6 +27,12 @@ impl Timestamp {
         (0..=9999).contains(&moment.year()).then_some(Self(moment))
     }
 
+    /// The year in which it lies, where it was written.
+    #[must_use]
+    pub fn year(self) -> i32 {
+        self.0.year()
+    }
+
     /// This moment and a while; the end of the calendar if that is beyond it.
     #[must_use]
     pub fn after(self, wait: std::time::Duration) -> Self {

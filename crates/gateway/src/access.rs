@@ -214,12 +214,6 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     })
 }
 
-impl Caller {
-    pub(crate) fn may(&self, scope: Scope) -> bool {
-        self.scopes.contain(scope)
-    }
-}
-
 /// Why somebody is not let in: a page is answered with the sign-in page, a program with a problem.
 #[derive(Debug)]
 pub(crate) struct Denied {
@@ -258,45 +252,56 @@ impl FromRequestParts<App> for Caller {
     }
 }
 
-macro_rules! caller_who {
-    ($(#[$doc:meta])* $name:ident, $scope:expr) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug)]
-        pub(crate) struct $name(
-            #[expect(dead_code, reason = "that there is one is what counts; pages show the name")]
-            pub(crate) Caller,
-        );
-
-        impl FromRequestParts<App> for $name {
-            type Rejection = Denied;
-
-            async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Denied> {
-                let caller = Caller::from_request_parts(parts, app).await?;
-                if caller.may($scope) {
-                    return Ok(Self(caller));
-                }
-                let text = format!("the token {:?} lacks the scope `{}`", caller.name, $scope);
-                Err(denied(Problem::new(StatusCode::FORBIDDEN, text), parts))
-            }
+impl Caller {
+    async fn with(scope: Scope, parts: &mut Parts, app: &App) -> Result<Self, Denied> {
+        let caller = Self::from_request_parts(parts, app).await?;
+        if caller.scopes.contain(scope) {
+            return Ok(caller);
         }
-    };
+        let text = format!("the token {:?} lacks the scope `{scope}`", caller.name);
+        Err(denied(Problem::new(StatusCode::FORBIDDEN, text), parts))
+    }
 }
 
-caller_who!(
-    /// Somebody who may see jobs, dead letters, the fleet and the queues.
-    Reader,
-    Scope::Read
-);
-caller_who!(
-    /// Somebody who may hand jobs over.
-    Sender,
-    Scope::Submit
-);
-caller_who!(
-    /// Somebody who may cancel, replay and discard.
-    Operator,
-    Scope::Operate
-);
+/// Somebody who may see jobs, dead letters, the fleet and the queues.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader;
+
+/// Somebody who may hand jobs over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender;
+
+/// Somebody who may cancel, replay and discard.
+#[derive(Clone, Debug)]
+pub(crate) struct Operator {
+    /// The name of the token, for the log.
+    pub(crate) name: Arc<str>,
+}
+
+impl FromRequestParts<App> for Reader {
+    type Rejection = Denied;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Denied> {
+        Caller::with(Scope::Read, parts, app).await.map(|_| Self)
+    }
+}
+
+impl FromRequestParts<App> for Sender {
+    type Rejection = Denied;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Denied> {
+        Caller::with(Scope::Submit, parts, app).await.map(|_| Self)
+    }
+}
+
+impl FromRequestParts<App> for Operator {
+    type Rejection = Denied;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Denied> {
+        let Caller { name, .. } = Caller::with(Scope::Operate, parts, app).await?;
+        Ok(Self { name })
+    }
+}
 
 #[cfg(test)]
 mod tests {

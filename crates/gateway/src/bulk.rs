@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 use tracing::{info, warn};
 use utoipa::ToSchema;
 
+use crate::access::Operator;
 use crate::app::App;
 use crate::problem::Problem;
 
@@ -55,6 +56,7 @@ pub(crate) async fn all(
     which: &Which,
     rate: Option<NonZeroU32>,
     action: Action,
+    operator: &Operator,
 ) -> Result<Came, Problem> {
     let _place = app.limits.wait()?;
     app.check_nats()?;
@@ -95,6 +97,7 @@ pub(crate) async fn all(
         failed = came.failed,
         complete = came.complete,
         ?action,
+        by = %operator.name,
         "went through the dead letters"
     );
     Ok(came)

@@ -31,8 +31,7 @@ const ALWAYS: [(HeaderName, HeaderValue); 6] = [
     ),
     (
         header::REFERRER_POLICY,
-        // With `no-referrer` browsers would hide from us, too, that a form comes from our own page.
-        HeaderValue::from_static("same-origin"),
+        HeaderValue::from_static("no-referrer"),
     ),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (

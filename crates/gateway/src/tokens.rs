@@ -157,7 +157,7 @@ fn parse(text: &str) -> anyhow::Result<Vec<Known>> {
             (Some(hash), None) => from_hex(&hash)
                 .with_context(|| format!("sha256 of {name:?} is not 64 hex digits"))?,
             (None, Some(token)) => {
-                let visible = token.bytes().all(|byte| is_token_byte(byte));
+                let visible = token.bytes().all(is_token_byte);
                 if !(SHORTEST..=LONGEST).contains(&token.len()) || !visible {
                     bail!(
                         "token of {name:?}: {SHORTEST} to {LONGEST} characters of A-Z a-z 0-9 - . _ ~ + / ="

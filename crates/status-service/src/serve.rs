@@ -213,8 +213,9 @@ impl Log {
             .counted_at
             .is_none_or(|at| at.elapsed() >= DEAD_LETTERS)
         {
-            self.counted_at = Some(Instant::now());
             let letters = durable::dead_letters(client).await.unwrap_or_default();
+            // Asked again soon where there is no such stream yet.
+            self.counted_at = letters.map(|_| Instant::now());
             self.metrics.seen().dead_letters = letters;
         }
     }

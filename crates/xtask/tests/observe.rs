@@ -93,11 +93,27 @@ async fn shown() -> BTreeSet<String> {
         .scrape_until(|metrics| metrics.get("jobs_dead_letters").is_some())
         .await;
     names.extend(metrics.names());
+
+    let mut gateway = start("gateway", "gateway", &["--listen", "127.0.0.1:0"]);
+    let line = gateway
+        .wait_for_line(|line| line.contains("serving http://"))
+        .await;
+    let address = line.split_once("serving http://").unwrap().1;
+    let address = address.split([' ', '/']).next().unwrap();
+    // Whatever it answers, it counts.
+    test_support::http("GET", address, "/v1/jobs")
+        .await
+        .unwrap();
+    let metrics = gateway
+        .scrape_until(|metrics| metrics.sum("jobs_http_requests_total") > 0)
+        .await;
+    names.extend(metrics.names());
     names
 }
 
 #[tokio::test]
-async fn each_metric_that_alerts_and_dashboard_name_is_one_that_services_show() {
+async fn each_metric_that_alerts_dashboard_and_readme_name_is_one_that_services_show_and_none_is_untold()
+ {
     let mut expressions = Vec::new();
     for alert in alerts() {
         texts_of("expr", &alert, &mut expressions);
@@ -109,6 +125,32 @@ async fn each_metric_that_alerts_and_dashboard_name_is_one_that_services_show() 
     let shown = shown().await;
     let unknown: Vec<_> = named.difference(&shown).collect();
     assert!(unknown.is_empty(), "{unknown:?} of {shown:#?}");
+
+    // A histogram is written under its own name.
+    let families: BTreeSet<_> = shown.iter().map(|name| family_of(name, &shown)).collect();
+    let told = in_readme();
+    let untold: Vec<_> = families.difference(&told).collect();
+    assert!(untold.is_empty(), "not in README.md: {untold:?}");
+    let unknown: Vec<_> = told.difference(&families).collect();
+    assert!(unknown.is_empty(), "only in README.md: {unknown:?}");
+}
+
+fn family_of(name: &str, shown: &BTreeSet<String>) -> String {
+    let suffixes = ["_bucket", "_sum", "_count"];
+    let stem = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix));
+    let histogram = stem.filter(|stem| shown.contains(&format!("{stem}_bucket")));
+    histogram.unwrap_or(name).to_owned()
+}
+
+/// The metrics that README.md names in its tables of them.
+fn in_readme() -> BTreeSet<String> {
+    let readme = fs::read_to_string(project_root().join("README.md")).unwrap();
+    let section = readme.split_once("\n### Metrics and alerts\n").unwrap().1;
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with('|'));
+    let words = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let metric = |word: &&str| word.starts_with("jobs_") || word.starts_with("process_");
+    words.filter(metric).map(str::to_owned).collect()
 }
 
 #[test]
@@ -135,24 +177,20 @@ fn each_alert_waits_says_how_bad_it_is_and_what_to_do() {
 fn each_service_is_scraped_on_the_port_that_the_composition_gives_it() {
     let path = project_root().join("docker-compose.yml");
     let compose = fs::read_to_string(path).unwrap();
-    let scraped = yaml("prometheus.yml")["scrape_configs"]
-        .as_array()
-        .unwrap()
-        .clone();
-    for (service, variable) in [
-        ("publisher", "PUBLISHER_MONITOR"),
-        ("consumer", "CONSUMER_MONITOR"),
-        ("status-service", "STATUS_MONITOR"),
-    ] {
-        let job = scraped
-            .iter()
-            .find(|job| job["job_name"] == service)
-            .unwrap();
+    let mut composed = 0;
+    for job in yaml("prometheus.yml")["scrape_configs"].as_array().unwrap() {
         let found = &job["dns_sd_configs"][0];
-        assert_eq!(found["names"][0], service);
-        let line = format!("{variable}: 0.0.0.0:{}\n", found["port"]);
-        assert!(compose.contains(&line), "{line}");
+        let service = found["names"][0].as_str().unwrap();
+        assert_eq!(job["job_name"], service);
+        let Some((_, section)) = compose.split_once(&format!("\n  {service}:\n")) else {
+            continue;
+        };
+        composed += 1;
+        let section = section.split("\n\n").next().unwrap();
+        let port = format!("_MONITOR: 0.0.0.0:{}\n", found["port"]);
+        assert!(section.contains(&port), "{service} is without {port}");
     }
+    assert_eq!(composed, 4, "services");
 }
 
 /// Where Prometheus is installed, its own tool looks at the files, too.

@@ -150,3 +150,18 @@ async fn who_connects_and_says_nothing_keeps_nobody_out() {
     assert_eq!(answer.status, 200);
     drop(silent);
 }
+
+#[tokio::test]
+async fn it_answers_while_every_thread_of_the_service_is_busy() {
+    use std::io::{Read as _, Write as _};
+
+    let wanted = MonitorAddress::At("127.0.0.1:0".parse().unwrap());
+    let monitor = start(Some(wanted), &ABOUT).unwrap();
+    // This reads without awaiting, and so keeps the only thread of the runtime busy.
+    let mut stream = std::net::TcpStream::connect(address_of(&monitor).unwrap()).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 OK"), "{answer}");
+    assert!(answer.ends_with("# EOF\n"), "{answer}");
+}

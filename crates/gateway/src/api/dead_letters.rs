@@ -14,6 +14,7 @@ use durable::dead;
 use durable::{DeadLetter, Replayed, Which};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use tracing::info;
 use utoipa::{IntoParams, ToSchema};
 
 use super::jobs::{cursor, limit};
@@ -171,7 +172,7 @@ pub(crate) async fn list(
 /// Dead letters by what was wrong.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeadLetterGroups)]
-pub(crate) struct Groups {
+pub(crate) struct Grouped {
     /// The groups, the largest first.
     groups: Vec<Group>,
     /// How many letters are in them.
@@ -216,7 +217,7 @@ pub(crate) struct Group {
     tag = "dead letters",
     params(GroupsQuery),
     responses(
-        (status = 200, description = "The groups", body = Groups),
+        (status = 200, description = "The groups", body = Grouped),
         (status = 400, description = "A wrong parameter", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "NATS is away", body = Problem, content_type = "application/problem+json"),
     )
@@ -225,7 +226,7 @@ pub(crate) async fn groups(
     State(app): State<App>,
     _reader: Reader,
     Params(query): Params<GroupsQuery>,
-) -> Result<Json<Groups>, Problem> {
+) -> Result<Json<Grouped>, Problem> {
     let which = Which {
         kind: query.kind,
         reason: query.reason,
@@ -243,7 +244,7 @@ pub(crate) async fn groups(
         oldest: group.oldest,
         example: group.example,
     };
-    Ok(Json(Groups {
+    Ok(Json(Grouped {
         groups: groups.groups.into_iter().map(of).collect(),
         looked_at: groups.looked_at,
         complete: groups.complete,
@@ -381,7 +382,7 @@ pub(crate) struct Requeued {
 )]
 pub(crate) async fn replay(
     State(app): State<App>,
-    _operator: Operator,
+    operator: Operator,
     Id(id): Id,
     headers: HeaderMap,
     body: Body,
@@ -389,9 +390,11 @@ pub(crate) async fn replay(
     let most = app.nats.client.max_payload().saturating_sub(AROUND);
     let body = app.limits.read(&headers, body, most).await?;
     let payload = edit(&headers, &body.bytes)?;
+    let edited = payload.is_some();
     let letter = find(&app, id).await?;
     match dead::replay(&app.nats.client, &letter, payload).await? {
         Replayed::Yes => {
+            info!(job.id = %id, by = %operator.name, edited, "replayed a dead letter");
             let place = [(header::LOCATION, format!("/v1/jobs/{id}"))];
             Ok((StatusCode::ACCEPTED, place, Json(Requeued { id })).into_response())
         }
@@ -445,10 +448,11 @@ fn edit(headers: &HeaderMap, body: &Bytes) -> Result<Option<Bytes>, Problem> {
 )]
 pub(crate) async fn discard(
     State(app): State<App>,
-    _operator: Operator,
+    operator: Operator,
     Id(id): Id,
 ) -> Result<StatusCode, Problem> {
     let letter = find(&app, id).await?;
     dead::discard(&app.nats.client, &letter).await?;
+    info!(job.id = %id, by = %operator.name, "discarded a dead letter");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -70,11 +70,11 @@ impl Query {
 )]
 pub(crate) async fn replay(
     State(app): State<App>,
-    _operator: Operator,
+    operator: Operator,
     Params(query): Params<Query>,
 ) -> Result<Json<Came>, Problem> {
     let (which, rate) = query.which()?;
-    bulk::all(&app, &which, rate, Action::Replay)
+    bulk::all(&app, &which, rate, Action::Replay, &operator)
         .await
         .map(Json)
 }
@@ -97,11 +97,11 @@ pub(crate) async fn replay(
 )]
 pub(crate) async fn discard(
     State(app): State<App>,
-    _operator: Operator,
+    operator: Operator,
     Params(query): Params<Query>,
 ) -> Result<Json<Came>, Problem> {
     let (which, rate) = query.which()?;
-    bulk::all(&app, &which, rate, Action::Discard)
+    bulk::all(&app, &which, rate, Action::Discard, &operator)
         .await
         .map(Json)
 }

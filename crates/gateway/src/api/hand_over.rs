@@ -8,6 +8,8 @@ use bootstrap::trace::{self, Span, TraceContext};
 use common::{JobId, JobRecord, JobState, Outcome, Status, subjects};
 use durable::{NewJob, Submitted, Waited};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tracing::debug;
 use utoipa::ToSchema;
 
 use crate::api::schema;
@@ -16,6 +18,9 @@ use crate::problem::Problem;
 
 /// How long a confirmed job is waited for if nothing else is asked.
 const CONFIRMED: Duration = Duration::from_secs(30);
+
+/// The pause before a job is waited for again after that went wrong.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// How a job travels, and what is promised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -130,15 +135,30 @@ pub(super) async fn wait_for_stored(
     let Some(patience) = wait else {
         return accepted(id, known, None);
     };
-    let waiting = durable::wait(&app.nats.client, app.nats.connected(), id, patience);
-    let waited = app.context.shutdown.run_until_cancelled(waiting).await;
-    match waited {
-        Some(Ok(Waited::Ended(record))) => Answer::Ended(Box::new(Ended {
+    let waiting = wait_until(app, id, Instant::now() + patience);
+    match app.context.shutdown.run_until_cancelled(waiting).await {
+        Some(Waited::Ended(record)) => Answer::Ended(Box::new(Ended {
             known,
             record: *record,
         })),
-        Some(Ok(Waited::NotYet(record))) => accepted(id, known, record.map(|record| record.state)),
-        Some(Err(_)) | None => accepted(id, known, None),
+        Some(Waited::NotYet(record)) => accepted(id, known, record.map(|record| record.state)),
+        None => accepted(id, known, None),
+    }
+}
+
+/// Waits for a job; where that goes wrong, because NATS is away or the streams are just being made,
+/// again until the time is over.
+async fn wait_until(app: &App, id: JobId, until: Instant) -> Waited {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match durable::wait(&app.nats.client, app.nats.connected(), id, left).await {
+            Ok(waited) => return waited,
+            Err(error) => debug!(job.id = %id, "cannot wait for the job: {error:#}"),
+        }
+        if until <= Instant::now() + AGAIN {
+            return Waited::NotYet(None);
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use common::{DeadReason, JobId, JobKind, JobRecord, JobState, OutcomeError, Timestamp};
 use durable::{Filter, Listed, Waited};
 use serde::{Deserialize, Serialize};
+use tracing::info;
 use utoipa::{IntoParams, ToSchema};
 
 use super::params::{Id, Params};
@@ -214,7 +215,7 @@ pub(crate) async fn list(
 )]
 pub(crate) async fn cancel(
     State(app): State<App>,
-    _operator: Operator,
+    operator: Operator,
     Id(id): Id,
 ) -> Result<Response, Problem> {
     let before = look_up(&app, id).await?;
@@ -223,6 +224,7 @@ pub(crate) async fn cancel(
     }
     let client = &app.nats.client;
     durable::cancel(client, id).await?;
+    info!(job.id = %id, by = %operator.name, "asked to cancel a job");
     let waited = durable::wait(client, app.nats.connected(), id, CANCELLED).await;
     match waited {
         Ok(Waited::Ended(record)) => ended(*record),

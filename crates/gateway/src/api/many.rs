@@ -1,5 +1,7 @@
 //! Many jobs in one request.
 
+use std::fmt;
+
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -8,7 +10,8 @@ use bytes::Bytes;
 use common::{JobId, Outcome};
 use durable::NewJob;
 use futures_util::{StreamExt as _, stream};
-use serde::Serialize;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
@@ -62,20 +65,61 @@ pub(crate) struct One {
     problem: Option<Problem>,
 }
 
+/// The jobs of an array as they are written; of one that has too many, one more than there may be.
+struct Jobs<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Jobs<'de> {
+    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        struct Elements;
+
+        impl<'de> Visitor<'de> for Elements {
+            type Value = Jobs<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of jobs")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+                let mut jobs = Vec::new();
+                while jobs.len() < MOST
+                    && let Some(job) = array.next_element()?
+                {
+                    jobs.push(job);
+                }
+                // What follows is passed over, so that a long array costs no memory.
+                while let Some(IgnoredAny) = array.next_element()? {
+                    if jobs.len() == MOST {
+                        jobs.push(RawValue::NULL);
+                    }
+                }
+                Ok(Jobs(jobs))
+            }
+        }
+
+        reader.deserialize_seq(Elements)
+    }
+}
+
 /// Cuts a body into jobs, without copying them.
 pub(super) fn split(body: &Bytes, lines: bool) -> Result<Vec<Bytes>, Problem> {
+    let too_many = || {
+        let text = format!("more than {MOST} jobs, which are the most in a request");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+    };
     let jobs: Vec<Bytes> = if lines {
         let lines = body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-        let lines = lines.filter(|line| !line.is_empty());
+        let lines = lines.filter(|line| !line.is_empty()).take(MOST + 1);
         lines.map(|line| body.slice_ref(line)).collect()
     } else {
-        let array: Vec<&RawValue> = serde_json::from_slice(body).map_err(|error| {
+        let Jobs(array) = serde_json::from_slice(body).map_err(|error| {
             let text = format!("the body is not JSON: {error}");
             Problem::new(StatusCode::BAD_REQUEST, text)
         })?;
-        let parts = array.iter();
-        parts
-            .map(|job| body.slice_ref(job.get().as_bytes()))
+        if array.len() > MOST {
+            return Err(too_many());
+        }
+        let jobs = array.iter();
+        jobs.map(|job| body.slice_ref(job.get().as_bytes()))
             .collect()
     };
     if jobs.is_empty() {
@@ -83,8 +127,7 @@ pub(super) fn split(body: &Bytes, lines: bool) -> Result<Vec<Bytes>, Problem> {
         return Err(Problem::new(StatusCode::BAD_REQUEST, text));
     }
     if jobs.len() > MOST {
-        let text = format!("{} jobs, and {MOST} are the most in a request", jobs.len());
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text));
+        return Err(too_many());
     }
     Ok(jobs)
 }
@@ -138,8 +181,14 @@ async fn together(
     });
     let mut jobs: Vec<NewJob> = numbered.collect::<Result<_, _>>()?;
     let begin = |job| begin(app, terms.delivery, trace, job);
-    let spans: Vec<_> = jobs.iter_mut().map(begin).collect();
-    app.submitter.submit_all(&jobs).await?;
+    let mut spans: Vec<_> = jobs.iter_mut().map(begin).collect();
+    if let Err(error) = app.submitter.submit_all(&jobs).await {
+        let problem = Problem::from(error);
+        for span in &mut spans {
+            span.failed(problem.status.as_str(), &problem.detail);
+        }
+        return Err(problem);
+    }
     drop(spans);
     let stored = async |job: NewJob| {
         let answer = wait_for_stored(app, terms.wait, job.id, false).await;
@@ -196,5 +245,37 @@ impl One {
             }
         }
         one
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(body: String, lines: bool) -> Result<usize, u16> {
+        let jobs = split(&body.into(), lines);
+        jobs.map(|jobs| jobs.len())
+            .map_err(|problem| problem.status.as_u16())
+    }
+
+    #[test]
+    fn a_body_is_cut_into_no_more_jobs_than_may_be() {
+        let array = |count: usize| format!("[{}]", vec!["1"; count].join(", "));
+        assert_eq!(count(array(2), false), Ok(2));
+        assert_eq!(count(array(MOST), false), Ok(MOST));
+        assert_eq!(count(array(MOST + 1), false), Err(413));
+        assert_eq!(count(array(MOST + 7), false), Err(413));
+        assert_eq!(count("[1,".to_owned(), false), Err(400));
+        assert_eq!(count("[] 1".to_owned(), false), Err(400));
+        assert_eq!(count("\n1\n \n2\r\n".to_owned(), true), Ok(2));
+        assert_eq!(count("1\n".repeat(MOST + 1), true), Err(413));
+        assert_eq!(count("\n".to_owned(), true), Err(400));
+    }
+
+    #[test]
+    fn jobs_are_cut_out_as_they_are_written() {
+        let body = Bytes::from_static(b" [ {\"a\" : 1.50} ,\n7]");
+        let jobs = split(&body, false).unwrap();
+        assert_eq!(jobs, [&b"{\"a\" : 1.50}"[..], b"7"]);
     }
 }

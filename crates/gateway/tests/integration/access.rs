@@ -31,7 +31,7 @@ fn tokens() -> tempfile::NamedTempFile {
     use sha2::{Digest as _, Sha256};
 
     let hash = Sha256::digest(b"token-of-the-operator");
-    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = format!("{hash:x}");
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(TOKENS.replace("HASH", &hash).as_bytes())
         .unwrap();

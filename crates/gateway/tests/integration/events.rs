@@ -37,7 +37,7 @@ impl Events {
     /// The next event; none at the end.
     async fn next(&mut self) -> Option<Event> {
         loop {
-            if let Some((block, rest)) = self.read.split_once("\n\n") {
+            if let Some((block, _)) = self.read.split_once("\n\n") {
                 let line = |name: &str| {
                     let mut lines = block.lines();
                     lines.find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
@@ -47,7 +47,8 @@ impl Events {
                     id: line("id:").unwrap(),
                     record: serde_json::from_str(&data).unwrap(),
                 });
-                self.read = rest.to_owned();
+                let read = block.len() + 2;
+                self.read.drain(..read);
                 if event.is_some() {
                     return event;
                 }

@@ -152,3 +152,18 @@ async fn a_full_queue_is_said_to_be_full() {
     assert_eq!(answer.problem().0, 429);
     assert_eq!(answer.headers["retry-after"], "10");
 }
+
+#[tokio::test]
+async fn whoever_does_not_read_the_answers_is_cut_off() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::with(&nats, &["--idle", "500ms"]).await;
+    let mut stream = TcpStream::connect(&gateway.address).await.unwrap();
+    // So many answers that no socket holds them, and none of them is read.
+    let request = "GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(100);
+    let sending = async { while stream.write_all(request.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(DEADLINE, sending)
+        .await
+        .expect("the gateway closes the connection");
+    assert_eq!(gateway.get("/v1/jobs").await.status, 200);
+}

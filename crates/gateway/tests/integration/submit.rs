@@ -233,3 +233,21 @@ async fn without_a_stream_the_consumers_are_said_to_be_away() {
     assert!(answer.text.contains("a consumer makes it"), "{answer:?}");
     assert!(answer.headers.contains_key("retry-after"));
 }
+
+#[tokio::test]
+async fn a_job_stays_in_the_trace_of_its_request_and_what_is_no_trace_is_left_out() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let operator = nats.connect_as("operator").await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for (parent, kept) in [(trace, Some(trace)), ("00-not-a-trace", None)] {
+        let request = gateway.posting("/v1/jobs", r#"{"kind":"echo"}"#);
+        let id = send(request.header("traceparent", parent)).await.id();
+        let last = json!({"last_by_subj": format!("jobs.durable.{id}.>")});
+        let last = operator.request("$JS.API.DIRECT.GET.JOBS", last.to_string().into());
+        let headers = last.await.unwrap().headers.unwrap();
+        let stored = headers.get("traceparent").map(ToString::to_string);
+        assert_eq!(stored.as_deref(), kept);
+    }
+}

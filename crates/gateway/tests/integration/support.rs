@@ -141,7 +141,7 @@ impl Gateway {
     }
 }
 
-/// A consumer that takes jobs of both lanes.
+/// A consumer that takes jobs of both lanes: it has made the streams, which it does when it starts.
 pub(crate) async fn consumer(nats: &NatsServer, args: &[&str]) -> Service {
     let mut consumer = Service::named("consumer")
         .envs(nats.env_for("worker"))
@@ -150,6 +150,12 @@ pub(crate) async fn consumer(nats: &NatsServer, args: &[&str]) -> Service {
     consumer
         .wait_for_line(|line| line.contains("taking jobs"))
         .await;
+    let client = nats.connect_as("operator").await;
+    eventually(DEADLINE, "the streams", async || {
+        let streams = durable::streams(&client).await.ok().flatten();
+        streams.filter(|streams| streams.len() == 4)
+    })
+    .await;
     consumer
 }
 
@@ -157,15 +163,6 @@ pub(crate) async fn consumer(nats: &NatsServer, args: &[&str]) -> Service {
 /// them.
 pub(crate) async fn streams_without_consumer(nats: &NatsServer) {
     let mut consumer = consumer(nats, &[]).await;
-    let client = nats.connect_as("operator").await;
-    eventually(DEADLINE, "the streams", async || {
-        durable::streams(&client)
-            .await
-            .ok()
-            .flatten()
-            .filter(|streams| streams.len() == 4)
-    })
-    .await;
     consumer.signal(Signal::SIGTERM);
     assert!(consumer.wait().await.success());
 }
