@@ -6,6 +6,7 @@ mod chart;
 mod confirm;
 mod consumers;
 mod dead;
+mod figures;
 mod frame;
 mod history;
 mod job;
