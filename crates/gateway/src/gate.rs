@@ -31,7 +31,9 @@ const ALWAYS: [(HeaderName, HeaderValue); 6] = [
     ),
     (
         header::REFERRER_POLICY,
-        HeaderValue::from_static("no-referrer"),
+        // With `no-referrer` browsers would hide from us, too, that a form comes from our own page:
+        // they send `Origin: null` then, and no button of the dashboard would do anything.
+        HeaderValue::from_static("same-origin"),
     ),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (

@@ -70,21 +70,24 @@ impl Bulk {
     pub(crate) fn progress(&self) -> Option<Progress> {
         let work = lock(&self.work);
         let work = work.as_ref()?;
-        let done = text::count(work.done.load(Ordering::Relaxed));
-        let (doing, did) = match work.verb {
-            Verb::Replay => ("Replaying", "replayed"),
-            Verb::Discard => ("Discarding", "discarded"),
+        let done = match work.done.load(Ordering::Relaxed) {
+            1 => "1 dead letter was".to_owned(),
+            done => format!("{} dead letters were", text::count(done)),
+        };
+        let did = match work.verb {
+            Verb::Replay => "replayed",
+            Verb::Discard => "discarded",
         };
         let end = lock(&work.end);
         Some(Progress {
             text: match &*end {
-                None => format!("{doing} dead letters: {done} so far."),
+                None => format!("At work: {done} {did} so far."),
                 Some(Ok(())) if work.stop.is_cancelled() => {
-                    format!("Stopped after {done} dead letters were {did}.")
+                    format!("Stopped; {done} {did}.")
                 }
-                Some(Ok(())) => format!("{done} dead letters were {did}."),
+                Some(Ok(())) => format!("{done} {did}."),
                 Some(Err(error)) => {
-                    format!("{done} dead letters were {did}; then it failed: {error}.")
+                    format!("{done} {did}; then it failed: {error}.")
                 }
             },
             running: end.is_none(),

@@ -47,6 +47,8 @@ pub(crate) struct Snapshot {
     pub(crate) dead: Option<u64>,
     /// What the server promises.
     pub(crate) guarantees: Option<Arc<Guarantees>>,
+    /// How evenly jobs were spread when some ended last.
+    pub(crate) spread: Option<Evenness>,
     /// What was seen in the last minutes, the oldest first.
     pub(crate) points: Arc<Vec<Point>>,
 }
@@ -68,6 +70,28 @@ pub(crate) struct Point {
     pub(crate) inbox: Option<u64>,
 }
 
+/// How evenly the jobs of a round were spread.
+#[derive(Clone, Copy)]
+pub(crate) struct Evenness {
+    /// When the round ended.
+    pub(crate) at: Timestamp,
+    /// The smallest and the largest share that one consumer had, in percent.
+    pub(crate) percent: [f64; 2],
+    /// How many consumers there were.
+    pub(crate) among: u64,
+}
+
+impl Evenness {
+    fn of(fleet: &Fleet) -> Option<Self> {
+        Some(Self {
+            at: fleet.asked_at?,
+            percent: fleet.spread_percent?,
+            among: fleet.answering,
+        })
+        .filter(|spread| spread.among >= 2)
+    }
+}
+
 /// Where the newest snapshot is found, and heard of.
 pub(crate) type History = watch::Receiver<Arc<Snapshot>>;
 
@@ -81,6 +105,7 @@ impl Snapshot {
             queues: Arc::default(),
             dead: None,
             guarantees: None,
+            spread: None,
             points: Arc::default(),
         }
     }
@@ -115,6 +140,7 @@ async fn look_again_and_again(app: &App, sender: watch::Sender<Arc<Snapshot>>) {
     let mut points = VecDeque::with_capacity(MOST_POINTS);
     let mut observers = Observers::default();
     let mut guarantees: Option<(Instant, Arc<Guarantees>)> = None;
+    let mut spread = None;
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -129,6 +155,13 @@ async fn look_again_and_again(app: &App, sender: watch::Sender<Arc<Snapshot>>) {
         let mut snapshot = look(app).await;
         snapshot.connected = *connected.borrow();
         snapshot.guarantees = guarantees.as_ref().map(|(_, found)| Arc::clone(found));
+        spread = snapshot
+            .fleet
+            .as_deref()
+            .ok()
+            .and_then(Evenness::of)
+            .or(spread);
+        snapshot.spread = spread;
         if points.len() == MOST_POINTS {
             points.pop_front();
         }

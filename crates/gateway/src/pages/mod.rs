@@ -6,6 +6,7 @@ mod chart;
 mod confirm;
 mod consumers;
 mod dead;
+mod figures;
 mod frame;
 mod history;
 mod job;
@@ -21,16 +22,19 @@ mod tests;
 mod text;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_extractor_with_state;
+use axum::extract::{DefaultBodyLimit, FromRequestParts as _, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_extractor_with_state, from_fn_with_state};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
 
-use crate::access::{Operator, Reader};
+use crate::access::{Operator, Reader, SIGN_IN};
 use crate::app::App;
 use bulk::Bulk;
 pub(crate) use frame::{Frame, html};
 use history::History;
 use live::Seats;
+use problem::Problem;
 
 /// The largest form: a payload of 1 MiB, each byte of it escaped.
 const MOST_FORM_BYTES: usize = 4 << 20;
@@ -68,7 +72,7 @@ pub(crate) fn router(app: &App) -> Router<App> {
         .route("/dead/stop", post(bulk::stop))
         .route("/dead/{id}/replay", post(letter::replay))
         .route("/dead/{id}/discard", post(letter::discard))
-        .route_layer(from_extractor_with_state::<Operator, App>(app.clone()));
+        .route_layer(from_fn_with_state(app.clone(), operators_only));
     let open = Router::new()
         .route("/sign-in", get(sign_in::page).post(sign_in::sign_in))
         .route("/sign-out", post(sign_in::sign_out))
@@ -77,4 +81,18 @@ pub(crate) fn router(app: &App) -> Router<App> {
         .merge(open)
         .layer(DefaultBodyLimit::max(MOST_FORM_BYTES))
         .with_state(pages)
+}
+
+/// Lets those through who may cancel, replay and discard, and tells the others so on a page.
+async fn operators_only(State(app): State<App>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let denied = match Operator::from_request_parts(&mut parts, &app).await {
+        Ok(_) => return next.run(Request::from_parts(parts, body)).await,
+        Err(denied) => denied.into_response(),
+    };
+    match denied.status() {
+        StatusCode::FORBIDDEN => Problem::not_allowed().into_response(),
+        StatusCode::UNAUTHORIZED => Redirect::to(SIGN_IN).into_response(),
+        _ => denied,
+    }
 }

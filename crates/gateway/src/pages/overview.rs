@@ -8,18 +8,16 @@ use common::{Counts, Fleet, FleetKind, JobState};
 use durable::{Guarantees, Queue, Stream, StreamDepth};
 
 use super::Pages;
-use super::chart::{Chart, Series};
+use super::chart::Chart;
+use super::figures::{Tile, charts, known, tiles};
 use super::frame::{Frame, html};
-use super::history::{SPAN, Snapshot};
+use super::history::{Evenness, Snapshot};
 use super::jobs::host;
 use super::problem::Problem;
 use super::text::{self, Moment};
 
 /// The most queues on the page.
 const MOST_QUEUES: usize = 20;
-
-/// What stands where a number is not known.
-const UNKNOWN: &str = "-";
 
 #[derive(Template)]
 #[template(path = "overview.html")]
@@ -38,15 +36,6 @@ pub(crate) struct OverviewPage {
     streams: Result<Vec<StreamRow>, String>,
     spread: Option<Spread>,
     guarantees: Vec<Check>,
-}
-
-/// A number that is seen first.
-struct Tile {
-    id: &'static str,
-    name: &'static str,
-    value: String,
-    note: String,
-    bad: bool,
 }
 
 struct StateRow {
@@ -87,6 +76,7 @@ struct StreamRow {
 }
 
 struct Spread {
+    at: Moment,
     least: String,
     least_width: String,
     even: String,
@@ -153,143 +143,10 @@ impl OverviewPage {
                     .collect()),
                 Err(why) => Err(why.clone()),
             },
-            spread: fleet.and_then(Spread::of),
+            spread: seen.spread.map(Spread::of),
             guarantees: checks(seen.guarantees.as_deref()),
         }
     }
-}
-
-fn known(number: Option<u64>) -> String {
-    number.map_or_else(|| UNKNOWN.to_owned(), text::count)
-}
-
-fn tiles(seen: &Snapshot, fleet: Option<&Fleet>) -> Vec<Tile> {
-    let rates = seen.points.iter().rev().find_map(|point| point.rates);
-    let missing = fleet.map_or(0, |fleet| fleet.missing);
-    let dead = seen.dead.unwrap_or(0);
-    let inbox = fleet.map_or(0, |fleet| fleet.waiting);
-    vec![
-        Tile {
-            id: "consumers",
-            name: "Consumers",
-            value: known(fleet.map(|fleet| fleet.answering)),
-            note: match missing {
-                0 => "answering".to_owned(),
-                missing => format!("answering, {} missing", text::count(missing)),
-            },
-            bad: missing > 0,
-        },
-        Tile {
-            id: "running",
-            name: "Running",
-            value: known(fleet.map(|fleet| fleet.in_flight)),
-            note: format!("of {} slots", known(fleet.map(|fleet| fleet.concurrency))),
-            bad: false,
-        },
-        Tile {
-            id: "queued",
-            name: "Queued",
-            value: known(seen.queued()),
-            note: format!("durable; {} more in consumers", text::count(inbox)),
-            bad: false,
-        },
-        Tile {
-            id: "throughput",
-            name: "Throughput",
-            value: rates.map_or_else(|| UNKNOWN.to_owned(), |(ended, _)| text::brief(ended)),
-            note: match rates {
-                Some((_, failed)) if failed > 0.0 => {
-                    format!("jobs a second, {} failed", text::brief(failed))
-                }
-                _ => "jobs a second".to_owned(),
-            },
-            bad: false,
-        },
-        Tile {
-            id: "processed",
-            name: "Processed",
-            value: known(fleet.map(|fleet| fleet.totals.processed)),
-            note: format!("{} failed", known(fleet.map(|fleet| fleet.totals.failed))),
-            bad: false,
-        },
-        Tile {
-            id: "dead",
-            name: "Dead letters",
-            value: known(seen.dead),
-            note: if dead > 0 {
-                "to look at"
-            } else {
-                "nothing to do"
-            }
-            .to_owned(),
-            bad: dead > 0,
-        },
-    ]
-}
-
-fn charts(seen: &Snapshot) -> [Chart; 3] {
-    let now = seen
-        .points
-        .last()
-        .map(|point| point.elapsed)
-        .unwrap_or_default();
-    let ages: Vec<_> = seen
-        .points
-        .iter()
-        .map(|point| (now.saturating_sub(point.elapsed)).as_secs_f64())
-        .collect();
-    let span = span(ages.first().copied().unwrap_or_default());
-    let series = |class, name, value: &dyn Fn(&super::history::Point) -> Option<f64>| Series {
-        class,
-        name,
-        values: seen.points.iter().map(value).collect(),
-    };
-    let count = |number: Option<u64>| number.map(|number| number as f64);
-    let draw = |title, id, curves, label| Chart::draw((title, id), &ages, span, curves, label);
-    [
-        draw(
-            "Throughput, jobs a second",
-            "throughput",
-            vec![
-                series("series-1", "ended", &|point| {
-                    point.rates.map(|(ended, _)| ended)
-                }),
-                series("series-2", "failed", &|point| {
-                    point.rates.map(|(_, failed)| failed)
-                }),
-            ],
-            text::brief,
-        ),
-        draw(
-            "Run time of the slowest kind",
-            "latency",
-            vec![
-                series("series-1", "median", &|point| {
-                    point.run_ms.map(|run| run.p50)
-                }),
-                series("series-3", "p90", &|point| point.run_ms.map(|run| run.p90)),
-                series("series-4", "p99", &|point| point.run_ms.map(|run| run.p99)),
-            ],
-            text::milliseconds,
-        ),
-        draw(
-            "Queue depth, jobs",
-            "depth",
-            vec![
-                series("series-1", "queued", &|point| count(point.queued)),
-                series("series-3", "scheduled", &|point| count(point.later)),
-                series("series-4", "in consumers", &|point| count(point.inbox)),
-            ],
-            text::brief,
-        ),
-    ]
-}
-
-/// How far back charts go, in seconds: as far as is known, in round steps.
-fn span(oldest: f64) -> f64 {
-    let steps = [60.0, 120.0, 300.0];
-    let step = steps.into_iter().find(|&step| oldest <= step);
-    step.unwrap_or(SPAN.as_secs_f64())
 }
 
 fn states(seen: &Snapshot, fleet: Option<&Fleet>) -> Vec<StateRow> {
@@ -425,20 +282,18 @@ impl StreamRow {
 }
 
 impl Spread {
-    fn of(fleet: &Fleet) -> Option<Self> {
-        let [least, most] = fleet.spread_percent?;
-        if fleet.answering < 2 {
-            return None;
-        }
-        let even = 100.0 / fleet.answering as f64;
-        Some(Self {
+    fn of(seen: Evenness) -> Self {
+        let [least, most] = seen.percent;
+        let even = 100.0 / seen.among as f64;
+        Self {
+            at: Moment::of(seen.at),
             least: text::share(least),
             least_width: width(least),
             even: text::share(even),
             most: text::share(most),
             most_width: width(most),
             tone: if most > 2.0 * even { "warn" } else { "good" },
-        })
+        }
     }
 }
 

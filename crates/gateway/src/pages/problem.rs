@@ -50,6 +50,19 @@ impl Problem {
         }
     }
 
+    /// The token that somebody has signed in with does not allow it.
+    pub(crate) fn not_allowed() -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            title: "Not allowed",
+            what:
+                "Your token lets you look, but not cancel, replay or discard: it lacks the scope \
+                   `operate`."
+                    .to_owned(),
+            next: None,
+        }
+    }
+
     /// There is too much to do.
     pub(crate) fn busy(what: impl Into<String>) -> Self {
         Self {

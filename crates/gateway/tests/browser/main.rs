@@ -1,4 +1,4 @@
-//! The dashboard in a real browser: Chromium, driven over WebDriver, before a gateway
+//! The dashboard in a real browser: Chromium, driven over `WebDriver`, before a gateway
 //! with a NATS server, consumers and a status service of its own for each test.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]

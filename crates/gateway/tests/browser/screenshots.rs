@@ -30,20 +30,23 @@ async fn the_main_pages_are_pictured() {
     });
     let retried = system.submit(&retried).await;
     system.wait_for(&retried, "dead").await;
-    // Enough work for charts that show something, in waves.
-    for wave in 1..=20_u64 {
-        let jobs = (0..40 + 20 * (wave % 4)).map(|number| {
-            let kind = if number % 3 == 0 { "sleep" } else { "echo" };
-            json!({"kind": kind, "payload": {"ms": 20 + number}})
+    // Waves of work, so that the charts have something to show; nothing waits for their end.
+    for wave in 1..=24_u64 {
+        let jobs = (0..150 + 250 * (wave % 3)).map(|number| match number % 4 {
+            0 => json!({"kind": "echo", "payload": number}),
+            1 => json!({"kind": "sha256", "payload": {"text": "of a picture"}}),
+            _ => json!({"kind": "sleep", "payload": {"ms": 20 + number % 60}}),
         });
-        for job in jobs {
-            system.submit(&job).await;
-        }
-        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        system.submit_all(&jobs.collect::<Vec<_>>()).await;
+        tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
     }
-    let night = Look { dark: true, ..DESK };
+    let tall = Look {
+        height: 1_240,
+        ..DESK
+    };
+    let night = Look { dark: true, ..tall };
     let pictures = [
-        ("overview", "/".to_owned(), DESK),
+        ("overview", "/".to_owned(), tall),
         ("overview-dark", "/".to_owned(), night),
         ("overview-phone", "/".to_owned(), PHONE),
         ("consumers", "/consumers".to_owned(), DESK),

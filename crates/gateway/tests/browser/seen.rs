@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
+use test_support::{NatsServer, Signal};
+
 use crate::driven::assert_quiet;
-use crate::system::System;
+use crate::system::{System, http};
 use crate::webdriver::{Browser, DESK, Look, PHONE, in_browser};
 
 /// A script in every text that somebody else writes.
@@ -215,5 +217,25 @@ async fn pages_of_an_empty_system_say_what_to_do_next() {
             html.contains("consumer was started") || html.contains("No d"),
             "{html}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_stopped_lets_its_viewers_go() {
+    let nats = NatsServer::start().await;
+    let (mut gateway, base) = System::gateway(&nats, &[]).await;
+    let mut viewers = Vec::new();
+    for _ in 0..3 {
+        let viewer = http().get(format!("{base}/live")).send().await.unwrap();
+        assert_eq!(viewer.headers()["content-type"], "text/event-stream");
+        viewers.push(viewer);
+    }
+    let news = viewers[0].chunk().await.unwrap().unwrap();
+    assert!(news.starts_with(b"data: 2"), "{news:?}");
+    gateway.signal(Signal::SIGTERM);
+    assert!(gateway.wait().await.success());
+    for mut viewer in viewers {
+        // Each stream has an end, and none is torn.
+        while viewer.chunk().await.unwrap().is_some() {}
     }
 }

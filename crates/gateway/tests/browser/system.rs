@@ -76,6 +76,14 @@ impl System {
         answer["id"].as_str().unwrap().to_owned()
     }
 
+    /// Submits many durable jobs at once.
+    pub(crate) async fn submit_all(&self, jobs: &[Value]) {
+        let request = self.http.post(format!("{}/v1/jobs", self.base));
+        let request = request.header("content-type", "application/json");
+        let answer = request.body(json!(jobs).to_string()).send().await.unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+    }
+
     /// A page of the gateway, as it is sent.
     pub(crate) async fn html(&self, path: &str) -> String {
         let answer = self.http.get(format!("{}{path}", self.base)).send().await;

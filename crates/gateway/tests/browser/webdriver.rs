@@ -1,4 +1,4 @@
-//! Chromium, as far as these tests need it, over the W3C WebDriver protocol: JSON over HTTP, so
+//! Chromium, as far as these tests need it, over the W3C protocol `WebDriver`: JSON over HTTP, so
 //! that the client of the other tests does.
 
 use std::panic::AssertUnwindSafe;

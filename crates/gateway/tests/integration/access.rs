@@ -165,7 +165,7 @@ async fn a_page_of_another_site_cannot_operate_it() {
             assert!(policy.contains(word), "{policy}");
         }
         assert!(!policy.contains("unsafe"), "{policy}");
-        assert_eq!(answer.headers["referrer-policy"], "no-referrer");
+        assert_eq!(answer.headers["referrer-policy"], "same-origin");
         assert_eq!(answer.headers["x-content-type-options"], "nosniff");
         assert!(answer.headers.contains_key("cache-control"));
     }
