@@ -92,6 +92,7 @@ async fn each_flag_stands_in_the_tables_with_its_variable_and_default() {
         ("publisher", "Publisher", "PUBLISHER"),
         ("consumer", "Consumer", "CONSUMER"),
         ("status-service", "Status service", "STATUS"),
+        ("gateway", "Gateway", "GATEWAY"),
     ] {
         let mut told = table(heading, prefix);
         told.append(&mut table("Every service", prefix));
