@@ -124,7 +124,7 @@ async fn bad_input_is_refused_by_name_and_costs_nothing_else() {
             "`max_attempts`",
         ),
         (
-            br#"{"kind":"echo","run_at":"9999-01-01T00:00:00Z"}"#,
+            br#"{"kind":"echo","run_at":"2200-01-01T00:00:00Z"}"#,
             Status::Rejected,
             codes::INVALID_JOB,
             "`run_at`",

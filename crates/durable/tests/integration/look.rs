@@ -28,7 +28,7 @@ async fn a_job_is_found_wherever_it_is() {
     assert_eq!((record.state, record.run), (JobState::Queued, 1));
     assert_eq!(record.kind.unwrap().as_str(), "mail.send");
 
-    let later = job(r#"{"kind":"mail.send","run_at":"2999-01-31T09:30:00Z"}"#);
+    let later = job(r#"{"kind":"mail.send","run_at":"2200-01-31T09:30:00Z"}"#);
     submitter(&publisher).submit(&later).await.unwrap();
     let record = look_up(&operator, later.id).await.unwrap().unwrap();
     assert_eq!(record.state, JobState::Scheduled);
