@@ -259,11 +259,34 @@ async fn the_commands_for_durable_jobs_are_subcommands() {
 }
 
 #[tokio::test]
+async fn the_tokens_that_are_shown_are_taken() {
+    let server = NatsServer::builder().open().start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens.toml");
+    fs::write(&file, block("toml", "[[token]]")).unwrap();
+    let mut gateway = Service::named("gateway")
+        .envs(server.env_for("gateway"))
+        .args(["--listen", "127.0.0.1:0", "--tokens"])
+        .arg(&file)
+        .start();
+    let address = gateway
+        .wait_for_line(|line| line.contains("serving http"))
+        .await;
+    let address = address.rsplit("://").next().unwrap();
+    // The hash that is shown is that of a text that is known, if too short for a real token.
+    let answer = test_support::http("GET", address, "/v1/queues").await;
+    assert_eq!(answer.unwrap().status, 401);
+}
+
+#[tokio::test]
 async fn the_declared_handlers_are_taken_and_run() {
     let server = NatsServer::builder().open().start().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("handlers.toml");
-    fs::write(&file, blocks("toml").concat()).unwrap();
+    let handlers = blocks("toml")
+        .into_iter()
+        .filter(|block| block.contains("[handlers."));
+    fs::write(&file, handlers.collect::<String>()).unwrap();
     let mut consumer = Service::named("consumer")
         .envs(server.env_for("worker"))
         .env("CONSUMER_HANDLERS", &file)
