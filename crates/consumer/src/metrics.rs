@@ -178,7 +178,7 @@ fn durable(families: &mut Families<'_>, lane: &Lane) -> fmt::Result {
     };
     families.histogram(
         "jobs_wait_seconds",
-        "How long durable jobs were in the queue before they were first delivered",
+        "How long durable jobs were in the queue before an attempt, for each attempt that waited there",
         [([("lane", subjects::DURABLE_LANE)], waits)],
     )
 }

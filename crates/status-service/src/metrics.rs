@@ -21,6 +21,7 @@ pub(crate) struct Seen {
     fleet: Option<SeenFleet>,
     pub(crate) streams: Vec<StreamDepth>,
     pub(crate) storage: Option<Storage>,
+    pub(crate) due: Option<u64>,
     pub(crate) dead_letters: Option<u64>,
 }
 
@@ -181,6 +182,11 @@ fn lane(families: &mut Families<'_>, seen: &Seen) -> fmt::Result {
         "jobs_scheduled",
         "Durable jobs that wait for their time, or whose time has come",
         of(Stream::Later).map(|depth| ([], depth.messages)),
+    )?;
+    families.gauge(
+        "jobs_due",
+        "Durable jobs that had to wait for their time, and now wait for a consumer or run",
+        seen.due.map(|due| ([], due)),
     )?;
     families.gauge(
         "jobs_dead_letters",

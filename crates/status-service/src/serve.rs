@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info};
 
+use crate::due::due;
 use crate::metrics::Metrics;
 use crate::{Asker, Config, Ended, Fleet, Ignored, Round, page, report};
 
@@ -19,8 +20,9 @@ use crate::{Asker, Config, Ended, Fleet, Ignored, Round, page, report};
 /// is back at intervals of up to 4 s.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// How often the dead letters are counted: that costs the server a look at each of their subjects.
-const DEAD_LETTERS: Duration = Duration::from_secs(30);
+/// How often dead letters, and jobs whose time has come, are counted: that costs the server a look
+/// at each subject, and at each durable consumer.
+const COUNT: Duration = Duration::from_secs(30);
 
 /// Asks the consumers every interval, and logs what they answer, until it is told to stop.
 ///
@@ -136,7 +138,7 @@ struct Log {
     /// How many durable jobs there were.
     depth: Option<Depth>,
     metrics: Metrics,
-    /// When the dead letters were counted.
+    /// When dead letters and due jobs were counted.
     counted_at: Option<Instant>,
 }
 
@@ -202,22 +204,45 @@ impl Log {
             Err(error) => {
                 debug!("cannot see how many durable jobs there are: {error:#}");
                 let mut seen = self.metrics.seen();
-                (seen.streams, seen.storage, seen.dead_letters) = (Vec::new(), None, None);
+                (seen.streams, seen.storage) = (Vec::new(), None);
+                (seen.due, seen.dead_letters) = (None, None);
                 self.counted_at = None;
                 return;
             }
         }
-        let storage = durable::storage(client).await.unwrap_or_default();
+        let storage = durable::storage(client).await.unwrap_or_else(|error| {
+            debug!("cannot see how much is stored: {error:#}");
+            None
+        });
         self.metrics.seen().storage = storage;
-        if self
-            .counted_at
-            .is_none_or(|at| at.elapsed() >= DEAD_LETTERS)
-        {
-            let letters = durable::dead_letters(client).await.unwrap_or_default();
-            // Asked again soon where there is no such stream yet.
-            self.counted_at = letters.map(|_| Instant::now());
-            self.metrics.seen().dead_letters = letters;
+        if self.counted_at.is_none_or(|at| at.elapsed() >= COUNT) {
+            self.count(client).await;
         }
+    }
+
+    /// Counts what the server has to add up.
+    async fn count(&mut self, client: &Client) {
+        // Also after an error: a server that does not answer is not asked all the sooner.
+        self.counted_at = Some(Instant::now());
+        let due = due(client).await.unwrap_or_else(|error| {
+            debug!("cannot see for how many durable jobs the time has come: {error:#}");
+            None
+        });
+        let letters = match durable::dead_letters(client).await {
+            Ok(letters) => {
+                // Asked again soon where there is no such stream yet.
+                if letters.is_none() {
+                    self.counted_at = None;
+                }
+                letters
+            }
+            Err(error) => {
+                debug!("cannot see how many dead letters there are: {error:#}");
+                None
+            }
+        };
+        let mut seen = self.metrics.seen();
+        (seen.due, seen.dead_letters) = (due, letters);
     }
 
     fn last(&self) {

@@ -24,10 +24,34 @@ pub async fn http(
     address: impl ToSocketAddrs,
     path: &str,
 ) -> anyhow::Result<HttpAnswer> {
+    let request = format!("{method} {path} HTTP/1.0\r\n\r\n");
+    exchange(address, path, &request).await
+}
+
+/// Sends JSON to a server by POST.
+///
+/// # Errors
+/// When there is no server, or what it answers is no HTTP.
+pub async fn http_post(
+    address: impl ToSocketAddrs,
+    path: &str,
+    json: &str,
+) -> anyhow::Result<HttpAnswer> {
+    let length = json.len();
+    let request = format!(
+        "POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{json}"
+    );
+    exchange(address, path, &request).await
+}
+
+async fn exchange(
+    address: impl ToSocketAddrs,
+    path: &str,
+    request: &str,
+) -> anyhow::Result<HttpAnswer> {
     let mut connection = TcpStream::connect(address).await?;
-    connection
-        .write_all(format!("{method} {path} HTTP/1.0\r\n\r\n").as_bytes())
-        .await?;
+    connection.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await?;
     let (head, body) = answer

@@ -38,7 +38,7 @@ pub use build_dir::{BuildDir, SERVICES, build_services, project_root};
 pub use cargo::cargo;
 pub use credentials::Credentials;
 pub use eventually::{DEADLINE, eventually};
-pub use http::{HttpAnswer, http};
+pub use http::{HttpAnswer, http, http_post};
 pub use metrics::Metrics;
 pub use nats_binary::{Lookup, NatsBinary, nats_binary};
 pub use nats_server::{NatsServer, NatsServerBuilder};

@@ -363,6 +363,52 @@ fn that_nobody_answers_is_told_once_and_that_they_are_back_once() {
 }
 
 #[test]
+fn whoever_was_silent_in_the_last_round_is_told_as_missing_as_the_summary_counts_it() {
+    let about = common::Fleet {
+        instance: "status-1".to_owned(),
+        started_at: "2026-01-31T09:30:00Z".parse().unwrap(),
+        asked_at: None,
+        interval_ms: 5000,
+        answering: 0,
+        missing: 0,
+        concurrency: 0,
+        in_flight: 0,
+        waiting: 0,
+        totals: Counts::default(),
+        spread_percent: None,
+        unserved_kinds: Vec::new(),
+        kinds: Vec::new(),
+        consumers: Vec::new(),
+        next: None,
+    };
+    let mut rounds = Rounds::new();
+    rounds.next(&[answer("a", 1), answer("b", 1)]);
+    let only_a = [answer("a", 1)];
+    let rounds_without_b: [fn(&mut Rounds, &[Answer]) -> News; 3] = [
+        // Nobody is called missing yet, ...
+        Rounds::settling,
+        |rounds, answers| rounds.round(answers, Ended::Cut, false),
+        // ... and now it is.
+        Rounds::next,
+    ];
+    for round in rounds_without_b {
+        let summary = round(&mut rounds, &only_a).summary;
+        let told = rounds.fleet.told(&about, (rounds.now, about.started_at));
+        assert_eq!((told.answering, told.missing), (1, 1));
+        assert_eq!((summary.consumers, summary.missing), (1, 1));
+        assert_eq!(
+            (told.in_flight, told.waiting),
+            (summary.in_flight, summary.waiting)
+        );
+        let presences: Vec<_> = told.consumers.iter().map(|it| it.presence).collect();
+        assert_eq!(
+            presences,
+            [common::Presence::Present, common::Presence::Missing]
+        );
+    }
+}
+
+#[test]
 fn messages_that_a_consumer_lost_are_told_when_there_are_more() {
     let mut rounds = Rounds::new();
     rounds.next(&[answer("a", 1)]);

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use common::{FleetKind, FleetMember, JobKind, RunTime, Timestamp};
+use common::{FleetKind, FleetMember, JobKind, Presence, RunTime, Timestamp};
 
-use super::{Fleet, Member, Presence};
+use super::{Fleet, Member};
 use crate::{Answer, InstanceId, Spread};
 
 /// The most kinds that are told.
@@ -75,7 +75,7 @@ impl Fleet {
         };
         for (id, member) in &self.members {
             let member = member.told(id, now);
-            if member.presence == common::Presence::Present {
+            if member.presence == Presence::Present {
                 told.answering += 1;
                 told.concurrency += u64::from(member.concurrency);
                 told.in_flight += u64::from(member.in_flight);
@@ -96,10 +96,11 @@ impl Member {
             host: self.host.clone(),
             version: self.version.clone(),
             started_at: id.started_at,
-            presence: match self.presence {
-                Presence::Present => common::Presence::Present,
-                // It was heard, but never in time since.
-                Presence::New | Presence::Returned | Presence::Missing => common::Presence::Missing,
+            // As /metrics counts them: by what the last round heard, not by what was said of it.
+            presence: if self.answered {
+                Presence::Present
+            } else {
+                Presence::Missing
             },
             state: self.state,
             concurrency: self.concurrency,

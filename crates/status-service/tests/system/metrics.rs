@@ -1,8 +1,10 @@
 //! What Prometheus sees of the status service.
 
-use common::{ConsumerState, Counts, JobId, subjects};
+use async_nats::{Client, HeaderMap, Request};
+use common::{ConsumerState, Counts, JobId, Priority, Timestamp, subjects};
 use durable::Topology;
-use test_support::NatsServer;
+use serde_json::{Value, json};
+use test_support::{DEADLINE, NatsServer, eventually};
 
 use crate::support::{Behaviour, Simulated, Watched, status};
 
@@ -69,6 +71,42 @@ async fn the_fleet_is_scraped_as_it_answered() {
     assert_eq!(metrics.get(&consumers("running")), Some(0.0));
 }
 
+/// Has the time of two jobs come, of which a consumer runs one.
+async fn two_are_due(worker: &Client, publisher: &Client) {
+    let kind = "echo".parse().unwrap();
+    let config = json!({
+        "durable_name": "echo", "ack_policy": "explicit",
+        "filter_subject": "jobs.due.*.*.*.echo",
+    });
+    let create = "$JS.API.CONSUMER.CREATE.JOBS_LATER.echo.jobs.due.*.*.*.echo";
+    let wanted = json!({"stream_name": "JOBS_LATER", "config": config}).to_string();
+    let created = worker.request(create, wanted.into()).await.unwrap();
+    let created: Value = serde_json::from_slice(&created.payload).unwrap();
+    assert_eq!(created["name"], "echo", "{created}");
+    for _ in 0..2 {
+        let id = JobId::generate();
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Schedule", format!("@at {}", Timestamp::now()));
+        let target = subjects::due_job(id, Priority::Normal, 1, &kind);
+        headers.insert("Nats-Schedule-Target", target);
+        let job = Request::new().headers(headers).payload("{}".into());
+        let stored = publisher.send_request(subjects::later(id), job).await;
+        stored.unwrap();
+    }
+    let next = "$JS.API.CONSUMER.MSG.NEXT.JOBS_LATER.echo";
+    let inbox = worker.new_inbox();
+    let _running = worker.subscribe(inbox.clone()).await.unwrap();
+    let pull = worker.publish_with_reply(next, inbox, "".into());
+    pull.await.unwrap();
+    let info = "$JS.API.CONSUMER.INFO.JOBS_LATER.echo";
+    eventually(DEADLINE, "one that waits and one that runs", async || {
+        let info = worker.request(info, "".into()).await.ok()?;
+        let info: Value = serde_json::from_slice(&info.payload).ok()?;
+        (info["num_pending"] == 1 && info["num_ack_pending"] == 1).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_the_durable_lane_holds_is_scraped() {
     let nats = NatsServer::start().await;
@@ -79,9 +117,10 @@ async fn what_the_durable_lane_holds_is_scraped() {
     for _ in 0..3 {
         let id = JobId::generate();
         let job = format!(r#"{{"id":"{id}","kind":"echo"}}"#);
-        let subject = subjects::durable_job(id, common::Priority::Normal, 1, &kind);
+        let subject = subjects::durable_job(id, Priority::Normal, 1, &kind);
         publisher.request(subject, job.into()).await.unwrap();
     }
+    two_are_due(&worker, &publisher).await;
     let letter = subjects::dead(JobId::generate(), &kind);
     worker.request(letter, "{}".into()).await.unwrap();
 
@@ -95,7 +134,8 @@ async fn what_the_durable_lane_holds_is_scraped() {
     assert!(of("bytes") > Some(0.0));
     assert_eq!(of("limit_bytes"), Some(f64::from(1 << 30) * 2.0));
     assert_eq!(metrics.get("jobs_dead_letters"), Some(1.0));
-    assert_eq!(metrics.get("jobs_scheduled"), Some(0.0));
+    assert_eq!(metrics.get("jobs_scheduled"), Some(2.0));
+    assert_eq!(metrics.get("jobs_due"), Some(2.0));
     let age = metrics.get("jobs_queue_oldest_age_seconds");
     assert!(age.is_some_and(|age| (0.0..60.0).contains(&age)), "{age:?}");
     assert!(metrics.get("jobs_storage_bytes") < metrics.get("jobs_storage_limit_bytes"));

@@ -44,7 +44,7 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$SRV.PING", &["status"]),
     ("$SRV.STATS.consumer.a", &["status"]),
     ("_INBOX_operator.a.b", &["operator"]),
-    ("_INBOX_gateway.a.b", &["worker", "status", "gateway"]),
+    ("_INBOX_gateway.a.b", &["worker", "gateway"]),
     ("$SYS.REQ.SERVER.PING", &[]),
     ("$SYS.REQ.SERVER.PING.VARZ", &[]),
     ("anything.else", &[]),

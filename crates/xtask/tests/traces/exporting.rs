@@ -1,7 +1,5 @@
 //! What becomes of spans where the collector is not as it should be.
 
-use std::time::{Duration, Instant};
-
 use test_support::DEADLINE;
 use tokio::net::TcpListener;
 
@@ -50,10 +48,9 @@ async fn a_collector_that_is_away_or_does_not_answer_holds_no_job_up_and_is_ment
             .env("OTEL_BSP_SCHEDULE_DELAY", "20")
             .args(["--count", "500", "--interval", "1ms"])
             .args(["--otlp-endpoint", &endpoint]);
-        let began = Instant::now();
         let mut publisher = publisher.start();
+        // Its 500 jobs have succeeded. Were each held up for as long as a collector may take, it would not end in time.
         assert!(publisher.wait_within(DEADLINE).await.success());
-        assert!(began.elapsed() < Duration::from_secs(8), "{endpoint}");
         let lines = publisher.stdout();
         let told = lines.iter().filter(|line| line.contains("takes no spans"));
         assert_eq!(told.count(), mentioned, "{lines:?}");

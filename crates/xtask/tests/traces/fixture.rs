@@ -87,6 +87,20 @@ impl Fixture {
             .await
     }
 
+    /// A gateway that records traces, and where it serves.
+    pub(crate) async fn recording_gateway(&self) -> (Service, String) {
+        let mut gateway = Service::named("gateway")
+            .envs(self.server.env_for("gateway"))
+            .args(["--listen", "127.0.0.1:0"])
+            .args(["--otlp-endpoint", &self.collector.endpoint()])
+            .start();
+        let serving = |line: &str| line.contains("serving http://");
+        let line = gateway.wait_for_line(serving).await;
+        let address = line.split_once("serving http://").unwrap().1;
+        let address = address.split([' ', '/']).next().unwrap().to_owned();
+        (gateway, address)
+    }
+
     pub(crate) fn publisher(&self) -> ServiceBuilder {
         Service::named("publisher").envs(self.server.env_for("publisher"))
     }

@@ -70,6 +70,49 @@ async fn a_confirmed_job_is_one_trace_from_its_publisher_to_the_program_that_run
 }
 
 #[tokio::test]
+async fn a_request_over_http_is_one_trace_from_its_answer_to_the_program_that_runs_the_job() {
+    let fixture = Fixture::start().await;
+    fixture.become_good();
+    let consumer = fixture.recording_consumer().await;
+    let (gateway, address) = fixture.recording_gateway().await;
+    let job = r#"{"kind":"traced"}"#;
+    let answer = test_support::http_post(&*address, "/v1/jobs?wait=30s", job).await;
+    let answer = answer.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    stop(gateway).await;
+    stop(consumer).await;
+
+    let spans = fixture.collector.spans();
+    let [serve, send, process, run] = &spans[..] else {
+        panic!("{spans:?}")
+    };
+    assert_eq!(serve.name, "POST /v1/jobs");
+    assert_eq!((serve.kind, serve.parent.as_str()), ("server", ""));
+    assert_eq!(serve.service, "gateway");
+    for (name, expected) in [
+        ("http.request.method", "POST"),
+        ("http.route", "/v1/jobs"),
+        ("http.response.status_code", "200"),
+    ] {
+        assert_eq!(serve.get(name), expected, "{serve:?}");
+    }
+    is_messaging(send, "send", "jobs.durable");
+    assert_eq!((send.kind, send.service.as_str()), ("producer", "gateway"));
+    follows(send, serve);
+    is_messaging(process, "process", "jobs.durable");
+    let by = (process.kind, process.service.as_str());
+    assert_eq!(by, ("consumer", "consumer"));
+    follows(process, send);
+    let id = "messaging.message.id";
+    assert_eq!(process.get(id), send.get(id));
+    assert_eq!(process.get("jobs.outcome"), "succeeded");
+    // It was waited for.
+    assert!(process.end <= serve.end);
+    follows(run, process);
+    assert!(spans.iter().all(|span| !span.failed));
+}
+
+#[tokio::test]
 async fn the_trace_of_a_durable_job_goes_on_through_retry_dead_letter_and_replay() {
     let fixture = Fixture::start().await;
     let consumer = fixture.recording_consumer().await;
