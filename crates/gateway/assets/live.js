@@ -12,6 +12,7 @@ let paused = false;
 let busy = false;
 let news = 0;
 let source = null;
+let again = 0;
 
 function say(text, kind) {
   word.textContent = text;
@@ -99,7 +100,15 @@ function listen() {
   source.onmessage = () => {
     if (news++ % every === 0) update();
   };
-  source.onerror = () => say("Not connected", "off");
+  source.onerror = () => {
+    say("Not connected", "off");
+    // After an answer that is no stream, the browser does not try again by itself.
+    if (source.readyState !== EventSource.CLOSED) return;
+    clearTimeout(again);
+    again = setTimeout(() => {
+      if (!paused && !document.hidden && source.readyState === EventSource.CLOSED) listen();
+    }, 5000);
+  };
   source.onopen = () => say("Live", "on");
 }
 

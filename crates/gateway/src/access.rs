@@ -92,6 +92,11 @@ impl Access {
         self.tokens.is_some()
     }
 
+    /// Whether connections are encrypted.
+    pub(crate) fn does_tls(&self) -> bool {
+        self.tls
+    }
+
     /// Whether this is a token that is accepted; the cookie to set if it is.
     pub(crate) fn sign_in(&self, token: &str) -> Option<HeaderValue> {
         let tokens = self.tokens.as_ref()?;

@@ -4,7 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::extract::{Form, State};
+use axum::Extension;
+use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use durable::{Which, dead};
 use serde::Deserialize;
@@ -13,8 +14,10 @@ use tracing::{info, warn};
 
 use super::Pages;
 use super::dead::Chosen;
+use super::form::Form;
 use super::problem::Problem;
 use super::text;
+use crate::access::Operator;
 
 /// The work that was begun last.
 #[derive(Clone)]
@@ -37,6 +40,15 @@ enum Verb {
     Discard,
 }
 
+impl Verb {
+    const fn begun(self) -> &'static str {
+        match self {
+            Self::Replay => "replaying many dead letters",
+            Self::Discard => "discarding many dead letters",
+        }
+    }
+}
+
 /// How far it is, for the page.
 pub(crate) struct Progress {
     pub(crate) text: String,
@@ -44,13 +56,43 @@ pub(crate) struct Progress {
     pub(crate) failed: bool,
 }
 
-/// Which letters are replayed, and how many a second.
-#[derive(Debug, Deserialize)]
-pub(crate) struct AtARate {
-    #[serde(flatten)]
-    chosen: Chosen,
-    // A flattened form has nothing but text.
-    rate: String,
+/// The most letters a second.
+const MOST_A_SECOND: u32 = 100_000;
+
+/// Which letters are meant, and how many a second. A field that is misspelt does not make it more
+/// letters than were meant.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Meant {
+    kind: String,
+    reason: String,
+    error: Option<String>,
+    /// Needed where nothing else says which: all of them.
+    all: bool,
+    rate: Option<NonZeroU32>,
+}
+
+impl Meant {
+    fn which(self) -> Result<(Which, Option<NonZeroU32>), Problem> {
+        let chosen = Chosen {
+            kind: self.kind,
+            reason: self.reason,
+            // Forms are sent with the line breaks of another time.
+            error: self.error.map(|error| error.replace("\r\n", "\n")),
+        };
+        if chosen.is_all() != self.all {
+            return Err(Problem::wrong(
+                "The form does not say which dead letters are meant, or that all of them are.",
+            ));
+        }
+        if self.rate.is_some_and(|rate| rate.get() > MOST_A_SECOND) {
+            return Err(Problem::wrong(format!(
+                "The number of letters a second has to be {MOST_A_SECOND} or less."
+            )));
+        }
+        let which = chosen.which().map_err(Problem::wrong)?;
+        Ok((which, self.rate))
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -101,6 +143,7 @@ impl Bulk {
         verb: Verb,
         which: Which,
         rate: Option<NonZeroU32>,
+        operator: &Operator,
     ) -> Result<(), Problem> {
         let mut slot = lock(&self.work);
         if slot.as_ref().is_some_and(|work| lock(&work.end).is_none()) {
@@ -120,6 +163,9 @@ impl Bulk {
             Arc::clone(&work.end),
         );
         let client = pages.app.nats.client.clone();
+        let pages = pages.clone();
+        let by = Arc::clone(&operator.name);
+        info!(%by, kind = ?which.kind, reason = ?which.reason, error = ?which.error, "{}", verb.begun());
         *slot = Some(work);
         // However the task ends, it has ended.
         let ended = OnEnd(end);
@@ -129,18 +175,21 @@ impl Bulk {
                 Verb::Replay => dead::replay_all(&client, &which, rate, stop, progress).await,
                 Verb::Discard => dead::discard_all(&client, &which, rate, stop, progress).await,
             };
+            pages.letters_changed();
             match result {
                 Ok(count) => {
                     done.store(count, Ordering::Relaxed);
                     match verb {
-                        Verb::Replay => info!(count, "dead letters replayed"),
-                        Verb::Discard => info!(count, "dead letters discarded"),
+                        Verb::Replay => info!(count, %by, "dead letters replayed"),
+                        Verb::Discard => info!(count, %by, "dead letters discarded"),
                     }
                     ended.say(Ok(()));
                 }
                 Err(error) => {
                     warn!(
                         error = format!("{error:#}"),
+                        done = done.load(Ordering::Relaxed),
+                        %by,
                         "work on many dead letters ended early"
                     );
                     ended.say(Err(format!("{error:#}")));
@@ -172,38 +221,87 @@ impl Drop for OnEnd {
 
 pub(crate) async fn replay(
     State(pages): State<Pages>,
-    Form(asked): Form<AtARate>,
+    Extension(operator): Extension<Operator>,
+    Form(meant): Form<Meant>,
 ) -> Result<Response, Problem> {
-    let rate: NonZeroU32 = asked
-        .rate
-        .trim()
-        .parse()
-        .map_err(|_| Problem::wrong("The number of letters a second has to be 1 or more."))?;
-    begin(&pages, Verb::Replay, &asked.chosen, Some(rate))
+    if meant.rate.is_none() {
+        return Err(Problem::wrong(
+            "The number of letters a second has to be said.",
+        ));
+    }
+    begin(&pages, Verb::Replay, meant, &operator)
 }
 
 pub(crate) async fn discard(
     State(pages): State<Pages>,
-    Form(chosen): Form<Chosen>,
+    Extension(operator): Extension<Operator>,
+    Form(meant): Form<Meant>,
 ) -> Result<Response, Problem> {
-    begin(&pages, Verb::Discard, &chosen, None)
+    begin(&pages, Verb::Discard, meant, &operator)
 }
 
 fn begin(
     pages: &Pages,
     verb: Verb,
-    chosen: &Chosen,
-    rate: Option<NonZeroU32>,
+    meant: Meant,
+    operator: &Operator,
 ) -> Result<Response, Problem> {
-    let which = chosen.which().map_err(Problem::wrong)?;
-    pages.bulk.begin(pages, verb, which, rate)?;
+    let (which, rate) = meant.which()?;
+    pages.app.check_nats()?;
+    pages.bulk.begin(pages, verb, which, rate, operator)?;
     Ok(Redirect::to("/dead").into_response())
 }
 
 /// Stops the work that goes on.
-pub(crate) async fn stop(State(pages): State<Pages>) -> Redirect {
+pub(crate) async fn stop(
+    State(pages): State<Pages>,
+    Extension(operator): Extension<Operator>,
+) -> Redirect {
     if let Some(work) = &*lock(&pages.bulk.work) {
         work.stop.cancel();
+        info!(by = %operator.name, "stopped the work on many dead letters");
     }
     Redirect::to("/dead")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meant(form: &str) -> Result<(Which, Option<NonZeroU32>), ()> {
+        let meant: Meant = serde_urlencoded::from_str(form).map_err(drop)?;
+        meant.which().map_err(drop)
+    }
+
+    #[test]
+    fn a_form_that_is_empty_or_misspelt_does_not_mean_all_letters() {
+        for form in [
+            "",
+            "kind=&reason=",
+            "knd=sleep",
+            "all=false",
+            "all=1",
+            "all=true&kind=sleep",
+            "all=true&error=",
+            "kind=a..b",
+            "reason=because",
+            "all=true&rate=0",
+            "all=true&rate=100001",
+            "all=true&rate=4294967295",
+        ] {
+            assert!(meant(form).is_err(), "{form}");
+        }
+        let (which, rate) = meant("all=true&rate=100000").unwrap();
+        assert!(which.kind.is_none() && which.reason.is_none() && which.error.is_none());
+        assert_eq!(rate.map(NonZeroU32::get), Some(100_000));
+        assert!(meant("kind=sleep").unwrap().0.kind.is_some());
+    }
+
+    #[test]
+    fn a_message_is_meant_to_the_letter_also_if_it_is_empty() {
+        let error = |form: &str| meant(form).unwrap().0.error;
+        assert_eq!(error("error=").as_deref(), Some(""));
+        assert_eq!(error("error=+a%0D%0Ab+").as_deref(), Some(" a\nb "));
+        assert_eq!(error("kind=sleep&reason="), None);
+    }
 }

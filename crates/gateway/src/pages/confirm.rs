@@ -49,6 +49,7 @@ async fn confirm(
     replay: bool,
 ) -> Result<Response, Problem> {
     let which = chosen.which().map_err(Problem::wrong)?;
+    pages.app.check_nats()?;
     let client = &pages.app.nats.client;
     let groups = dead::groups(client, &which, COUNTED).await;
     let groups = groups.map_err(Problem::away)?;

@@ -1,4 +1,4 @@
-//! The page of the consumers: a hundred at a time, in the order of their names.
+//! The page of the consumers: two hundred at a time, in the order of their names.
 
 use askama::Template;
 use axum::extract::{Query, State};
@@ -12,8 +12,9 @@ use super::problem::Problem;
 use super::text::{self, Moment};
 use crate::fleet::fleet;
 
-/// How many are on a page.
-const PAGE: u32 = 100;
+/// How many are on a page: as many as a status service tells at a time, so that the first page is
+/// the one that the overview has asked for.
+const PAGE: u32 = 200;
 
 /// The longest text that is searched for.
 const LONGEST_SEARCH: usize = 128;
@@ -66,10 +67,14 @@ pub(crate) async fn page(
 ) -> Result<Response, Problem> {
     let search: String = asked.search.trim().chars().take(LONGEST_SEARCH).collect();
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let request = FleetRequest {
-        after: some(&asked.after),
-        limit: Some(PAGE),
-        search: some(&search),
+    let request = if asked.after.is_empty() && search.is_empty() {
+        FleetRequest::default()
+    } else {
+        FleetRequest {
+            after: some(&asked.after),
+            limit: Some(PAGE),
+            search: some(&search),
+        }
     };
     let frame = Frame::new(&pages, "Consumers", "consumers").live(1);
     let mut page = ConsumersPage::of(frame, search, asked.after.is_empty());

@@ -18,14 +18,14 @@ use super::text::{self, Moment};
 /// How many are on a page.
 const PAGE: usize = 50;
 
-/// How many of the newest letters are looked at to group them.
-const GROUPED: usize = 5_000;
-
 /// The most groups on the page.
 const MOST_GROUPS: usize = 50;
 
 /// How much of an error is in a list.
 const ERROR_LENGTH: usize = 160;
+
+/// What stands where no message is known.
+const NO_ERROR: &str = "no error is known";
 
 /// All reasons, the most frequent first.
 const REASONS: [DeadReason; 5] = [
@@ -42,7 +42,8 @@ const REASONS: [DeadReason; 5] = [
 pub(crate) struct Chosen {
     pub(crate) kind: String,
     pub(crate) reason: String,
-    pub(crate) error: String,
+    /// The message of a group, to the letter; it may be empty, and `None` means any.
+    pub(crate) error: Option<String>,
 }
 
 /// What is asked for beside it.
@@ -50,6 +51,8 @@ pub(crate) struct Chosen {
 #[serde(default)]
 pub(crate) struct Asked {
     cursor: String,
+    /// What a person has typed to find a message; nothing if it is empty.
+    message: String,
     done: Option<Done>,
 }
 
@@ -94,7 +97,7 @@ struct Row {
 impl Chosen {
     /// What the lane is asked for, or which field is wrong.
     pub(crate) fn which(&self) -> Result<Which, String> {
-        let (kind, reason, error) = (self.kind.trim(), self.reason.trim(), self.error.trim());
+        let (kind, reason) = (self.kind.trim(), self.reason.trim());
         let kind = match kind {
             "" => None,
             kind => Some(kind.parse::<JobKind>().map_err(|error| error.to_string())?),
@@ -108,12 +111,28 @@ impl Chosen {
                     .ok_or_else(|| format!("invalid reason {:?}", text::cut(word, 64)))?,
             ),
         };
-        let error = (!error.is_empty()).then(|| error.to_owned());
         Ok(Which {
             kind,
             reason,
-            error,
+            error: self.error.clone(),
         })
+    }
+
+    /// Whether these are some of the letters, or all of them.
+    pub(crate) fn is_all(&self) -> bool {
+        let blank = |text: &str| text.trim().is_empty();
+        blank(&self.kind) && blank(&self.reason) && self.error.is_none()
+    }
+
+    /// The message, for a field.
+    pub(crate) fn message(&self) -> &str {
+        self.error.as_deref().unwrap_or_default()
+    }
+
+    /// The message in words, if only one is meant.
+    pub(crate) fn shown_message(&self) -> Option<&str> {
+        let error = self.error.as_deref();
+        error.map(|error| if error.is_empty() { NO_ERROR } else { error })
     }
 
     /// The reason in words.
@@ -132,9 +151,13 @@ impl Chosen {
 
 pub(crate) async fn page(
     State(pages): State<Pages>,
-    Query(chosen): Query<Chosen>,
+    Query(mut chosen): Query<Chosen>,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
+    if !asked.message.is_empty() {
+        chosen.error = Some(asked.message);
+    }
+    pages.app.check_nats()?;
     let client = &pages.app.nats.client;
     let cursor = match asked.cursor.as_str() {
         "" => None,
@@ -144,9 +167,7 @@ pub(crate) async fn page(
     };
     let first = cursor.is_none();
     let which = chosen.which();
-    let filtered = which.as_ref().map_or(true, |which| {
-        which.kind.is_some() || which.reason.is_some() || which.error.is_some()
-    });
+    let filtered = !chosen.is_all();
     let mut page = DeadPage {
         // Letters have to be read to group them, so this is done less often.
         frame: Frame::new(&pages, "Dead letters", "dead")
@@ -175,9 +196,11 @@ pub(crate) async fn page(
         let found = found.map_err(Problem::away)?;
         page.rows = found.letters.iter().map(Row::of).collect();
         page.next = found.next.map(|next| next.to_string());
+        if first && !filtered && pages.history.borrow().dead == Some(0) && !page.rows.is_empty() {
+            pages.stale.mark();
+        }
         if first && !filtered && !page.rows.is_empty() {
-            let found = dead::groups(client, &which, GROUPED).await;
-            let found = found.map_err(Problem::away)?;
+            let found = pages.groups.of_all(&pages.app).await?;
             let looked_at = text::count(found.looked_at);
             page.groups_caption = match (found.complete, found.groups.len()) {
                 (true, ..=MOST_GROUPS) => format!("All {looked_at} letters"),
@@ -186,31 +209,27 @@ pub(crate) async fn page(
                     format!("The newest {looked_at} letters, and at most {MOST_GROUPS} groups")
                 }
             };
-            page.groups = found
-                .groups
-                .into_iter()
-                .take(MOST_GROUPS)
-                .map(Group::of)
-                .collect();
+            let largest = found.groups.iter().take(MOST_GROUPS);
+            page.groups = largest.map(Group::of).collect();
         }
     }
     html(&page)
 }
 
 impl Group {
-    fn of(group: dead::Group) -> Self {
+    fn of(group: &dead::Group) -> Self {
         let chosen = Chosen {
             kind: group.kind.to_string(),
             reason: group.reason.map_or("", DeadReason::as_str).to_owned(),
-            error: group.message.clone(),
+            error: Some(group.message.clone()),
         };
         Self {
             message: if group.message.is_empty() {
-                "no error is known".to_owned()
+                NO_ERROR.to_owned()
             } else {
-                group.message
+                group.message.clone()
             },
-            code: group.code,
+            code: group.code.clone(),
             query: chosen.query(),
             kind: chosen.kind,
             reason: group.reason.map_or("-", text::reason),
@@ -223,7 +242,7 @@ impl Group {
 
 impl Row {
     fn of(letter: &DeadLetter) -> Self {
-        let last = letter.failures.last();
+        let last = letter.last_failure();
         Self {
             id: letter.id,
             kind: letter.kind.to_string(),

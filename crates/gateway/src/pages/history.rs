@@ -1,11 +1,13 @@
-//! What the dashboard knows of the system: looked at every two seconds, once for all viewers.
+//! What the dashboard knows of the system: looked at every two seconds, once for all viewers;
+//! what is costly to look at, less often.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Counts, Fleet, FleetRequest, RunTime, Timestamp};
-use durable::{Guarantees, Queue, Stream, StreamDepth, Topology, dead};
+use durable::{Guarantees, Queue, Stream, StreamDepth, Topology};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -27,6 +29,13 @@ const MOST_QUEUES: usize = 256;
 /// How often the server's promises are looked at, which hardly ever change.
 const GUARANTEES: Duration = Duration::from_secs(30);
 
+/// How often the queues are listed, each of which costs the server an answer.
+const QUEUES: Duration = Duration::from_secs(10);
+
+/// How often dead letters are counted, unless it is known that there are others: the server adds up
+/// their subjects for it.
+const DEAD: Duration = Duration::from_secs(30);
+
 /// The most status services whose totals are told apart.
 const MOST_OBSERVERS: usize = 16;
 
@@ -41,8 +50,8 @@ pub(crate) struct Snapshot {
     pub(crate) fleet: Result<Arc<Fleet>, String>,
     /// The streams; `None` without a durable lane.
     pub(crate) streams: Result<Option<Arc<Vec<StreamDepth>>>, String>,
-    /// The queues of the durable lane.
-    pub(crate) queues: Arc<Vec<Queue>>,
+    /// The queues of the durable lane, none without it; `None` if they are not known.
+    pub(crate) queues: Option<Arc<Vec<Queue>>>,
     /// How many dead letters there are.
     pub(crate) dead: Option<u64>,
     /// What the server promises.
@@ -102,7 +111,7 @@ impl Snapshot {
             connected: false,
             fleet: Err("it has not been asked yet".to_owned()),
             streams: Err("they have not been looked at yet".to_owned()),
-            queues: Arc::default(),
+            queues: None,
             dead: None,
             guarantees: None,
             spread: None,
@@ -120,41 +129,102 @@ impl Snapshot {
     /// Durable jobs that wait for a consumer.
     pub(crate) fn queued(&self) -> Option<u64> {
         self.streams.as_ref().ok()?.as_ref()?;
-        Some(self.queues.iter().map(|queue| queue.waiting).sum())
+        let queues = self.queues.as_ref()?;
+        Some(queues.iter().map(|queue| queue.waiting).sum())
+    }
+}
+
+/// Whether the count of dead letters is known to be old. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Stale(Arc<AtomicBool>);
+
+impl Stale {
+    /// Lets them be counted at the next look.
+    pub(crate) fn mark(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// What is not looked at each time, and when it was.
+struct NowAndThen<T> {
+    every: Duration,
+    seen: Option<(Instant, T)>,
+}
+
+impl<T: Clone> NowAndThen<T> {
+    const fn new(every: Duration) -> Self {
+        Self { every, seen: None }
+    }
+
+    fn is_due(&self) -> bool {
+        let seen = self.seen.as_ref();
+        seen.is_none_or(|(at, _)| at.elapsed() >= self.every)
+    }
+
+    /// Keeps it; what could not be seen is looked at again the next time.
+    fn keep(&mut self, seen: Option<T>) {
+        self.seen = seen.map(|seen| (Instant::now(), seen));
+    }
+
+    fn get(&self) -> Option<T> {
+        self.seen.as_ref().map(|(_, seen)| seen.clone())
     }
 }
 
 /// Looks at the system until it is told to stop. Whoever holds the result sees each new snapshot.
-pub(crate) fn watch_over(app: App) -> History {
+pub(crate) fn watch_over(app: App, stale: Stale) -> History {
     let (sender, receiver) = watch::channel(Arc::new(Snapshot::unknown()));
     tokio::spawn(async move {
-        let looks = look_again_and_again(&app, sender);
+        let looks = look_again_and_again(&app, &stale, sender);
         let _ = app.context.shutdown.run_until_cancelled(looks).await;
     });
     receiver
 }
 
-async fn look_again_and_again(app: &App, sender: watch::Sender<Arc<Snapshot>>) {
+async fn look_again_and_again(app: &App, stale: &Stale, sender: watch::Sender<Arc<Snapshot>>) {
     let start = Instant::now();
     let connected = app.nats.connected();
     let mut points = VecDeque::with_capacity(MOST_POINTS);
     let mut observers = Observers::default();
-    let mut guarantees: Option<(Instant, Arc<Guarantees>)> = None;
+    let client = &app.nats.client;
+    let mut guarantees = NowAndThen::new(GUARANTEES);
+    let mut queues = NowAndThen::new(QUEUES);
+    let mut dead = NowAndThen::new(DEAD);
     let mut spread = None;
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if guarantees
-            .as_ref()
-            .is_none_or(|(at, _)| at.elapsed() > GUARANTEES)
-            && let Ok(found) = durable::guarantees(&app.nats.client, Topology::default()).await
+        if guarantees.is_due()
+            && let Ok(found) = durable::guarantees(client, Topology::default()).await
         {
-            guarantees = Some((Instant::now(), Arc::new(found)));
+            guarantees.keep(Some(Arc::new(found)));
         }
         let mut snapshot = look(app).await;
+        if matches!(snapshot.streams, Ok(Some(_))) {
+            if queues.is_due() {
+                let found = durable::queues(client, MOST_QUEUES).await;
+                queues.keep(found.ok().map(Arc::new));
+            }
+            if stale.take() || dead.is_due() {
+                dead.keep(durable::dead_letters(client).await.ok().flatten());
+            }
+        } else {
+            // Without a durable lane there is neither, and what does not answer is not asked more.
+            queues.keep(None);
+            dead.keep(None);
+        }
+        snapshot.queues = match &snapshot.streams {
+            Ok(None) => Some(Arc::default()),
+            _ => queues.get(),
+        };
+        snapshot.dead = dead.get();
         snapshot.connected = *connected.borrow();
-        snapshot.guarantees = guarantees.as_ref().map(|(_, found)| Arc::clone(found));
+        snapshot.guarantees = guarantees.get();
         spread = snapshot
             .fleet
             .as_deref()
@@ -175,21 +245,13 @@ async fn look(app: &App) -> Snapshot {
     let client = &app.nats.client;
     // The first page of the consumers is asked for by programs as well: one answer does for all.
     let first_page = FleetRequest::default();
-    let (fleet, streams, queues, dead) = tokio::join!(
-        fleet(app, &first_page),
-        durable::streams(client),
-        durable::queues(client, MOST_QUEUES),
-        dead::count(client),
-    );
+    let (fleet, streams) = tokio::join!(fleet(app, &first_page), durable::streams(client));
     Snapshot {
         at: Some(Timestamp::now()),
         fleet: fleet.map_err(|problem| problem.detail.into_owned()),
         streams: streams
             .map(|streams| streams.map(Arc::new))
             .map_err(|error| format!("{error:#}")),
-        // Without a durable lane there are no queues and no dead letters.
-        queues: Arc::new(queues.unwrap_or_default()),
-        dead: dead.ok(),
         ..Snapshot::unknown()
     }
 }

@@ -1,16 +1,19 @@
 //! The page of one job: its whole life.
 
 use askama::Template;
+use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use common::{JobId, JobRecord, JobState};
 use serde::Deserialize;
+use tracing::info;
 
 use super::Pages;
 use super::frame::{Done, Frame, html};
 use super::life::{self, Event};
 use super::problem::Problem;
 use super::text::{self, Moment};
+use crate::access::Operator;
 
 /// The longest result that is shown.
 const LONGEST: usize = 64 << 10;
@@ -48,6 +51,7 @@ pub(crate) async fn page(
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
     let id = parse(&id)?;
+    pages.app.check_nats()?;
     let found = durable::look_up(&pages.app.nats.client, id).await;
     let record = found.map_err(Problem::away)?;
     let record = record.ok_or_else(|| Problem::not_found(format!("Nobody knows job {id}.")))?;
@@ -99,11 +103,14 @@ impl JobPage {
 /// Asks that a job be cancelled, and shows it.
 pub(crate) async fn cancel(
     State(pages): State<Pages>,
+    Extension(operator): Extension<Operator>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let id = parse(&id)?;
+    pages.app.check_nats()?;
     let asked = durable::cancel(&pages.app.nats.client, id).await;
-    asked.map_err(Problem::away)?;
+    asked.map_err(|error| Problem::not_done(&error.into()))?;
+    info!(job.id = %id, by = %operator.name, "asked that a job be cancelled");
     Ok(Redirect::to(&Done::CancelAsked.of_job(id)).into_response())
 }
 

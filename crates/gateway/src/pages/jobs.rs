@@ -60,7 +60,7 @@ struct JobsPage {
     wrong: Option<String>,
     rows: Vec<Row>,
     looked_at: String,
-    host: String,
+    entry: Entry,
     /// The address of the first page.
     base: String,
     first: bool,
@@ -119,11 +119,7 @@ pub(crate) async fn page(
     let first = cursor.is_none();
     let filtered = filter.state.is_some() || filter.kind.is_some() || wrong.is_some();
     // Where jobs have to be searched for, the page is not made anew by itself.
-    let every = if first && filter.kind.is_none() && wrong.is_none() {
-        2
-    } else {
-        0
-    };
+    let every = if first && !filtered { 2 } else { 0 };
     let mut page = JobsPage {
         frame: Frame::new(&pages, "Jobs", "jobs").live(every),
         id: text::cut(id, 64),
@@ -139,7 +135,7 @@ pub(crate) async fn page(
         filtered,
         rows: Vec::new(),
         looked_at: String::new(),
-        host: host(&headers),
+        entry: Entry::of(&pages, &headers),
         base: format!(
             "/jobs?state={}&kind={}",
             filter.state.map_or("", JobState::as_str),
@@ -150,6 +146,7 @@ pub(crate) async fn page(
         wrong,
     };
     if page.wrong.is_none() {
+        pages.app.check_nats()?;
         let found = durable::list(&pages.app.nats.client, &filter, cursor, PAGE).await;
         let found = found.map_err(Problem::away)?;
         page.rows = found.jobs.into_iter().map(Row::of).collect();
@@ -164,15 +161,34 @@ fn known_kinds(pages: &Pages) -> Vec<String> {
     let seen = pages.history.borrow();
     let fleet = seen.fleet.iter().flat_map(|fleet| &fleet.kinds);
     let mut kinds: Vec<_> = fleet.map(|kind| kind.kind.clone()).collect();
-    kinds.extend(seen.queues.iter().map(|queue| queue.kind.to_string()));
+    let queues = seen.queues.iter().flat_map(|queues| queues.iter());
+    kinds.extend(queues.map(|queue| queue.kind.to_string()));
     kinds.sort_unstable();
     kinds.dedup();
     kinds
 }
 
-/// Where this browser has found the gateway: for lines that are copied into a terminal. A browser
-/// cannot be made to send another; what else sends one that is odd gets a placeholder.
-pub(crate) fn host(headers: &HeaderMap) -> String {
+/// Where and how a program hands jobs over: for lines that are copied into a terminal.
+pub(crate) struct Entry {
+    /// Without a path.
+    pub(crate) url: String,
+    pub(crate) needs_token: bool,
+}
+
+impl Entry {
+    pub(crate) fn of(pages: &Pages, headers: &HeaderMap) -> Self {
+        let access = &pages.app.access;
+        let scheme = if access.does_tls() { "https" } else { "http" };
+        Self {
+            url: format!("{scheme}://{}", host(headers)),
+            needs_token: access.needs_token(),
+        }
+    }
+}
+
+/// Where this browser has found the gateway. A browser cannot be made to send another; what else
+/// sends one that is odd gets a placeholder.
+fn host(headers: &HeaderMap) -> String {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());

@@ -1,26 +1,33 @@
 //! The page of one dead letter: look at it, correct it, replay it, discard it.
 
 use askama::Template;
-use axum::extract::{Form, Path, Query, State};
+use axum::Extension;
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use bytes::Bytes;
 use common::{Job, JobId};
 use durable::{DeadLetter, Replayed, dead};
 use serde::Deserialize;
+use tracing::info;
 
 use super::Pages;
+use super::form::{Form, LARGE};
 use super::frame::{Done, Frame, html};
 use super::job::parse;
 use super::life::{self, Event};
 use super::problem::Problem;
 use super::text::{self, Moment};
+use crate::access::Operator;
 
 /// The longest payload that is put into a form: far above what a person corrects by hand.
 const LONGEST_EDITED: usize = 256 << 10;
 
 /// How much of the message is shown.
 const LONGEST_SHOWN: usize = 64 << 10;
+
+/// What a job has beside its payload, at most.
+const AROUND: usize = 8 << 10;
 
 /// What is asked for.
 #[derive(Debug, Default, Deserialize)]
@@ -111,8 +118,22 @@ fn is_json(text: &str) -> bool {
 }
 
 async fn find(pages: &Pages, id: JobId) -> Result<Option<DeadLetter>, Problem> {
+    pages.app.check_nats()?;
     let found = dead::show(&pages.app.nats.client, id).await;
     found.map_err(Problem::away)
+}
+
+/// Makes the page of a letter.
+async fn shown(pages: &Pages, letter: &mut DeadLetter) -> Result<LetterPage, Problem> {
+    if letter.failures.is_empty() {
+        // Where there was no room for them in the letter, they are in the record.
+        let record = durable::record(&pages.app.nats.client, letter.id).await;
+        if let Some(record) = record.map_err(Problem::away)? {
+            letter.reason = letter.reason.or(record.reason);
+            letter.failures = record.failures;
+        }
+    }
+    Ok(LetterPage::of(Frame::new(pages, "", "dead"), letter))
 }
 
 pub(crate) async fn page(
@@ -121,12 +142,12 @@ pub(crate) async fn page(
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
     let id = parse(&id)?;
-    let Some(letter) = find(&pages, id).await? else {
+    let Some(mut letter) = find(&pages, id).await? else {
         return Err(Problem::not_found(format!(
             "Job {id} is not among the dead letters: it was replayed or discarded, or never was."
         )));
     };
-    let mut page = LetterPage::of(Frame::new(&pages, "", "dead"), &letter);
+    let mut page = shown(&pages, &mut letter).await?;
     page.frame = page.frame.after(asked.done);
     html(&page)
 }
@@ -134,17 +155,18 @@ pub(crate) async fn page(
 /// Replays a letter, with another payload if there is one, and shows the job.
 pub(crate) async fn replay(
     State(pages): State<Pages>,
+    Extension(operator): Extension<Operator>,
     Path(id): Path<String>,
-    Form(correction): Form<Correction>,
+    Form(correction): Form<Correction, LARGE>,
 ) -> Result<Response, Problem> {
     let id = parse(&id)?;
-    let Some(letter) = find(&pages, id).await? else {
+    let Some(mut letter) = find(&pages, id).await? else {
         return Ok(Redirect::to(&Done::Already.of_job(id)).into_response());
     };
     if let Some(text) = &correction.payload
         && let Err(error) = serde_json::from_str::<&serde_json::value::RawValue>(text)
     {
-        let mut page = LetterPage::of(Frame::new(&pages, "", "dead"), &letter);
+        let mut page = shown(&pages, &mut letter).await?;
         page.wrong = Some(format!(
             "The payload is not JSON: {error}. Nothing was done."
         ));
@@ -158,9 +180,21 @@ pub(crate) async fn replay(
         payload(&letter).is_some_and(|before| compact(text) == compact(&before))
     });
     let payload = correction.payload.filter(|_| !unchanged).map(Bytes::from);
+    let most = pages.app.nats.client.max_payload().saturating_sub(AROUND);
+    if payload.as_ref().is_some_and(|payload| payload.len() > most) {
+        return Err(Problem::refused(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("The payload is larger than {most} bytes. Nothing was done."),
+        ));
+    }
+    let edited = payload.is_some();
     let replayed = dead::replay(&pages.app.nats.client, &letter, payload).await;
-    let done = match replayed.map_err(Problem::away)? {
-        Replayed::Yes => Done::Replayed,
+    pages.letters_changed();
+    let done = match replayed.map_err(|error| Problem::not_done(&error))? {
+        Replayed::Yes => {
+            info!(job.id = %id, by = %operator.name, edited, "replayed a dead letter");
+            Done::Replayed
+        }
         Replayed::Already => Done::Already,
     };
     Ok(Redirect::to(&done.of_job(id)).into_response())
@@ -169,12 +203,16 @@ pub(crate) async fn replay(
 /// Discards a letter.
 pub(crate) async fn discard(
     State(pages): State<Pages>,
+    Extension(operator): Extension<Operator>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let done = match find(&pages, parse(&id)?).await? {
+    let id = parse(&id)?;
+    let done = match find(&pages, id).await? {
         Some(letter) => {
             let discarded = dead::discard(&pages.app.nats.client, &letter).await;
-            discarded.map_err(Problem::away)?;
+            pages.letters_changed();
+            discarded.map_err(|error| Problem::not_done(&error))?;
+            info!(job.id = %id, by = %operator.name, "discarded a dead letter");
             Done::Discarded
         }
         None => Done::Already,

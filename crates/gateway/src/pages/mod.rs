@@ -7,7 +7,9 @@ mod confirm;
 mod consumers;
 mod dead;
 mod figures;
+mod form;
 mod frame;
+mod groups;
 mod history;
 mod job;
 mod jobs;
@@ -22,7 +24,7 @@ mod tests;
 mod text;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequestParts as _, Request, State};
+use axum::extract::{FromRequestParts as _, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_extractor_with_state, from_fn_with_state};
 use axum::response::{IntoResponse as _, Redirect, Response};
@@ -32,12 +34,10 @@ use crate::access::{Operator, Reader, SIGN_IN};
 use crate::app::App;
 use bulk::Bulk;
 pub(crate) use frame::{Frame, html};
-use history::History;
+use groups::Groups;
+use history::{History, Stale};
 use live::Seats;
 use problem::Problem;
-
-/// The largest form: a payload of 1 MiB, each byte of it escaped.
-const MOST_FORM_BYTES: usize = 4 << 20;
 
 /// What the pages can use. Clones share it.
 #[derive(Clone)]
@@ -46,15 +46,28 @@ pub(crate) struct Pages {
     history: History,
     seats: Seats,
     bulk: Bulk,
+    groups: Groups,
+    stale: Stale,
+}
+
+impl Pages {
+    /// Dead letters were replayed or discarded from here: what is known of them is old.
+    fn letters_changed(&self) {
+        self.groups.forget();
+        self.stale.mark();
+    }
 }
 
 /// All pages, and what they load. From now on the system is looked at, until the gateway stops.
 pub(crate) fn router(app: &App) -> Router<App> {
+    let stale = Stale::default();
     let pages = Pages {
         app: app.clone(),
-        history: history::watch_over(app.clone()),
+        history: history::watch_over(app.clone(), stale.clone()),
         seats: Seats::default(),
         bulk: Bulk::new(app.context.shutdown.clone()),
+        groups: Groups::default(),
+        stale,
     };
     let seen = Router::new()
         .route("/", get(overview::page))
@@ -77,17 +90,18 @@ pub(crate) fn router(app: &App) -> Router<App> {
         .route("/sign-in", get(sign_in::page).post(sign_in::sign_in))
         .route("/sign-out", post(sign_in::sign_out))
         .route("/assets/{name}", get(assets::asset));
-    seen.merge(driven)
-        .merge(open)
-        .layer(DefaultBodyLimit::max(MOST_FORM_BYTES))
-        .with_state(pages)
+    seen.merge(driven).merge(open).with_state(pages)
 }
 
 /// Lets those through who may cancel, replay and discard, and tells the others so on a page.
 async fn operators_only(State(app): State<App>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let denied = match Operator::from_request_parts(&mut parts, &app).await {
-        Ok(_) => return next.run(Request::from_parts(parts, body)).await,
+        Ok(operator) => {
+            // Whatever is done then stands in the log with a name.
+            parts.extensions.insert(operator);
+            return next.run(Request::from_parts(parts, body)).await;
+        }
         Err(denied) => denied.into_response(),
     };
     match denied.status() {

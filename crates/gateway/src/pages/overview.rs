@@ -12,7 +12,7 @@ use super::chart::Chart;
 use super::figures::{Tile, charts, known, tiles};
 use super::frame::{Frame, html};
 use super::history::{Evenness, Snapshot};
-use super::jobs::host;
+use super::jobs::Entry;
 use super::problem::Problem;
 use super::text::{self, Moment};
 
@@ -23,7 +23,7 @@ const MOST_QUEUES: usize = 20;
 #[template(path = "overview.html")]
 pub(crate) struct OverviewPage {
     frame: Frame,
-    host: String,
+    entry: Entry,
     tiles: Vec<Tile>,
     fleet_unknown: Option<String>,
     nobody: bool,
@@ -31,7 +31,8 @@ pub(crate) struct OverviewPage {
     charts: [Chart; 3],
     states: Vec<StateRow>,
     kinds: Vec<KindRow>,
-    queues: Vec<QueueRow>,
+    /// `None` if they are not known.
+    queues: Option<Vec<QueueRow>>,
     more_queues: usize,
     streams: Result<Vec<StreamRow>, String>,
     spread: Option<Spread>,
@@ -98,13 +99,13 @@ pub(crate) async fn page(
 ) -> Result<Response, Problem> {
     let frame = Frame::new(&pages, "Overview", "overview").live(1);
     let seen = pages.history.borrow().clone();
-    html(&OverviewPage::of(frame, host(&headers), &seen))
+    html(&OverviewPage::of(frame, Entry::of(&pages, &headers), &seen))
 }
 
 impl OverviewPage {
-    pub(crate) fn of(frame: Frame, host: String, seen: &Snapshot) -> Self {
+    pub(crate) fn of(frame: Frame, entry: Entry, seen: &Snapshot) -> Self {
         let fleet = seen.fleet.as_deref().ok();
-        let mut queues: Vec<_> = seen.queues.iter().collect();
+        let mut queues: Vec<_> = seen.queues.iter().flat_map(|all| all.iter()).collect();
         queues.sort_by(|one, other| {
             let order = other.waiting.cmp(&one.waiting);
             order.then_with(|| one.kind.as_str().cmp(other.kind.as_str()))
@@ -117,7 +118,7 @@ impl OverviewPage {
         });
         Self {
             frame,
-            host,
+            entry,
             tiles: tiles(seen, fleet),
             fleet_unknown: seen.fleet.as_ref().err().cloned(),
             nobody: fleet.is_some_and(|fleet| fleet.asked_at.is_some() && fleet.answering == 0),
@@ -130,11 +131,10 @@ impl OverviewPage {
             states: states(seen, fleet),
             kinds: kinds.into_iter().map(KindRow::of).collect(),
             more_queues: queues.len().saturating_sub(MOST_QUEUES),
-            queues: queues
-                .into_iter()
-                .take(MOST_QUEUES)
-                .map(QueueRow::of)
-                .collect(),
+            queues: seen.queues.is_some().then(|| {
+                let most = queues.into_iter().take(MOST_QUEUES);
+                most.map(QueueRow::of).collect()
+            }),
             streams: match &seen.streams {
                 Ok(streams) => Ok(streams
                     .iter()

@@ -5,9 +5,11 @@ use std::fmt::Display;
 use askama::Template;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use tracing::{error, warn};
+use durable::NotStored;
+use tracing::error;
 
 use super::frame::Frame;
+use crate::problem::Problem as Refusal;
 
 /// Why there is no page.
 #[derive(Debug)]
@@ -73,14 +75,50 @@ impl Problem {
         }
     }
 
-    /// NATS, or what answers there, is away.
+    /// What was sent is not taken.
+    pub(crate) fn refused(status: StatusCode, what: impl Into<String>) -> Self {
+        let title = match status {
+            StatusCode::CONFLICT => "Somebody else was faster",
+            StatusCode::PAYLOAD_TOO_LARGE => "Too large",
+            StatusCode::REQUEST_TIMEOUT => "Too slow",
+            StatusCode::TOO_MANY_REQUESTS => "Busy",
+            _ => "This cannot be done",
+        };
+        Self {
+            status,
+            title,
+            what: what.into(),
+            next: (status == StatusCode::TOO_MANY_REQUESTS).then_some("Try again in a moment."),
+        }
+    }
+
+    /// NATS, or what answers there, is away. The log has it from the connection already, once and
+    /// not for each page that somebody keeps open.
     pub(crate) fn away(error: impl Into<anyhow::Error>) -> Self {
-        let error = error.into();
-        warn!(error = format!("{error:#}"), "a page cannot be shown");
+        Self::unanswered(format!("{:#}", error.into()))
+    }
+
+    /// A job was not put into the queue, or a letter not removed.
+    pub(crate) fn not_done(error: &anyhow::Error) -> Self {
+        let what = format!("{error:#}");
+        match error.downcast_ref::<NotStored>() {
+            Some(NotStored::Conflict) => Self::refused(StatusCode::CONFLICT, what),
+            Some(NotStored::Full(_)) => Self::refused(StatusCode::TOO_MANY_REQUESTS, what),
+            Some(NotStored::Refused(_)) => Self {
+                status: StatusCode::BAD_GATEWAY,
+                title: "NATS refuses it",
+                what,
+                next: None,
+            },
+            _ => Self::unanswered(what),
+        }
+    }
+
+    fn unanswered(what: String) -> Self {
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             title: "NATS does not answer",
-            what: format!("{error:#}"),
+            what,
             next: Some(
                 "See that the NATS server runs with JetStream and can be reached, and that a \
                  consumer was started, which makes the streams. Then reload.",
@@ -96,6 +134,15 @@ impl Problem {
             title: "This page cannot be made",
             what: "The log of the gateway says why.".to_owned(),
             next: None,
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal.status {
+            StatusCode::SERVICE_UNAVAILABLE => Self::unanswered(refusal.detail.into_owned()),
+            status => Self::refused(status, refusal.detail),
         }
     }
 }

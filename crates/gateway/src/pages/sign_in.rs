@@ -1,12 +1,13 @@
 //! Where a person gives a token, which the browser then keeps in a cookie that no script can read.
 
 use askama::Template;
-use axum::extract::{Form, Query, State};
-use axum::http::header;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
 
 use super::Pages;
+use super::form::Form;
 use super::frame::{Frame, html};
 use super::problem::Problem;
 
@@ -36,8 +37,12 @@ struct SignInPage {
 
 /// A page of ours: a link must not lead from here to another site.
 fn ours(to: &str) -> String {
-    let elsewhere = !to.starts_with('/') || to.starts_with("//") || to.contains(['\\', '\n', '\r']);
-    if elsewhere { "/" } else { to }.to_owned()
+    // Browsers leave out tabs and line breaks, and take `\` for `/`, before they look for a host.
+    let plain = to
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    let here = plain && to.starts_with('/') && !to.starts_with("//");
+    if here { to } else { "/" }.to_owned()
 }
 
 fn show(to: &str, wrong: bool) -> Result<Response, Problem> {
@@ -67,7 +72,7 @@ pub(crate) async fn sign_in(
             let cookie = [(header::SET_COOKIE, cookie)];
             Ok((cookie, Redirect::to(&ours(&given.to))).into_response())
         }
-        None => show(&given.to, true),
+        None => Ok((StatusCode::UNAUTHORIZED, show(&given.to, true)?).into_response()),
     }
 }
 
@@ -87,6 +92,10 @@ mod tests {
             "",
             "//evil.example",
             "/\\evil.example",
+            "/\t/evil.example",
+            "/\n/evil.example",
+            "/ /evil.example",
+            "\t//evil.example",
             "https://evil.example",
             "dead",
         ] {

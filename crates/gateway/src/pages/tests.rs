@@ -11,6 +11,7 @@ use super::consumers::ConsumersPage;
 use super::frame::Frame;
 use super::history::Snapshot;
 use super::job::JobPage;
+use super::jobs::Entry;
 use super::overview::OverviewPage;
 
 /// A script, and what would end a text, an attribute or a comment before it.
@@ -65,14 +66,22 @@ fn hostile_fleet() -> Fleet {
     }
 }
 
+fn render(seen: &Snapshot, url: &str, needs_token: bool) -> String {
+    let entry = Entry {
+        url: url.to_owned(),
+        needs_token,
+    };
+    let page = OverviewPage::of(Frame::bare("Overview"), entry, seen);
+    page.render().unwrap()
+}
+
 fn overview(fleet: Result<Fleet, String>) -> String {
     let seen = Snapshot {
         fleet: fleet.map(Arc::new),
         streams: Ok(None),
         ..Snapshot::unknown()
     };
-    let page = OverviewPage::of(Frame::bare("Overview"), "127.0.0.1:8080".to_owned(), &seen);
-    page.render().unwrap()
+    render(&seen, "http://127.0.0.1:8080", false)
 }
 
 /// Nothing of a hostile text became a part of the page, though the text is shown.
@@ -136,6 +145,35 @@ fn an_overview_of_nothing_says_what_to_do() {
         ..hostile_fleet()
     }));
     assert!(nobody.contains("No consumer is there"), "{nobody}");
+}
+
+#[test]
+fn queues_that_are_not_known_are_not_shown_as_none() {
+    let mut seen = Snapshot {
+        streams: Ok(Some(Arc::default())),
+        ..Snapshot::unknown()
+    };
+    let queued = |seen: &Snapshot| {
+        let html = render(seen, "http://127.0.0.1:8080", false);
+        let tile = html.split("id=\"tile-queued\"").nth(1).unwrap();
+        let value = tile.split("class=\"value\">").nth(1).unwrap();
+        let none = html.contains("No queue yet");
+        (value.split('<').next().unwrap().to_owned(), none)
+    };
+    assert_eq!(queued(&seen), ("-".to_owned(), false));
+    seen.queues = Some(Arc::default());
+    assert_eq!(queued(&seen), ("0".to_owned(), true));
+}
+
+#[test]
+fn the_first_job_is_submitted_as_the_gateway_takes_it() {
+    let seen = Snapshot::unknown();
+    let open = render(&seen, "http://127.0.0.1:8080", false);
+    assert!(open.contains("http://127.0.0.1:8080/v1/jobs"), "{open}");
+    assert!(!open.contains("authorization"), "{open}");
+    let closed = render(&seen, "https://jobs.example", true);
+    assert!(closed.contains("https://jobs.example/v1/jobs"), "{closed}");
+    assert!(closed.contains("authorization: Bearer TOKEN"), "{closed}");
 }
 
 #[test]
