@@ -283,10 +283,7 @@ async fn the_declared_handlers_are_taken_and_run() {
     let server = NatsServer::builder().open().start().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("handlers.toml");
-    let handlers = blocks("toml")
-        .into_iter()
-        .filter(|block| block.contains("[handlers."));
-    fs::write(&file, handlers.collect::<String>()).unwrap();
+    fs::write(&file, block("toml", "[handlers.")).unwrap();
     let mut consumer = Service::named("consumer")
         .envs(server.env_for("worker"))
         .env("CONSUMER_HANDLERS", &file)

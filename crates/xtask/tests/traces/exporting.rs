@@ -49,7 +49,7 @@ async fn a_collector_that_is_away_or_does_not_answer_holds_no_job_up_and_is_ment
             .args(["--count", "500", "--interval", "1ms"])
             .args(["--otlp-endpoint", &endpoint]);
         let mut publisher = publisher.start();
-        // Its 500 jobs have succeeded. Were each held up for as long as a collector may take, it would not end in time.
+        // Its jobs have succeeded. Were each held up by the collector, it would not end in time.
         assert!(publisher.wait_within(DEADLINE).await.success());
         let lines = publisher.stdout();
         let told = lines.iter().filter(|line| line.contains("takes no spans"));
