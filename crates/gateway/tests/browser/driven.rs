@@ -149,6 +149,8 @@ async fn whoever_has_a_token_signs_in_and_does_what_it_allows() {
         browser
             .wait_for("#wrong", |text| text.contains("not known"))
             .await;
+        let status = "return performance.getEntriesByType('navigation')[0].responseStatus";
+        assert_eq!(browser.run(status).await, 401);
         browser.fill("input[name=token]", reader).await;
         browser.click("form button").await;
         browser.wait_for("h1", |text| text == "Consumers").await;
@@ -167,7 +169,9 @@ async fn whoever_has_a_token_signs_in_and_does_what_it_allows() {
         browser.click("form button").await;
         browser.wait_for("h1", |text| text == "Overview").await;
         browser.open_page("/dead/replay").await;
-        browser.wait_for("h1", |text| text != "Not allowed").await;
+        browser
+            .wait_for("h1", |text| text == "Replay these dead letters?")
+            .await;
     })
     .await;
 }
