@@ -243,6 +243,32 @@ async fn pages_of_an_empty_system_say_what_to_do_next() {
 }
 
 #[tokio::test]
+async fn pages_say_at_once_that_nats_is_away() {
+    let mut nats = NatsServer::start().await;
+    let (mut gateway, base) = System::gateway(&nats, &[]).await;
+    nats.kill().await;
+    gateway
+        .wait_for_line(|line| line.contains("lost NATS"))
+        .await;
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+    for page in [
+        "/jobs",
+        "/dead",
+        "/dead/replay",
+        &*format!("/jobs/{id}"),
+        &*format!("/dead/{id}"),
+    ] {
+        let answer = http().get(format!("{base}{page}")).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 503, "{page}");
+        assert!(answer.headers().contains_key("retry-after"), "{page}");
+        let html = answer.text().await.unwrap();
+        // Nobody has waited for an answer that cannot come.
+        assert!(html.contains("there is no connection to NATS"), "{html}");
+        assert!(html.contains("<h1>NATS does not answer</h1>"), "{html}");
+    }
+}
+
+#[tokio::test]
 async fn a_gateway_that_is_stopped_lets_its_viewers_go() {
     let nats = NatsServer::start().await;
     let (mut gateway, base) = System::gateway(&nats, &[]).await;
