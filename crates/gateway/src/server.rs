@@ -71,10 +71,13 @@ pub(crate) async fn run(
         debug!(connections = left, "waiting for requests under way");
     }
     let grace = app.context.grace.saturating_sub(REST);
-    if tokio::time::timeout(grace, connections.wait())
-        .await
-        .is_err()
-    {
+    let all = async {
+        connections.wait().await;
+        // No request is left that could begin something; whose client has gone may be under way.
+        app.to_finish.close();
+        app.to_finish.wait().await;
+    };
+    if tokio::time::timeout(grace, all).await.is_err() {
         warn!(
             connections = connections.len(),
             "gave up requests that took too long"

@@ -295,7 +295,9 @@ pub(crate) async fn replay(
     let payload = edit(&headers, &body.bytes)?;
     let edited = payload.is_some();
     let letter = find(&app, id).await?;
-    match dead::replay(&app.nats.client, &letter, payload).await? {
+    let client = app.nats.client.clone();
+    let replaying = async move { Ok(dead::replay(&client, &letter, payload).await?) };
+    match app.finish(replaying).await? {
         Replayed::Yes => {
             info!(job.id = %id, by = %operator.name, edited, "replayed a dead letter");
             let place = [(header::LOCATION, format!("/v1/jobs/{id}"))];
@@ -355,7 +357,9 @@ pub(crate) async fn discard(
     Id(id): Id,
 ) -> Result<StatusCode, Problem> {
     let letter = find(&app, id).await?;
-    dead::discard(&app.nats.client, &letter).await?;
+    let client = app.nats.client.clone();
+    app.finish(async move { Ok(dead::discard(&client, &letter).await?) })
+        .await?;
     info!(job.id = %id, by = %operator.name, "discarded a dead letter");
     Ok(StatusCode::NO_CONTENT)
 }
