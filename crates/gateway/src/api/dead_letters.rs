@@ -20,6 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::jobs::{cursor, limit};
 use super::params::{Id, Params};
 use super::schema;
+use super::submit::media_type;
 use crate::access::{Operator, Reader};
 use crate::app::App;
 use crate::problem::Problem;
@@ -314,9 +315,7 @@ fn edit(headers: &HeaderMap, body: &Bytes) -> Result<Option<Bytes>, Problem> {
     if body.is_empty() {
         return Ok(None);
     }
-    let value = headers.get(header::CONTENT_TYPE);
-    let is_json = value.is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
-    if !is_json {
+    if !media_type(headers).eq_ignore_ascii_case("application/json") {
         let text = "Content-Type must be application/json";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text).on_field("Content-Type"));
     }
