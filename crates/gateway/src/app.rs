@@ -1,8 +1,12 @@
+use std::future::Future;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use bootstrap::{Context, Nats};
 use durable::Submitter;
+use tokio_util::task::TaskTracker;
+use tracing::error;
 
 use crate::access::Access;
 use crate::fleet::FleetCache;
@@ -30,11 +34,29 @@ pub(crate) struct Shared {
     pub(crate) fleet: FleetCache,
     /// What was asked, and how long that took.
     pub(crate) metrics: Metrics,
+    /// What is brought to its end, also when its client goes away.
+    pub(crate) to_finish: TaskTracker,
 }
 
 impl App {
     pub(crate) fn new(shared: Shared) -> Self {
         Self(Arc::new(shared))
+    }
+
+    /// Does something to its end, also when the client that asked for it goes away meanwhile: what
+    /// takes several writes is not left half done. The gateway waits for it before it stops.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub(crate) async fn finish<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.to_finish.spawn(work).await.unwrap_or_else(|error| {
+            error!("a request broke off: {error}");
+            let text = "something went wrong in the gateway; its log says what";
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, text))
+        })
     }
 
     /// Says at once that NATS is away, instead of waiting for it.

@@ -19,6 +19,9 @@ const LONGEST: Duration = Duration::from_mins(5);
 /// How many letters are read at a time.
 const PAGE: usize = 100;
 
+/// The most letters a second that may be asked for.
+const FASTEST: u32 = 100_000;
+
 /// What is done with each letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -50,7 +53,7 @@ pub(crate) struct Came {
 /// threads.
 ///
 /// # Errors
-/// When there is no place for one more that waits, or NATS is away.
+/// When the rate is too high, there is no place for one more that waits, or NATS is away.
 pub(crate) async fn all(
     app: &App,
     which: &Which,
@@ -58,6 +61,9 @@ pub(crate) async fn all(
     action: Action,
     operator: &Operator,
 ) -> Result<Came, Problem> {
+    if rate.is_some_and(|rate| rate.get() > FASTEST) {
+        return Err(Problem::bad("rate", "the highest rate is 100000 a second"));
+    }
     let _place = app.limits.wait()?;
     app.check_nats()?;
     let client = &app.nats.client;
@@ -79,7 +85,10 @@ pub(crate) async fn all(
         let letters = dead::list(client, which, after, PAGE).await?;
         let Some(last) = letters.last() else { break };
         after = last.position();
-        for letter in letters.iter().filter(|letter| letter.position() <= end) {
+        for letter in letters {
+            if letter.position() > end {
+                break 'pages;
+            }
             if let Some(pace) = &mut pace {
                 let tick = timeout_at(until, pace.tick());
                 let _late = app.context.shutdown.run_until_cancelled(tick).await;
@@ -103,18 +112,25 @@ pub(crate) async fn all(
     Ok(came)
 }
 
-async fn one(app: &App, letter: &DeadLetter, action: Action, came: &mut Came) {
-    let client = &app.nats.client;
-    let done = match action {
-        Action::Replay => dead::replay(client, letter, None).await,
-        Action::Discard => dead::discard(client, letter).await.map(|()| Replayed::Yes),
-    };
-    match done {
+async fn one(app: &App, letter: DeadLetter, action: Action, came: &mut Came) {
+    let client = app.nats.client.clone();
+    let id = letter.id;
+    // Where nobody waits any more, this letter is still the last that is done.
+    let done = app.finish(async move {
+        Ok(match action {
+            Action::Replay => dead::replay(&client, &letter, None).await?,
+            Action::Discard => {
+                dead::discard(&client, &letter).await?;
+                Replayed::Yes
+            }
+        })
+    });
+    match done.await {
         Ok(Replayed::Yes) => came.done += 1,
         Ok(Replayed::Already) => came.already += 1,
-        Err(error) => {
+        Err(problem) => {
             came.failed += 1;
-            warn!(job.id = %letter.id, "dead letter left as it is: {error:#}");
+            warn!(job.id = %id, "dead letter left as it is: {}", problem.detail);
         }
     }
 }

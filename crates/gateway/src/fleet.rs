@@ -19,7 +19,7 @@ const FRESH: Duration = Duration::from_millis(500);
 
 /// The first page of the fleet as it was told last: however many look, few ask.
 #[derive(Default)]
-pub(crate) struct FleetCache(Mutex<Option<(Instant, Arc<Fleet>)>>);
+pub(crate) struct FleetCache(Mutex<Option<(Instant, Result<Arc<Fleet>, Problem>)>>);
 
 /// The fleet, as much of it as is asked for.
 ///
@@ -32,14 +32,15 @@ pub(crate) async fn fleet(app: &App, request: &FleetRequest) -> Result<Arc<Fleet
     }
     // Whoever comes while one asks waits for the same answer.
     let mut last = app.fleet.0.lock().await;
-    if let Some((at, fleet)) = &*last
+    if let Some((at, told)) = &*last
         && at.elapsed() < FRESH
     {
-        return Ok(Arc::clone(fleet));
+        return told.clone();
     }
-    let fleet = Arc::new(ask(app, request).await?);
-    *last = Some((Instant::now(), Arc::clone(&fleet)));
-    Ok(fleet)
+    // That nobody answers is kept, too, or those who wait here would find that out one by one.
+    let told = ask(app, request).await.map(Arc::new);
+    *last = Some((Instant::now(), told.clone()));
+    told
 }
 
 async fn ask(app: &App, request: &FleetRequest) -> Result<Fleet, Problem> {
@@ -56,10 +57,13 @@ async fn ask(app: &App, request: &FleetRequest) -> Result<Fleet, Problem> {
         .as_ref()
         .and_then(|headers| headers.get("Nats-Service-Error"))
     {
-        return Err(Problem::bad(
-            "after",
-            format!("the status service refuses: {error}"),
-        ));
+        let code = answer.headers.as_ref();
+        let code = code.and_then(|headers| headers.get("Nats-Service-Error-Code"));
+        let text = format!("the status service refuses: {error}");
+        return Err(match code.map(|code| code.as_str()) {
+            Some("400") => Problem::bad("after", text),
+            _ => Problem::away(text),
+        });
     }
     serde_json::from_slice(&answer.payload)
         .map_err(|error| Problem::away(format!("the status service's answer is none: {error}")))

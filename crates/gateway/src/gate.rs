@@ -62,7 +62,7 @@ pub(crate) async fn gate(State(app): State<App>, mut request: Request, next: Nex
     let counted = InFlight::enter(&app);
     let mut response = match checked(&app, &request) {
         Ok(_place) => {
-            let late = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this took too long");
+            let late = || Problem::away("this took too long");
             let answer = tokio::time::timeout(LONGEST, next.run(request)).await;
             answer.unwrap_or_else(|_| late().into_response())
         }

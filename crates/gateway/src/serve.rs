@@ -6,6 +6,7 @@ use axum::{Router, middleware};
 use bootstrap::{About, Context};
 use durable::{Patience, Submitter};
 use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use crate::access::Access;
@@ -55,6 +56,7 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
         limits: Limits::new(&config.limits),
         fleet: crate::fleet::FleetCache::default(),
         metrics,
+        to_finish: TaskTracker::new(),
     });
     let scheme = if tls.is_some() { "https" } else { "http" };
     info!("serving {scheme}://{}", listener.local_addr()?);

@@ -8,6 +8,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -56,12 +57,10 @@ pub(crate) async fn run(
             shutdown: shutdown.clone(),
         };
         let tls = tls.clone();
-        let gauge = app.metrics.connections.clone();
+        let open = Open::count(&app.metrics.connections);
         connections.spawn(async move {
-            gauge.inc();
             connection.accept(stream, tls).await;
-            gauge.dec();
-            drop(place);
+            drop((open, place));
         });
     }
     drop(listener);
@@ -71,10 +70,13 @@ pub(crate) async fn run(
         debug!(connections = left, "waiting for requests under way");
     }
     let grace = app.context.grace.saturating_sub(REST);
-    if tokio::time::timeout(grace, connections.wait())
-        .await
-        .is_err()
-    {
+    let all = async {
+        connections.wait().await;
+        // No request is left that could begin something; whose client has gone may be under way.
+        app.to_finish.close();
+        app.to_finish.wait().await;
+    };
+    if tokio::time::timeout(grace, all).await.is_err() {
         warn!(
             connections = connections.len(),
             "gave up requests that took too long"
@@ -100,6 +102,22 @@ async fn next(
                 tokio::time::sleep(BREATH).await;
             }
         }
+    }
+}
+
+/// Counts a connection as long as it is open, also if serving it goes wrong.
+struct Open(Gauge);
+
+impl Open {
+    fn count(connections: &Gauge) -> Self {
+        connections.inc();
+        Self(connections.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

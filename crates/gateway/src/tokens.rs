@@ -54,7 +54,7 @@ struct Known {
 }
 
 /// What tells whether a file was replaced or written anew.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Version(Option<(SystemTime, u64)>);
 
 impl Version {
@@ -81,17 +81,24 @@ impl Tokens {
         tokio::spawn(until.run_until_cancelled_owned(async move {
             loop {
                 tokio::time::sleep(LOOK).await;
-                let now = Version::of(&path);
-                if now == version {
-                    continue;
-                }
+                // A file may be slow, on the disk of another machine say, and nobody else waits for it.
+                let (file, last) = (path.clone(), version);
+                let looking = tokio::task::spawn_blocking(move || {
+                    let now = Version::of(&file);
+                    let read = (now != last).then(|| read(&file));
+                    (now, read)
+                });
+                let Ok((now, read)) = looking.await else {
+                    return;
+                };
                 version = now;
-                match read(&path) {
-                    Ok(read) => {
+                match read {
+                    None => {}
+                    Some(Ok(read)) => {
                         info!(tokens = read.len(), "read the tokens again");
                         *known.write().unwrap_or_else(PoisonError::into_inner) = read;
                     }
-                    Err(error) => error!("the tokens stay as they were: {error:#}"),
+                    Some(Err(error)) => error!("the tokens stay as they were: {error:#}"),
                 }
             }
         }));
@@ -142,7 +149,12 @@ fn parse(text: &str) -> anyhow::Result<Vec<Known>> {
     let file: File = toml::from_str(text).map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start));
         let line = before.map_or(1, |before| before.matches('\n').count() + 1);
-        anyhow::anyhow!("line {line}: {}", error.message())
+        // So may its message; of that only the name of a field that nobody knows is told.
+        let field = error.message().strip_prefix("unknown field `");
+        match field.and_then(|rest| rest.split('`').next()) {
+            Some(field) => anyhow::anyhow!("line {line}: unknown field `{field}`"),
+            None => anyhow::anyhow!("line {line} is not as it should be"),
+        }
     })?;
     if file.token.is_empty() {
         bail!("there is no [[token]]");
@@ -247,6 +259,11 @@ mod tests {
             (
                 entry("sha256 = \"9f\"\nscopes = [\"read\"]"),
                 "64 hex digits",
+            ),
+            ("token = \"short-secret\"".to_owned(), "line 1"),
+            (
+                entry("sha256 = \"9f\"\nscopes = \"short-secret\""),
+                "line 4",
             ),
             (entry("tokem = \"short-secret\""), "unknown field `tokem`"),
         ];

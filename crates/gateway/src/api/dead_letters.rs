@@ -20,6 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::jobs::{cursor, limit};
 use super::params::{Id, Params};
 use super::schema;
+use super::submit::media_type;
 use crate::access::{Operator, Reader};
 use crate::app::App;
 use crate::problem::Problem;
@@ -295,7 +296,9 @@ pub(crate) async fn replay(
     let payload = edit(&headers, &body.bytes)?;
     let edited = payload.is_some();
     let letter = find(&app, id).await?;
-    match dead::replay(&app.nats.client, &letter, payload).await? {
+    let client = app.nats.client.clone();
+    let replaying = async move { Ok(dead::replay(&client, &letter, payload).await?) };
+    match app.finish(replaying).await? {
         Replayed::Yes => {
             info!(job.id = %id, by = %operator.name, edited, "replayed a dead letter");
             let place = [(header::LOCATION, format!("/v1/jobs/{id}"))];
@@ -312,9 +315,7 @@ fn edit(headers: &HeaderMap, body: &Bytes) -> Result<Option<Bytes>, Problem> {
     if body.is_empty() {
         return Ok(None);
     }
-    let value = headers.get(header::CONTENT_TYPE);
-    let is_json = value.is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
-    if !is_json {
+    if !media_type(headers).eq_ignore_ascii_case("application/json") {
         let text = "Content-Type must be application/json";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text).on_field("Content-Type"));
     }
@@ -355,7 +356,9 @@ pub(crate) async fn discard(
     Id(id): Id,
 ) -> Result<StatusCode, Problem> {
     let letter = find(&app, id).await?;
-    dead::discard(&app.nats.client, &letter).await?;
+    let client = app.nats.client.clone();
+    app.finish(async move { Ok(dead::discard(&client, &letter).await?) })
+        .await?;
     info!(job.id = %id, by = %operator.name, "discarded a dead letter");
     Ok(StatusCode::NO_CONTENT)
 }

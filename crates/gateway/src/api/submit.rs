@@ -159,12 +159,17 @@ impl Query {
     }
 }
 
+/// What a body says that it is, without parameters.
+pub(super) fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::CONTENT_TYPE);
+    let text = value.and_then(|value| value.to_str().ok()).unwrap_or("");
+    text.split(';').next().unwrap_or_default().trim()
+}
+
 /// Whether the body is NDJSON; what is neither that nor JSON is refused, so that no form of
 /// another site's page becomes a job.
 fn is_ndjson(headers: &HeaderMap) -> Result<bool, Problem> {
-    let value = headers.get(header::CONTENT_TYPE);
-    let text = value.and_then(|value| value.to_str().ok()).unwrap_or("");
-    let kind = text.split(';').next().unwrap_or_default().trim();
+    let kind = media_type(headers);
     if kind.eq_ignore_ascii_case("application/json") {
         return Ok(false);
     }

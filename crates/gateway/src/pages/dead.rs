@@ -196,7 +196,8 @@ pub(crate) async fn page(
         let found = found.map_err(Problem::away)?;
         page.rows = found.letters.iter().map(Row::of).collect();
         page.next = found.next.map(|next| next.to_string());
-        if first && !filtered && pages.history.borrow().dead == Some(0) && !page.rows.is_empty() {
+        let counted = pages.history.borrow().dead;
+        if first && !filtered && counted.is_some_and(|dead| (dead == 0) != page.rows.is_empty()) {
             pages.stale.mark();
         }
         if first && !filtered && !page.rows.is_empty() {

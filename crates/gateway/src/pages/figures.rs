@@ -28,7 +28,7 @@ pub(crate) fn tiles(seen: &Snapshot, fleet: Option<&Fleet>) -> Vec<Tile> {
     let rates = seen.points.iter().rev().find_map(|point| point.rates);
     let missing = fleet.map_or(0, |fleet| fleet.missing);
     let dead = seen.dead.unwrap_or(0);
-    let inbox = fleet.map_or(0, |fleet| fleet.waiting);
+    let inbox = known(fleet.map(|fleet| fleet.waiting));
     vec![
         Tile {
             id: "consumers",
@@ -51,7 +51,7 @@ pub(crate) fn tiles(seen: &Snapshot, fleet: Option<&Fleet>) -> Vec<Tile> {
             id: "queued",
             name: "Queued",
             value: known(seen.queued()),
-            note: format!("durable; {} more in consumers", text::count(inbox)),
+            note: format!("durable; {inbox} more in consumers"),
             bad: false,
         },
         Tile {
@@ -77,10 +77,10 @@ pub(crate) fn tiles(seen: &Snapshot, fleet: Option<&Fleet>) -> Vec<Tile> {
             id: "dead",
             name: "Dead letters",
             value: known(seen.dead),
-            note: if dead > 0 {
-                "to look at"
-            } else {
-                "nothing to do"
+            note: match seen.dead {
+                None => "not known",
+                Some(0) => "nothing to do",
+                Some(_) => "to look at",
             }
             .to_owned(),
             bad: dead > 0,

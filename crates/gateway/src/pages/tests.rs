@@ -161,6 +161,9 @@ fn queues_that_are_not_known_are_not_shown_as_none() {
         (value.split('<').next().unwrap().to_owned(), none)
     };
     assert_eq!(queued(&seen), ("-".to_owned(), false));
+    let unknown = render(&seen, "http://127.0.0.1:8080", false);
+    assert!(!unknown.contains("nothing to do"), "{unknown}");
+    assert!(unknown.contains("durable; - more"), "{unknown}");
     seen.queues = Some(Arc::default());
     assert_eq!(queued(&seen), ("0".to_owned(), true));
 }

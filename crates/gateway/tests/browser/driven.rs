@@ -149,6 +149,8 @@ async fn whoever_has_a_token_signs_in_and_does_what_it_allows() {
         browser
             .wait_for("#wrong", |text| text.contains("not known"))
             .await;
+        let status = "return performance.getEntriesByType('navigation')[0].responseStatus";
+        assert_eq!(browser.run(status).await, 401);
         browser.fill("input[name=token]", reader).await;
         browser.click("form button").await;
         browser.wait_for("h1", |text| text == "Consumers").await;
@@ -167,7 +169,48 @@ async fn whoever_has_a_token_signs_in_and_does_what_it_allows() {
         browser.click("form button").await;
         browser.wait_for("h1", |text| text == "Overview").await;
         browser.open_page("/dead/replay").await;
-        browser.wait_for("h1", |text| text != "Not allowed").await;
+        browser
+            .wait_for("h1", |text| text == "Replay these dead letters?")
+            .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_done_with_a_group_is_done_with_its_letters_only() {
+    let system = System::start(1).await;
+    let mut ids = Vec::new();
+    for message in ["", " two\nlines ", "two lines"] {
+        let job = json!({"kind": "fail", "payload": {"message": message, "permanent": true}});
+        let id = system.submit(&job).await;
+        system.wait_for(&id, "dead").await;
+        ids.push(id);
+    }
+    in_browser(&system.base, DESK, async |browser| {
+        // The group without a message, and the one whose message has odd spaces.
+        for (group, letter) in [("error=", 0), ("error=+two%0Alines+", 1)] {
+            browser.open_page("/dead").await;
+            browser.click(&format!("#groups a[href$='{group}']")).await;
+            let list = browser.wait_for("#list", |_| true).await;
+            for (number, id) in ids.iter().enumerate() {
+                assert_eq!(list.contains(id), number == letter, "{group}: {list}");
+            }
+            browser
+                .click("#list .actions a[href^='/dead/discard']")
+                .await;
+            browser.wait_for("#count", |text| text == "1").await;
+            browser.click("button.bad").await;
+            let rest = ids.len() - letter - 1;
+            test_support::eventually(test_support::DEADLINE, "the discard", async || {
+                browser.open_page("/dead").await;
+                let list = browser.text("#list").await?;
+                (!list.contains(&ids[letter])).then(|| {
+                    let left = ids.iter().filter(|id| list.contains(*id));
+                    assert_eq!(left.count(), rest, "{list}");
+                })
+            })
+            .await;
+        }
     })
     .await;
 }

@@ -116,6 +116,18 @@ async fn what_happens_is_seen_without_a_reload() {
         assert_eq!(browser.text("#live-state").await.unwrap(), "Paused");
         let another = system.submit(&json!({"kind": "echo", "payload": 2})).await;
         system.wait_for(&another, "succeeded").await;
+        test_support::eventually(test_support::DEADLINE, "the fresh page", async || {
+            let page = system.html("/").await;
+            let tile = page.split("id=\"tile-processed\"").nth(1)?;
+            tile.split("</div>").next()?.contains(">2<").then_some(())
+        })
+        .await;
+        // Another viewer hears twice of it: this page would have been made anew after the first.
+        let live = http().get(format!("{}/live", system.base)).send().await;
+        let mut live = live.unwrap();
+        for _ in 0..2 {
+            assert!(live.chunk().await.unwrap().is_some());
+        }
         assert_eq!(browser.text(processed).await.unwrap(), "1");
         browser.click("#pause").await;
         browser.wait_for(processed, |text| text == "2").await;
@@ -147,7 +159,10 @@ async fn a_script_in_a_payload_an_error_or_a_header_does_not_run() {
     let system = System::start(1).await;
     let failing = json!({"kind": "fail", "payload": {"message": SCRIPT, "permanent": true}});
     let echo = json!({"kind": "echo", "payload": {"text": SCRIPT}});
-    let ids = [system.submit(&failing).await, system.submit(&echo).await];
+    let ids = [
+        system.submit_with_header(&failing, "X-Note", SCRIPT).await,
+        system.submit(&echo).await,
+    ];
     system.wait_for(&ids[0], "dead").await;
     system.wait_for(&ids[1], "succeeded").await;
     let script = SCRIPT
@@ -187,6 +202,8 @@ async fn a_script_in_a_payload_an_error_or_a_header_does_not_run() {
         assert!(payload.as_str().unwrap().contains("<script>"), "{payload}");
         let result = browser.text("#facts").await.unwrap();
         assert!(result.contains("<script>"), "{result}");
+        let header = "return [...document.querySelectorAll('#facts dt')].find((name) => name.innerText.toLowerCase() === 'x-note').nextElementSibling.textContent";
+        assert_eq!(browser.run(header).await, SCRIPT);
     })
     .await;
 }
@@ -210,13 +227,44 @@ async fn pages_of_an_empty_system_say_what_to_do_next() {
         consumers.contains("No consumer has answered yet"),
         "{consumers}"
     );
-    for page in ["/jobs", "/dead"] {
-        // There are no streams before the first consumer.
+    // There are no streams before the first consumer.
+    for (page, empty) in [
+        ("/jobs", "<strong>No durable job yet</strong>Submit one:"),
+        (
+            "/dead",
+            "<strong>No dead letters</strong>A durable job comes here when",
+        ),
+    ] {
         let html = system.html(page).await;
-        assert!(
-            html.contains("consumer was started") || html.contains("No d"),
-            "{html}"
-        );
+        let none = html.split("id=\"none\">").nth(1).unwrap_or(&html);
+        assert!(none.trim_start().starts_with(empty), "{html}");
+        assert!(!html.contains("id=\"list\""), "{html}");
+    }
+}
+
+#[tokio::test]
+async fn pages_say_at_once_that_nats_is_away() {
+    let mut nats = NatsServer::start().await;
+    let (mut gateway, base) = System::gateway(&nats, &[]).await;
+    nats.kill().await;
+    gateway
+        .wait_for_line(|line| line.contains("lost NATS"))
+        .await;
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+    for page in [
+        "/jobs",
+        "/dead",
+        "/dead/replay",
+        &*format!("/jobs/{id}"),
+        &*format!("/dead/{id}"),
+    ] {
+        let answer = http().get(format!("{base}{page}")).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 503, "{page}");
+        assert!(answer.headers().contains_key("retry-after"), "{page}");
+        let html = answer.text().await.unwrap();
+        // Nobody has waited for an answer that cannot come.
+        assert!(html.contains("there is no connection to NATS"), "{html}");
+        assert!(html.contains("<h1>NATS does not answer</h1>"), "{html}");
     }
 }
 

@@ -1,12 +1,14 @@
 //! A whole system for a test: NATS, consumers, a status service, and the gateway before them.
 
+use async_nats::HeaderMap;
+use common::{JobId, Priority, subjects};
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, Service, eventually};
 
 pub(crate) struct System {
     /// Ended before their server, when this is dropped.
     _services: Vec<Service>,
-    _nats: NatsServer,
+    pub(crate) nats: NatsServer,
     /// Where the gateway serves.
     pub(crate) base: String,
     http: reqwest::Client,
@@ -45,7 +47,7 @@ impl System {
         services.push(gateway);
         Self {
             _services: services,
-            _nats: nats,
+            nats,
             base,
             http: http(),
         }
@@ -74,6 +76,22 @@ impl System {
         assert_eq!(answer.status().as_u16(), 202, "{job}");
         let answer: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
         answer["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Submits a durable job over NATS with a header, and gives its id.
+    pub(crate) async fn submit_with_header(&self, job: &Value, name: &str, value: &str) -> String {
+        let id = JobId::generate();
+        let kind = job["kind"].as_str().unwrap().parse().unwrap();
+        let subject = subjects::durable_job(id, Priority::default(), 1, &kind);
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value);
+        let mut job = job.clone();
+        job["id"] = json!(id);
+        let publisher = self.nats.connect_as("publisher").await;
+        let answer = publisher.request_with_headers(subject, headers, job.to_string().into());
+        let answer: Value = serde_json::from_slice(&answer.await.unwrap().payload).unwrap();
+        assert!(answer["seq"].is_u64(), "{answer}");
+        id.to_string()
     }
 
     /// Submits many durable jobs at once.

@@ -103,6 +103,114 @@ async fn each_scope_allows_what_it_says_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn the_dashboard_lets_those_act_who_may_and_from_its_own_pages_only() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let file = tokens();
+    let gateway = Gateway::with(&nats, &["--tokens", file.path().to_str().unwrap()]).await;
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let ask = |method: &Method, path: &str| {
+        let request = gateway.request(method.clone(), &path.replace("{id}", id));
+        let form = "application/x-www-form-urlencoded";
+        request
+            .header("content-type", form)
+            .body("kind=nothing&rate=1")
+    };
+    let table = [
+        (Method::POST, "/jobs/{id}/cancel", "operator"),
+        (Method::POST, "/dead/{id}/replay", "operator"),
+        (Method::POST, "/dead/{id}/discard", "operator"),
+        (Method::POST, "/dead/stop", "operator"),
+        (Method::POST, "/dead/replay", "operator"),
+        (Method::POST, "/dead/discard", "operator"),
+        (Method::GET, "/dead/replay", "operator"),
+        (Method::GET, "/dead/discard", "operator"),
+        (Method::GET, "/", "reader"),
+        (Method::GET, "/consumers", "reader"),
+        (Method::GET, "/jobs", "reader"),
+        (Method::GET, "/jobs/{id}", "reader"),
+        (Method::GET, "/dead", "reader"),
+        (Method::GET, "/dead/{id}", "reader"),
+        (Method::GET, "/live", "reader"),
+    ];
+    let callers = [
+        ("reader", "token-of-the-reader-1"),
+        ("sender", "token-of-the-sender-1"),
+        ("operator", "token-of-the-operator"),
+    ];
+    for (method, path, allowed) in table {
+        for (caller, token) in callers {
+            // A stream has no end: its status is enough.
+            let request = ask(&method, path).bearer_auth(token);
+            let status = request.send().await.unwrap().status();
+            let refused = status == 403;
+            assert_eq!(
+                refused,
+                caller != allowed,
+                "{method} {path} {caller}: {status}"
+            );
+            assert_ne!(status, 401);
+        }
+        for request in [
+            ask(&method, path),
+            ask(&method, path).bearer_auth("token-of-the-reader-2"),
+        ] {
+            let answer = send(request).await;
+            let to_sign_in = answer.status == 303 && answer.headers["location"] == "/sign-in";
+            assert!(
+                answer.status == 401 || to_sign_in,
+                "{method} {path}: {answer:?}"
+            );
+        }
+        if method == Method::POST {
+            for (name, value) in [
+                ("origin", "http://evil.example"),
+                ("origin", "null"),
+                ("sec-fetch-site", "cross-site"),
+                ("sec-fetch-site", "same-site"),
+            ] {
+                let request = ask(&method, path).bearer_auth("token-of-the-operator");
+                let status = send(request.header(name, value)).await.status;
+                assert_eq!(status, 403, "{path} {name}: {value}");
+            }
+        }
+    }
+    let log = gateway.service.lines();
+    let by = log.iter().any(|line| {
+        line.text.contains("asked that a job be cancelled") && line.text.contains("operator")
+    });
+    assert!(by, "{log:?}");
+}
+
+#[tokio::test]
+async fn forms_are_small_and_say_what_they_mean() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let file = tokens();
+    let gateway = Gateway::with(&nats, &["--tokens", file.path().to_str().unwrap()]).await;
+    let post = async |path: &str, form: String| {
+        let request = gateway.request(Method::POST, path).body(form);
+        let request = request.bearer_auth("token-of-the-operator");
+        let form = "application/x-www-form-urlencoded";
+        send(request.header("content-type", form)).await.status
+    };
+    let long = |bytes| format!("token={}", "a".repeat(bytes));
+    assert_eq!(post("/sign-in", long(100)).await, 401);
+    assert_eq!(post("/sign-in", long(4 << 10)).await, 413);
+    let letter = "/dead/01890a5d-ac96-774b-bcce-b302099a8057/replay";
+    let payload = |bytes| format!("payload={}", "1".repeat(bytes));
+    assert_eq!(post(letter, payload(3 << 20)).await, 303);
+    let long = format!("all=true&kind={}", "a".repeat(4 << 10));
+    assert_eq!(post("/dead/discard", long).await, 413);
+    for path in ["/dead/discard", "/dead/replay"] {
+        for form in ["rate=1", "", "kindd=echo&rate=1", "all=true&rate=100001"] {
+            assert_eq!(post(path, form.to_owned()).await, 400, "{path} {form}");
+        }
+    }
+    assert_eq!(post("/dead/discard", "all=true".to_owned()).await, 303);
+}
+
+#[tokio::test]
 async fn tokens_are_read_again_and_a_file_that_is_wrong_changes_nothing() {
     let nats = NatsServer::start().await;
     streams_without_consumer(&nats).await;
