@@ -115,6 +115,9 @@ async fn they_are_grouped_by_error_and_a_group_is_replayed_or_discarded() {
     assert!(all.groups[0].oldest <= all.groups[0].newest);
     let some = dead::groups(&gateway, &Which::default(), 5).await.unwrap();
     assert_eq!((some.looked_at, some.complete), (5, false));
+    let nothing = error("nothing like this");
+    let none = dead::groups(&gateway, &nothing, 5).await.unwrap();
+    assert_eq!((none.looked_at, none.complete), (0, false));
 
     let rows = error("row # is bad");
     assert_eq!(pages(&gateway, &rows, 4).await.len(), 6);
