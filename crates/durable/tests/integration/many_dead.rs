@@ -154,4 +154,15 @@ async fn they_are_replayed_at_a_rate_until_it_is_enough() {
     // The first at once, the others 50 ms apart.
     assert!(started.elapsed() >= Duration::from_millis(200));
     assert_eq!(dead::count(&gateway).await.unwrap(), 7);
+    // Told to stop, it does not even look; and no rate is too high.
+    let none = dead::replay_all(&gateway, &all, None, stop, |_| {});
+    assert_eq!(none.await.unwrap(), 0);
+    let rest = dead::replay_all(
+        &gateway,
+        &all,
+        Some(NonZeroU32::MAX),
+        CancellationToken::new(),
+        |_| {},
+    );
+    assert_eq!(rest.await.unwrap(), 7);
 }
