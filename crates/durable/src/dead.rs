@@ -22,9 +22,10 @@ use crate::clock::ServerClock;
 use crate::direct::{self, Kept};
 use crate::letter::own_headers;
 use crate::records;
+use crate::submit::MARGIN;
 use crate::topology::Stream;
 use crate::trim;
-use crate::writer::{self, Message, NotStored};
+use crate::writer::{self, Message, NotStored, size_of};
 
 /// How many are read at a time.
 const PAGE: usize = 100;
@@ -98,6 +99,25 @@ pub enum Replayed {
     Yes,
     /// Somebody else has replayed it, or the job is not dead any more.
     Already,
+}
+
+/// Why a dead letter was left as it is; found in an error by [`anyhow::Error::downcast_ref`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeftAsItIs {
+    /// Somebody else does something with it at the same time.
+    #[error("job {0} is being replayed or discarded by somebody else")]
+    Busy(JobId),
+    /// With the other payload it does not fit into a message.
+    #[error(
+        "with this payload the job has {size} bytes, and a durable one may have {limit} \
+         (max_payload of the server, less what is kept for headers)"
+    )]
+    TooLarge {
+        /// The size of the job in bytes.
+        size: usize,
+        /// The most that is taken.
+        limit: usize,
+    },
 }
 
 impl DeadLetter {
@@ -186,14 +206,24 @@ pub async fn show(client: &Client, id: JobId) -> anyhow::Result<Option<DeadLette
 /// already, because somebody was interrupted, does the rest.
 ///
 /// # Errors
-/// When the server does not answer in time, or the other payload does not make a job.
+/// When the server does not answer in time, or the other payload does not make a job, or one that
+/// is too large: [`LeftAsItIs::TooLarge`].
 pub async fn replay(
     client: &Client,
     letter: &DeadLetter,
     payload: Option<Bytes>,
 ) -> anyhow::Result<Replayed> {
     let body = match payload {
-        Some(payload) => edited(letter, &payload)?,
+        Some(payload) => {
+            let body = edited(letter, &payload)?;
+            // Before anything is changed: a job whose message is refused would be queued nowhere.
+            let limit = client.max_payload().saturating_sub(MARGIN);
+            let size = body.len() + size_of(&letter.headers);
+            if size > limit {
+                return Err(LeftAsItIs::TooLarge { size, limit }.into());
+            }
+            body
+        }
         None => letter.payload.clone(),
     };
     let (mut record, expected) = record_of(client, letter).await?;
@@ -315,7 +345,7 @@ fn edited(letter: &DeadLetter, payload: &[u8]) -> anyhow::Result<Bytes> {
 /// Removes a dead letter for good. The record of its job stays for a week.
 ///
 /// # Errors
-/// When the server does not answer in time.
+/// When the server does not answer in time, or somebody else is at it: [`LeftAsItIs::Busy`].
 pub async fn discard(client: &Client, letter: &DeadLetter) -> anyhow::Result<()> {
     let (record, expected) = record_of(client, letter).await?;
     if record.state == JobState::Dead && record.run == letter.run && expected > 0 {
@@ -324,10 +354,7 @@ pub async fn discard(client: &Client, letter: &DeadLetter) -> anyhow::Result<()>
         match writer::store(client, vec![message]).await {
             Ok(_) => {}
             Err(NotStored::Conflict) => {
-                anyhow::bail!(
-                    "job {} is being replayed or discarded by somebody else",
-                    letter.id
-                )
+                return Err(LeftAsItIs::Busy(letter.id).into());
             }
             Err(error) => return Err(error).context("the letter was not discarded"),
         }

@@ -29,7 +29,7 @@ const TELL: Duration = Duration::from_secs(10);
 
 /// What a message may take beside the job: the headers of a submission, of its trace, of a schedule
 /// and of a batch.
-const MARGIN: usize = 4096;
+pub(crate) const MARGIN: usize = 4096;
 
 /// A job to be handed over.
 #[derive(Clone, Debug)]

@@ -26,14 +26,21 @@ pub async fn each(
     // What is replayed and given up again at once would keep it busy for ever.
     let end = last_position(client).await?;
     let mut pace = rate.map(|rate| {
-        let mut pace = tokio::time::interval(Duration::from_secs(1) / rate.get());
+        // There is no interval of nothing, which is what a rate beyond a thousand million gives.
+        let apart = (Duration::from_secs(1) / rate.get()).max(Duration::from_nanos(1));
+        let mut pace = tokio::time::interval(apart);
         // Never faster, also after one that took long.
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         pace
     });
     let mut after = 0;
     while after < end {
-        let letters = list(client, which, after, PAGE).await?;
+        // Where few are meant, a page is a long way.
+        let page = stop.run_until_cancelled(list(client, which, after, PAGE));
+        let Some(letters) = page.await else {
+            return Ok(());
+        };
+        let letters = letters?;
         let Some(last) = letters.last() else { break };
         after = last.position();
         for letter in letters.iter().filter(|letter| letter.position() <= end) {

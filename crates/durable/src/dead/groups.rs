@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use async_nats::Client;
 use common::{DeadReason, FailedAttempt, JobId, JobKind, Timestamp};
 
-use super::{Cursor, DeadLetter, Which, newest};
+use super::newest::within;
+use super::{Cursor, DeadLetter, Which};
 use crate::records::{self, Records};
 
 /// The most groups that are told apart.
@@ -50,20 +51,21 @@ pub struct Groups {
     pub complete: bool,
 }
 
-/// Groups the newest dead letters that are meant, at most `most` of them.
+/// Groups those that are meant of the newest dead letters; at most `most` are looked at.
 ///
 /// # Errors
 /// When the server does not answer in time.
 pub async fn groups(client: &Client, which: &Which, most: usize) -> anyhow::Result<Groups> {
     let mut groups: HashMap<_, Group> = HashMap::new();
-    let (mut looked_at, mut cursor): (u64, Option<Cursor>) = (0, None);
+    let (mut looked_at, mut left, mut cursor): (u64, _, Option<Cursor>) = (0, most, None);
     let mut complete = false;
     loop {
-        let left = most.saturating_sub(usize::try_from(looked_at).unwrap_or(usize::MAX));
         if left == 0 || groups.len() >= MOST_GROUPS {
             break;
         }
-        let mut page = newest(client, which, cursor, left.min(PAGE)).await?;
+        let mut page = within(client, which, cursor, left.min(PAGE), left).await?;
+        // Also those that are not meant: a filter that leaves none would read everything.
+        left = left.saturating_sub(page.looked_at);
         add_failures(client, &mut page.letters).await?;
         for letter in &page.letters {
             looked_at += 1;

@@ -65,6 +65,17 @@ pub async fn newest(
     cursor: Option<Cursor>,
     most: usize,
 ) -> anyhow::Result<Letters> {
+    within(client, which, cursor, most, LOOKED_AT).await
+}
+
+/// The same, of so many that are looked at.
+pub(super) async fn within(
+    client: &Client,
+    which: &Which,
+    cursor: Option<Cursor>,
+    most: usize,
+    looked_at: usize,
+) -> anyhow::Result<Letters> {
     let before = cursor.map(|cursor| cursor.seen);
     let subjects = filter(which.kind.as_ref());
     let mut tail = Tail::new(client, Stream::State, subjects, before, most).await?;
@@ -75,10 +86,11 @@ pub async fn newest(
     };
     let mut seen = before.unwrap_or(u64::MAX);
     let mut rest = false;
-    while page.letters.len() < most && page.looked_at < LOOKED_AT {
+    while page.letters.len() < most && page.looked_at < looked_at {
         let mut some = Vec::new();
         let mut sequences = Vec::new();
-        while sequences.len() < CHUNK.min(most) {
+        let chunk = CHUNK.min(most).min(looked_at - page.looked_at);
+        while sequences.len() < chunk {
             tail.fill().await?;
             let Some(kept) = tail.take() else { break };
             sequences.push(kept.sequence);

@@ -2,6 +2,7 @@
 
 use async_nats::{Client, HeaderMap};
 use common::{DeadReason, JobId, JobState, codes};
+use durable::dead::LeftAsItIs;
 use durable::{Replayed, Which, dead, look_up};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -169,6 +170,26 @@ async fn a_job_can_be_replayed_with_another_payload() {
         (&body["id"], &body["max_attempts"]),
         (&json!(id), &json!(3))
     );
+}
+
+#[tokio::test]
+async fn a_job_stays_dead_if_the_other_payload_is_too_large() {
+    let (_nats, worker, operator) = stand().await;
+    let id = bury(&worker, "mail", "permanent").await;
+    let letter = dead::show(&operator, id).await.unwrap().unwrap();
+    let other = json!("x".repeat(operator.max_payload() - 100)).to_string();
+    let error = dead::replay(&operator, &letter, Some(other.into()))
+        .await
+        .unwrap_err();
+    let why = error.downcast_ref::<LeftAsItIs>();
+    assert!(
+        matches!(why, Some(LeftAsItIs::TooLarge { .. })),
+        "{error:#}"
+    );
+    let record = look_up(&operator, id).await.unwrap().unwrap();
+    assert_eq!((record.state, record.run), (JobState::Dead, 1));
+    assert_eq!(messages(&operator, "JOBS").await, 0);
+    assert_eq!(letters(&operator).await, 1);
 }
 
 #[tokio::test]

@@ -115,6 +115,9 @@ async fn they_are_grouped_by_error_and_a_group_is_replayed_or_discarded() {
     assert!(all.groups[0].oldest <= all.groups[0].newest);
     let some = dead::groups(&gateway, &Which::default(), 5).await.unwrap();
     assert_eq!((some.looked_at, some.complete), (5, false));
+    let nothing = error("nothing like this");
+    let none = dead::groups(&gateway, &nothing, 5).await.unwrap();
+    assert_eq!((none.looked_at, none.complete), (0, false));
 
     let rows = error("row # is bad");
     assert_eq!(pages(&gateway, &rows, 4).await.len(), 6);
@@ -151,4 +154,15 @@ async fn they_are_replayed_at_a_rate_until_it_is_enough() {
     // The first at once, the others 50 ms apart.
     assert!(started.elapsed() >= Duration::from_millis(200));
     assert_eq!(dead::count(&gateway).await.unwrap(), 7);
+    // Told to stop, it does not even look; and no rate is too high.
+    let none = dead::replay_all(&gateway, &all, None, stop, |_| {});
+    assert_eq!(none.await.unwrap(), 0);
+    let rest = dead::replay_all(
+        &gateway,
+        &all,
+        Some(NonZeroU32::MAX),
+        CancellationToken::new(),
+        |_| {},
+    );
+    assert_eq!(rest.await.unwrap(), 7);
 }
