@@ -188,13 +188,18 @@ pub(crate) async fn replay(
         ));
     }
     let edited = payload.is_some();
-    let replayed = dead::replay(&pages.app.nats.client, &letter, payload).await;
-    pages.letters_changed();
-    let done = match replayed.map_err(|error| Problem::not_done(&error))? {
-        Replayed::Yes => {
+    let app = pages.app.clone();
+    let work = async move {
+        let replayed = dead::replay(&pages.app.nats.client, &letter, payload).await;
+        pages.letters_changed();
+        if let Ok(Replayed::Yes) = replayed {
             info!(job.id = %id, by = %operator.name, edited, "replayed a dead letter");
-            Done::Replayed
         }
+        Ok(replayed)
+    };
+    let replayed = app.finish(work).await?;
+    let done = match replayed.map_err(|error| Problem::not_done(&error))? {
+        Replayed::Yes => Done::Replayed,
         Replayed::Already => Done::Already,
     };
     Ok(Redirect::to(&done.of_job(id)).into_response())
@@ -209,10 +214,17 @@ pub(crate) async fn discard(
     let id = parse(&id)?;
     let done = match find(&pages, id).await? {
         Some(letter) => {
-            let discarded = dead::discard(&pages.app.nats.client, &letter).await;
-            pages.letters_changed();
+            let app = pages.app.clone();
+            let work = async move {
+                let discarded = dead::discard(&pages.app.nats.client, &letter).await;
+                pages.letters_changed();
+                if discarded.is_ok() {
+                    info!(job.id = %id, by = %operator.name, "discarded a dead letter");
+                }
+                Ok(discarded)
+            };
+            let discarded = app.finish(work).await?;
             discarded.map_err(|error| Problem::not_done(&error))?;
-            info!(job.id = %id, by = %operator.name, "discarded a dead letter");
             Done::Discarded
         }
         None => Done::Already,
