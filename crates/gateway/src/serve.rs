@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -5,7 +6,7 @@ use anyhow::Context as _;
 use axum::{Router, middleware};
 use bootstrap::{About, Context};
 use durable::{Patience, Submitter};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
@@ -28,6 +29,9 @@ pub const ABOUT: About = About {
 /// How long a submission may take before the client is told to come again.
 const CONFIRM: Duration = Duration::from_secs(5);
 
+/// How many connections may wait to be accepted.
+const BACKLOG: u32 = 1024;
+
 /// Serves HTTP until it is told to stop.
 ///
 /// # Errors
@@ -36,9 +40,9 @@ const CONFIRM: Duration = Duration::from_secs(5);
 pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode> {
     let access = Access::new(&context, &config)?;
     let tls = tls::acceptor(&config.access)?;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {} (--listen)", config.listen))?;
+    let listening = || format!("cannot listen on {} (--listen)", config.listen);
+    // The address is ours from here on. Clients are refused until there is somebody who serves them.
+    let socket = bind(config.listen).with_context(listening)?;
     let nats = context.connect("gateway").await?;
     let _registered = context.register(&nats).await?;
     let patience = Patience {
@@ -58,10 +62,23 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
         metrics,
         to_finish: TaskTracker::new(),
     });
+    let listener = socket.listen(BACKLOG).with_context(listening)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     info!("serving {scheme}://{}", listener.local_addr()?);
     server::run(listener, tls, routes(&app), &app, &config.limits).await;
     Ok(ExitCode::SUCCESS)
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // Connections of the process before, which are just ending, do not keep the address.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 fn routes(app: &App) -> Router {

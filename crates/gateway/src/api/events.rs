@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use common::{JobId, JobRecord, JobState, subjects};
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tracing::debug;
 
 use super::jobs::look_up;
 use super::params::Id;
@@ -23,6 +24,9 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// When a browser that lost the stream comes back.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The pause before a job is looked up again after that went wrong.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// Where in its life a job is: each change leads to a greater one. As text it is the id of an
 /// event.
@@ -114,6 +118,7 @@ pub(crate) async fn events(
         id,
         changes,
         connected,
+        missed: false,
         last,
         next: Some(now),
         ended: false,
@@ -132,6 +137,8 @@ struct Following {
     connected: watch::Receiver<bool>,
     /// Where the client has seen the job.
     last: Option<Place>,
+    /// Whether there may be changes that it was not told of.
+    missed: bool,
     /// A record that it may not have seen.
     next: Option<JobRecord>,
     ended: bool,
@@ -182,14 +189,27 @@ impl Following {
                 changed = self.connected.changed() => {
                     changed.ok()?;
                     // What happened while there was no connection was told to nobody.
-                    if *self.connected.borrow_and_update()
-                        && let Ok(Some(now)) = durable::look_up(&self.app.nats.client, self.id).await
-                    {
+                    self.missed = *self.connected.borrow_and_update();
+                }
+                now = look_again(&self.app, self.id), if self.missed => {
+                    self.missed = false;
+                    if let Some(now) = now {
                         return Some(now);
                     }
                 }
             }
         }
+    }
+}
+
+/// Looks a job up until that succeeds: a server that has just started may not know its streams yet.
+async fn look_again(app: &App, id: JobId) -> Option<JobRecord> {
+    loop {
+        match durable::look_up(&app.nats.client, id).await {
+            Ok(now) => return now,
+            Err(error) => debug!(job.id = %id, "cannot look the job up: {error:#}"),
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
