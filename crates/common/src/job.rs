@@ -58,9 +58,9 @@ fn schedulable<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Timestamp>, D::Error> {
     let time = Option::<Timestamp>::deserialize(deserializer)?;
-    if time.is_some_and(|time| time.year() >= 2262) {
+    if time.is_some_and(|time| time.unix_nanos() > i128::from(i64::MAX)) {
         return Err(D::Error::custom(
-            "a NATS server can wait for times before the year 2262 only",
+            "a NATS server can wait for times up to 2262-04-11T23:47:16Z only",
         ));
     }
     Ok(time)
@@ -368,7 +368,7 @@ mod tests {
             ),
             (r#"{"kind":"a","deadline":"tomorrow"}"#, "field `deadline`"),
             (
-                r#"{"kind":"a","run_at":"2262-01-01T00:00:00Z"}"#,
+                r#"{"kind":"a","run_at":"2262-04-11T23:47:17Z"}"#,
                 "field `run_at`: a NATS server can wait",
             ),
             (r#"{"kind":"a","created_at":-1}"#, "field `created_at`"),

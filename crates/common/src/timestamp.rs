@@ -27,10 +27,10 @@ impl Timestamp {
         (0..=9999).contains(&moment.year()).then_some(Self(moment))
     }
 
-    /// The year in which it lies, where it was written.
+    /// How many nanoseconds it is after the Unix epoch; negative if it is before it.
     #[must_use]
-    pub fn year(self) -> i32 {
-        self.0.year()
+    pub fn unix_nanos(self) -> i128 {
+        self.0.unix_timestamp_nanos()
     }
 
     /// This moment and a while; the end of the calendar if that is beyond it.

@@ -21,7 +21,7 @@ use crate::direct::Kept;
 use crate::intake::Place;
 use crate::look::due;
 use crate::records::{self, Found, Records};
-use crate::tail::Tail;
+use crate::tail::{PAGE_BYTES, Tail};
 use crate::topology::{Stream, jobs_of_kind};
 
 /// How many messages are looked at for one page: where a filter leaves few of them, a page may be
@@ -140,7 +140,7 @@ pub async fn list(
         looked_at: 0,
     };
     let mut rest = false;
-    while page.jobs.len() < most && page.looked_at < LOOKED_AT {
+    while page.jobs.len() < most && page.looked_at < LOOKED_AT && list.bytes_read() < PAGE_BYTES {
         let wanted = if filter.state.is_some() || filter.kind.is_some() {
             records::MOST
         } else {
@@ -234,6 +234,12 @@ impl<'a> List<'a> {
                 } else {
                     Tail::roughly(client, stream, filter, before, most).await?
                 };
+                // All that is shown of the others is in their subjects and headers.
+                let tail = if source == Source::Records {
+                    tail
+                } else {
+                    tail.without_payloads()
+                };
                 tails[place] = Some((source, tail));
             }
         }
@@ -257,14 +263,26 @@ impl<'a> List<'a> {
         })
     }
 
+    /// How many bytes were read, but for the records of other messages.
+    fn bytes_read(&self) -> usize {
+        let tails = self.tails.iter().flatten();
+        tails.map(|(_, tail)| tail.bytes_read()).sum()
+    }
+
     /// The next messages of all streams, the newest first.
     async fn candidates(&mut self, wanted: usize) -> anyhow::Result<Vec<(usize, Kept)>> {
         let mut candidates = Vec::new();
-        while candidates.len() < wanted {
+        while candidates.len() < wanted && (candidates.is_empty() || self.bytes_read() < PAGE_BYTES)
+        {
             let mut newest: Option<(usize, Timestamp)> = None;
             for (place, tail) in self.tails.iter_mut().enumerate() {
                 let Some((_, tail)) = tail else { continue };
                 tail.fill().await?;
+                if self.seen[place] == u64::MAX {
+                    // What comes later is not in this list, though nothing was shown yet.
+                    let newest = tail.peek().map(|kept| kept.sequence.saturating_add(1));
+                    self.seen[place] = newest.unwrap_or_else(|| tail.reached());
+                }
                 if let Some(kept) = tail.peek()
                     && newest.is_none_or(|(_, at)| kept.at > at)
                 {
@@ -319,7 +337,7 @@ impl<'a> List<'a> {
     ) -> Option<Listed> {
         let source = self.source(place)?;
         let listed = if source == Source::Records {
-            if !kept.subject.starts_with("jobs.state.") {
+            if !kept.subject.starts_with("jobs.state.") || kept.sequence > self.newest_record {
                 return None;
             }
             Listed::of(serde_json::from_slice(&kept.payload).ok()?)

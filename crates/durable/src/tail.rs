@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use async_nats::Client;
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::api::{self, ApiError};
@@ -18,6 +19,9 @@ const MOST: u64 = 1000;
 
 /// How many bytes of one window are read; it may be a message more.
 const BYTES: usize = 4 << 20;
+
+/// How many bytes are read for one page: where the messages are large, it may be short.
+pub(crate) const PAGE_BYTES: usize = 64 << 20;
 
 /// How many messages a stream has at the most when the server is asked for those that match a
 /// filter: each time it counts them all, by subject, which takes it half a second for a million.
@@ -40,6 +44,10 @@ pub(crate) struct Tail {
     /// The end of the stream was not read yet: what has come since it was looked up belongs to it.
     open: bool,
     width: u64,
+    /// Whether the payloads are wanted.
+    payloads: bool,
+    /// How many bytes of payloads were read.
+    read: usize,
     loaded: VecDeque<Kept>,
 }
 
@@ -62,6 +70,8 @@ impl Tail {
             low: 0,
             open: before.is_none(),
             width: (most as u64).saturating_mul(2).clamp(NARROW, MOST),
+            payloads: true,
+            read: 0,
             loaded: VecDeque::new(),
         };
         if before == Some(0) {
@@ -98,6 +108,19 @@ impl Tail {
         Ok(tail)
     }
 
+    /// The same without payloads: those that are loaded do not stay in memory.
+    pub(crate) fn without_payloads(self) -> Self {
+        Self {
+            payloads: false,
+            ..self
+        }
+    }
+
+    /// How many bytes of payloads were read.
+    pub(crate) fn bytes_read(&self) -> usize {
+        self.read
+    }
+
     /// Loads more, if nothing is left that was loaded and there is more.
     pub(crate) async fn fill(&mut self) -> anyhow::Result<()> {
         while self.loaded.is_empty() && self.low > self.first {
@@ -119,7 +142,7 @@ impl Tail {
 
     /// What is between two sequences, and from which one on: if there is too much, it is a part
     /// at the end.
-    async fn window(&self, mut low: u64, high: u64) -> anyhow::Result<(Vec<Kept>, u64)> {
+    async fn window(&mut self, mut low: u64, high: u64) -> anyhow::Result<(Vec<Kept>, u64)> {
         let top = if self.open { u64::MAX } else { high };
         loop {
             let (mut found, mut bytes, mut from) = (Vec::new(), 0, low);
@@ -131,8 +154,17 @@ impl Tail {
                 let Some(last) = some.last() else { break true };
                 from = last.sequence + 1;
                 let ended = from >= top || left(last) == 0;
-                bytes += some.iter().map(|kept| kept.payload.len()).sum::<usize>();
-                found.extend(some.into_iter().filter(|kept| kept.sequence < top));
+                let size = some.iter().map(|kept| kept.payload.len()).sum::<usize>();
+                bytes += size;
+                self.read = self.read.saturating_add(size);
+                found.extend(some.into_iter().filter(|kept| kept.sequence < top).map(
+                    |mut kept| {
+                        if !self.payloads {
+                            kept.payload = Bytes::new();
+                        }
+                        kept
+                    },
+                ));
                 if ended {
                     break true;
                 }

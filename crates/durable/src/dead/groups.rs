@@ -63,7 +63,7 @@ pub async fn groups(client: &Client, which: &Which, most: usize) -> anyhow::Resu
         if left == 0 || groups.len() >= MOST_GROUPS {
             break;
         }
-        let mut page = within(client, which, cursor, left.min(PAGE), left).await?;
+        let mut page = within(client, which, cursor, left.min(PAGE), left, false).await?;
         // Also those that are not meant: a filter that leaves none would read everything.
         left = left.saturating_sub(page.looked_at);
         add_failures(client, &mut page.letters).await?;

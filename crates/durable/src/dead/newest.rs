@@ -8,7 +8,7 @@ use async_nats::Client;
 use super::{DeadLetter, Which, filter, groups};
 use crate::BadCursor;
 use crate::direct;
-use crate::tail::Tail;
+use crate::tail::{PAGE_BYTES, Tail};
 use crate::topology::Stream;
 
 /// How many letters are looked at for one page: where a filter leaves few of them, a page may be
@@ -65,20 +65,24 @@ pub async fn newest(
     cursor: Option<Cursor>,
     most: usize,
 ) -> anyhow::Result<Letters> {
-    within(client, which, cursor, most, LOOKED_AT).await
+    within(client, which, cursor, most, LOOKED_AT, true).await
 }
 
-/// The same, of so many that are looked at.
+/// The same, of so many that are looked at; their payloads may be left out.
 pub(super) async fn within(
     client: &Client,
     which: &Which,
     cursor: Option<Cursor>,
     most: usize,
     looked_at: usize,
+    payloads: bool,
 ) -> anyhow::Result<Letters> {
     let before = cursor.map(|cursor| cursor.seen);
     let subjects = filter(which.kind.as_ref());
     let mut tail = Tail::new(client, Stream::State, subjects, before, most).await?;
+    if !payloads {
+        tail = tail.without_payloads();
+    }
     let mut page = Letters {
         letters: Vec::new(),
         next: None,
@@ -86,11 +90,12 @@ pub(super) async fn within(
     };
     let mut seen = before.unwrap_or(u64::MAX);
     let mut rest = false;
-    while page.letters.len() < most && page.looked_at < looked_at {
+    let enough = |tail: &Tail| tail.bytes_read() >= PAGE_BYTES && tail.peek().is_none();
+    while page.letters.len() < most && page.looked_at < looked_at && !enough(&tail) {
         let mut some = Vec::new();
         let mut sequences = Vec::new();
         let chunk = CHUNK.min(most).min(looked_at - page.looked_at);
-        while sequences.len() < chunk {
+        while sequences.len() < chunk && !enough(&tail) {
             tail.fill().await?;
             let Some(kept) = tail.take() else { break };
             sequences.push(kept.sequence);
