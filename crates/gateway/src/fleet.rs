@@ -19,13 +19,16 @@ const FRESH: Duration = Duration::from_millis(500);
 
 /// The first page of the fleet as it was told last: however many look, few ask.
 #[derive(Default)]
-pub(crate) struct FleetCache(Mutex<Option<(Instant, Result<Arc<Fleet>, Problem>)>>);
+pub(crate) struct FleetCache(Mutex<Option<(Instant, Told)>>);
+
+/// What a status service told, or why none did.
+type Told = Result<Arc<Fleet>, Problem>;
 
 /// The fleet, as much of it as is asked for.
 ///
 /// # Errors
 /// When no status service answers.
-pub(crate) async fn fleet(app: &App, request: &FleetRequest) -> Result<Arc<Fleet>, Problem> {
+pub(crate) async fn fleet(app: &App, request: &FleetRequest) -> Told {
     app.check_nats()?;
     if *request != FleetRequest::default() {
         return ask(app, request).await.map(Arc::new);
@@ -60,7 +63,7 @@ async fn ask(app: &App, request: &FleetRequest) -> Result<Fleet, Problem> {
         let code = answer.headers.as_ref();
         let code = code.and_then(|headers| headers.get("Nats-Service-Error-Code"));
         let text = format!("the status service refuses: {error}");
-        return Err(match code.map(|code| code.as_str()) {
+        return Err(match code.map(async_nats::HeaderValue::as_str) {
             Some("400") => Problem::bad("after", text),
             _ => Problem::away(text),
         });

@@ -36,8 +36,8 @@ pub async fn each(
     let mut after = 0;
     while after < end {
         // Where few are meant, a page is a long way.
-        let page = stop.run_until_cancelled(list(client, which, after, PAGE));
-        let Some(letters) = page.await else {
+        let listing = stop.run_until_cancelled(list(client, which, after, PAGE));
+        let Some(letters) = listing.await else {
             return Ok(());
         };
         let letters = letters?;

@@ -56,11 +56,11 @@ async fn a_dead_letter_is_found_corrected_and_succeeds() {
         .request(reqwest::Method::POST, &replay)
         .body("payload=1");
     assert_eq!(send(form).await.problem().0, 415);
-    let patch = gateway
+    let almost = gateway
         .request(reqwest::Method::POST, &replay)
         .header("content-type", "application/json-patch+json")
         .body(r#"{"payload":{"ms":1}}"#);
-    assert_eq!(send(patch).await.problem().0, 415);
+    assert_eq!(send(almost).await.problem().0, 415);
     let too_fast = "/v1/dead-letters/replay?all=true&rate=4294967295";
     assert_eq!(gateway.post(too_fast, "").await.problem().0, 400);
     let answer = gateway.post(&replay, r#"{"payload":{"ms":1}}"#).await;
