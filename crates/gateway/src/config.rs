@@ -65,7 +65,7 @@ pub struct LimitOptions {
     #[arg(long, value_name = "NUMBER", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub requests: u32,
 
-    /// The most requests that wait for the end of a job, and event streams; more are answered with 429
+    /// The most requests that wait for the end of a job, and the most event streams; more are answered with 429
     #[arg(long, value_name = "NUMBER", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub waiting: u32,
 

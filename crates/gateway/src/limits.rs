@@ -25,6 +25,7 @@ const LONGEST_BODY: Duration = Duration::from_mins(1);
 pub(crate) struct Limits {
     requests: Semaphore,
     waiting: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
     idle: Duration,
 }
@@ -40,6 +41,7 @@ impl Limits {
         Self {
             requests: Semaphore::new(options.requests as usize),
             waiting: Arc::new(Semaphore::new(options.waiting as usize)),
+            streams: Arc::new(Semaphore::new(options.waiting as usize)),
             bodies: Arc::new(Semaphore::new(BODIES)),
             idle: options.idle,
         }
@@ -54,6 +56,12 @@ impl Limits {
     /// A place among those who wait for a job to change.
     pub(crate) fn wait(&self) -> Result<OwnedSemaphorePermit, Problem> {
         self.wait_for(1)
+    }
+
+    /// A place among the streams of events: they have no end of their own, so they are as many more.
+    pub(crate) fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let full = |_| Problem::too_many("there are as many streams as may be (--waiting)");
+        Arc::clone(&self.streams).try_acquire_owned().map_err(full)
     }
 
     /// So many places among those who wait for a job to change.

@@ -4,6 +4,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use common::{DecodeError, JobId};
+use durable::dead::LeftAsItIs;
 use durable::{NotStored, SubmitError};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -91,6 +92,11 @@ impl Problem {
         self
     }
 
+    /// When a client may come again, if it may.
+    pub(crate) fn wait(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// What JetStream did not answer, or not in time.
     pub(crate) fn of_nats(error: &anyhow::Error) -> Self {
         // Not the text itself where it would be about a document that somebody else has written.
@@ -100,7 +106,15 @@ impl Problem {
 
 impl From<anyhow::Error> for Problem {
     fn from(error: anyhow::Error) -> Self {
-        Self::of_nats(&error)
+        match error.downcast_ref() {
+            Some(LeftAsItIs::Busy(id)) => {
+                Self::new(StatusCode::CONFLICT, error.to_string()).of_job(*id)
+            }
+            Some(LeftAsItIs::TooLarge { .. }) => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()).on_field("payload")
+            }
+            None => Self::of_nats(&error),
+        }
     }
 }
 

@@ -26,7 +26,7 @@ pub struct Group {
     pub kind: JobKind,
     /// Why they were given up.
     pub reason: Option<DeadReason>,
-    /// The code of the last error; empty if it is not known.
+    /// The code of the newest one's last error; empty if it is not known.
     pub code: String,
     /// Its message without what differs from job to job: see [`normalised`].
     pub message: String,
@@ -70,14 +70,15 @@ pub async fn groups(client: &Client, which: &Which, most: usize) -> anyhow::Resu
         for letter in &page.letters {
             looked_at += 1;
             let error = letter.last_failure().map(|failure| &failure.error);
-            let code = error.map_or(String::new(), |error| error.code.to_string());
             let message = error.map_or(String::new(), |error| normalised(&error.message));
-            let key = (letter.kind.clone(), letter.reason, code, message);
+            // What a group has in common is what [`Which`] can tell apart, so that whatever is done
+            // with a group is done with its letters only.
+            let key = (letter.kind.clone(), letter.reason, message);
             let group = groups.entry(key).or_insert_with_key(|key| Group {
                 kind: letter.kind.clone(),
                 reason: letter.reason,
-                code: key.2.clone(),
-                message: key.3.clone(),
+                code: error.map_or(String::new(), |error| error.code.to_string()),
+                message: key.2.clone(),
                 count: 0,
                 newest: letter.at,
                 oldest: letter.at,

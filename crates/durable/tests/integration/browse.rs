@@ -297,3 +297,18 @@ async fn jobs_that_do_not_change_are_shown_once_while_others_move() {
     assert_eq!(seen.len(), 300, "no job twice, and none missed");
     assert!(still.is_subset(&seen));
 }
+
+#[tokio::test]
+async fn what_comes_after_the_first_page_is_not_on_the_second() {
+    let nats = lane().await;
+    let worker = nats.connect_as("worker").await;
+    let gateway = nats.connect_as("gateway").await;
+    let earlier = queue(&gateway, "echo", 3).await;
+    let filter = Filter::default();
+    // Of the records nothing is shown on it: there are none yet.
+    let first = page(&gateway, &filter, None, 1).await;
+    assert_eq!(ids(&first.jobs), [earlier[2]]);
+    put_all(&worker, vec![ended(JobId::generate(), "echo")]).await;
+    let second = page(&gateway, &filter, first.next, 10).await;
+    assert_eq!(ids(&second.jobs), [earlier[1], earlier[0]]);
+}

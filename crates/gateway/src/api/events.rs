@@ -98,7 +98,7 @@ pub(crate) async fn events(
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let place = app.limits.wait()?;
+    let place = app.limits.stream()?;
     app.check_nats()?;
     let last = headers
         .get("last-event-id")

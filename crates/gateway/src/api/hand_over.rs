@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 
 use crate::api::schema;
 use crate::app::App;
+use crate::limits::Held;
 use crate::problem::Problem;
 
 /// How long a confirmed job is waited for if nothing else is asked.
@@ -40,6 +41,13 @@ pub(crate) enum Delivery {
 pub(crate) struct Terms {
     pub(crate) delivery: Delivery,
     pub(crate) wait: Option<Duration>,
+}
+
+impl Terms {
+    /// Whether a request stays open until the job has ended.
+    pub(crate) fn waits(self) -> bool {
+        self.wait.is_some() || self.delivery == Delivery::Confirmed
+    }
 }
 
 /// What became of a job that was handed over.
@@ -96,17 +104,18 @@ pub(super) fn begin(
     span
 }
 
-/// Hands a job over.
+/// Hands a job over. Who waits for its end keeps neither its bytes nor what they were `held` by.
 pub(crate) async fn hand_over(
     app: &App,
     terms: Terms,
     trace: Option<&TraceContext>,
     mut job: NewJob,
+    held: Option<Held>,
 ) -> Result<Answer, Problem> {
     let id = job.id;
     let mut span = begin(app, terms.delivery, trace, &mut job);
     let answer = match terms.delivery {
-        Delivery::Durable => durable(app, terms.wait, job).await,
+        Delivery::Durable => durable(app, terms.wait, job, held).await,
         Delivery::Confirmed => confirmed(app, terms.wait.unwrap_or(CONFIRMED), job).await,
         Delivery::FireAndForget => fire_and_forget(app, job).await,
     };
@@ -119,9 +128,15 @@ pub(crate) async fn hand_over(
     })
 }
 
-async fn durable(app: &App, wait: Option<Duration>, job: NewJob) -> Result<Answer, Problem> {
+async fn durable(
+    app: &App,
+    wait: Option<Duration>,
+    job: NewJob,
+    held: Option<Held>,
+) -> Result<Answer, Problem> {
     let id = job.id;
     let known = store(app, &job).await?;
+    drop((job, held));
     Ok(wait_for_stored(app, wait, id, known).await)
 }
 
@@ -165,11 +180,16 @@ async fn wait_until(app: &App, id: JobId, until: Instant) -> Waited {
 /// Stores a job, unless it is known; says whether it is.
 async fn store(app: &App, job: &NewJob) -> Result<bool, Problem> {
     app.check_nats()?;
-    // The stream forgets the message of a job that is done; its record is there for longer.
-    if !job.fresh && durable::record(&app.nats.client, job.id).await?.is_some() {
+    if has_record(app, job).await? {
         return Ok(true);
     }
     Ok(app.submitter.submit(job).await? == Submitted::Known)
+}
+
+/// Whether there is a record under the id of the job: the stream forgets the message of one that is
+/// done, and its record is there for longer.
+pub(super) async fn has_record(app: &App, job: &NewJob) -> Result<bool, Problem> {
+    Ok(!job.fresh && durable::record(&app.nats.client, job.id).await?.is_some())
 }
 
 fn accepted(id: JobId, known: bool, state: Option<JobState>) -> Answer {

@@ -8,14 +8,17 @@ use axum::response::{IntoResponse, Response};
 use bootstrap::trace::TraceContext;
 use bytes::Bytes;
 use common::{JobId, Outcome};
-use durable::NewJob;
+use durable::{NewJob, SubmitError};
+use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, stream};
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::hand_over::{Answer, Delivery, Ended, Terms, begin, hand_over, wait_for_stored};
+use super::hand_over::{
+    Answer, Delivery, Ended, Terms, begin, hand_over, has_record, wait_for_stored,
+};
 use super::schema;
 use super::submit::read_job;
 use crate::app::App;
@@ -141,7 +144,7 @@ pub(super) async fn submit(
     trace: Option<&TraceContext>,
 ) -> Result<Response, Problem> {
     app.check_nats()?;
-    let waits = terms.wait.is_some() || terms.delivery == Delivery::Confirmed;
+    let waits = terms.waits();
     if waits && jobs.len() > MOST_WAITED {
         let text = format!("at most {MOST_WAITED} jobs of one request can be waited for");
         return Err(Problem::bad("wait", text));
@@ -158,11 +161,11 @@ pub(super) async fn submit(
         return together(app, terms, trace, jobs).await;
     }
     let one = async |job: Result<NewJob, Problem>| match job {
-        Ok(job) => One::of(hand_over(app, terms, trace, job).await),
+        Ok(job) => One::of(hand_over(app, terms, trace, job, None).await),
         Err(problem) => One::of(Err(problem)),
     };
     let jobs = stream::iter(jobs).map(one).buffered(TOGETHER);
-    Ok(answer(jobs.collect().await))
+    answer(jobs.collect().await)
 }
 
 /// Stores all of them or none, and waits for them then.
@@ -180,6 +183,12 @@ async fn together(
         })
     });
     let mut jobs: Vec<NewJob> = numbered.collect::<Result<_, _>>()?;
+    for some in jobs.chunks(TOGETHER) {
+        let records = some.iter().map(|job| has_record(app, job));
+        if try_join_all(records).await?.contains(&true) {
+            return Err(SubmitError::SomeKnown.into());
+        }
+    }
     let begin = |job| begin(app, terms.delivery, trace, job);
     let mut spans: Vec<_> = jobs.iter_mut().map(begin).collect();
     if let Err(error) = app.submitter.submit_all(&jobs).await {
@@ -195,22 +204,40 @@ async fn together(
         One::of(Ok(answer))
     };
     let stored = stream::iter(jobs).map(stored).buffered(TOGETHER);
-    Ok(answer(stored.collect().await))
+    answer(stored.collect().await)
 }
 
-fn answer(jobs: Vec<One>) -> Response {
-    let refused = jobs.iter().filter(|job| job.problem.is_some()).count();
-    let status = if refused == 0 {
-        StatusCode::ACCEPTED
-    } else {
-        StatusCode::MULTI_STATUS
+/// What became of all: where none was taken, the first problem, so that nobody takes it for success.
+fn answer(jobs: Vec<One>) -> Result<Response, Problem> {
+    let problems = || jobs.iter().filter_map(|job| job.problem.as_ref());
+    let refused = problems().count();
+    if refused == jobs.len()
+        && let Some(first) = problems().next()
+    {
+        let text = format!(
+            "none of {refused} jobs was taken; the first: {}",
+            first.detail
+        );
+        let mut problem = first.clone();
+        problem.detail = text.into();
+        problem.field = problem.field.map(|field| format!("[0].{field}"));
+        return Err(match problems().filter_map(Problem::wait).max() {
+            Some(wait) => problem.retry_after(wait),
+            None => problem,
+        });
+    }
+    let ended = jobs.iter().all(|job| job.status == StatusCode::OK.as_u16());
+    let status = match refused {
+        0 if ended => StatusCode::OK,
+        0 => StatusCode::ACCEPTED,
+        _ => StatusCode::MULTI_STATUS,
     };
     let many = Many {
         accepted: jobs.len() - refused,
         refused,
         jobs,
     };
-    (status, Json(many)).into_response()
+    Ok((status, Json(many)).into_response())
 }
 
 impl One {

@@ -59,6 +59,7 @@ pub(crate) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     let mut document = serde_json::to_value(api).unwrap_or_default();
     document["components"]["securitySchemes"] =
         json!({"token": {"type": "http", "scheme": "bearer"}});
+    describe_refusals(&mut document);
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
         schemas.extend(schema::definitions());
     }
@@ -66,6 +67,35 @@ pub(crate) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
 });
 
 static TEXT: LazyLock<Bytes> = LazyLock::new(|| DOCUMENT.to_string().into());
+
+/// What any request may be answered before its route has a say.
+fn describe_refusals(document: &mut Value) {
+    let refusals = [
+        ("401", "No token, or one that nobody knows"),
+        (
+            "403",
+            "The token lacks the scope, or the request comes from another site",
+        ),
+        (
+            "421",
+            "Without tokens: the gateway is not asked under this name",
+        ),
+        ("429", "A limit is reached, and `detail` says which"),
+    ];
+    let schema = json!({"$ref": "#/components/schemas/Problem"});
+    let content = json!({"application/problem+json": {"schema": schema}});
+    let paths = document["paths"].as_object_mut().into_iter().flatten();
+    let operations = paths.flat_map(|(_, path)| path.as_object_mut().into_iter().flatten());
+    for (_, operation) in operations {
+        let Some(responses) = operation["responses"].as_object_mut() else {
+            continue;
+        };
+        for (status, description) in refusals {
+            let response = json!({"description": description, "content": content});
+            responses.entry(status).or_insert(response);
+        }
+    }
+}
 
 /// `GET /openapi.json`: there is no secret in it, so no token is needed.
 pub(crate) async fn document() -> Response {

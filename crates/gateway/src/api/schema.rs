@@ -74,7 +74,7 @@ fn reference(name: &str) -> Value {
 }
 
 macro_rules! either {
-    ($(#[$doc:meta] $name:ident as $text:literal: $one:literal, $other:literal;)*) => {
+    ($(#[$doc:meta] $name:ident as $text:literal: $($one:literal),+;)*) => {
         $(
             #[$doc]
             pub(crate) struct $name;
@@ -82,8 +82,7 @@ macro_rules! either {
             impl PartialSchema for $name {
                 fn schema() -> RefOr<Schema> {
                     OneOfBuilder::new()
-                        .item(Ref::from_schema_name($one))
-                        .item(Ref::from_schema_name($other))
+                        $(.item(Ref::from_schema_name($one)))+
                         .into()
                 }
             }
@@ -98,8 +97,8 @@ macro_rules! either {
 }
 
 either! {
-    /// The answer for one job that has ended.
-    OutcomeOrEnded as "OutcomeOrEnded": "Outcome", "Ended";
+    /// The answer for one job that has ended, or for many.
+    OutcomeOrEnded as "OutcomeOrEnded": "Outcome", "Ended", "Many";
     /// The answer for one job, or for many.
     AcceptedOrMany as "AcceptedOrMany": "Accepted", "Many";
 }

@@ -67,10 +67,10 @@ pub(crate) struct Query {
         (String = "application/x-ndjson"),
     )),
     responses(
-        (status = 200, description = "One job, waited for: the outcome (confirmed), or the record (durable)", body = schema::OutcomeOrEnded),
+        (status = 200, description = "One job, waited for: the outcome (confirmed), or the record (durable); or what became of many, all of which have ended", body = schema::OutcomeOrEnded),
         (status = 202, description = "One job is accepted; or all of many: what became of each, in their order", body = schema::AcceptedOrMany,
             headers(("Location" = String, description = "Where one durable job can be seen"))),
-        (status = 207, description = "Some of many jobs were refused: what became of each, in their order", body = Many),
+        (status = 207, description = "Some of many jobs were refused, and others not: what became of each, in their order. Where all are refused, the answer is that for the first", body = Many),
         (status = 400, description = "Not JSON, or a wrong parameter", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "all_or_none: a job with one of the ids is there already", body = Problem, content_type = "application/problem+json"),
@@ -112,11 +112,14 @@ pub(crate) async fn submit(
         return Err(Problem::bad("all_or_none", "this is for several jobs"));
     }
     let job = read_job(bytes, key)?;
-    let _place = match terms.wait {
-        Some(_) => Some(app.limits.wait()?),
-        None => None,
+    let _place = if terms.waits() {
+        Some(app.limits.wait()?)
+    } else {
+        None
     };
-    hand_over(&app, terms, trace, job).await.map(answer)
+    hand_over(&app, terms, trace, job, Some(body))
+        .await
+        .map(answer)
 }
 
 fn answer(answer: Answer) -> Response {

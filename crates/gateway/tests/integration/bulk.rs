@@ -49,7 +49,7 @@ async fn an_array_can_be_waited_for() {
     let jobs =
         json!([{"kind": "echo", "payload": 1}, {"kind": "fail", "payload": {"permanent": true}}]);
     let answer = gateway.post("/v1/jobs?wait=1m", &jobs.to_string()).await;
-    assert_eq!(answer.status, 202, "{answer:?}");
+    assert_eq!(answer.status, 200, "{answer:?}");
     let states = |body: &Value| {
         [&body["jobs"][0], &body["jobs"][1]].map(|job| job["record"]["state"].clone())
     };
@@ -67,6 +67,35 @@ async fn an_array_can_be_waited_for() {
         .post("/v1/jobs?wait=1m", &json!(too_many).to_string())
         .await;
     assert_eq!(answer.problem(), (400, Some("wait".to_owned())));
+}
+
+#[tokio::test]
+async fn where_no_job_is_taken_the_answer_is_no_success() {
+    let nats = NatsServer::start().await;
+    let gateway = Gateway::start(&nats).await;
+    let wrong = json!([{"kind": "a b"}, {"kind": "echo", "timeout": "soon"}]);
+    let answer = gateway.post("/v1/jobs", &wrong.to_string()).await;
+    assert_eq!(answer.problem(), (422, Some("[0].kind".to_owned())));
+    let good = json!([{"kind": "echo"}, {"kind": "echo"}]);
+    let path = "/v1/jobs?delivery=confirmed";
+    let answer = gateway.post(path, &good.to_string()).await;
+    assert_eq!(answer.problem().0, 503);
+    assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_id_whose_job_has_ended_is_known_too() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let gateway = Gateway::start(&nats).await;
+    let id = gateway
+        .post("/v1/jobs?wait=1m", r#"{"kind":"echo"}"#)
+        .await
+        .id();
+    let jobs = json!([{"kind": "echo"}, {"kind": "echo", "id": id}]);
+    let path = "/v1/jobs?all_or_none=true";
+    let answer = gateway.post(path, &jobs.to_string()).await;
+    assert_eq!(answer.problem().0, 409, "{answer:?}");
 }
 
 #[tokio::test]
