@@ -406,13 +406,19 @@ impl Listed {
             consumer: record.consumer,
             next_at: record.next_at,
             reason: record.reason,
-            error: record.failures.into_iter().next_back().map(|it| it.error),
+            // Where the job was replayed, there stands a mark among them.
+            error: record
+                .failures
+                .into_iter()
+                .rfind(|failure| failure.attempt > 0)
+                .map(|failure| failure.error),
             duration_ms: record.duration_ms,
         }
     }
 
     fn of_letter(letter: DeadLetter) -> Self {
-        let last = letter.failures.into_iter().next_back();
+        let mut failures = letter.failures.into_iter();
+        let last = failures.rfind(|failure| failure.attempt > 0);
         Self {
             attempt: last.as_ref().map_or(0, |failure| failure.attempt),
             consumer: last.as_ref().and_then(|failure| failure.consumer.clone()),

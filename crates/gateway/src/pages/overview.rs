@@ -221,7 +221,7 @@ fn states(seen: &Snapshot, fleet: Option<&Fleet>) -> Vec<StateRow> {
             "rejected",
             "idle",
             total(|all| all.rejected),
-            "no readable job, or nobody serves it, in all",
+            "not a job that its handler can read, or nobody serves it, in all",
         ),
     ]
 }
