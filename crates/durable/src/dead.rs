@@ -13,7 +13,7 @@ mod all;
 mod groups;
 mod newest;
 
-pub use all::{discard_all, each, replay_all};
+pub use all::{Remaining, discard_all, replay_all};
 pub use groups::{Group, Groups, groups, normalised};
 pub use newest::{Cursor, Letters, count, newest};
 

@@ -3,9 +3,10 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use durable::dead::Remaining;
 use durable::{DeadLetter, Replayed, Which, dead};
 use serde::Serialize;
-use tokio::time::{Instant, MissedTickBehavior, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 use utoipa::ToSchema;
 
@@ -16,11 +17,8 @@ use crate::problem::Problem;
 /// After this it is said how far it came; whoever does it again goes on there.
 const LONGEST: Duration = Duration::from_mins(5);
 
-/// How many letters are read at a time.
-const PAGE: usize = 100;
-
 /// The most letters a second that may be asked for.
-const FASTEST: u32 = 100_000;
+pub(crate) const FASTEST: u32 = 100_000;
 
 /// What is done with each letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +47,6 @@ pub(crate) struct Came {
 /// first, at most so many a second. It stops after five minutes, when the gateway does, and when
 /// nobody waits for it any more.
 ///
-/// The same as `durable::dead::each`, whose closures cannot be awaited on a runtime with several
-/// threads.
-///
 /// # Errors
 /// When the rate is too high, there is no place for one more that waits, or NATS is away.
 pub(crate) async fn all(
@@ -62,43 +57,31 @@ pub(crate) async fn all(
     operator: &Operator,
 ) -> Result<Came, Problem> {
     if rate.is_some_and(|rate| rate.get() > FASTEST) {
-        return Err(Problem::bad("rate", "the highest rate is 100000 a second"));
+        return Err(Problem::bad(
+            "rate",
+            format!("the highest rate is {FASTEST} a second"),
+        ));
     }
     let _place = app.limits.wait()?;
     app.check_nats()?;
     let client = &app.nats.client;
     let until = Instant::now() + LONGEST;
-    // What is replayed and given up again at once would keep it busy for ever.
-    let end = dead::last_position(client).await?;
-    let mut pace = rate.map(|rate| {
-        let mut pace = tokio::time::interval(Duration::from_secs(1) / rate.get());
-        // Never faster, also after one that took long.
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        pace
-    });
-    let mut came = Came {
-        complete: true,
-        ..Came::default()
-    };
-    let mut after = 0;
-    'pages: while after < end {
-        let letters = dead::list(client, which, after, PAGE).await?;
-        let Some(last) = letters.last() else { break };
-        after = last.position();
-        for letter in letters {
-            if letter.position() > end {
-                break 'pages;
-            }
-            if let Some(pace) = &mut pace {
-                let tick = timeout_at(until, pace.tick());
-                let _late = app.context.shutdown.run_until_cancelled(tick).await;
-            }
-            if app.context.shutdown.is_cancelled() || Instant::now() >= until {
-                came.complete = false;
-                break 'pages;
-            }
-            one(app, letter, action, &mut came).await;
+    let mut letters = Remaining::new(client, which, rate).await?;
+    let mut came = Came::default();
+    loop {
+        let next = timeout_at(until, letters.next());
+        let Some(Ok(next)) = app.context.shutdown.run_until_cancelled(next).await else {
+            break;
+        };
+        let Some(letter) = next? else {
+            came.complete = true;
+            break;
+        };
+        // Letters that are there already are no reason to wait, and so to be late.
+        if Instant::now() >= until {
+            break;
         }
+        one(app, letter, action, &mut came).await;
     }
     info!(
         done = came.done,

@@ -12,6 +12,7 @@ use bootstrap::{Context, Nats};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use common::{DeadReason, JobId, JobKind, JobRecord, JobState, codes};
+use durable::dead::Remaining;
 use durable::{DeadLetter, Replayed, Waited, Which, dead};
 use serde_json::json;
 use tracing::warn;
@@ -260,20 +261,18 @@ async fn each(
     }
     let mut counts = BTreeMap::new();
     let mut failed = 0_u64;
-    dead::each(
-        &nats.client,
-        &filter.which(),
-        rate,
-        &context.shutdown,
-        async |letter| match action(letter).await {
+    let which = filter.which();
+    let mut letters = Remaining::new(&nats.client, &which, rate).await?;
+    while let Some(next) = context.shutdown.run_until_cancelled(letters.next()).await {
+        let Some(letter) = next? else { break };
+        match action(&letter).await {
             Ok(done) => *counts.entry(done).or_insert(0_u64) += 1,
             Err(error) => {
                 failed += 1;
                 warn!(job.id = %letter.id, "dead letter left as it is: {error:#}");
             }
-        },
-    )
-    .await?;
+        }
+    }
     if counts.is_empty() && failed == 0 {
         print("no dead letters match")?;
     }

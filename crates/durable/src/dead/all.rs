@@ -1,63 +1,78 @@
 //! Does something with many dead letters.
 
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use async_nats::Client;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{DeadLetter, PAGE, Replayed, Which, discard, last_position, list, replay};
 
-/// Does something with each dead letter that is meant and was there at the beginning, the oldest
-/// first, at most so many a second; what came of each is told. Ends when it is told to stop, after
-/// the letter that it is at.
-///
-/// # Errors
-/// When the letters cannot be listed.
-pub async fn each(
-    client: &Client,
-    which: &Which,
-    rate: Option<NonZeroU32>,
-    stop: &CancellationToken,
-    mut action: impl AsyncFnMut(&DeadLetter),
-) -> anyhow::Result<()> {
-    // What is replayed and given up again at once would keep it busy for ever.
-    let end = last_position(client).await?;
-    let mut pace = rate.map(|rate| {
-        // There is no interval of nothing, which is what a rate beyond a thousand million gives.
-        let apart = (Duration::from_secs(1) / rate.get()).max(Duration::from_nanos(1));
-        let mut pace = tokio::time::interval(apart);
-        // Never faster, also after one that took long.
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        pace
-    });
-    let mut after = 0;
-    while after < end {
-        // Where few are meant, a page is a long way.
-        let listing = stop.run_until_cancelled(list(client, which, after, PAGE));
-        let Some(letters) = listing.await else {
-            return Ok(());
-        };
-        let letters = letters?;
-        let Some(last) = letters.last() else { break };
-        after = last.position();
-        for letter in letters.iter().filter(|letter| letter.position() <= end) {
-            if let Some(pace) = &mut pace {
-                tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return Ok(()),
-                    _ = pace.tick() => {}
-                }
-            }
-            if stop.is_cancelled() {
-                return Ok(());
-            }
-            action(letter).await;
-        }
+/// The dead letters that are meant and were there at the beginning, the oldest first, at most so
+/// many a second.
+#[derive(Debug)]
+pub struct Remaining<'a> {
+    client: &'a Client,
+    which: &'a Which,
+    pace: Option<Interval>,
+    /// The position of the last one that was read.
+    after: u64,
+    /// What is behind this came later.
+    end: u64,
+    page: VecDeque<DeadLetter>,
+}
+
+impl<'a> Remaining<'a> {
+    /// Begins in front of the oldest.
+    ///
+    /// # Errors
+    /// When the server does not answer in time.
+    pub async fn new(
+        client: &'a Client,
+        which: &'a Which,
+        rate: Option<NonZeroU32>,
+    ) -> anyhow::Result<Self> {
+        let pace = rate.map(|rate| {
+            // There is no interval of nothing, which is what a rate beyond a thousand million gives.
+            let apart = (Duration::from_secs(1) / rate.get()).max(Duration::from_nanos(1));
+            let mut pace = tokio::time::interval(apart);
+            // Never faster, also after one that took long.
+            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            pace
+        });
+        Ok(Self {
+            client,
+            which,
+            pace,
+            after: 0,
+            // What is replayed and given up again at once would keep it busy for ever.
+            end: last_position(client).await?,
+            page: VecDeque::new(),
+        })
     }
-    Ok(())
+
+    /// The next one, once it is its time; none at the end. Who waits no longer loses none.
+    ///
+    /// # Errors
+    /// When the letters cannot be listed.
+    pub async fn next(&mut self) -> anyhow::Result<Option<DeadLetter>> {
+        // Where few are meant, a page is a long way.
+        while self.page.is_empty() && self.after < self.end {
+            let letters = list(self.client, self.which, self.after, PAGE).await?;
+            self.after = letters.last().map_or(self.end, DeadLetter::position);
+            let meant = letters.into_iter();
+            self.page = meant
+                .filter(|letter| letter.position() <= self.end)
+                .collect();
+        }
+        if let Some(pace) = self.pace.as_mut().filter(|_| !self.page.is_empty()) {
+            pace.tick().await;
+        }
+        Ok(self.page.pop_front())
+    }
 }
 
 /// Replays all dead letters that are meant, at most so many a second, and says how many. One that
@@ -72,10 +87,7 @@ pub async fn replay_all(
     stop: CancellationToken,
     progress: impl FnMut(u64),
 ) -> anyhow::Result<u64> {
-    all(client, which, rate, &stop, progress, async |letter| {
-        Ok(replay(client, letter, None).await? == Replayed::Yes)
-    })
-    .await
+    all(client, which, rate, Deed::Replay, &stop, progress).await
 }
 
 /// Removes all dead letters that are meant for good, at most so many a second, and says how many.
@@ -90,37 +102,51 @@ pub async fn discard_all(
     stop: CancellationToken,
     progress: impl FnMut(u64),
 ) -> anyhow::Result<u64> {
-    all(client, which, rate, &stop, progress, async |letter| {
-        discard(client, letter).await?;
-        Ok(true)
-    })
-    .await
+    all(client, which, rate, Deed::Discard, &stop, progress).await
+}
+
+/// What is done with each letter. A closure in its place would keep the work on one thread: the
+/// compiler cannot tell that what it returns may be sent to another.
+#[derive(Clone, Copy)]
+enum Deed {
+    Replay,
+    Discard,
+}
+
+impl Deed {
+    /// Does it; whether somebody else was not faster.
+    async fn to(self, client: &Client, letter: &DeadLetter) -> anyhow::Result<bool> {
+        match self {
+            Self::Replay => Ok(replay(client, letter, None).await? == Replayed::Yes),
+            Self::Discard => discard(client, letter).await.map(|()| true),
+        }
+    }
 }
 
 async fn all(
     client: &Client,
     which: &Which,
     rate: Option<NonZeroU32>,
+    deed: Deed,
     stop: &CancellationToken,
     mut progress: impl FnMut(u64),
-    action: impl AsyncFn(&DeadLetter) -> anyhow::Result<bool>,
 ) -> anyhow::Result<u64> {
     let (mut done, mut failed) = (0, 0_u64);
-    each(client, which, rate, stop, async |letter| {
-        match action(letter).await {
+    let mut letters = Remaining::new(client, which, rate).await?;
+    while let Some(next) = stop.run_until_cancelled(letters.next()).await {
+        let Some(letter) = next? else { break };
+        match deed.to(client, &letter).await {
             Ok(true) => {
                 done += 1;
                 progress(done);
             }
-            // Somebody else has.
             Ok(false) => {}
             Err(error) => {
                 failed += 1;
                 warn!(job.id = %letter.id, "dead letter left as it is: {error:#}");
             }
         }
-    })
-    .await?;
+    }
     anyhow::ensure!(
         failed == 0,
         "{failed} dead letters were left as they are, and {done} were not"

@@ -18,6 +18,7 @@ use super::form::Form;
 use super::problem::Problem;
 use super::text;
 use crate::access::Operator;
+use crate::bulk::FASTEST;
 
 /// The work that was begun last.
 #[derive(Clone)]
@@ -56,9 +57,6 @@ pub(crate) struct Progress {
     pub(crate) failed: bool,
 }
 
-/// The most letters a second.
-const MOST_A_SECOND: u32 = 100_000;
-
 /// Which letters are meant, and how many a second. A field that is misspelt does not make it more
 /// letters than were meant.
 #[derive(Debug, Default, Deserialize)]
@@ -85,9 +83,9 @@ impl Meant {
                 "The form does not say which dead letters are meant, or that all of them are.",
             ));
         }
-        if self.rate.is_some_and(|rate| rate.get() > MOST_A_SECOND) {
+        if self.rate.is_some_and(|rate| rate.get() > FASTEST) {
             return Err(Problem::wrong(format!(
-                "The number of letters a second has to be {MOST_A_SECOND} or less."
+                "The number of letters a second has to be {FASTEST} or less."
             )));
         }
         let which = chosen.which().map_err(Problem::wrong)?;
@@ -169,7 +167,7 @@ impl Bulk {
         *slot = Some(work);
         // However the task ends, it has ended.
         let ended = OnEnd(end);
-        let work = async move || {
+        tokio::spawn(async move {
             let progress = |count| done.store(count, Ordering::Relaxed);
             let result = match verb {
                 Verb::Replay => dead::replay_all(&client, &which, rate, stop, progress).await,
@@ -195,11 +193,7 @@ impl Bulk {
                     ended.say(Err(format!("{error:#}")));
                 }
             }
-        };
-        // The compiler cannot see that this work may move between threads, so it gets one of its
-        // own; there is one such work at a time.
-        let runtime = tokio::runtime::Handle::current();
-        tokio::task::spawn_blocking(move || runtime.block_on(work()));
+        });
         Ok(())
     }
 }
