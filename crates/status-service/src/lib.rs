@@ -8,6 +8,7 @@ mod answer;
 mod asker;
 mod config;
 mod counts;
+mod depth;
 mod due;
 mod fleet;
 mod folded;

@@ -7,9 +7,9 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use common::JobKind;
-use durable::Depth;
 use tracing::{debug, enabled, info, warn};
 
+use crate::depth::Depth;
 use crate::{Answer, Change, Ended, Event, Ignored, News, Round, Summary};
 
 /// The most lines about single consumers after one round; it is when hundreds of them change at

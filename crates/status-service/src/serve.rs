@@ -7,11 +7,11 @@ use anyhow::Context as _;
 use async_nats::Client;
 use bootstrap::{Context, Nats};
 use common::{JobKind, Timestamp};
-use durable::{Depth, Stream, StreamDepth};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info};
 
+use crate::depth::Depth;
 use crate::due::due;
 use crate::metrics::Metrics;
 use crate::{Asker, Config, Ended, Fleet, Ignored, Round, page, report};
@@ -192,7 +192,7 @@ impl Log {
         match durable::streams(client).await {
             Ok(streams) => {
                 let streams = streams.unwrap_or_default();
-                let depth = depth_of(&streams);
+                let depth = Depth::of(&streams);
                 if let Some(now) = depth
                     && depth != self.depth
                 {
@@ -259,16 +259,4 @@ impl Log {
             "stopped asking"
         );
     }
-}
-
-/// How many jobs there are, where both streams are that hold them.
-fn depth_of(streams: &[StreamDepth]) -> Option<Depth> {
-    let messages = |stream| {
-        let mut depths = streams.iter().filter(|depth| depth.stream == stream);
-        depths.next().map(|depth| depth.messages)
-    };
-    Some(Depth {
-        queued: messages(Stream::Jobs)?,
-        later: messages(Stream::Later)?,
-    })
 }

@@ -16,6 +16,15 @@ async fn lines(gateway: &Gateway, path: &str, body: String) -> Answer {
     .await
 }
 
+/// How many jobs are in the queue.
+async fn queued(client: &async_nats::Client) -> u64 {
+    let streams = durable::streams(client).await.unwrap().unwrap();
+    let mut jobs = streams
+        .iter()
+        .filter(|it| it.stream == durable::Stream::Jobs);
+    jobs.next().unwrap().messages
+}
+
 #[tokio::test]
 async fn each_of_many_jobs_is_answered_in_its_place() {
     let nats = NatsServer::start().await;
@@ -37,8 +46,7 @@ async fn each_of_many_jobs_is_answered_in_its_place() {
         assert_eq!(job["status"], expected, "{place}: {job}");
     }
     let operator = nats.connect_as("operator").await;
-    let depth = durable::depth(&operator).await.unwrap().unwrap();
-    assert_eq!(depth.queued, 4995);
+    assert_eq!(queued(&operator).await, 4995);
 }
 
 #[tokio::test]
@@ -122,5 +130,5 @@ async fn all_are_stored_or_none() {
         422
     );
     let operator = nats.connect_as("operator").await;
-    assert_eq!(durable::depth(&operator).await.unwrap().unwrap().queued, 2);
+    assert_eq!(queued(&operator).await, 2);
 }
