@@ -78,7 +78,6 @@ pub(crate) struct Group {
     responses(
         (status = 200, description = "The groups", body = Grouped),
         (status = 400, description = "A wrong parameter", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "NATS is away", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn groups(

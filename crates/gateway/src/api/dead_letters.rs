@@ -131,7 +131,6 @@ pub(crate) struct Whole {
     responses(
         (status = 200, description = "A page of dead letters", body = Page),
         (status = 400, description = "A wrong parameter", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "NATS is away", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn list(
@@ -174,7 +173,6 @@ async fn find(app: &App, id: JobId) -> Result<DeadLetter, Problem> {
         (status = 200, description = "The letter", body = Whole),
         (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "NATS is away", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn show(
@@ -216,7 +214,6 @@ pub(crate) async fn show(
         (status = 200, description = "The bytes", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "NATS is away", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn raw(
@@ -281,7 +278,6 @@ pub(crate) struct Requeued {
         (status = 413, description = "The payload is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Not JSON", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "An unknown field", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "NATS is away", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn replay(
@@ -347,7 +343,6 @@ fn edit(headers: &HeaderMap, body: &Bytes) -> Result<Option<Bytes>, Problem> {
         (status = 204, description = "It is gone"),
         (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "NATS is away", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn discard(

@@ -65,7 +65,6 @@ impl Query {
         (status = 200, description = "What came of it", body = Came),
         (status = 400, description = "A wrong parameter", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "A limit is reached", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "NATS is away", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn replay(
@@ -92,7 +91,6 @@ pub(crate) async fn replay(
         (status = 200, description = "What came of it", body = Came),
         (status = 400, description = "A wrong parameter", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "A limit is reached", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "NATS is away", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn discard(

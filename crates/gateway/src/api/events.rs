@@ -89,7 +89,6 @@ impl std::fmt::Display for Place {
         (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "Nobody knows the job, or does not any more", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "There are as many streams as may be", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "NATS is away", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn events(

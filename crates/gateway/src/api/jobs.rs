@@ -37,7 +37,6 @@ const USUAL: usize = 50;
         (status = 200, description = "What is known of it", body = schema::Record),
         (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "Nobody knows it, or does not any more", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "NATS is away", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn show(
@@ -173,7 +172,6 @@ pub(super) fn cursor<T: std::str::FromStr<Err = durable::BadCursor>>(
     responses(
         (status = 200, description = "A page of jobs", body = Page),
         (status = 400, description = "A wrong parameter", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "NATS is away", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn list(
@@ -210,7 +208,6 @@ pub(crate) async fn list(
         (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "Nobody knows it, or does not any more", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "It has ended otherwise", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "NATS is away", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn cancel(

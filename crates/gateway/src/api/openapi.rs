@@ -68,7 +68,7 @@ pub(crate) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
 
 static TEXT: LazyLock<Bytes> = LazyLock::new(|| DOCUMENT.to_string().into());
 
-/// What any request may be answered before its route has a say.
+/// What any request may be answered, whatever its route; a route that says more of it is left as it is.
 fn describe_refusals(document: &mut Value) {
     let refusals = [
         ("401", "No token, or one that nobody knows"),
@@ -81,6 +81,7 @@ fn describe_refusals(document: &mut Value) {
             "Without tokens: the gateway is not asked under this name",
         ),
         ("429", "A limit is reached, and `detail` says which"),
+        ("503", "NATS is away"),
     ];
     let schema = json!({"$ref": "#/components/schemas/Problem"});
     let content = json!({"application/problem+json": {"schema": schema}});

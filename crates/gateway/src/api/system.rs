@@ -163,7 +163,6 @@ pub(crate) struct Queue {
     tag = "system",
     responses(
         (status = 200, description = "The queues", body = Queues),
-        (status = 503, description = "NATS is away", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn queues(
