@@ -60,7 +60,8 @@ enum Answer {
 pub(crate) async fn pass_on(consumer: &Arc<Consumer>, delivery: Delivery, job: Passed) {
     let Ok(permit) = Arc::clone(&consumer.forwards).try_acquire_owned() else {
         if let Some(reply) = delivery.reply {
-            settle::busy(consumer, job.id, job.attempt, reply).await;
+            let busy = settle::busy(consumer, job.id, job.attempt, reply);
+            settle::send(consumer, Some(busy)).await;
         } else {
             consumer.report.others.ended(Ending::Busy);
             let kind = Some(job.kind.as_str());
@@ -83,7 +84,8 @@ pub(crate) async fn pass_on(consumer: &Arc<Consumer>, delivery: Delivery, job: P
             () = consumer.hard_stop.cancelled() => true,
         };
         if stopped {
-            settle::interrupted_unread(&consumer, delivery).await;
+            let interrupted = settle::interrupted_unread(&consumer, delivery);
+            settle::send(&consumer, interrupted).await;
         }
     });
 }
@@ -99,7 +101,10 @@ async fn pass_request(consumer: &Consumer, delivery: &Delivery, job: &Passed) {
                 warn!(%error, "the outcome of a job that was passed on could not be sent");
             }
         }
-        Answer::Full => settle::busy(consumer, job.id, job.attempt, reply).await,
+        Answer::Full => {
+            let busy = settle::busy(consumer, job.id, job.attempt, reply);
+            settle::send(consumer, Some(busy)).await;
+        }
         Answer::Nobody => refuse(consumer, delivery, job).await,
         Answer::None(why) => {
             // Whoever asked has a time-out, too.
@@ -140,14 +145,9 @@ async fn refuse(consumer: &Consumer, delivery: &Delivery, job: &Passed) {
     );
     let refusal = Refusal::rejected(codes::UNKNOWN_KIND, text);
     let others = &consumer.report.others;
-    settle::refuse(
-        consumer,
-        others,
-        (job.id, job.attempt),
-        delivery.reply.clone(),
-        refusal,
-    )
-    .await;
+    let about = (job.id, job.attempt);
+    let refused = settle::refuse(consumer, others, about, delivery.reply.clone(), refusal);
+    settle::send(consumer, refused).await;
 }
 
 /// Sends a job to the subject of its kind once, and waits for what comes of it.

@@ -197,7 +197,8 @@ impl Feed {
             self.consumer.full.notify_one();
         }
         for delivery in self.batch.drain(..) {
-            settle::busy_unread(&self.consumer, delivery).await;
+            let busy = settle::busy_unread(&self.consumer, delivery);
+            settle::send(&self.consumer, busy).await;
         }
     }
 

@@ -11,10 +11,10 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
-use bootstrap::trace::TraceContext;
+use bootstrap::trace::Span;
 use common::{
-    ConsumerState, DecodeError, Job, JobId, OutcomeError, Status, Timestamp, WireDuration, codes,
-    subjects,
+    ConsumerState, DecodeError, Job, JobId, JobKind, OutcomeError, Status, Timestamp, WireDuration,
+    codes, subjects,
 };
 use durable::Lease;
 use futures_util::FutureExt as _;
@@ -23,11 +23,11 @@ use tracing::error;
 
 use crate::consumer::{Consumer, Started, lock};
 use crate::durable_lane;
-use crate::forward;
+use crate::forward::{self, Passed};
 use crate::handler::{Attempt, Failure};
 use crate::inbox::{Delivery, Share};
 use crate::registry::{CallError, Returned};
-use crate::settle::{self, Refusal, attempt_of};
+use crate::settle::{self, Answer, Refusal, attempt_of};
 use crate::trace;
 
 /// A job that took longer keeps others that were taken with it waiting for too long.
@@ -88,12 +88,30 @@ impl From<Result<Returned, CallError>> for Ended {
     }
 }
 
+/// A job that is to be run.
+struct Ready<'p> {
+    /// The place of its kind.
+    place: usize,
+    id: JobId,
+    /// Which attempt it is, from 1.
+    number: u32,
+    job: Job<'p>,
+    owed: Owed,
+}
+
 /// To whom it is owed to say how a job ended: to nobody, if there is neither reply nor lease.
 struct Owed {
     reply: Option<Subject>,
     lease: Option<Arc<Lease>>,
-    /// Where it was handed over, in a trace.
-    sender: Option<TraceContext>,
+    span: Span,
+}
+
+/// A job that is not run here.
+enum NotRun {
+    /// It has ended, or was given back.
+    Settled(Option<Answer>),
+    /// Others may serve its kind.
+    Elsewhere(Passed),
 }
 
 /// Never, for a job that cannot be cancelled.
@@ -110,6 +128,7 @@ pub(crate) async fn work(consumer: Arc<Consumer>, number: usize) {
         consumer: &consumer,
         number,
         share: Share::One,
+        place: 0,
         next: None,
         now: Instant::now(),
     };
@@ -119,7 +138,8 @@ pub(crate) async fn work(consumer: Arc<Consumer>, number: usize) {
         let started = lock(&consumer.slots[number]).started.take();
         if let Some(started) = started {
             let elapsed = started.at.elapsed();
-            settle::ended(&consumer, started, elapsed, Ended::of(Err(panic))).await;
+            let answer = settle::ended(&consumer, started, elapsed, Ended::of(Err(panic)));
+            settle::send(&consumer, answer).await;
         }
     }
 }
@@ -130,6 +150,8 @@ struct Slot<'a> {
     number: usize,
     /// How many jobs it takes next.
     share: Share,
+    /// The place of the kind that it ran last: many jobs in a row are of one kind.
+    place: usize,
     /// The next job of the batch, where it was taken out with the end of the last one.
     next: Option<Delivery>,
     /// When the last job of the batch ended, which is when the next one begins: a look at the
@@ -161,17 +183,48 @@ impl Slot<'_> {
 
     async fn run(&mut self, mut delivery: Delivery) {
         let consumer = self.consumer;
-        if let Some(lease) = delivery.lease.take() {
-            return self.run_durable(lease).await;
+        if consumer.state() == ConsumerState::Draining
+            && (delivery.lease.is_some()
+                || delivery.reply.is_some()
+                || consumer.hard_stop.is_cancelled())
+        {
+            let interrupted = settle::interrupted_unread(consumer, delivery);
+            return settle::send(consumer, interrupted).await;
         }
-        let draining = consumer.state() == ConsumerState::Draining;
-        if draining && (delivery.reply.is_some() || consumer.hard_stop.is_cancelled()) {
-            return settle::interrupted_unread(consumer, delivery).await;
+        let lease = delivery.lease.take();
+        let payload = match &lease {
+            Some(lease) => lease.payload.clone(),
+            None => std::mem::take(&mut delivery.payload),
+        };
+        let read = match lease {
+            Some(lease) => self.read_durable(lease, &payload),
+            None => self.read(&mut delivery, &payload),
+        };
+        match read {
+            Ok(ready) => self.execute(ready).await,
+            Err(NotRun::Settled(answer)) => settle::send(consumer, answer).await,
+            Err(NotRun::Elsewhere(job)) => {
+                delivery.payload = payload;
+                // Seldom, and large: the future of a slot has room for all that it awaits.
+                Box::pin(forward::pass_on(consumer, delivery, job)).await;
+            }
         }
-        let attempt = attempt_of(delivery.headers.as_deref());
-        let payload = std::mem::take(&mut delivery.payload);
+    }
+
+    /// Reads a job of `jobs.create` or of the subject of its kind, and refuses what cannot be run.
+    fn read<'p>(
+        &mut self,
+        delivery: &mut Delivery,
+        payload: &'p [u8],
+    ) -> Result<Ready<'p>, NotRun> {
+        let consumer = self.consumer;
+        let number = attempt_of(delivery.headers.as_deref());
         let others = &consumer.report.others;
-        let job = match Job::decode(&payload) {
+        let refuse = |report, id, reply, refusal| {
+            let answer = settle::refuse(consumer, report, (id, number), reply, refusal);
+            Err(NotRun::Settled(answer))
+        };
+        let job = match Job::decode(payload) {
             Ok(job) => job,
             Err(error) => {
                 let (why, id) = match &error {
@@ -179,11 +232,10 @@ impl Slot<'_> {
                     DecodeError::NotAJob { id, .. } => (codes::INVALID_JOB, *id),
                 };
                 let refusal = Refusal::rejected(why, error.to_string());
-                return settle::refuse(consumer, others, (id, attempt), delivery.reply, refusal)
-                    .await;
+                return refuse(others, id, delivery.reply.take(), refusal);
             }
         };
-        let place = consumer.place_of(&job.kind);
+        let place = self.place_of(&job.kind);
         // A job goes one step at most: on the subject of a kind it is run, or refused.
         if let Some(on) = delivery.on
             && place != Some(on)
@@ -194,71 +246,83 @@ impl Slot<'_> {
                 job.kind
             );
             let refusal = Refusal::rejected(codes::KIND_MISMATCH, text);
-            return settle::refuse(consumer, others, (job.id, attempt), delivery.reply, refusal)
-                .await;
+            return refuse(others, job.id, delivery.reply.take(), refusal);
         }
         let Some(place) = place else {
-            let Job {
-                id, kind, timeout, ..
-            } = job;
-            delivery.payload = payload;
-            let job = forward::Passed {
-                id,
-                kind,
-                timeout,
-                attempt,
-            };
-            return forward::pass_on(consumer, delivery, job).await;
+            return Err(NotRun::Elsewhere(Passed {
+                id: job.id,
+                kind: job.kind,
+                timeout: job.timeout,
+                attempt: number,
+            }));
         };
         let id = job.id.unwrap_or_else(JobId::generate);
         if let Some(refusal) = untimely(&job) {
             let report = &consumer.served()[place].report;
-            return settle::refuse(
-                consumer,
-                report,
-                (Some(id), attempt),
-                delivery.reply,
-                refusal,
-            )
-            .await;
+            return refuse(report, Some(id), delivery.reply.take(), refusal);
         }
         let owed = Owed {
-            reply: delivery.reply,
+            reply: delivery.reply.take(),
             lease: None,
-            sender: TraceContext::of_nats(delivery.headers.as_deref()),
+            span: trace::process(delivery.headers.as_deref(), (id, number), &job, None),
         };
-        self.execute(place, id, &job, attempt, owed).await;
+        Ok(Ready {
+            place,
+            id,
+            number,
+            job,
+            owed,
+        })
     }
 
-    /// Runs a job of the durable lane: it is a good one, and its time has come.
-    async fn run_durable(&mut self, lease: Arc<Lease>) {
+    /// Reads a job of the durable lane: it is a good one, and its time has come.
+    fn read_durable<'p>(
+        &mut self,
+        lease: Arc<Lease>,
+        payload: &'p [u8],
+    ) -> Result<Ready<'p>, NotRun> {
         let consumer = self.consumer;
-        if consumer.state() == ConsumerState::Draining {
-            return durable_lane::give_back(consumer, lease);
-        }
-        let payload = lease.payload.clone();
-        let place = consumer.place_of(&lease.kind);
-        let (Ok(job), Some(place)) = (Job::decode(&payload), place) else {
-            return durable_lane::no_handler(consumer, lease);
+        let place = self.place_of(&lease.kind);
+        let (Ok(job), Some(place)) = (Job::decode(payload), place) else {
+            durable_lane::no_handler(consumer, lease);
+            return Err(NotRun::Settled(None));
         };
-        let (id, attempt) = (lease.id, lease.attempt);
+        let (id, number) = (lease.id, lease.attempt);
         let owed = Owed {
             reply: None,
-            sender: TraceContext::of_nats(lease.headers.as_ref()),
+            span: trace::process(lease.headers.as_ref(), (id, number), &job, Some(&lease)),
             lease: Some(lease),
         };
-        self.execute(place, id, &job, attempt, owed).await;
+        Ok(Ready {
+            place,
+            id,
+            number,
+            job,
+            owed,
+        })
     }
 
-    async fn execute(&mut self, place: usize, id: JobId, job: &Job<'_>, number: u32, owed: Owed) {
+    /// The place of a kind among those that are served: first looked for where the last one was.
+    fn place_of(&mut self, kind: &JobKind) -> Option<usize> {
+        let last = self.consumer.served().get(self.place);
+        if last.is_none_or(|served| served.kind != *kind) {
+            self.place = self.consumer.place_of(kind)?;
+        }
+        Some(self.place)
+    }
+
+    async fn execute(&mut self, ready: Ready<'_>) {
         let consumer = self.consumer;
+        let Ready {
+            place,
+            id,
+            number,
+            job,
+            owed,
+        } = ready;
         let served = &consumer.served()[place];
         let timeout = job.timeout.map_or(served.timeout, WireDuration::get);
-        let Owed {
-            reply,
-            lease,
-            sender,
-        } = owed;
+        let Owed { reply, lease, span } = owed;
         let wanted = reply.is_some() || lease.is_some();
         if number > 1 {
             consumer.report_of(place, lease.is_some()).retried();
@@ -267,7 +331,6 @@ impl Slot<'_> {
             lease.start();
             lease.cancelled.clone()
         });
-        let span = trace::process(sender.as_ref(), (id, number), job, lease.as_deref());
         let attempt = Attempt {
             id,
             number,
@@ -335,11 +398,12 @@ impl Slot<'_> {
         }
         // Whoever empties the slot settles the job: if it is empty, shutdown has done so already.
         let Some(started) = started else { return };
-        match ended {
-            None => settle::interrupted(consumer, started).await,
-            Some(ended) => settle::ended(consumer, started, elapsed, ended).await,
-        }
+        let answer = match ended {
+            None => settle::interrupted(consumer, started),
+            Some(ended) => settle::ended(consumer, started, elapsed, ended),
+        };
         if wanted {
+            settle::send(consumer, answer).await;
             self.now = Instant::now();
         }
     }

@@ -231,10 +231,9 @@ async fn hand_back_waiting(consumer: &Consumer, deadline: Instant) {
 async fn interrupt_unread(consumer: &Consumer, deliveries: Vec<Delivery>, deadline: Instant) {
     let mut left = deliveries.len();
     for delivery in deliveries {
-        if timeout_at(deadline, settle::interrupted_unread(consumer, delivery))
-            .await
-            .is_err()
-        {
+        let interrupted = settle::interrupted_unread(consumer, delivery);
+        let sent = timeout_at(deadline, settle::send(consumer, interrupted)).await;
+        if sent.is_err() {
             warn!(
                 jobs = left,
                 "jobs could not be handed back in time: NATS takes no answers"
@@ -271,8 +270,8 @@ async fn finish(consumer: &Consumer, slots: &mut JoinSet<()>, stop: &Stop) {
         };
         waiting.extend(batch);
         if let Some(stuck) = stuck {
-            // Counted and logged before it is sent.
-            let _ = timeout_at(stop.hard, settle::interrupted(consumer, stuck)).await;
+            let interrupted = settle::interrupted(consumer, stuck);
+            let _ = timeout_at(stop.hard, settle::send(consumer, interrupted)).await;
         }
     }
     interrupt_unread(consumer, waiting, stop.hard).await;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Subject};
+use bytes::Bytes;
 use common::{Job, JobId, Outcome, OutcomeError, Status, codes, subjects};
 use tracing::{info, warn};
 
@@ -40,14 +41,60 @@ impl Refusal {
     }
 }
 
+/// An outcome on its way to whoever asked for it.
+///
+/// Jobs are settled by plain functions, which leave this to be sent if there is somebody to send it
+/// to: most jobs of a flood have nobody, and a slot's future stays small.
+#[must_use]
+pub(crate) struct Answer {
+    reply: Subject,
+    id: Option<JobId>,
+    message: Bytes,
+}
+
+impl Answer {
+    fn new(consumer: &Consumer, reply: Subject, mut outcome: Outcome) -> Self {
+        let limit = consumer.nats.client.max_payload();
+        let mut bytes = written(&outcome);
+        if bytes.len() > limit {
+            let size = bytes.len();
+            outcome.status = Status::Failed;
+            outcome.result = None;
+            outcome.error = Some(OutcomeError::new(
+                codes::RESULT_TOO_LARGE,
+                format!(
+                    "the job ran, but its outcome of {size} bytes is over the limit of {limit} bytes for a message"
+                ),
+            ));
+            bytes = written(&outcome);
+        }
+        Self {
+            reply,
+            id: outcome.id,
+            message: bytes.into(),
+        }
+    }
+}
+
+/// Sends an outcome, if somebody asked for it.
+pub(crate) async fn send(consumer: &Consumer, answer: Option<Answer>) {
+    let Some(Answer { reply, id, message }) = answer else {
+        return;
+    };
+    if let Err(error) = consumer.nats.client.publish(reply, message).await {
+        let id = id.map(tracing::field::display);
+        warn!(job.id = id, %error, "the outcome of a job could not be sent");
+    }
+}
+
 /// Settles a job that is not run.
-pub(crate) async fn refuse(
+pub(crate) fn refuse(
     consumer: &Consumer,
     report: &KindReport,
     (id, attempt): (Option<JobId>, u32),
     reply: Option<Subject>,
     Refusal { status, error }: Refusal,
-) {
+) -> Option<Answer> {
     report.ended(if status == Status::Expired {
         Ending::Expired
     } else {
@@ -58,17 +105,17 @@ pub(crate) async fn refuse(
         // The text repeats parts of the message, whoever sent it: so it is logged escaped.
         warn!(job.id = id, code = %error.code, error = ?loggable(&error), "job {status}");
     }
-    let Some(reply) = reply else { return };
-    answer(
-        consumer,
-        reply,
-        not_run(consumer, id, attempt, status, error),
-    )
-    .await;
+    let outcome = not_run(consumer, id, attempt, status, error);
+    Some(Answer::new(consumer, reply?, outcome))
 }
 
 /// Settles a job whose handler ran.
-pub(crate) async fn ended(consumer: &Consumer, started: Started, elapsed: Duration, ended: Ended) {
+pub(crate) fn ended(
+    consumer: &Consumer,
+    started: Started,
+    elapsed: Duration,
+    ended: Ended,
+) -> Option<Answer> {
     let Started {
         id,
         served,
@@ -79,7 +126,8 @@ pub(crate) async fn ended(consumer: &Consumer, started: Started, elapsed: Durati
         ..
     } = started;
     if let Some(lease) = lease {
-        return durable_lane::ended(consumer, served, (lease, span), elapsed, ended);
+        durable_lane::ended(consumer, served, (lease, span), elapsed, ended);
+        return None;
     }
     let Served { kind, report, .. } = &consumer.served()[served];
     let (status, ending, result, error) = match ended {
@@ -120,7 +168,7 @@ pub(crate) async fn ended(consumer: &Consumer, started: Started, elapsed: Durati
             ),
         }
     }
-    let Some(reply) = reply else { return };
+    let reply = reply?;
     let name = consumer.instance.clone();
     let id = Some(id);
     let outcome = Outcome {
@@ -132,11 +180,11 @@ pub(crate) async fn ended(consumer: &Consumer, started: Started, elapsed: Durati
         error,
         duration_ms,
     };
-    answer(consumer, reply, outcome).await;
+    Some(Answer::new(consumer, reply, outcome))
 }
 
-/// Gives up a job that runs, and tells whoever asked for its outcome.
-pub(crate) async fn interrupted(consumer: &Consumer, started: Started) {
+/// Gives up a job that runs; whoever asked for its outcome is to be told.
+pub(crate) fn interrupted(consumer: &Consumer, started: Started) -> Option<Answer> {
     let Started {
         id,
         served,
@@ -157,25 +205,26 @@ pub(crate) async fn interrupted(consumer: &Consumer, started: Started) {
             job.id = %id, job.kind = %kind, elapsed_ms = at.elapsed().as_millis(),
             "job interrupted: it did not end within the grace period, and is given back"
         );
-        return durable_lane::give_back(consumer, lease);
+        durable_lane::give_back(consumer, lease);
+        return None;
     }
     warn!(
         job.id = %id, job.kind = %kind, elapsed_ms = at.elapsed().as_millis(), told = reply.is_some(),
         "job interrupted: it did not end within the grace period"
     );
-    if let Some(reply) = reply {
-        hand_back(consumer, Some(id), attempt, reply, Status::Interrupted).await;
-    }
+    let (id, status) = (Some(id), Status::Interrupted);
+    reply.map(|reply| hand_back(consumer, id, attempt, reply, status))
 }
 
 /// Gives a job back that was not started when the consumer stopped.
-pub(crate) async fn interrupted_unread(consumer: &Consumer, delivery: Delivery) {
+pub(crate) fn interrupted_unread(consumer: &Consumer, delivery: Delivery) -> Option<Answer> {
     if let Some(lease) = delivery.lease {
-        return durable_lane::give_back(consumer, lease);
+        durable_lane::give_back(consumer, lease);
+        return None;
     }
     consumer.report.others.ended(Ending::Interrupted);
     if delivery.reply.is_some() {
-        hand_back_unread(consumer, delivery, Status::Interrupted).await;
+        hand_back_unread(consumer, delivery, Status::Interrupted)
     } else {
         let job = Job::decode(&delivery.payload).ok();
         let id = job.as_ref().and_then(|job| job.id);
@@ -186,6 +235,7 @@ pub(crate) async fn interrupted_unread(consumer: &Consumer, delivery: Delivery) 
             kind,
             "it was not started within the grace period",
         );
+        None
     }
 }
 
@@ -202,25 +252,25 @@ pub(crate) fn lost(consumer: &Consumer, id: Option<JobId>, kind: Option<&str>, w
 }
 
 /// Hands back a job for which there is no room.
-pub(crate) async fn busy(consumer: &Consumer, id: Option<JobId>, attempt: u32, reply: Subject) {
+pub(crate) fn busy(consumer: &Consumer, id: Option<JobId>, attempt: u32, reply: Subject) -> Answer {
     consumer.report.others.ended(Ending::Busy);
-    hand_back(consumer, id, attempt, reply, Status::Busy).await;
+    hand_back(consumer, id, attempt, reply, Status::Busy)
 }
 
 /// The same for a job that was not read yet.
-pub(crate) async fn busy_unread(consumer: &Consumer, delivery: Delivery) {
+pub(crate) fn busy_unread(consumer: &Consumer, delivery: Delivery) -> Option<Answer> {
     consumer.report.others.ended(Ending::Busy);
-    hand_back_unread(consumer, delivery, Status::Busy).await;
+    hand_back_unread(consumer, delivery, Status::Busy)
 }
 
 /// Answers with `busy` or `interrupted` for a job that was not started.
-async fn hand_back(
+fn hand_back(
     consumer: &Consumer,
     id: Option<JobId>,
     attempt: u32,
     reply: Subject,
     status: Status,
-) {
+) -> Answer {
     let error = match status {
         Status::Busy => {
             OutcomeError::new(codes::BUSY, "the consumer is full; submit the job again")
@@ -230,12 +280,8 @@ async fn hand_back(
             "the consumer stopped before the job was done; submit it again",
         ),
     };
-    answer(
-        consumer,
-        reply,
-        not_run(consumer, id, attempt, status, error),
-    )
-    .await;
+    let outcome = not_run(consumer, id, attempt, status, error);
+    Answer::new(consumer, reply, outcome)
 }
 
 /// The outcome of a job whose handler was not called, or gave nothing.
@@ -258,39 +304,11 @@ fn not_run(
 }
 
 /// The same for a job that was not read yet.
-async fn hand_back_unread(consumer: &Consumer, delivery: Delivery, status: Status) {
-    let Some(reply) = delivery.reply else { return };
+fn hand_back_unread(consumer: &Consumer, delivery: Delivery, status: Status) -> Option<Answer> {
+    let reply = delivery.reply?;
     let id = Job::decode(&delivery.payload).ok().and_then(|job| job.id);
-    hand_back(
-        consumer,
-        id,
-        attempt_of(delivery.headers.as_deref()),
-        reply,
-        status,
-    )
-    .await;
-}
-
-/// Sends an outcome.
-async fn answer(consumer: &Consumer, reply: Subject, mut outcome: Outcome) {
-    let limit = consumer.nats.client.max_payload();
-    let mut bytes = written(&outcome);
-    if bytes.len() > limit {
-        let size = bytes.len();
-        outcome.status = Status::Failed;
-        outcome.result = None;
-        outcome.error = Some(OutcomeError::new(
-            codes::RESULT_TOO_LARGE,
-            format!(
-                "the job ran, but its outcome of {size} bytes is over the limit of {limit} bytes for a message"
-            ),
-        ));
-        bytes = written(&outcome);
-    }
-    if let Err(error) = consumer.nats.client.publish(reply, bytes.into()).await {
-        let id = outcome.id.map(tracing::field::display);
-        warn!(job.id = id, %error, "the outcome of a job could not be sent");
-    }
+    let attempt = attempt_of(delivery.headers.as_deref());
+    Some(hand_back(consumer, id, attempt, reply, status))
 }
 
 fn written(outcome: &Outcome) -> Vec<u8> {

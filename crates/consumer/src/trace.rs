@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use async_nats::HeaderMap;
 use bootstrap::trace::{self, Span, TraceContext};
 use common::{Job, JobId, OutcomeError, Timestamp, subjects};
 use durable::Lease;
@@ -10,12 +11,29 @@ use crate::settle::loggable;
 
 /// Begins the span of an attempt; its parent is whoever handed the job over, also where another
 /// consumer has passed it on, and for each attempt anew.
+///
+/// Most jobs have no headers, and most consumers record nothing: then it costs next to nothing.
 pub(crate) fn process(
-    sender: Option<&TraceContext>,
+    headers: Option<&HeaderMap>,
+    about: (JobId, u32),
+    job: &Job<'_>,
+    lease: Option<&Lease>,
+) -> Span {
+    if headers.is_some() || trace::is_on() {
+        begin(headers, about, job, lease)
+    } else {
+        Span::default()
+    }
+}
+
+#[inline(never)]
+fn begin(
+    headers: Option<&HeaderMap>,
     (id, number): (JobId, u32),
     job: &Job<'_>,
     lease: Option<&Lease>,
 ) -> Span {
+    let sender = TraceContext::of_nats(headers);
     let (lane, destination) = match lease {
         Some(_) => (subjects::DURABLE_LANE, subjects::DURABLE),
         None => (subjects::CORE_LANE, subjects::CREATE),
@@ -25,7 +43,7 @@ pub(crate) fn process(
         kind: &job.kind,
         destination,
     };
-    let mut span = Span::process(sender, about);
+    let mut span = Span::process(sender.as_ref(), about);
     if span.is_recorded() {
         span.set("messaging.consumer.group.name", subjects::WORKERS);
         span.set("jobs.lane", lane);
@@ -51,10 +69,13 @@ fn since(moment: SystemTime) -> Duration {
 }
 
 /// Ends it with what became of the attempt: before the job is settled, which is for others to see.
-pub(crate) fn end(mut span: Span, outcome: &'static str, error: Option<&OutcomeError>) {
-    if !span.is_recorded() {
-        return;
+pub(crate) fn end(span: Span, outcome: &'static str, error: Option<&OutcomeError>) {
+    if span.is_recorded() {
+        conclude(span, outcome, error);
     }
+}
+
+fn conclude(mut span: Span, outcome: &'static str, error: Option<&OutcomeError>) {
     span.set("jobs.outcome", outcome);
     if let Some(error) = error {
         span.failed(&error.code, &loggable(error));

@@ -36,13 +36,15 @@ static ON: AtomicBool = AtomicBool::new(false);
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
+/// Whether spans are made: if not, there are only those that pass on what others have begun.
+#[must_use]
+pub fn is_on() -> bool {
+    ON.load(Ordering::Relaxed)
+}
+
 /// Who makes spans, if they are wanted.
 pub(super) fn tracer() -> Option<&'static SdkTracer> {
-    if ON.load(Ordering::Relaxed) {
-        TRACER.get()
-    } else {
-        None
-    }
+    if is_on() { TRACER.get() } else { None }
 }
 
 /// Spans on their way to a collector, until the service ends; nothing without one.

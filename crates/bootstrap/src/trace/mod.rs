@@ -10,6 +10,7 @@ mod options;
 mod span;
 
 pub use context::{TRACEPARENT, TRACESTATE, TraceContext, inherited};
+pub use export::is_on;
 pub(crate) use export::start;
 pub use options::TraceOptions;
 pub use span::{Job, Span};

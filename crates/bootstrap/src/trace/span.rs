@@ -16,20 +16,22 @@ const LONGEST: usize = 200;
 
 /// A piece of work in a trace; it ends when it is dropped.
 ///
-/// Where no traces are recorded it is nothing but the trace that others have begun, to be passed on.
+/// Where no traces are recorded it is nothing but the trace that others have begun, to be passed on;
+/// and where there is none, nothing at all: each job has one.
 #[derive(Debug, Default)]
-pub struct Span {
-    state: State,
-    /// Whether it has failed if it is dropped now: whoever waited for a call has given it up.
-    waits: bool,
+pub struct Span(Option<State>);
+
+#[derive(Debug)]
+enum State {
+    Passed(Box<SpanContext>),
+    On(Box<Recorded>),
 }
 
-#[derive(Debug, Default)]
-enum State {
-    #[default]
-    Off,
-    Passed(Box<SpanContext>),
-    On(Box<SdkSpan>),
+#[derive(Debug)]
+struct Recorded {
+    span: SdkSpan,
+    /// Whether it has failed if it is dropped now: whoever waited for a call has given it up.
+    waits: bool,
 }
 
 /// What a span says of the job that it is about.
@@ -81,7 +83,9 @@ impl Span {
     #[must_use]
     pub fn call(parent: Option<&TraceContext>, name: impl FnOnce() -> Cow<'static, str>) -> Self {
         let mut span = Self::start(parent, SpanKind::Client, name);
-        span.waits = true;
+        if let Some(recorded) = span.recorded() {
+            recorded.waits = true;
+        }
         span
     }
 
@@ -110,10 +114,7 @@ impl Span {
         name: impl FnOnce() -> Cow<'static, str>,
     ) -> Self {
         let Some(tracer) = tracer() else {
-            return Self::from(match parent {
-                Some(parent) => State::Passed(Box::new(parent.0.clone())),
-                None => State::Off,
-            });
+            return Self(parent.map(|parent| State::Passed(Box::new(parent.0.clone()))));
         };
         let mut context = Context::new();
         if let Some(parent) = parent {
@@ -121,18 +122,25 @@ impl Span {
         }
         let builder = tracer.span_builder(name()).with_kind(kind);
         let span = tracer.build_with_context(builder, &context);
-        Self::from(State::On(Box::new(span)))
+        let recorded = Recorded { span, waits: false };
+        Self(Some(State::On(Box::new(recorded))))
+    }
+
+    fn recorded(&mut self) -> Option<&mut Recorded> {
+        match self.0.as_mut()? {
+            State::Passed(_) => None,
+            State::On(recorded) => Some(recorded),
+        }
     }
 
     /// Where in which trace this is, for what is done because of it.
     #[must_use]
     pub fn context(&self) -> Option<TraceContext> {
-        let context = match &self.state {
-            State::Off => return None,
-            State::Passed(context) => context.as_ref().clone(),
-            State::On(span) => span.span_context().clone(),
+        let context = match self.0.as_ref()? {
+            State::Passed(context) => context.as_ref(),
+            State::On(recorded) => recorded.span.span_context(),
         };
-        context.is_valid().then_some(TraceContext(context))
+        context.is_valid().then(|| TraceContext(context.clone()))
     }
 
     /// Writes the context into the headers of a NATS message.
@@ -145,19 +153,34 @@ impl Span {
     /// Whether it is of any use to say more of it.
     #[must_use]
     pub fn is_recorded(&self) -> bool {
-        matches!(&self.state, State::On(span) if span.is_recording())
+        matches!(&self.0, Some(State::On(recorded)) if recorded.span.is_recording())
     }
 
     /// Says more of it.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
-        if let State::On(span) = &mut self.state {
-            span.set_attribute(KeyValue::new(name, value));
+        if let Some(recorded) = self.recorded() {
+            recorded.span.set_attribute(KeyValue::new(name, value));
         }
     }
 
     /// What was called has answered, or could not be called: then this is a word for why. What is
     /// said of it later does not count.
     pub fn answered(&mut self, error: Option<&str>) {
+        if let Some(recorded) = self.recorded() {
+            recorded.answered(error);
+        }
+    }
+
+    /// It failed: a word for programs, and for people as much as may stand in a log.
+    pub fn failed(&mut self, code: &str, message: &str) {
+        if let Some(recorded) = self.recorded() {
+            recorded.failed(code, message);
+        }
+    }
+}
+
+impl Recorded {
+    fn answered(&mut self, error: Option<&str>) {
         if std::mem::take(&mut self.waits)
             && let Some(error) = error
         {
@@ -165,26 +188,15 @@ impl Span {
         }
     }
 
-    /// It failed: a word for programs, and for people as much as may stand in a log.
-    pub fn failed(&mut self, code: &str, message: &str) {
-        if let State::On(span) = &mut self.state {
-            span.set_attribute(KeyValue::new("error.type", code.to_owned()));
-            let message: String = message.chars().take(LONGEST).collect();
-            span.set_status(Status::error(message));
-        }
+    fn failed(&mut self, code: &str, message: &str) {
+        let code = KeyValue::new("error.type", code.to_owned());
+        self.span.set_attribute(code);
+        let message: String = message.chars().take(LONGEST).collect();
+        self.span.set_status(Status::error(message));
     }
 }
 
-impl From<State> for Span {
-    fn from(state: State) -> Self {
-        Self {
-            state,
-            waits: false,
-        }
-    }
-}
-
-impl Drop for Span {
+impl Drop for Recorded {
     fn drop(&mut self) {
         self.answered(Some("given_up"));
     }
