@@ -16,7 +16,7 @@ mod telemetry;
 pub mod trace;
 
 pub use cli::{Misconfigured, Options};
-pub use monitor::{Families, Labels, Monitor, Times};
+pub use monitor::{Families, Labels, Monitor, Times, Waits};
 pub use nats::{Nats, NatsOptions};
 pub use own_thread::on_own_thread;
 pub use service::{About, Context, run};

@@ -8,6 +8,7 @@ mod families;
 mod links;
 mod process;
 mod server;
+mod waits;
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -26,6 +27,7 @@ pub use self::families::{Families, Labels, Times};
 pub(crate) use self::links::Link;
 use self::links::Links;
 use self::process::Process;
+pub use self::waits::Waits;
 use crate::health::Health;
 use crate::service::About;
 

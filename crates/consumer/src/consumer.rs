@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 use bootstrap::trace::Span;
-use bootstrap::{Context, Nats};
+use bootstrap::{Context, Nats, Waits};
 use common::{ConsumerState, ConsumerStatus, Counts, JobId, JobKind, Timestamp, subjects};
 use durable::{Lane, Lease};
 use tokio::sync::{Notify, Semaphore};
@@ -47,6 +47,8 @@ pub(crate) struct Consumer {
     /// Jobs of the durable lane that wait in here or run.
     pub(crate) durable_jobs: AtomicUsize,
     pub(crate) durable_report: LaneReport,
+    /// How long jobs of `jobs.create` waited since they were made.
+    pub(crate) waits: Waits,
     received: AtomicU64,
     pub(crate) log: JobLog,
     warned_of_reply: AtomicBool,
@@ -131,6 +133,7 @@ impl Consumer {
             lane: OnceLock::new(),
             durable_jobs: AtomicUsize::new(0),
             durable_report,
+            waits: Waits::default(),
             received: AtomicU64::new(0),
             log: JobLog::default(),
             warned_of_reply: AtomicBool::new(false),

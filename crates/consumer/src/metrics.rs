@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Weak;
 
-use bootstrap::{Families, Times};
+use bootstrap::Families;
 use common::{ConsumerState, Counts, subjects};
 use durable::Lane;
 use prometheus_client::collector::Collector;
@@ -33,6 +33,7 @@ impl Collector for Metrics {
         }
         jobs(&mut families, &lanes)?;
         now(&mut families, &consumer)?;
+        waits(&mut families, &consumer)?;
         lane.map_or(Ok(()), |lane| durable(&mut families, lane))
     }
 }
@@ -150,6 +151,23 @@ fn now(families: &mut Families<'_>, consumer: &Consumer) -> fmt::Result {
     )
 }
 
+/// How long jobs waited before they began.
+fn waits(families: &mut Families<'_>, consumer: &Consumer) -> fmt::Result {
+    let durable = consumer.lane.get().map(|lane| lane.figures().waits);
+    let lanes = [
+        (subjects::CORE_LANE, Some(consumer.waits.times())),
+        (subjects::DURABLE_LANE, durable),
+    ];
+    families.histogram(
+        "jobs_wait_seconds",
+        "How long jobs waited before they began: durable ones in the queue, for each attempt that \
+         waited there; others since their created_at, by the clock of whoever made them",
+        lanes
+            .into_iter()
+            .filter_map(|(lane, times)| Some(([("lane", lane)], times?))),
+    )
+}
+
 /// What there is in the durable lane alone.
 fn durable(families: &mut Families<'_>, lane: &Lane) -> fmt::Result {
     let figures = lane.figures();
@@ -167,18 +185,5 @@ fn durable(families: &mut Families<'_>, lane: &Lane) -> fmt::Result {
         "jobs_unserved_kinds",
         "Kinds of which durable jobs wait and that nobody serves",
         [([], lane.unserved_kinds().len())],
-    )?;
-    let buckets = figures.waits.into_iter();
-    let waits = Times {
-        sum: figures.waited.as_secs_f64(),
-        buckets: buckets
-            .map(|(bound, count)| (bound.as_secs_f64(), count))
-            .collect(),
-        above: figures.waited_longer,
-    };
-    families.histogram(
-        "jobs_wait_seconds",
-        "How long durable jobs were in the queue before an attempt, for each attempt that waited there",
-        [([("lane", subjects::DURABLE_LANE)], waits)],
     )
 }

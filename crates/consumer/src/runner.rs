@@ -131,6 +131,7 @@ pub(crate) async fn work(consumer: Arc<Consumer>, number: usize) {
         place: 0,
         next: None,
         now: Instant::now(),
+        waited: None,
     };
     // What a handler does outside of a call may panic, too: when what it holds is dropped, say.
     while let Err(panic) = AssertUnwindSafe(slot.work()).catch_unwind().await {
@@ -157,6 +158,9 @@ struct Slot<'a> {
     /// When the last job of the batch ended, which is when the next one begins: a look at the
     /// clock costs as much as a short job.
     now: Instant,
+    /// How long the first job of the batch waited that says when it was made, and how many began
+    /// with it: they came together, and stand for one look at the clock.
+    waited: Option<(Duration, u64)>,
 }
 
 impl Slot<'_> {
@@ -169,6 +173,7 @@ impl Slot<'_> {
                 // Jobs that end at once would otherwise never let another task have the thread.
                 tokio::task::coop::consume_budget().await;
             }
+            self.count_waits();
             let Some(batch) = consumer.inbox.take(self.share).await else {
                 return;
             };
@@ -311,6 +316,21 @@ impl Slot<'_> {
         Some(self.place)
     }
 
+    /// A job that was made at this time will be run.
+    fn begins(&mut self, created_at: Option<Timestamp>) {
+        if let Some((_, jobs)) = &mut self.waited {
+            *jobs += 1;
+        } else if let Some(created_at) = created_at {
+            self.waited = Some((Timestamp::now().since(created_at), 1));
+        }
+    }
+
+    fn count_waits(&mut self) {
+        if let Some((wait, jobs)) = self.waited.take() {
+            self.consumer.waits.add(wait, jobs);
+        }
+    }
+
     async fn execute(&mut self, ready: Ready<'_>) {
         let consumer = self.consumer;
         let Ready {
@@ -323,6 +343,9 @@ impl Slot<'_> {
         let served = &consumer.served()[place];
         let timeout = job.timeout.map_or(served.timeout, WireDuration::get);
         let Owed { reply, lease, span } = owed;
+        if lease.is_none() {
+            self.begins(job.created_at);
+        }
         let wanted = reply.is_some() || lease.is_some();
         if number > 1 {
             consumer.report_of(place, lease.is_some()).retried();
@@ -364,6 +387,7 @@ impl Slot<'_> {
                 Poll::Pending => {
                     let batch = std::mem::take(&mut lock(state).batch);
                     consumer.give_back(batch);
+                    self.count_waits();
                     tokio::select! {
                         biased;
                         called = tokio::time::timeout(timeout, call) => {

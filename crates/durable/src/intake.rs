@@ -303,7 +303,7 @@ fn sort(
             lease.attempt = attempt;
             lease.failures = failures;
             if let Some(stored) = stored.filter(|_| first) {
-                shared.tally.waited(now.since(stored));
+                shared.tally.waits.add(now.since(stored), 1);
             }
             let lease = Arc::new(lease);
             shared.leases.hold(&lease);

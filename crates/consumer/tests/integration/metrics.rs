@@ -1,6 +1,7 @@
 //! What Prometheus sees of a consumer.
 
-use common::{JobId, Status, subjects};
+use common::{JobId, Status, Timestamp, subjects};
+use serde_json::json;
 use test_support::{DEADLINE, Service, eventually};
 
 use crate::fixture::Fixture;
@@ -22,8 +23,14 @@ async fn what_was_run_is_what_is_scraped_by_lane_kind_and_outcome() {
     consumer
         .wait_for_line(|line| line.contains("taking durable jobs"))
         .await;
-    for _ in 0..3 {
-        let outcome = fixture.outcome(r#"{"kind":"echo"}"#).await;
+    let minute_ago = Timestamp::now().shifted(-60_000);
+    let to_come = Timestamp::now().shifted(3_600_000);
+    for job in [
+        json!({"kind": "echo"}),
+        json!({"kind": "echo", "created_at": minute_ago}),
+        json!({"kind": "echo", "created_at": to_come}),
+    ] {
+        let outcome = fixture.outcome(&job.to_string()).await;
         assert_eq!(outcome.status, Status::Succeeded);
     }
     let failing = r#"{"kind":"fail","payload":{"permanent":true}}"#;
@@ -63,10 +70,14 @@ async fn what_was_run_is_what_is_scraped_by_lane_kind_and_outcome() {
     assert_eq!(run("bucket", "le=\"0.025\","), Some(0.0));
     assert_eq!(run("bucket", "le=\"+Inf\","), Some(1.0));
     assert!(run("sum", "").is_some_and(|sum| (0.029..30.0).contains(&sum)));
-    assert_eq!(
-        metrics.get("jobs_wait_seconds_count{lane=\"durable\"}"),
-        Some(1.0)
-    );
+    let wait = |name: &str| metrics.get(&format!("jobs_wait_seconds_{name}"));
+    assert_eq!(wait("count{lane=\"durable\"}"), Some(1.0));
+    // One did not say when it was made, and one was made by a clock that is ahead.
+    assert_eq!(wait("count{lane=\"core\"}"), Some(2.0));
+    assert_eq!(wait("bucket{le=\"0.001\",lane=\"core\"}"), Some(1.0));
+    assert_eq!(wait("bucket{le=\"15.0\",lane=\"core\"}"), Some(1.0));
+    assert_eq!(wait("bucket{le=\"300.0\",lane=\"core\"}"), Some(2.0));
+    assert!(wait("sum{lane=\"core\"}").is_some_and(|sum| (60.0..300.0).contains(&sum)));
 
     for connection in ["jobs", "control", "durable"] {
         let of = |name: &str| metrics.get(&format!("{name}{{connection=\"{connection}\"}}"));
