@@ -96,11 +96,7 @@ struct Ready<'p> {
     /// Which attempt it is, from 1.
     number: u32,
     job: Job<'p>,
-    owed: Owed,
-}
-
-/// To whom it is owed to say how a job ended: to nobody, if there is neither reply nor lease.
-struct Owed {
+    /// To whom it is owed to say how the job ended: to nobody, if there is neither reply nor lease.
     reply: Option<Subject>,
     lease: Option<Arc<Lease>>,
     span: Span,
@@ -266,17 +262,14 @@ impl Slot<'_> {
             let report = &consumer.served()[place].report;
             return refuse(report, Some(id), delivery.reply.take(), refusal);
         }
-        let owed = Owed {
-            reply: delivery.reply.take(),
-            lease: None,
-            span: trace::process(delivery.headers.as_deref(), (id, number), &job, None),
-        };
         Ok(Ready {
             place,
             id,
             number,
+            reply: delivery.reply.take(),
+            lease: None,
+            span: trace::process(delivery.headers.as_deref(), (id, number), &job, None),
             job,
-            owed,
         })
     }
 
@@ -293,17 +286,14 @@ impl Slot<'_> {
             return Err(NotRun::Settled(None));
         };
         let (id, number) = (lease.id, lease.attempt);
-        let owed = Owed {
-            reply: None,
-            span: trace::process(lease.headers.as_ref(), (id, number), &job, Some(&lease)),
-            lease: Some(lease),
-        };
         Ok(Ready {
             place,
             id,
             number,
+            reply: None,
+            span: trace::process(lease.headers.as_ref(), (id, number), &job, Some(&lease)),
+            lease: Some(lease),
             job,
-            owed,
         })
     }
 
@@ -338,11 +328,12 @@ impl Slot<'_> {
             id,
             number,
             job,
-            owed,
+            reply,
+            lease,
+            span,
         } = ready;
         let served = &consumer.served()[place];
         let timeout = job.timeout.map_or(served.timeout, WireDuration::get);
-        let Owed { reply, lease, span } = owed;
         if lease.is_none() {
             self.begins(job.created_at);
         }
