@@ -20,18 +20,24 @@ pub(crate) struct App(Arc<Shared>);
 
 /// What is in an [`App`].
 pub(crate) struct Shared {
-    /// This instance.
-    pub(crate) context: Context,
+    /// What takes requests.
+    pub(crate) front: Arc<Front>,
     /// The connection to NATS.
     pub(crate) nats: Nats,
     /// Hands durable jobs over; those that come at the same time are stored together.
     pub(crate) submitter: Submitter,
+    /// The fleet as a status service told it last.
+    pub(crate) fleet: FleetCache,
+}
+
+/// What takes requests, also before there is a connection to NATS.
+pub(crate) struct Front {
+    /// This instance.
+    pub(crate) context: Context,
     /// Who is let in.
     pub(crate) access: Access,
     /// What clients may cost.
     pub(crate) limits: Limits,
-    /// The fleet as a status service told it last.
-    pub(crate) fleet: FleetCache,
     /// What was asked, and how long that took.
     pub(crate) metrics: Metrics,
     /// What is brought to its end, also when its client goes away.
@@ -64,8 +70,13 @@ impl App {
         if *self.nats.connected().borrow() {
             return Ok(());
         }
-        Err(Problem::away("there is no connection to NATS"))
+        Err(no_connection())
     }
+}
+
+/// What is answered while NATS is away.
+pub(crate) fn no_connection() -> Problem {
+    Problem::away("there is no connection to NATS")
 }
 
 impl Deref for App {
@@ -73,5 +84,13 @@ impl Deref for App {
 
     fn deref(&self) -> &Shared {
         &self.0
+    }
+}
+
+impl Deref for Shared {
+    type Target = Front;
+
+    fn deref(&self) -> &Front {
+        &self.front
     }
 }

@@ -1,5 +1,6 @@
 //! What holds for every request: where it may come from, how many there may be, what is said of it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
@@ -10,7 +11,7 @@ use bootstrap::trace::Span;
 use tracing::debug;
 
 use crate::access::check_origin;
-use crate::app::App;
+use crate::app::Front;
 use crate::problem::Problem;
 
 /// A request may take so long beside the time for which it asks to wait.
@@ -47,7 +48,11 @@ const ALWAYS: [(HeaderName, HeaderValue); 6] = [
 ];
 
 /// Answers a request if it may be, and dresses the answer.
-pub(crate) async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn gate(
+    State(front): State<Arc<Front>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let began = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -59,8 +64,8 @@ pub(crate) async fn gate(State(app): State<App>, mut request: Request, next: Nex
     if let Some(context) = span.context() {
         request.extensions_mut().insert(context);
     }
-    let counted = InFlight::enter(&app);
-    let mut response = match checked(&app, &request) {
+    let counted = InFlight::enter(&front);
+    let mut response = match checked(&front, &request) {
         Ok(_place) => {
             let late = || Problem::away("this took too long");
             let answer = tokio::time::timeout(LONGEST, next.run(request)).await;
@@ -78,7 +83,7 @@ pub(crate) async fn gate(State(app): State<App>, mut request: Request, next: Nex
             span.failed(status.as_str(), "");
         }
     }
-    app.metrics.count(&method, template, status, took);
+    front.metrics.count(&method, template, status, took);
     debug!(
         %method, route = template, status = status.as_u16(),
         elapsed_ms = took.as_secs_f64() * 1000.0, "answered"
@@ -87,12 +92,12 @@ pub(crate) async fn gate(State(app): State<App>, mut request: Request, next: Nex
 }
 
 /// Counts a request as long as it is worked at, also if its client goes away.
-struct InFlight(App);
+struct InFlight(Arc<Front>);
 
 impl InFlight {
-    fn enter(app: &App) -> Self {
-        app.metrics.in_flight.inc();
-        Self(app.clone())
+    fn enter(front: &Arc<Front>) -> Self {
+        front.metrics.in_flight.inc();
+        Self(Arc::clone(front))
     }
 }
 
@@ -103,7 +108,7 @@ impl Drop for InFlight {
 }
 
 fn checked<'a>(
-    app: &'a App,
+    front: &'a Front,
     request: &Request,
 ) -> Result<tokio::sync::SemaphorePermit<'a>, Problem> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
@@ -120,9 +125,9 @@ fn checked<'a>(
             "one header Host is needed",
         ));
     }
-    app.access.check_host(host)?;
+    front.access.check_host(host)?;
     check_origin(request.method(), request.headers(), host)?;
-    app.limits.request()
+    front.limits.request()
 }
 
 fn dress(response: &mut Response) {

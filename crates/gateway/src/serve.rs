@@ -1,17 +1,20 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::{Router, middleware};
 use bootstrap::{About, Context};
 use durable::{Patience, Submitter};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use crate::access::Access;
-use crate::app::{App, Shared};
+use crate::app::{App, Front, Shared, no_connection};
+use crate::fleet::FleetCache;
 use crate::gate::gate;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -32,7 +35,8 @@ const CONFIRM: Duration = Duration::from_secs(5);
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// Serves HTTP until it is told to stop.
+/// Serves HTTP until it is told to stop. Until NATS is reached for the first time, clients are told
+/// to come again.
 ///
 /// # Errors
 /// When the address cannot be listened on, it would be open to others by mistake, or NATS refuses
@@ -40,36 +44,50 @@ const BACKLOG: u32 = 1024;
 pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode> {
     let access = Access::new(&context, &config)?;
     let tls = tls::acceptor(&config.access)?;
-    let listening = || format!("cannot listen on {} (--listen)", config.listen);
-    // The address is ours from here on. Clients are refused until there is somebody who serves them.
-    let socket = bind(config.listen).with_context(listening)?;
-    let nats = context.connect("gateway").await?;
-    let _registered = context.register(&nats).await?;
-    let patience = Patience {
-        confirm: CONFIRM,
-        wait_for_nats: false,
-        wait_for_room: false,
-    };
+    let listener = listen(config.listen)
+        .with_context(|| format!("cannot listen on {} (--listen)", config.listen))?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listener.local_addr()?);
+    info!("listening on {url}, connecting to NATS");
     let metrics = Metrics::default();
     context.monitor.register(metrics.clone());
-    let app = App::new(Shared {
-        submitter: Submitter::new(&nats, patience),
-        nats,
+    let front = Arc::new(Front {
         context,
         access,
         limits: Limits::new(&config.limits),
-        fleet: crate::fleet::FleetCache::default(),
         metrics,
         to_finish: TaskTracker::new(),
     });
-    let listener = socket.listen(BACKLOG).with_context(listening)?;
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    info!("serving {scheme}://{}", listener.local_addr()?);
-    server::run(listener, tls, routes(&app), &app, &config.limits).await;
+    let (served, routes) = watch::channel(without_nats(&front));
+    let opening = async {
+        let context = &front.context;
+        let nats = context.connect("gateway").await?;
+        let registered = context.register(&nats).await?;
+        let patience = Patience {
+            confirm: CONFIRM,
+            wait_for_nats: false,
+            wait_for_room: false,
+        };
+        let app = App::new(Shared {
+            front: Arc::clone(&front),
+            submitter: Submitter::new(&nats, patience),
+            nats,
+            fleet: FleetCache::default(),
+        });
+        drop(served.send_replace(with_nats(&app)));
+        info!("serving {url}");
+        // Whoever is registered is so for as long as this is held.
+        anyhow::Ok(registered)
+    };
+    let serving = async {
+        server::run(listener, tls, routes, &front, &config.limits).await;
+        Ok(())
+    };
+    tokio::try_join!(serving, opening)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -78,13 +96,21 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     // Connections of the process before, which are just ending, do not keep the address.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    Ok(socket)
+    socket.listen(BACKLOG)
 }
 
-fn routes(app: &App) -> Router {
-    let gate = middleware::from_fn_with_state(app.clone(), gate);
+/// Says of everything that NATS is away, and serves what the page loads that says it.
+fn without_nats(front: &Arc<Front>) -> Router {
+    pages::assets()
+        .fallback(async || no_connection())
+        .layer(middleware::from_fn_with_state(Arc::clone(front), gate))
+}
+
+fn with_nats(app: &App) -> Router {
+    let gate = middleware::from_fn_with_state(Arc::clone(&app.front), gate);
     api::router()
         .merge(pages::router(app))
+        .merge(pages::assets())
         .method_not_allowed_fallback(api::no_such_method)
         .fallback(api::no_such_route)
         .layer(gate)

@@ -6,19 +6,20 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use crate::app::App;
+use crate::app::Front;
 use crate::config::LimitOptions;
 
 /// The most bytes of the headers of a request.
@@ -30,15 +31,16 @@ const BREATH: Duration = Duration::from_millis(100);
 /// What is kept of the grace period for what comes after the last connection.
 const REST: Duration = Duration::from_millis(500);
 
-/// Takes connections until it is told to stop, and then lets those that are there finish.
+/// Takes connections until it is told to stop, and then lets those that are there finish. Each
+/// request goes the routes that there are when it comes.
 pub(crate) async fn run(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    routes: Router,
-    app: &App,
+    routes: watch::Receiver<Router>,
+    front: &Front,
     limits: &LimitOptions,
 ) {
-    let shutdown = &app.context.shutdown;
+    let shutdown = &front.context.shutdown;
     let places = Arc::new(Semaphore::new(limits.connections as usize));
     let connections = TaskTracker::new();
     let mut protocol = http1::Builder::new();
@@ -47,7 +49,7 @@ pub(crate) async fn run(
         .header_read_timeout(limits.idle)
         .max_buf_size(MOST_HEADERS);
     while let Some((stream, place)) = shutdown
-        .run_until_cancelled(next(&listener, &places, app))
+        .run_until_cancelled(next(&listener, &places, front))
         .await
     {
         let connection = Connection {
@@ -57,7 +59,7 @@ pub(crate) async fn run(
             shutdown: shutdown.clone(),
         };
         let tls = tls.clone();
-        let open = Open::count(&app.metrics.connections);
+        let open = Open::count(&front.metrics.connections);
         connections.spawn(async move {
             connection.accept(stream, tls).await;
             drop((open, place));
@@ -69,12 +71,12 @@ pub(crate) async fn run(
     if left > 0 {
         debug!(connections = left, "waiting for requests under way");
     }
-    let grace = app.context.grace.saturating_sub(REST);
+    let grace = front.context.grace.saturating_sub(REST);
     let all = async {
         connections.wait().await;
         // No request is left that could begin something; whose client has gone may be under way.
-        app.to_finish.close();
-        app.to_finish.wait().await;
+        front.to_finish.close();
+        front.to_finish.wait().await;
     };
     if tokio::time::timeout(grace, all).await.is_err() {
         warn!(
@@ -89,13 +91,13 @@ pub(crate) async fn run(
 async fn next(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-    app: &App,
+    front: &Front,
 ) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
     // It is never closed.
     let place = Arc::clone(places).acquire_owned().await.ok();
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) if app.access.serves(peer.ip()) => return (stream, place),
+            Ok((stream, peer)) if front.access.serves(peer.ip()) => return (stream, place),
             Ok((_, peer)) => debug!(%peer, "refused somebody who is not on this machine"),
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
@@ -123,7 +125,7 @@ impl Drop for Open {
 
 struct Connection {
     protocol: http1::Builder,
-    routes: Router,
+    routes: watch::Receiver<Router>,
     idle: Duration,
     shutdown: CancellationToken,
 }
@@ -150,7 +152,10 @@ impl Connection {
     }
 
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
-        let service = TowerToHyperService::new(self.routes);
+        let service = service_fn(|request| {
+            let routes = self.routes.borrow().clone();
+            TowerToHyperService::new(routes).call(request)
+        });
         let serving = self
             .protocol
             .serve_connection(TokioIo::new(stream), service);

@@ -58,7 +58,12 @@ impl Pages {
     }
 }
 
-/// All pages, and what they load. From now on the system is looked at, until the gateway stops.
+/// What pages load.
+pub(crate) fn assets<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new().route("/assets/{name}", get(assets::asset))
+}
+
+/// All pages. From now on the system is looked at, until the gateway stops.
 pub(crate) fn router(app: &App) -> Router<App> {
     let stale = Stale::default();
     let pages = Pages {
@@ -88,8 +93,7 @@ pub(crate) fn router(app: &App) -> Router<App> {
         .route_layer(from_fn_with_state(app.clone(), operators_only));
     let open = Router::new()
         .route("/sign-in", get(sign_in::page).post(sign_in::sign_in))
-        .route("/sign-out", post(sign_in::sign_out))
-        .route("/assets/{name}", get(assets::asset));
+        .route("/sign-out", post(sign_in::sign_out));
     seen.merge(driven).merge(open).with_state(pages)
 }
 

@@ -3,7 +3,44 @@
 use serde_json::json;
 use test_support::{DEADLINE, NatsServer, eventually};
 
-use crate::support::{Gateway, consumer};
+use crate::support::{Gateway, consumer, http, send, streams_without_consumer};
+
+#[tokio::test]
+async fn before_nats_is_there_clients_are_told_to_come_again_and_then_served_where_they_are() {
+    let mut nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    nats.kill().await;
+    let mut gateway = Gateway::once_it_is("listening on ", &nats, &[]).await;
+    let (client, url) = (http(), gateway.url.clone());
+    let asking = |path: &str| client.get(format!("{url}{path}"));
+    for path in ["/v1/jobs", "/v1/fleet", "/", "/nothing"] {
+        let answer = send(asking(path)).await;
+        assert_eq!(answer.problem().0, 503, "{path}: {answer:?}");
+        assert!(answer.text.contains("no connection to NATS"), "{answer:?}");
+        assert!(answer.headers.contains_key("retry-after"), "{path}");
+        assert!(answer.headers.contains_key("content-security-policy"));
+    }
+    assert_eq!(gateway.service.look_at("/livez").await.status, 200);
+    assert_eq!(gateway.service.look_at("/readyz").await.status, 503);
+    nats.start_again().await;
+    gateway
+        .service
+        .wait_for_line(|line| line.contains("serving http"))
+        .await;
+    assert_eq!(send(asking("/v1/streams")).await.status, 200);
+    assert_eq!(send(asking("/")).await.status, 200);
+    assert_eq!(gateway.service.look_at("/readyz").await.status, 200);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_waits_for_nats_stops_when_it_is_told_to() {
+    let mut nats = NatsServer::start().await;
+    nats.kill().await;
+    let gateway = Gateway::once_it_is("listening on ", &nats, &[]).await;
+    assert_eq!(gateway.get("/v1/jobs").await.status, 503);
+    gateway.stop().await;
+}
 
 #[tokio::test]
 async fn while_nats_is_away_clients_are_told_to_come_again_and_then_served() {

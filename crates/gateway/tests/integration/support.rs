@@ -73,16 +73,20 @@ impl Gateway {
 
     /// A gateway on any free port of the loopback.
     pub(crate) async fn with(nats: &NatsServer, args: &[&str]) -> Self {
+        Self::once_it_is("serving ", nats, args).await
+    }
+
+    /// A gateway as soon as it says so, also if there is no NATS.
+    pub(crate) async fn once_it_is(state: &str, nats: &NatsServer, args: &[&str]) -> Self {
         let mut service = Service::program(env!("CARGO_BIN_EXE_gateway"))
             .envs(nats.env_for("gateway"))
             .env("GATEWAY_LISTEN", "127.0.0.1:0")
             .args(args)
             .start();
-        let line = service
-            .wait_for_line(|line| line.contains("serving http"))
-            .await;
-        let at = line.find("serving http").unwrap() + "serving ".len();
-        let url = line[at..].split_whitespace().next().unwrap().to_owned();
+        let words = format!("{state}http");
+        let line = service.wait_for_line(|line| line.contains(&words)).await;
+        let at = line.find(&words).unwrap() + state.len();
+        let url = line[at..].split([' ', ',']).next().unwrap().to_owned();
         let address = url.split_once("://").unwrap().1.to_owned();
         Self {
             service,
