@@ -6,7 +6,6 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::response::{IntoResponse, Redirect, Response};
 use bootstrap::{Context, Misconfigured};
 use tracing::{info, warn};
 
@@ -219,52 +218,22 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     })
 }
 
-/// Why somebody is not let in: a page is answered with the sign-in page, a program with a problem.
-#[derive(Debug)]
-pub(crate) struct Denied {
-    problem: Problem,
-    /// The page that a person wanted to see.
-    page: Option<String>,
-}
-
-impl IntoResponse for Denied {
-    fn into_response(self) -> Response {
-        match self.page {
-            Some(page) if self.problem.status == StatusCode::UNAUTHORIZED => {
-                Redirect::to(&format!("{SIGN_IN}?to={page}")).into_response()
-            }
-            _ => self.problem.into_response(),
-        }
-    }
-}
-
-fn denied(problem: Problem, parts: &Parts) -> Denied {
-    let accept = parts.headers.get(header::ACCEPT);
-    let is_page = parts.method == Method::GET
-        && !parts.uri.path().starts_with("/v1/")
-        && accept.is_some_and(|value| value.to_str().is_ok_and(|text| text.contains("text/html")));
-    // What has a meaning in a query stays behind: the path alone leads far enough.
-    let page = is_page.then(|| parts.uri.path().replace(['?', '&', '#', '%', '+'], ""));
-    Denied { problem, page }
-}
-
 impl FromRequestParts<App> for Caller {
-    type Rejection = Denied;
+    type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Denied> {
-        let caller = app.access.caller(&parts.headers);
-        caller.map_err(|problem| denied(problem, parts))
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        app.access.caller(&parts.headers)
     }
 }
 
 impl Caller {
-    async fn with(scope: Scope, parts: &mut Parts, app: &App) -> Result<Self, Denied> {
+    async fn with(scope: Scope, parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let caller = Self::from_request_parts(parts, app).await?;
         if caller.scopes.contain(scope) {
             return Ok(caller);
         }
         let text = format!("the token {:?} lacks the scope `{scope}`", caller.name);
-        Err(denied(Problem::new(StatusCode::FORBIDDEN, text), parts))
+        Err(Problem::new(StatusCode::FORBIDDEN, text))
     }
 }
 
@@ -284,25 +253,25 @@ pub(crate) struct Operator {
 }
 
 impl FromRequestParts<App> for Reader {
-    type Rejection = Denied;
+    type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Denied> {
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         Caller::with(Scope::Read, parts, app).await.map(|_| Self)
     }
 }
 
 impl FromRequestParts<App> for Sender {
-    type Rejection = Denied;
+    type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Denied> {
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         Caller::with(Scope::Submit, parts, app).await.map(|_| Self)
     }
 }
 
 impl FromRequestParts<App> for Operator {
-    type Rejection = Denied;
+    type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Denied> {
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let Caller { name, .. } = Caller::with(Scope::Operate, parts, app).await?;
         Ok(Self { name })
     }

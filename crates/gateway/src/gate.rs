@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use bootstrap::trace::Span;
 use tracing::debug;
 
-use crate::access::check_origin;
+use crate::access::{SIGN_IN, check_origin};
 use crate::app::Front;
+use crate::pages;
 use crate::problem::Problem;
 
 /// A request may take so long beside the time for which it asks to wait.
@@ -64,6 +65,7 @@ pub(crate) async fn gate(
     if let Some(context) = span.context() {
         request.extensions_mut().insert(context);
     }
+    let navigation = Navigation::of(&request);
     let counted = InFlight::enter(&front);
     let mut response = match checked(&front, &request) {
         Ok(_place) => {
@@ -74,6 +76,11 @@ pub(crate) async fn gate(
         Err(problem) => problem.into_response(),
     };
     drop(counted);
+    if let Some(navigation) = navigation
+        && let Some(problem) = response.extensions_mut().remove::<Problem>()
+    {
+        response = navigation.end(problem, response);
+    }
     dress(&mut response);
     let took = began.elapsed();
     let status = response.status();
@@ -89,6 +96,41 @@ pub(crate) async fn gate(
         elapsed_ms = took.as_secs_f64() * 1000.0, "answered"
     );
     response
+}
+
+/// A person who goes to a page, by a link or by a form: a program does not ask for HTML.
+struct Navigation {
+    /// The page that was to be seen; none after a form, which is not to be sent again.
+    page: Option<String>,
+}
+
+impl Navigation {
+    fn of(request: &Request) -> Option<Self> {
+        let path = request.uri().path();
+        let accept = request.headers().get(header::ACCEPT)?.to_str().ok()?;
+        if path.starts_with("/v1/") || !accept.contains("text/html") {
+            return None;
+        }
+        let page = match *request.method() {
+            // What has a meaning in a query stays behind: the path alone leads far enough.
+            Method::GET => Some(path.replace(['?', '&', '#', '%', '+'], "")),
+            Method::POST => None,
+            _ => return None,
+        };
+        Some(Self { page })
+    }
+
+    /// Shows the person what a program is told. Whoever has no token is asked for it.
+    fn end(self, problem: Problem, response: Response) -> Response {
+        if problem.status != StatusCode::UNAUTHORIZED {
+            return pages::instead(problem, response);
+        }
+        match self.page {
+            Some(page) => Redirect::to(&format!("{SIGN_IN}?to={page}")),
+            None => Redirect::to(SIGN_IN),
+        }
+        .into_response()
+    }
 }
 
 /// Counts a request as long as it is worked at, also if its client goes away.

@@ -186,6 +186,8 @@ impl IntoResponse for Problem {
             let bearer = HeaderValue::from_static("Bearer realm=\"jobs\"");
             headers.insert(header::WWW_AUTHENTICATE, bearer);
         }
+        // The gate makes a page of it where a person asks.
+        response.extensions_mut().insert(self);
         response
     }
 }

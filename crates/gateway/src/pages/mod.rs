@@ -27,10 +27,10 @@ use axum::Router;
 use axum::extract::{FromRequestParts as _, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_extractor_with_state, from_fn_with_state};
-use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 
-use crate::access::{Operator, Reader, SIGN_IN};
+use crate::access::{Operator, Reader};
 use crate::app::App;
 use bulk::Bulk;
 pub(crate) use frame::{Frame, html};
@@ -38,6 +38,7 @@ use groups::Groups;
 use history::{History, Stale};
 use live::Seats;
 use problem::Problem;
+pub(crate) use problem::instead;
 
 /// What the pages can use. Clones share it.
 #[derive(Clone)]
@@ -100,17 +101,15 @@ pub(crate) fn router(app: &App) -> Router<App> {
 /// Lets those through who may cancel, replay and discard, and tells the others so on a page.
 async fn operators_only(State(app): State<App>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    let denied = match Operator::from_request_parts(&mut parts, &app).await {
+    match Operator::from_request_parts(&mut parts, &app).await {
         Ok(operator) => {
             // Whatever is done then stands in the log with a name.
             parts.extensions.insert(operator);
-            return next.run(Request::from_parts(parts, body)).await;
+            next.run(Request::from_parts(parts, body)).await
+        }
+        Err(denied) if denied.status == StatusCode::FORBIDDEN => {
+            Problem::not_allowed().into_response()
         }
         Err(denied) => denied.into_response(),
-    };
-    match denied.status() {
-        StatusCode::FORBIDDEN => Problem::not_allowed().into_response(),
-        StatusCode::UNAUTHORIZED => Redirect::to(SIGN_IN).into_response(),
-        _ => denied,
     }
 }

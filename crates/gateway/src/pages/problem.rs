@@ -78,6 +78,8 @@ impl Problem {
     /// What was sent is not taken.
     pub(crate) fn refused(status: StatusCode, what: impl Into<String>) -> Self {
         let title = match status {
+            StatusCode::FORBIDDEN => "Not allowed",
+            StatusCode::NOT_FOUND => "Not found",
             StatusCode::CONFLICT => "Somebody else was faster",
             StatusCode::PAYLOAD_TOO_LARGE => "Too large",
             StatusCode::REQUEST_TIMEOUT => "Too slow",
@@ -145,6 +147,17 @@ impl From<Refusal> for Problem {
             status => Self::refused(status, refusal.detail),
         }
     }
+}
+
+/// A page that says what the answer to a program says; its status and its headers stay.
+pub(crate) fn instead(refusal: Refusal, answer: Response) -> Response {
+    let (mut parts, _) = answer.into_parts();
+    let (mut page, body) = Problem::from(refusal).into_response().into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    if let Some(kind) = page.headers.remove(header::CONTENT_TYPE) {
+        parts.headers.insert(header::CONTENT_TYPE, kind);
+    }
+    Response::from_parts(parts, body)
 }
 
 impl IntoResponse for Problem {

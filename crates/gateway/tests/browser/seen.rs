@@ -287,3 +287,23 @@ async fn a_gateway_that_is_stopped_lets_its_viewers_go() {
         while viewer.chunk().await.unwrap().is_some() {}
     }
 }
+
+#[tokio::test]
+async fn an_address_that_leads_nowhere_ends_on_a_page_and_no_script_in_it_runs() {
+    let system = System::start(0).await;
+    in_browser(&system.base, DESK, async |browser| {
+        for path in ["/nothing", &format!("/nothing/{SCRIPT}?{SCRIPT}#{SCRIPT}")] {
+            browser.open_page(path).await;
+            browser.wait_for("h1", |title| title == "Not found").await;
+            let text = browser.text("main").await.unwrap();
+            assert!(text.contains("nothing at this path"), "{text}");
+            assert_eq!(browser.run("return window.ran === undefined").await, true);
+        }
+        // It looks like the other pages, and leads back to them.
+        assert_lit(browser, DESK).await;
+        browser.click("main a").await;
+        browser.wait_for("h1", |title| title != "Not found").await;
+        assert_eq!(browser.path().await, "/");
+    })
+    .await;
+}

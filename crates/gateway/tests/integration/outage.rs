@@ -20,6 +20,18 @@ async fn before_nats_is_there_clients_are_told_to_come_again_and_then_served_whe
         assert!(answer.headers.contains_key("retry-after"), "{path}");
         assert!(answer.headers.contains_key("content-security-policy"));
     }
+    let page = send(asking("/jobs").header("accept", "text/html")).await;
+    assert_eq!(page.status, 503);
+    assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
+    assert!(page.text.contains("NATS does not answer"), "{page:?}");
+    assert!(page.headers.contains_key("retry-after"), "{page:?}");
+    let style = page
+        .text
+        .split("href=\"")
+        .find(|part| part.contains(".css"))
+        .unwrap();
+    let style = send(asking(style.split('"').next().unwrap())).await;
+    assert_eq!(style.status, 200, "the page has no style");
     assert_eq!(gateway.service.look_at("/livez").await.status, 200);
     assert_eq!(gateway.service.look_at("/readyz").await.status, 503);
     nats.start_again().await;
