@@ -31,7 +31,7 @@ pub(crate) struct Access {
     host_names: Vec<String>,
     /// Whether whoever is not on this machine is refused.
     loopback_only: bool,
-    /// Whether cookies are for TLS only.
+    /// Whether clients use TLS, with the gateway or with what stands before it.
     tls: bool,
 }
 
@@ -58,10 +58,11 @@ impl Access {
             ),
             None => None,
         };
+        let tls = options.tls_cert.is_some() || options.behind_tls;
         let listen = config.listen;
         if tokens.is_some() {
-            if !listen.ip().is_loopback() && options.tls_cert.is_none() {
-                warn!(address = %listen, "tokens travel unencrypted: set --tls-cert, or let something before it do TLS");
+            if !listen.ip().is_loopback() && !tls {
+                warn!(address = %listen, "tokens travel unencrypted: set --tls-cert, or --behind-tls if something before it does TLS");
             }
         } else if listen.ip().is_loopback() {
             info!(address = %listen, "no tokens: serving this machine only, and whoever is on it may do everything");
@@ -77,7 +78,7 @@ impl Access {
             tokens,
             host_names: options.host_names.clone(),
             loopback_only: options.tokens.is_none() && !options.allow_anyone,
-            tls: options.tls_cert.is_some(),
+            tls,
         })
     }
 
@@ -91,7 +92,7 @@ impl Access {
         self.tokens.is_some()
     }
 
-    /// Whether connections are encrypted.
+    /// Whether the addresses that clients know are those of TLS.
     pub(crate) fn does_tls(&self) -> bool {
         self.tls
     }

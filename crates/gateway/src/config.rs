@@ -51,6 +51,12 @@ pub struct AccessOptions {
     /// PEM file with the private key of --tls-cert
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+
+    /// People reach this over TLS that something before it does: cookies are for TLS only, and addresses are https
+    ///
+    /// This is not taken from what a request says of itself, such as `X-Forwarded-Proto`: anybody could say it.
+    #[arg(long)]
+    pub behind_tls: bool,
 }
 
 /// What clients may cost.

@@ -412,6 +412,35 @@ async fn it_does_not_open_itself_to_others_by_mistake() {
 }
 
 #[tokio::test]
+async fn behind_tls_the_cookie_is_for_tls_only_and_only_the_operator_says_so() {
+    let nats = NatsServer::start().await;
+    let file = tokens();
+    let path = file.path().to_str().unwrap();
+    let args = ["--tokens", path, "--listen", "0.0.0.0:0"];
+    for (more, secure) in [(&["--behind-tls"][..], true), (&[], false)] {
+        let args: Vec<&str> = [&args, more].concat();
+        let gateway = Gateway::with(&nats, &args).await;
+        let port = gateway.address.rsplit(':').next().unwrap();
+        let signing_in = http()
+            .post(format!("http://127.0.0.1:{port}/sign-in"))
+            .header("host", "jobs.example")
+            .header("origin", "https://jobs.example")
+            .header("x-forwarded-proto", "https")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body("token=token-of-the-reader-1");
+        let answer = send(signing_in).await;
+        assert_eq!(answer.status, 303, "{answer:?}");
+        let cookie = answer.headers["set-cookie"].to_str().unwrap();
+        assert_eq!(cookie.contains("; Secure"), secure, "{cookie}");
+        let warned = gateway.service.lines();
+        let warned = warned
+            .iter()
+            .any(|line| line.text.contains("travel unencrypted"));
+        assert_eq!(warned, !secure);
+    }
+}
+
+#[tokio::test]
 async fn it_speaks_tls() {
     let nats = NatsServer::start().await;
     let _consumer = consumer(&nats, &[]).await;
