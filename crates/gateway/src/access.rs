@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::config::Config;
 use crate::problem::Problem;
 use crate::scope::{Scope, Scopes};
-use crate::tokens::{Tokens, is_token_byte};
+use crate::tokens::{Grant, Tokens, is_token_byte};
 
 /// Where a person gives a token.
 pub(crate) const SIGN_IN: &str = "/sign-in";
@@ -126,19 +126,16 @@ impl Access {
                 scopes: Scopes::ALL,
             });
         };
-        let unknown = || Problem::new(StatusCode::UNAUTHORIZED, "this token is not known");
-        let token = match bearer(headers) {
-            Some(token) => token,
-            None if headers.contains_key(header::AUTHORIZATION) => return Err(unknown()),
-            None => {
-                let missing = "a token is needed: send the header `Authorization: Bearer <token>`";
-                let cookie = cookie(headers);
-                let cookie = cookie.ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, missing));
-                cookie?
-            }
-        };
-        let (name, scopes) = tokens.find(token).ok_or_else(unknown)?;
+        let (name, scopes) = tokens.find(token(headers)?).ok_or_else(unknown)?;
         Ok(Caller { name, scopes })
+    }
+
+    /// For how long somebody may go on with what needs this scope.
+    pub(crate) fn grant(&self, headers: &HeaderMap, scope: Scope) -> Result<Grant, Problem> {
+        match &self.tokens {
+            Some(tokens) => tokens.grant(token(headers)?, scope).ok_or_else(unknown),
+            None => Ok(Grant::FOREVER),
+        }
     }
 
     /// Without tokens the browser of whoever sits at this machine is all that it takes, so a page
@@ -199,6 +196,22 @@ pub(crate) fn check_origin(
         }
     }
     Ok(())
+}
+
+/// The bearer token, or the one in the cookie.
+fn token(headers: &HeaderMap) -> Result<&str, Problem> {
+    if let Some(token) = bearer(headers) {
+        return Ok(token);
+    }
+    if headers.contains_key(header::AUTHORIZATION) {
+        return Err(unknown());
+    }
+    let missing = "a token is needed: send the header `Authorization: Bearer <token>`";
+    cookie(headers).ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, missing))
+}
+
+fn unknown() -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "this token is not known")
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

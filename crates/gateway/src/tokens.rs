@@ -1,20 +1,21 @@
 //! The file that says whose token may do what.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::scope::{Scope, Scopes};
 
 /// How often it is looked whether the file has changed.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The shortest token; a text of this length that was made by chance is not guessed.
 const SHORTEST: usize = 20;
@@ -44,7 +45,16 @@ struct Entry {
 /// The tokens that are accepted, as they are in a file.
 #[derive(Clone)]
 pub(crate) struct Tokens {
-    known: Arc<RwLock<Vec<Known>>>,
+    known: Arc<watch::Sender<Vec<Known>>>,
+}
+
+/// What is allowed until the file says something else: whatever has no end of its own ends then.
+pub(crate) struct Grant(Option<Held>);
+
+struct Held {
+    known: watch::Receiver<Vec<Known>>,
+    hash: [u8; 32],
+    scope: Scope,
 }
 
 struct Known {
@@ -75,7 +85,7 @@ impl Tokens {
     pub(crate) fn watch(path: PathBuf, until: CancellationToken) -> anyhow::Result<Self> {
         let mut version = Version::of(&path);
         let tokens = Self {
-            known: Arc::new(RwLock::new(read(&path)?)),
+            known: Arc::new(watch::Sender::new(read(&path)?)),
         };
         let known = Arc::clone(&tokens.known);
         tokio::spawn(until.run_until_cancelled_owned(async move {
@@ -96,7 +106,7 @@ impl Tokens {
                     None => {}
                     Some(Ok(read)) => {
                         info!(tokens = read.len(), "read the tokens again");
-                        *known.write().unwrap_or_else(PoisonError::into_inner) = read;
+                        drop(known.send_replace(read));
                     }
                     Some(Err(error)) => error!("the tokens stay as they were: {error:#}"),
                 }
@@ -108,19 +118,56 @@ impl Tokens {
     /// Whose token it is, and what it allows. How long this takes tells nothing of how near a
     /// guess is: hashes are compared, and each of them whole.
     pub(crate) fn find(&self, token: &str) -> Option<(Arc<str>, Scopes)> {
-        if token.len() > LONGEST {
-            return None;
-        }
-        let hash = Sha256::digest(token.as_bytes());
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let mut found = None;
-        for known in known.iter() {
-            if bool::from(known.hash.ct_eq(&hash)) {
-                found = Some((Arc::clone(&known.name), known.scopes));
+        let hash = hash(token)?;
+        find(&self.known.borrow(), &hash)
+    }
+
+    /// Lets somebody go on for as long as the token has the scope; none if it does not have it.
+    pub(crate) fn grant(&self, token: &str, scope: Scope) -> Option<Grant> {
+        let known = self.known.subscribe();
+        let hash = hash(token)?;
+        let held = Held { known, hash, scope };
+        held.holds().then_some(Grant(Some(held)))
+    }
+}
+
+impl Grant {
+    /// Where no token is needed.
+    pub(crate) const FOREVER: Self = Self(None);
+
+    /// Waits until it does not hold any more.
+    pub(crate) async fn withdrawn(&mut self) {
+        if let Some(held) = &mut self.0 {
+            while held.known.changed().await.is_ok() {
+                if !held.holds() {
+                    return;
+                }
             }
         }
-        found
+        std::future::pending::<()>().await;
     }
+}
+
+impl Held {
+    fn holds(&self) -> bool {
+        let found = find(&self.known.borrow(), &self.hash);
+        found.is_some_and(|(_, scopes)| scopes.contain(self.scope))
+    }
+}
+
+/// None of what is too long to be a token.
+fn hash(token: &str) -> Option<[u8; 32]> {
+    (token.len() <= LONGEST).then(|| Sha256::digest(token.as_bytes()).into())
+}
+
+fn find(known: &[Known], hash: &[u8; 32]) -> Option<(Arc<str>, Scopes)> {
+    let mut found = None;
+    for known in known {
+        if bool::from(known.hash.ct_eq(hash)) {
+            found = Some((Arc::clone(&known.name), known.scopes));
+        }
+    }
+    found
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<Known>> {
@@ -227,7 +274,7 @@ mod tests {
              [[token]]\nname = \"ops\"\ntoken = \"a-token-of-twenty-one\"\nscopes = [\"operate\"]\n"
         );
         let tokens = Tokens {
-            known: Arc::new(RwLock::new(parse(&text).unwrap())),
+            known: Arc::new(watch::Sender::new(parse(&text).unwrap())),
         };
         let (name, scopes) = tokens.find("test").unwrap();
         assert_eq!(&*name, "ci");

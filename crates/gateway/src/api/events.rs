@@ -18,6 +18,8 @@ use super::params::Id;
 use crate::access::Reader;
 use crate::app::App;
 use crate::problem::Problem;
+use crate::scope::Scope;
+use crate::tokens::Grant;
 
 /// How often something is sent where nothing happens, so that nobody takes the stream for dead.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -74,7 +76,8 @@ impl std::fmt::Display for Place {
 ///
 /// Server-Sent Events named `record`: the record as it is, then after each change, until the job
 /// has ended. Whoever comes back with `Last-Event-ID` is told only of what is new to it; an end
-/// that it knows is answered with 204, so that a browser does not come again.
+/// that it knows is answered with 204, so that a browser does not come again. The stream ends, too,
+/// when the token is withdrawn.
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}/events",
@@ -97,6 +100,7 @@ pub(crate) async fn events(
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let grant = app.access.grant(&headers, Scope::Read)?;
     let place = app.limits.stream()?;
     app.check_nats()?;
     let last = headers
@@ -114,6 +118,7 @@ pub(crate) async fn events(
     }
     let following = Following {
         app,
+        grant,
         id,
         changes,
         connected,
@@ -131,6 +136,7 @@ pub(crate) async fn events(
 
 struct Following {
     app: App,
+    grant: Grant,
     id: JobId,
     changes: Subscriber,
     connected: watch::Receiver<bool>,
@@ -152,7 +158,8 @@ impl Following {
         })
     }
 
-    /// The next event; none when the job has ended, or the gateway stops.
+    /// The next event; none when the job has ended, whoever follows may not any more, or the gateway
+    /// stops.
     async fn event(&mut self) -> Option<Event> {
         while !self.ended {
             let record = match self.next.take() {
@@ -179,6 +186,7 @@ impl Following {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return None,
+                () = self.grant.withdrawn() => return None,
                 change = self.changes.next() => {
                     // What is no record is what somebody else has sent.
                     if let Ok(record) = serde_json::from_slice(&change?.payload) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
@@ -12,6 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::Pages;
 use super::problem::Problem;
+use crate::scope::Scope;
 
 /// The most viewers at a time; more of them can still reload.
 const MOST_VIEWERS: usize = 500;
@@ -30,8 +32,12 @@ impl Default for Seats {
 }
 
 /// A stream of Server-Sent Events, one for each time that the system was looked at. It ends when
-/// the gateway stops.
-pub(crate) async fn live(State(pages): State<Pages>) -> Result<Response, Problem> {
+/// the gateway stops, or the viewer may not look any more.
+pub(crate) async fn live(
+    State(pages): State<Pages>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let grant = pages.app.access.grant(&headers, Scope::Read)?;
     let Ok(seat) = pages.seats.0.clone().try_acquire_owned() else {
         return Err(Problem::busy("as many browsers as can be are watching"));
     };
@@ -39,14 +45,17 @@ pub(crate) async fn live(State(pages): State<Pages>) -> Result<Response, Problem
     let shutdown = pages.app.context.shutdown.clone();
     history.mark_unchanged();
     let news = stream::unfold(
-        (history, shutdown, seat),
-        |(mut history, shutdown, seat)| async {
+        (history, shutdown, grant, seat),
+        |(mut history, shutdown, mut grant, seat)| async {
             // A viewer who is slow gets the newest only: there is no queue that could grow.
-            let changed = shutdown.run_until_cancelled(history.changed()).await;
-            changed?.ok()?;
+            tokio::select! {
+                changed = history.changed() => changed.ok()?,
+                () = grant.withdrawn() => return None,
+                () = shutdown.cancelled() => return None,
+            }
             let at = history.borrow_and_update().at;
             let event = Event::default().data(at.map(|at| at.to_string()).unwrap_or_default());
-            Some((Ok::<_, Infallible>(event), (history, shutdown, seat)))
+            Some((Ok::<_, Infallible>(event), (history, shutdown, grant, seat)))
         },
     );
     let news = Sse::new(news).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));

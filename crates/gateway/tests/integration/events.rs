@@ -1,10 +1,12 @@
 //! Following a job.
 
+use std::fs;
+
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use test_support::{NatsServer, Signal};
 
-use crate::support::{Gateway, consumer};
+use crate::support::{Gateway, consumer, send};
 
 /// An event as it came.
 #[derive(Debug)]
@@ -130,6 +132,55 @@ async fn open_streams_and_waits_do_not_hold_up_the_end() {
     let answer = waiting.await.unwrap().unwrap();
     assert_eq!(answer.status(), 202);
     assert!(gateway.service.wait().await.success());
+}
+
+#[tokio::test]
+async fn streams_end_when_the_token_is_withdrawn_or_loses_the_scope() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let entry = |name: &str, scope: &str| {
+        format!(
+            "[[token]]\nname = \"{name}\"\ntoken = \"token-of-{name}-0123456789\"\nscopes = [\"submit\", \"{scope}\"]\n"
+        )
+    };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let before = ["gone", "blind", "kept"].map(|name| entry(name, "read"));
+    fs::write(file.path(), before.concat()).unwrap();
+    let mut gateway = Gateway::with(&nats, &["--tokens", file.path().to_str().unwrap()]).await;
+    let bearer = |name: &str| format!("token-of-{name}-0123456789");
+    let later = r#"{"kind":"echo","run_at":"2099-01-01T00:00:00Z"}"#;
+    let submission = gateway.posting("/v1/jobs", later);
+    let id = send(submission.bearer_auth(bearer("kept"))).await.id();
+    let paths = [format!("/v1/jobs/{id}/events"), "/live".to_owned()];
+    let mut streams = Vec::new();
+    for path in &paths {
+        for name in ["gone", "blind", "kept"] {
+            let request = gateway.request(Method::GET, path);
+            let mut stream = request.bearer_auth(bearer(name)).send().await.unwrap();
+            assert_eq!(stream.status(), 200, "{path}");
+            assert!(stream.chunk().await.unwrap().is_some(), "{path}");
+            streams.push((name, path, stream));
+        }
+    }
+    let after = [entry("blind", "operate"), entry("kept", "read")];
+    fs::write(file.path(), after.concat()).unwrap();
+    let is_read = |line: &str| line.contains("read the tokens again");
+    gateway.service.wait_for_line(is_read).await;
+    for (name, path, stream) in &mut streams {
+        if *name != "kept" {
+            let rest = async { while stream.chunk().await.unwrap().is_some() {} };
+            let ended = tokio::time::timeout(test_support::DEADLINE, rest).await;
+            assert!(ended.is_ok(), "{path} of {name} goes on");
+        }
+    }
+    // The others, which were begun no later, go on: there is more to come, if only that all is well.
+    for (name, path, stream) in &mut streams {
+        if *name == "kept" {
+            assert!(stream.chunk().await.unwrap().is_some(), "{path} has ended");
+        }
+    }
+    drop(streams);
+    gateway.stop().await;
 }
 
 #[tokio::test]
