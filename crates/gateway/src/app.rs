@@ -1,6 +1,7 @@
 use std::future::Future;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::http::StatusCode;
 use bootstrap::{Context, Nats};
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) submitter: Submitter,
     /// The fleet as a status service told it last.
     pub(crate) fleet: FleetCache,
+    /// How often dead letters were replayed or discarded from here.
+    pub(crate) letter_changes: AtomicU64,
 }
 
 /// What takes requests, also before there is a connection to NATS.
@@ -63,6 +66,16 @@ impl App {
             let text = "something went wrong in the gateway; its log says what";
             Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, text))
         })
+    }
+
+    /// Dead letters were replayed or discarded from here: what is known of them is old.
+    pub(crate) fn letters_changed(&self) {
+        self.letter_changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// What is known of dead letters is good for as long as this stays the same.
+    pub(crate) fn letter_changes(&self) -> u64 {
+        self.letter_changes.load(Ordering::Acquire)
     }
 
     /// Says at once that NATS is away, instead of waiting for it.

@@ -96,17 +96,17 @@ pub(crate) async fn all(
 }
 
 async fn one(app: &App, letter: DeadLetter, action: Action, came: &mut Came) {
-    let client = app.nats.client.clone();
+    let shared = app.clone();
     let id = letter.id;
     // Where nobody waits any more, this letter is still the last that is done.
     let done = app.finish(async move {
-        Ok(match action {
-            Action::Replay => dead::replay(&client, &letter, None).await?,
-            Action::Discard => {
-                dead::discard(&client, &letter).await?;
-                Replayed::Yes
-            }
-        })
+        let client = &shared.nats.client;
+        let done = match action {
+            Action::Replay => dead::replay(client, &letter, None).await,
+            Action::Discard => dead::discard(client, &letter).await.map(|()| Replayed::Yes),
+        };
+        shared.letters_changed();
+        Ok(done?)
     });
     match done.await {
         Ok(Replayed::Yes) => came.done += 1,

@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -73,6 +74,7 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
             submitter: Submitter::new(&nats, patience),
             nats,
             fleet: FleetCache::default(),
+            letter_changes: AtomicU64::default(),
         });
         drop(served.send_replace(with_nats(&app)));
         info!("serving {url}");

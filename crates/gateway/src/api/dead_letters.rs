@@ -292,8 +292,12 @@ pub(crate) async fn replay(
     let payload = edit(&headers, &body.bytes)?;
     let edited = payload.is_some();
     let letter = find(&app, id).await?;
-    let client = app.nats.client.clone();
-    let replaying = async move { Ok(dead::replay(&client, &letter, payload).await?) };
+    let shared = app.clone();
+    let replaying = async move {
+        let replayed = dead::replay(&shared.nats.client, &letter, payload).await;
+        shared.letters_changed();
+        Ok(replayed?)
+    };
     match app.finish(replaying).await? {
         Replayed::Yes => {
             info!(job.id = %id, by = %operator.name, edited, "replayed a dead letter");
@@ -351,9 +355,13 @@ pub(crate) async fn discard(
     Id(id): Id,
 ) -> Result<StatusCode, Problem> {
     let letter = find(&app, id).await?;
-    let client = app.nats.client.clone();
-    app.finish(async move { Ok(dead::discard(&client, &letter).await?) })
-        .await?;
+    let shared = app.clone();
+    let discarding = async move {
+        let discarded = dead::discard(&shared.nats.client, &letter).await;
+        shared.letters_changed();
+        Ok(discarded?)
+    };
+    app.finish(discarding).await?;
     info!(job.id = %id, by = %operator.name, "discarded a dead letter");
     Ok(StatusCode::NO_CONTENT)
 }

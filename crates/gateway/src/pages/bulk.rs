@@ -173,7 +173,7 @@ impl Bulk {
                 Verb::Replay => dead::replay_all(&client, &which, rate, stop, progress).await,
                 Verb::Discard => dead::discard_all(&client, &which, rate, stop, progress).await,
             };
-            pages.letters_changed();
+            pages.app.letters_changed();
             match result {
                 Ok(count) => {
                     done.store(count, Ordering::Relaxed);

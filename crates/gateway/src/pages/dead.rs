@@ -198,7 +198,7 @@ pub(crate) async fn page(
         page.next = found.next.map(|next| next.to_string());
         let counted = pages.history.borrow().dead;
         if first && !filtered && counted.is_some_and(|dead| (dead == 0) != page.rows.is_empty()) {
-            pages.stale.mark();
+            pages.shown.doubt_dead().await;
         }
         if first && !filtered && !page.rows.is_empty() {
             let found = pages.groups.of_all(&pages.app).await?;

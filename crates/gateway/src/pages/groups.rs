@@ -2,7 +2,6 @@
 //! read for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use durable::{Which, dead};
@@ -20,14 +19,7 @@ const FRESH: Duration = Duration::from_secs(5);
 
 /// What was found last. Clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct Groups(Arc<Shared>);
-
-#[derive(Default)]
-struct Shared {
-    last: Mutex<Option<Found>>,
-    /// How often letters were replayed or discarded from here.
-    changes: AtomicU64,
-}
+pub(crate) struct Groups(Arc<Mutex<Option<Found>>>);
 
 struct Found {
     at: Instant,
@@ -39,8 +31,8 @@ impl Groups {
     /// The groups of all letters.
     pub(crate) async fn of_all(&self, app: &App) -> Result<Arc<dead::Groups>, Problem> {
         // Whoever comes while one reads them waits for the same answer.
-        let mut last = self.0.last.lock().await;
-        let changes = self.0.changes.load(Ordering::Acquire);
+        let mut last = self.0.lock().await;
+        let changes = app.letter_changes();
         if let Some(found) = &*last
             && found.changes == changes
             && found.at.elapsed() < FRESH
@@ -55,10 +47,5 @@ impl Groups {
             groups: Arc::clone(&groups),
         });
         Ok(groups)
-    }
-
-    /// What was found is old, also if it is being read now.
-    pub(crate) fn forget(&self) {
-        self.0.changes.fetch_add(1, Ordering::Release);
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Counts, Fleet, FleetRequest, RunTime, Timestamp};
@@ -11,6 +10,7 @@ use durable::{Guarantees, Queue, Stream, StreamDepth, Topology};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::shown::Shown;
 use crate::app::App;
 use crate::fleet::fleet;
 
@@ -31,10 +31,6 @@ const GUARANTEES: Duration = Duration::from_secs(30);
 
 /// How often the queues are listed, each of which costs the server an answer.
 const QUEUES: Duration = Duration::from_secs(10);
-
-/// How often dead letters are counted, unless it is known that there are others: the server adds up
-/// their subjects for it.
-const DEAD: Duration = Duration::from_secs(30);
 
 /// The most status services whose totals are told apart.
 const MOST_OBSERVERS: usize = 16;
@@ -134,58 +130,46 @@ impl Snapshot {
     }
 }
 
-/// Whether the count of dead letters is known to be old. Clones share it.
-#[derive(Clone, Default)]
-pub(crate) struct Stale(Arc<AtomicBool>);
-
-impl Stale {
-    /// Lets them be counted at the next look.
-    pub(crate) fn mark(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    fn take(&self) -> bool {
-        self.0.swap(false, Ordering::AcqRel)
-    }
-}
-
 /// What is not looked at each time, and when it was.
-struct NowAndThen<T> {
+pub(crate) struct NowAndThen<T> {
     every: Duration,
     seen: Option<(Instant, T)>,
 }
 
 impl<T: Clone> NowAndThen<T> {
-    const fn new(every: Duration) -> Self {
+    pub(crate) const fn new(every: Duration) -> Self {
         Self { every, seen: None }
     }
 
-    fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         let seen = self.seen.as_ref();
         seen.is_none_or(|(at, _)| at.elapsed() >= self.every)
     }
 
     /// Keeps it; what could not be seen is looked at again the next time.
-    fn keep(&mut self, seen: Option<T>) {
+    pub(crate) fn keep(&mut self, seen: Option<T>) {
         self.seen = seen.map(|seen| (Instant::now(), seen));
     }
 
-    fn get(&self) -> Option<T> {
+    pub(crate) fn get(&self) -> Option<T> {
         self.seen.as_ref().map(|(_, seen)| seen.clone())
     }
 }
 
-/// Looks at the system until it is told to stop. Whoever holds the result sees each new snapshot.
-pub(crate) fn watch_over(app: App, stale: Stale) -> History {
-    let (sender, receiver) = watch::channel(Arc::new(Snapshot::unknown()));
+/// Looks at the system until it is told to stop. Whoever holds the first result sees each new
+/// snapshot.
+pub(crate) fn watch_over(app: App) -> (History, Shown) {
+    let (snapshots, history) = watch::channel(Arc::new(Snapshot::unknown()));
+    let shown = Shown::new(snapshots, &app);
+    let showing = shown.clone();
     tokio::spawn(async move {
-        let looks = look_again_and_again(&app, &stale, sender);
+        let looks = look_again_and_again(&app, &showing);
         let _ = app.context.shutdown.run_until_cancelled(looks).await;
     });
-    receiver
+    (history, shown)
 }
 
-async fn look_again_and_again(app: &App, stale: &Stale, sender: watch::Sender<Arc<Snapshot>>) {
+async fn look_again_and_again(app: &App, shown: &Shown) {
     let start = Instant::now();
     let connected = app.nats.connected();
     let mut points = VecDeque::with_capacity(MOST_POINTS);
@@ -193,7 +177,6 @@ async fn look_again_and_again(app: &App, stale: &Stale, sender: watch::Sender<Ar
     let client = &app.nats.client;
     let mut guarantees = NowAndThen::new(GUARANTEES);
     let mut queues = NowAndThen::new(QUEUES);
-    let mut dead = NowAndThen::new(DEAD);
     let mut spread = None;
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -210,19 +193,14 @@ async fn look_again_and_again(app: &App, stale: &Stale, sender: watch::Sender<Ar
                 let found = durable::queues(client, MOST_QUEUES).await;
                 queues.keep(found.ok().map(Arc::new));
             }
-            if stale.take() || dead.is_due() {
-                dead.keep(durable::dead_letters(client).await.ok().flatten());
-            }
         } else {
-            // Without a durable lane there is neither, and what does not answer is not asked more.
+            // Without a durable lane there are none, and what does not answer is not asked more.
             queues.keep(None);
-            dead.keep(None);
         }
         snapshot.queues = match &snapshot.streams {
             Ok(None) => Some(Arc::default()),
             _ => queues.get(),
         };
-        snapshot.dead = dead.get();
         snapshot.connected = *connected.borrow();
         snapshot.guarantees = guarantees.get();
         spread = snapshot
@@ -237,7 +215,7 @@ async fn look_again_and_again(app: &App, stale: &Stale, sender: watch::Sender<Ar
         }
         points.push_back(point(start.elapsed(), &snapshot, &mut observers));
         snapshot.points = Arc::new(points.iter().copied().collect());
-        sender.send_replace(Arc::new(snapshot));
+        shown.show(app, snapshot).await;
     }
 }
 

@@ -191,7 +191,7 @@ pub(crate) async fn replay(
     let app = pages.app.clone();
     let work = async move {
         let replayed = dead::replay(&pages.app.nats.client, &letter, payload).await;
-        pages.letters_changed();
+        pages.app.letters_changed();
         if let Ok(Replayed::Yes) = replayed {
             info!(job.id = %id, by = %operator.name, edited, "replayed a dead letter");
         }
@@ -217,7 +217,7 @@ pub(crate) async fn discard(
             let app = pages.app.clone();
             let work = async move {
                 let discarded = dead::discard(&pages.app.nats.client, &letter).await;
-                pages.letters_changed();
+                pages.app.letters_changed();
                 if discarded.is_ok() {
                     info!(job.id = %id, by = %operator.name, "discarded a dead letter");
                 }

@@ -18,6 +18,7 @@ mod life;
 mod live;
 mod overview;
 mod problem;
+mod shown;
 mod sign_in;
 #[cfg(test)]
 mod tests;
@@ -35,10 +36,11 @@ use crate::app::App;
 use bulk::Bulk;
 pub(crate) use frame::{Frame, html};
 use groups::Groups;
-use history::{History, Stale};
+use history::History;
 use live::Seats;
 use problem::Problem;
 pub(crate) use problem::instead;
+use shown::Shown;
 
 /// What the pages can use. Clones share it.
 #[derive(Clone)]
@@ -48,15 +50,7 @@ pub(crate) struct Pages {
     seats: Seats,
     bulk: Bulk,
     groups: Groups,
-    stale: Stale,
-}
-
-impl Pages {
-    /// Dead letters were replayed or discarded from here: what is known of them is old.
-    fn letters_changed(&self) {
-        self.groups.forget();
-        self.stale.mark();
-    }
+    shown: Shown,
 }
 
 /// What pages load.
@@ -66,14 +60,14 @@ pub(crate) fn assets<S: Clone + Send + Sync + 'static>() -> Router<S> {
 
 /// All pages. From now on the system is looked at, until the gateway stops.
 pub(crate) fn router(app: &App) -> Router<App> {
-    let stale = Stale::default();
+    let (history, shown) = history::watch_over(app.clone());
     let pages = Pages {
         app: app.clone(),
-        history: history::watch_over(app.clone(), stale.clone()),
+        history,
         seats: Seats::default(),
         bulk: Bulk::new(app.context.shutdown.clone()),
         groups: Groups::default(),
-        stale,
+        shown,
     };
     let seen = Router::new()
         .route("/", get(overview::page))
@@ -82,6 +76,7 @@ pub(crate) fn router(app: &App) -> Router<App> {
         .route("/jobs/{id}", get(job::page))
         .route("/dead", get(dead::page))
         .route("/dead/{id}", get(letter::page))
+        .route_layer(from_fn_with_state(pages.clone(), count_anew))
         .route("/live", get(live::live))
         .route_layer(from_extractor_with_state::<Reader, App>(app.clone()));
     let driven = Router::new()
@@ -96,6 +91,12 @@ pub(crate) fn router(app: &App) -> Router<App> {
         .route("/sign-in", get(sign_in::page).post(sign_in::sign_in))
         .route("/sign-out", post(sign_in::sign_out));
     seen.merge(driven).merge(open).with_state(pages)
+}
+
+/// Whoever has just replayed or discarded letters is not shown how many there were before.
+async fn count_anew(State(pages): State<Pages>, request: Request, next: Next) -> Response {
+    pages.shown.refresh_dead(&pages.app).await;
+    next.run(request).await
 }
 
 /// Lets those through who may cancel, replay and discard, and tells the others so on a page.

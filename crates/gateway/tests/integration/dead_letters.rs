@@ -1,7 +1,7 @@
 //! Dead letters: seen, corrected, replayed and discarded.
 
 use serde_json::json;
-use test_support::NatsServer;
+use test_support::{DEADLINE, NatsServer, eventually};
 
 use crate::support::{Gateway, consumer, send};
 
@@ -155,4 +155,36 @@ async fn many_are_replayed_and_discarded_by_what_they_have_in_common() {
         (&came["done"], &came["complete"]),
         (&json!(0), &json!(true))
     );
+}
+
+#[tokio::test]
+async fn a_page_after_letters_were_replayed_or_discarded_counts_those_that_are_left() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let gateway = Gateway::start(&nats).await;
+    let first = gateway.dead_job("one").await;
+    for message in ["two", "three", "four"] {
+        gateway.dead_job(message).await;
+    }
+    let badge = async |path: &str| {
+        let page = gateway.get(path).await.text;
+        let badge = page.split("class=\"badge bad\">").nth(1)?;
+        badge.split('<').next()?.parse::<u64>().ok()
+    };
+    // Others have made them: that is found out by looking.
+    eventually(DEADLINE, "the letters to be counted", async || {
+        (badge("/dead").await == Some(4)).then_some(())
+    })
+    .await;
+    gateway.delete(&format!("/v1/dead-letters/{first}")).await;
+    assert_eq!(badge("/jobs").await, Some(3));
+    let list = gateway.get("/v1/dead-letters").await.json();
+    let path = format!(
+        "/dead/{}/discard",
+        list["letters"][0]["id"].as_str().unwrap()
+    );
+    assert_eq!(gateway.post(&path, "").await.status, 303);
+    assert_eq!(badge("/").await, Some(2));
+    gateway.delete("/v1/dead-letters?all=true").await;
+    assert_eq!(badge("/consumers").await, None);
 }
