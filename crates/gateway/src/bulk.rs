@@ -29,6 +29,15 @@ pub(crate) enum Action {
     Discard,
 }
 
+impl Action {
+    pub(crate) const fn did(self) -> &'static str {
+        match self {
+            Self::Replay => "replayed",
+            Self::Discard => "discarded",
+        }
+    }
+}
+
 /// What came of many dead letters.
 #[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 #[schema(as = ManyDeadLetters)]

@@ -18,7 +18,7 @@ use super::form::Form;
 use super::problem::Problem;
 use super::text;
 use crate::access::Operator;
-use crate::bulk::FASTEST;
+use crate::bulk::{Action, FASTEST};
 
 /// The work that was begun last.
 #[derive(Clone)]
@@ -28,26 +28,11 @@ pub(crate) struct Bulk {
 }
 
 struct Work {
-    verb: Verb,
+    action: Action,
     done: Arc<AtomicU64>,
     stop: CancellationToken,
     /// How it ended; nothing while it goes on.
     end: Arc<Mutex<Option<Result<(), String>>>>,
-}
-
-#[derive(Clone, Copy)]
-enum Verb {
-    Replay,
-    Discard,
-}
-
-impl Verb {
-    const fn begun(self) -> &'static str {
-        match self {
-            Self::Replay => "replaying many dead letters",
-            Self::Discard => "discarding many dead letters",
-        }
-    }
 }
 
 /// How far it is, for the page.
@@ -114,10 +99,7 @@ impl Bulk {
             1 => "1 dead letter was".to_owned(),
             done => format!("{} dead letters were", text::count(done)),
         };
-        let did = match work.verb {
-            Verb::Replay => "replayed",
-            Verb::Discard => "discarded",
-        };
+        let did = work.action.did();
         let end = lock(&work.end);
         Some(Progress {
             text: match &*end {
@@ -138,7 +120,7 @@ impl Bulk {
     fn begin(
         &self,
         pages: &Pages,
-        verb: Verb,
+        action: Action,
         which: Which,
         rate: Option<NonZeroU32>,
         operator: &Operator,
@@ -150,7 +132,7 @@ impl Bulk {
             ));
         }
         let work = Work {
-            verb,
+            action,
             done: Arc::default(),
             stop: self.shutdown.child_token(),
             end: Arc::default(),
@@ -163,24 +145,21 @@ impl Bulk {
         let client = pages.app.nats.client.clone();
         let pages = pages.clone();
         let by = Arc::clone(&operator.name);
-        info!(%by, kind = ?which.kind, reason = ?which.reason, error = ?which.error, "{}", verb.begun());
+        info!(%by, kind = ?which.kind, reason = ?which.reason, error = ?which.error, ?action, "began with many dead letters");
         *slot = Some(work);
         // However the task ends, it has ended.
         let ended = OnEnd(end);
         tokio::spawn(async move {
             let progress = |count| done.store(count, Ordering::Relaxed);
-            let result = match verb {
-                Verb::Replay => dead::replay_all(&client, &which, rate, stop, progress).await,
-                Verb::Discard => dead::discard_all(&client, &which, rate, stop, progress).await,
+            let result = match action {
+                Action::Replay => dead::replay_all(&client, &which, rate, stop, progress).await,
+                Action::Discard => dead::discard_all(&client, &which, rate, stop, progress).await,
             };
             pages.app.letters_changed();
             match result {
                 Ok(count) => {
                     done.store(count, Ordering::Relaxed);
-                    match verb {
-                        Verb::Replay => info!(count, %by, "dead letters replayed"),
-                        Verb::Discard => info!(count, %by, "dead letters discarded"),
-                    }
+                    info!(count, %by, "dead letters {}", action.did());
                     ended.say(Ok(()));
                 }
                 Err(error) => {
@@ -223,7 +202,7 @@ pub(crate) async fn replay(
             "The number of letters a second has to be said.",
         ));
     }
-    begin(&pages, Verb::Replay, meant, &operator)
+    begin(&pages, Action::Replay, meant, &operator)
 }
 
 pub(crate) async fn discard(
@@ -231,18 +210,18 @@ pub(crate) async fn discard(
     Extension(operator): Extension<Operator>,
     Form(meant): Form<Meant>,
 ) -> Result<Response, Problem> {
-    begin(&pages, Verb::Discard, meant, &operator)
+    begin(&pages, Action::Discard, meant, &operator)
 }
 
 fn begin(
     pages: &Pages,
-    verb: Verb,
+    action: Action,
     meant: Meant,
     operator: &Operator,
 ) -> Result<Response, Problem> {
     let (which, rate) = meant.which()?;
     pages.app.check_nats()?;
-    pages.bulk.begin(pages, verb, which, rate, operator)?;
+    pages.bulk.begin(pages, action, which, rate, operator)?;
     Ok(Redirect::to("/dead").into_response())
 }
 
