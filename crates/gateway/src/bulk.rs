@@ -39,7 +39,7 @@ impl Action {
 }
 
 /// What came of many dead letters.
-#[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[schema(as = ManyDeadLetters)]
 pub(crate) struct Came {
     /// How many were replayed, or discarded.
@@ -50,14 +50,26 @@ pub(crate) struct Came {
     pub(crate) failed: u64,
     /// Whether these were all that there were at the beginning; if not, ask again to go on.
     pub(crate) complete: bool,
+    /// What went wrong last, if something did: why a letter was left as it is, or why this ended
+    /// before all were done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+impl Came {
+    fn is_nothing(&self) -> bool {
+        self.done + self.already + self.failed == 0
+    }
 }
 
 /// Does something with each dead letter that is meant and was there at the beginning, the oldest
-/// first, at most so many a second. It stops after five minutes, when the gateway does, and when
-/// nobody waits for it any more.
+/// first, at most so many a second. It stops after five minutes, when the gateway does, when
+/// nobody waits for it any more, and when the letters cannot be listed, of which it tells what it
+/// did before.
 ///
 /// # Errors
-/// When the rate is too high, there is no place for one more that waits, or NATS is away.
+/// When the rate is too high, there is no place for one more that waits, or NATS is away at the
+/// beginning.
 pub(crate) async fn all(
     app: &App,
     which: &Which,
@@ -82,9 +94,17 @@ pub(crate) async fn all(
         let Some(Ok(next)) = app.context.shutdown.run_until_cancelled(next).await else {
             break;
         };
-        let Some(letter) = next? else {
-            came.complete = true;
-            break;
+        let letter = match next {
+            Ok(Some(letter)) => letter,
+            Ok(None) => {
+                came.complete = true;
+                break;
+            }
+            Err(error) if came.is_nothing() => return Err(error.into()),
+            Err(error) => {
+                came.error = Some(format!("the dead letters cannot be listed: {error:#}"));
+                break;
+            }
         };
         // Letters that are there already are no reason to wait, and so to be late.
         if Instant::now() >= until {
@@ -97,6 +117,7 @@ pub(crate) async fn all(
         already = came.already,
         failed = came.failed,
         complete = came.complete,
+        error = came.error,
         ?action,
         by = %operator.name,
         "went through the dead letters"
@@ -123,6 +144,7 @@ async fn one(app: &App, letter: DeadLetter, action: Action, came: &mut Came) {
         Err(problem) => {
             came.failed += 1;
             warn!(job.id = %id, "dead letter left as it is: {}", problem.detail);
+            came.error = Some(format!("job {id}: {}", problem.detail));
         }
     }
 }

@@ -347,6 +347,7 @@ fn edit(headers: &HeaderMap, body: &Bytes) -> Result<Option<Bytes>, Problem> {
         (status = 204, description = "It is gone"),
         (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Somebody else is at it", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn discard(

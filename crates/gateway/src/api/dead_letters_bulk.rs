@@ -32,7 +32,7 @@ pub(crate) struct Query {
     #[serde(default)]
     all: bool,
     /// So many a second, at most.
-    #[param(value_type = Option<u32>, minimum = 1)]
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 100_000)]
     rate: Option<NonZeroU32>,
 }
 

@@ -103,3 +103,33 @@ pub(crate) async fn document() -> Response {
     let kind = HeaderValue::from_static("application/json");
     ([(header::CONTENT_TYPE, kind)], TEXT.clone()).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bulk::FASTEST;
+
+    #[test]
+    fn the_highest_rate_is_the_one_that_is_taken() {
+        for (path, method) in [
+            ("/v1/dead-letters", "delete"),
+            ("/v1/dead-letters/replay", "post"),
+        ] {
+            let parameters = &DOCUMENT["paths"][path][method]["parameters"];
+            let mut parameters = parameters.as_array().unwrap().iter();
+            let rate = parameters.find(|it| it["name"] == "rate").unwrap();
+            assert_eq!(rate["schema"]["maximum"], FASTEST, "{rate}");
+        }
+    }
+
+    #[test]
+    fn whoever_is_too_late_for_a_dead_letter_is_told_so() {
+        for (path, method) in [
+            ("/v1/dead-letters/{id}", "delete"),
+            ("/v1/dead-letters/{id}/replay", "post"),
+        ] {
+            let responses = &DOCUMENT["paths"][path][method]["responses"];
+            assert!(responses["409"].is_object(), "{method} {path}");
+        }
+    }
+}

@@ -188,3 +188,39 @@ async fn a_page_after_letters_were_replayed_or_discarded_counts_those_that_are_l
     gateway.delete("/v1/dead-letters?all=true").await;
     assert_eq!(badge("/consumers").await, None);
 }
+
+#[tokio::test]
+async fn whoever_does_it_with_many_is_told_what_went_wrong_and_what_was_done_before() {
+    let nats = NatsServer::builder().open().start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let gateway = Gateway::start(&nats).await;
+    for message in ["one", "two", "three"] {
+        gateway.dead_job(message).await;
+    }
+    // Something behind them, so that they are to be listed once more.
+    gateway.post("/v1/jobs?wait=1m", r#"{"kind":"echo"}"#).await;
+    let request = gateway.request(reqwest::Method::DELETE, "/v1/dead-letters?all=true&rate=1");
+    let discarding = tokio::spawn(send(request));
+    let client = nats.connect_as("operator").await;
+    eventually(DEADLINE, "one letter to be discarded", async || {
+        let left = durable::dead_letters(&client).await.ok().flatten();
+        left.filter(|&left| left < 3)
+    })
+    .await;
+    let delete = "$JS.API.STREAM.DELETE.JOBS_STATE";
+    client.request(delete, "".into()).await.unwrap();
+    let answer = discarding.await.unwrap();
+    let came = answer.json();
+    let [done, failed] = ["done", "failed"].map(|name| came[name].as_u64().unwrap());
+    assert_eq!(
+        (answer.status, &came["complete"]),
+        (200, &json!(false)),
+        "{came}"
+    );
+    assert!(done > 0 && failed > 0 && done + failed == 3, "{came}");
+    let error = came["error"].as_str().unwrap();
+    assert!(
+        error.contains("the dead letters cannot be listed"),
+        "{error}"
+    );
+}
