@@ -1,7 +1,7 @@
 //! NATS goes away, and comes back.
 
 use serde_json::json;
-use test_support::{DEADLINE, NatsServer, eventually};
+use test_support::{DEADLINE, NatsServer, Service, eventually};
 
 use crate::support::{Gateway, consumer, http, send, streams_without_consumer};
 
@@ -52,6 +52,19 @@ async fn a_gateway_that_waits_for_nats_stops_when_it_is_told_to() {
     let gateway = Gateway::once_it_is("listening on ", &nats, &[]).await;
     assert_eq!(gateway.get("/v1/jobs").await.status, 503);
     gateway.stop().await;
+}
+
+#[tokio::test]
+async fn credentials_that_nats_refuses_end_it_at_once() {
+    let nats = NatsServer::start().await;
+    let mut gateway = Service::program(env!("CARGO_BIN_EXE_gateway"))
+        .envs(nats.env_for("gateway"))
+        .env("NATS_PASSWORD", "guessed")
+        .args(["--listen", "127.0.0.1:0"])
+        .start();
+    assert_eq!(gateway.wait().await.code(), Some(2));
+    let text = gateway.stdout().join("\n");
+    assert!(text.contains("refuses these credentials"), "{text}");
 }
 
 #[tokio::test]
