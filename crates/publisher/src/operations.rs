@@ -26,7 +26,7 @@ pub(crate) enum Operation {
     Info(Job),
     /// Wait until a durable job has ended, and show how; exit with 0 if it succeeded, else 1
     Wait(Wait),
-    /// Cancel a durable job, in whatever state it is
+    /// Cancel a durable job; exit with 1 if it has ended otherwise, or nobody knows it
     Cancel(Job),
     /// See to jobs that were given up
     #[command(subcommand)]
@@ -169,20 +169,7 @@ pub(crate) async fn run(context: &Context, operation: Operation) -> anyhow::Resu
                 }
             }
         }
-        Operation::Cancel(job) => {
-            durable::cancel(&nats.client, job.id)
-                .await
-                .with_context(|| format!("job {} is not cancelled", job.id))?;
-            print(&if job.json {
-                json!({"id": job.id, "cancel": "requested"}).to_string()
-            } else {
-                format!(
-                    "asked for job {} to be cancelled, unless it has ended",
-                    job.id
-                )
-            })?;
-            true
-        }
+        Operation::Cancel(job) => cancel(&nats, &job).await?,
         Operation::Dead(dead) => see_to(context, &nats, dead).await?,
     };
     Ok(if fine {
@@ -190,6 +177,47 @@ pub(crate) async fn run(context: &Context, operation: Operation) -> anyhow::Resu
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Asks for a job to be cancelled if it can be, and says so; false if it has ended otherwise, or
+/// nobody knows it.
+async fn cancel(nats: &Nats, job: &Job) -> anyhow::Result<bool> {
+    let id = job.id;
+    let known = durable::look_up(&nats.client, id)
+        .await
+        .with_context(|| format!("job {id} is not cancelled: it cannot be looked up"))?;
+    let state = known.map(|record| record.state);
+    let (said, text) = match state {
+        None => (
+            "refused",
+            format!("job {id} is not cancelled: nobody knows it, or does not any more"),
+        ),
+        Some(JobState::Cancelled) => ("done", format!("job {id} is cancelled")),
+        Some(JobState::Dead) => (
+            "refused",
+            format!("job {id} is not cancelled: it is dead; discard its dead letter instead"),
+        ),
+        Some(state) if state.is_final() => (
+            "refused",
+            format!("job {id} is not cancelled: it has ended as {state}"),
+        ),
+        Some(_) => {
+            durable::cancel(&nats.client, id)
+                .await
+                .with_context(|| format!("job {id} is not cancelled"))?;
+            (
+                "requested",
+                format!("asked for job {id} to be cancelled, unless it ends first"),
+            )
+        }
+    };
+    print(&if job.json {
+        let state = state.map_or("unknown", JobState::as_str);
+        json!({"id": id, "cancel": said, "state": state}).to_string()
+    } else {
+        text
+    })?;
+    Ok(said != "refused")
 }
 
 async fn see_to(context: &Context, nats: &Nats, operation: Dead) -> anyhow::Result<bool> {

@@ -55,6 +55,14 @@ impl Desk {
         assert!(answer.get("error").is_none(), "{answer}");
     }
 
+    async fn is_asked_to_cancel(&self, id: JobId) -> bool {
+        let last = json!({"last_by_subj": subjects::cancel(id)}).to_string();
+        let request = self
+            .worker
+            .request("$JS.API.DIRECT.GET.JOBS_STATE", last.into());
+        request.await.unwrap().status.is_none()
+    }
+
     async fn record(&self, id: JobId, fields: Value) {
         let mut record = json!({
             "id": id, "kind": "mail", "at": "2026-01-31T09:30:00Z", "run": 1, "attempt": 1,
@@ -142,11 +150,37 @@ async fn a_cancellation_is_asked_for() {
     let (code, text) = desk.ask(&["cancel", &id.to_string()]).await;
     assert_eq!(code, 0);
     assert!(text.contains(&id.to_string()), "{text}");
-    let last = json!({"last_by_subj": subjects::cancel(id)}).to_string();
-    let request = desk
-        .worker
-        .request("$JS.API.DIRECT.GET.JOBS_STATE", last.into());
-    assert!(request.await.unwrap().status.is_none(), "nothing is stored");
+    assert!(desk.is_asked_to_cancel(id).await, "nothing is stored");
+    let (code, text) = desk.ask(&["cancel", &id.to_string(), "--json"]).await;
+    let said: Value = serde_json::from_str(&text).unwrap();
+    let expected = json!({"id": id, "cancel": "requested", "state": "queued"});
+    assert_eq!((code, said), (0, expected));
+}
+
+#[tokio::test]
+async fn what_has_ended_or_is_unknown_is_not_cancelled_and_the_exit_code_says_so() {
+    let desk = Desk::new().await;
+    for (state, expected, said) in [
+        ("succeeded", 1, "refused"),
+        ("expired", 1, "refused"),
+        ("dead", 1, "refused"),
+        ("cancelled", 0, "done"),
+        ("unknown", 1, "refused"),
+    ] {
+        let id = JobId::generate();
+        if state != "unknown" {
+            desk.record(id, json!({"state": state})).await;
+        }
+        let (code, text) = desk.ask(&["cancel", &id.to_string()]).await;
+        assert_eq!(code, expected, "{state}: {text}");
+        let word = if state == "unknown" { "nobody" } else { state };
+        assert!(text.contains(word), "{text}");
+        let (code, text) = desk.ask(&["cancel", &id.to_string(), "--json"]).await;
+        assert_eq!(code, expected, "{state}: {text}");
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(answer, json!({"id": id, "cancel": said, "state": state}));
+        assert!(!desk.is_asked_to_cancel(id).await, "{state}");
+    }
 }
 
 #[tokio::test]
