@@ -1,16 +1,16 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use common::{Backoff, FailedAttempt, JobId, JobKind, MaxAttempts, Priority};
+use common::{Backoff, FailedAttempt, JobId, JobKind, MaxAttempts, Priority, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::intake::Place;
-use crate::puller::{Pulled, stored_at};
+use crate::puller::Pulled;
 use crate::records::Found;
 
 /// A job that a consumer has, from its delivery until it is settled.
@@ -38,6 +38,8 @@ pub struct Lease {
     pub(crate) delivered: AtomicU64,
     pub(crate) stream_sequence: u64,
     pub(crate) ack: Subject,
+    /// When its message came into its stream.
+    pub(crate) stored: Option<Timestamp>,
     pub(crate) failures: Vec<FailedAttempt>,
     pub(crate) max_attempts: u32,
     pub(crate) backoff: Backoff,
@@ -71,6 +73,7 @@ impl Lease {
             delivered: AtomicU64::new(pulled.delivered),
             stream_sequence: pulled.stream_sequence,
             ack: pulled.ack,
+            stored: pulled.stored,
             failures: failures.unwrap_or_default(),
             max_attempts: MaxAttempts::default().get(),
             backoff: Backoff::default(),
@@ -102,12 +105,13 @@ impl Lease {
     /// When its message was put into the queue, by the clock of the NATS server.
     #[must_use]
     pub fn queued_at(&self) -> Option<SystemTime> {
-        stored_at(&self.ack)
+        let nanoseconds = u64::try_from(self.stored?.unix_nanos()).ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanoseconds))
     }
 
     /// How long this consumer has it.
     #[must_use]
-    pub fn age(&self) -> std::time::Duration {
+    pub fn age(&self) -> Duration {
         self.since.elapsed()
     }
 }
@@ -162,4 +166,33 @@ impl Leases {
 
 fn key(lease: &Lease) -> Key {
     (lease.queue, lease.stream_sequence, lease.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_knows_to_the_nanosecond_since_when_its_job_was_queued() {
+        let place = Place::unreadable(17, "mail".parse().unwrap());
+        let lease = |stored| {
+            let pulled = Pulled {
+                queue: 0,
+                subject: Subject::from_static("jobs.durable"),
+                headers: None,
+                payload: Bytes::new(),
+                ack: Subject::from_static("$JS.ACK"),
+                delivered: 1,
+                stream_sequence: 17,
+                stored,
+                consumer_sequence: 9,
+            };
+            Lease::new(place.clone(), pulled, None)
+        };
+        let stored = Timestamp::from_unix_nanos(1_700_000_000_123_456_789);
+        let since_epoch = Duration::from_nanos(1_700_000_000_123_456_789);
+        let expected = SystemTime::UNIX_EPOCH + since_epoch;
+        assert_eq!(lease(stored).queued_at(), Some(expected));
+        assert_eq!(lease(None).queued_at(), None);
+    }
 }

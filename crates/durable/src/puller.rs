@@ -1,7 +1,7 @@
 //! Pulls messages from several durable consumers at a time, never more than there is room for.
 
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
@@ -213,7 +213,7 @@ impl Puller {
             queue.stream.name() == origin.stream && queue.consumer == origin.consumer
         })?;
         let (delivered, stream_sequence) = (origin.delivered, origin.stream_sequence);
-        let (consumer_sequence, stored) = (origin.consumer_sequence, origin.stored());
+        let (consumer_sequence, stored) = (origin.consumer_sequence, origin.stored);
         let state = &mut self.queues[place].1;
         state.left = state.left.saturating_sub(1);
         if state.left == 0 {
@@ -261,37 +261,46 @@ struct Origin<'a> {
     delivered: u64,
     stream_sequence: u64,
     consumer_sequence: u64,
-    /// In nanoseconds since the Unix epoch.
-    stored: i128,
+    /// Nothing if it is beyond the calendar.
+    stored: Option<Timestamp>,
 }
+
+/// How many tokens the newer form has at least, without `$JS.ACK`: it begins with the domain and
+/// the account, and may end with others.
+const NEWER: usize = 9;
 
 impl<'a> Origin<'a> {
-    fn stored(&self) -> Option<Timestamp> {
-        Timestamp::from_unix_nanos(self.stored)
-    }
-
     fn of(ack: &'a str) -> Option<Self> {
         let rest = ack.strip_prefix("$JS.ACK.")?;
-        // The newer form begins with the domain and the account.
-        let skip = if rest.split('.').count() >= 9 { 2 } else { 0 };
-        let mut tokens = rest.split('.').skip(skip);
+        let mut tokens = [""; NEWER];
+        let mut count = 0;
+        for (place, token) in tokens.iter_mut().zip(rest.split('.')) {
+            *place = token;
+            count += 1;
+        }
+        let skip = if count == NEWER { 2 } else { 0 };
+        // One that is missing is empty, and no number.
+        let [
+            stream,
+            consumer,
+            delivered,
+            stream_sequence,
+            consumer_sequence,
+            stored,
+            ..,
+        ] = tokens[skip..]
+        else {
+            return None;
+        };
         Some(Self {
-            stream: tokens.next()?,
-            consumer: tokens.next()?,
-            delivered: tokens.next()?.parse().ok()?,
-            stream_sequence: tokens.next()?.parse().ok()?,
-            consumer_sequence: tokens.next()?.parse().ok()?,
-            stored: tokens.next()?.parse().ok()?,
+            stream,
+            consumer,
+            delivered: delivered.parse().ok()?,
+            stream_sequence: stream_sequence.parse().ok()?,
+            consumer_sequence: consumer_sequence.parse().ok()?,
+            stored: Timestamp::from_unix_nanos(stored.parse().ok()?),
         })
     }
-}
-
-/// When a message was stored, by the clock of the server, as the subject of its acknowledgement says.
-pub(crate) fn stored_at(ack: &str) -> Option<SystemTime> {
-    let rest = ack.strip_prefix("$JS.ACK.")?;
-    let place = if rest.split('.').count() >= 9 { 7 } else { 5 };
-    let nanoseconds = rest.split('.').nth(place)?.parse().ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanoseconds))
 }
 
 #[cfg(test)]
@@ -306,20 +315,32 @@ mod tests {
             delivered: 3,
             stream_sequence: 17,
             consumer_sequence: 9,
-            stored: 1_700_000_000_000_000_000,
+            stored: Timestamp::from_unix_nanos(1_700_000_000_000_000_000),
         };
         for subject in [
             "$JS.ACK.JOBS.mail=send.3.17.9.1700000000000000000.5",
+            "$JS.ACK._.ABCDEF.JOBS.mail=send.3.17.9.1700000000000000000.5",
             "$JS.ACK._.ABCDEF.JOBS.mail=send.3.17.9.1700000000000000000.5.random",
+            "$JS.ACK._.ABCDEF.JOBS.mail=send.3.17.9.1700000000000000000.5.random.more",
         ] {
-            assert_eq!(Origin::of(subject), Some(origin));
-            assert_eq!(origin.stream, "JOBS");
-            let stored = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-            assert_eq!(stored_at(subject), Some(stored));
+            assert_eq!(Origin::of(subject), Some(origin), "{subject}");
         }
-        for subject in ["", "$JS.ACK.JOBS", "$JS.ACK.JOBS.a.x.1.1.1.1", "_INBOX.a"] {
-            assert_eq!(Origin::of(subject), None);
+        for subject in [
+            "",
+            "$JS.ACK.JOBS",
+            "$JS.ACK.JOBS.a.x.1.1.1.1",
+            "$JS.ACK.JOBS.a.1.1.1",
+            "$JS.ACK.JOBS.a.1.1.1.x.1",
+            "$JS.ACK._.ABCDEF.JOBS.a.1.1.1.x.1",
+            "_INBOX.a",
+        ] {
+            assert_eq!(Origin::of(subject), None, "{subject}");
         }
-        assert_eq!(stored_at("_INBOX.a"), None);
+        let beyond = format!("$JS.ACK.JOBS.mail=send.3.17.9.{}.5", i128::MAX);
+        let nowhen = Origin {
+            stored: None,
+            ..origin
+        };
+        assert_eq!(Origin::of(&beyond), Some(nowhen));
     }
 }
