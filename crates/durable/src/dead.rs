@@ -10,6 +10,7 @@ use common::{
 use serde_json::Value;
 
 mod all;
+mod failures;
 mod groups;
 mod newest;
 
@@ -26,6 +27,7 @@ use crate::submit::MARGIN;
 use crate::topology::Stream;
 use crate::trim;
 use crate::writer::{self, Message, NotStored, size_of};
+use failures::add_failures;
 
 /// How many are read at a time.
 const PAGE: usize = 100;
@@ -50,7 +52,7 @@ pub struct DeadLetter {
     pub reason: Option<DeadReason>,
     /// When, by the clock of the NATS server.
     pub at: Timestamp,
-    /// Its failed attempts, the oldest first.
+    /// Its failures, the oldest first: those of its record where the letter had no room for them.
     pub failures: Vec<FailedAttempt>,
     /// Its bytes as they were submitted.
     pub payload: Bytes,
@@ -172,9 +174,7 @@ pub async fn list(
         let Some(last) = page.last() else { break };
         from = last.sequence + 1;
         let mut page: Vec<_> = page.into_iter().filter_map(DeadLetter::of).collect();
-        if which.error.is_some() {
-            groups::add_failures(client, &mut page).await?;
-        }
+        add_failures(client, &mut page).await?;
         let wanted = page.into_iter().filter(|letter| which.is(letter));
         letters.extend(wanted.take(most - letters.len()));
     }
@@ -195,7 +195,9 @@ impl DeadLetter {
 /// When the server does not answer in time.
 pub async fn show(client: &Client, id: JobId) -> anyhow::Result<Option<DeadLetter>> {
     let kept = direct::last(client, Stream::State, &format!("jobs.dead.{id}.>")).await?;
-    Ok(kept.and_then(DeadLetter::of))
+    let mut letter = kept.and_then(DeadLetter::of);
+    add_failures(client, letter.as_mut_slice()).await?;
+    Ok(letter)
 }
 
 /// Puts a dead letter into the queue again, with another payload if there is one; its attempts are

@@ -414,13 +414,13 @@ fn show_letter(letter: &DeadLetter, as_json: bool) -> anyhow::Result<()> {
 }
 
 fn summary(letter: &DeadLetter) -> serde_json::Value {
-    let last = letter.failures.last();
+    let last = letter.last_failure();
     json!({
         "id": letter.id,
         "kind": letter.kind,
         "reason": letter.reason,
         "at": letter.at,
-        "attempts": letter.failures.iter().filter(|failure| failure.attempt > 0).count(),
+        "attempts": letter.failed_attempts(),
         "error": last.map(|failure| &failure.error),
         "bytes": letter.payload.len(),
     })
@@ -428,7 +428,7 @@ fn summary(letter: &DeadLetter) -> serde_json::Value {
 
 fn line(letter: &DeadLetter) -> String {
     let reason = letter.reason.map_or("?", DeadReason::as_str);
-    let error = letter.failures.last().map_or(String::new(), |failure| {
+    let error = letter.last_failure().map_or(String::new(), |failure| {
         format!(": {}", shown(&failure.error.message))
     });
     format!(

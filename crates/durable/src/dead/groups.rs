@@ -2,13 +2,11 @@
 
 use std::collections::HashMap;
 
-use anyhow::Context as _;
 use async_nats::Client;
-use common::{DeadReason, FailedAttempt, JobId, JobKind, Timestamp};
+use common::{DeadReason, JobId, JobKind, Timestamp};
 
 use super::newest::within;
-use super::{Cursor, DeadLetter, Which};
-use crate::records::{self, Records};
+use super::{Cursor, Which};
 
 /// The most groups that are told apart.
 const MOST_GROUPS: usize = 500;
@@ -63,10 +61,9 @@ pub async fn groups(client: &Client, which: &Which, most: usize) -> anyhow::Resu
         if left == 0 || groups.len() >= MOST_GROUPS {
             break;
         }
-        let mut page = within(client, which, cursor, left.min(PAGE), left, false).await?;
+        let page = within(client, which, cursor, left.min(PAGE), left, false).await?;
         // Also those that are not meant: a filter that leaves none would read everything.
         left = left.saturating_sub(page.looked_at);
-        add_failures(client, &mut page.letters).await?;
         for letter in &page.letters {
             looked_at += 1;
             let error = letter.last_failure().map(|failure| &failure.error);
@@ -105,48 +102,6 @@ pub async fn groups(client: &Client, which: &Which, most: usize) -> anyhow::Resu
         looked_at,
         complete,
     })
-}
-
-/// Adds to letters without failures those of their records: beside a job that nearly fills a
-/// message there is no room for them.
-pub(super) async fn add_failures(
-    client: &Client,
-    letters: &mut [DeadLetter],
-) -> anyhow::Result<()> {
-    let mut bare: Vec<_> = letters
-        .iter_mut()
-        .filter(|letter| letter.failures.is_empty())
-        .collect();
-    if bare.is_empty() {
-        return Ok(());
-    }
-    let mut records = Records::new(client).await?;
-    for some in bare.chunks_mut(records::MOST) {
-        let ids: Vec<_> = some.iter().map(|letter| letter.id).collect();
-        let mut found = records
-            .of(ids)
-            .await
-            .context("cannot look up the records of dead letters")?;
-        for letter in some {
-            let record = found.remove(&letter.id).and_then(|found| found.record);
-            if let Some(record) = record {
-                letter.reason = letter.reason.or(record.reason);
-                letter.failures = record.failures;
-            }
-        }
-    }
-    Ok(())
-}
-
-impl DeadLetter {
-    /// Its last attempt that failed.
-    #[must_use]
-    pub fn last_failure(&self) -> Option<&FailedAttempt> {
-        self.failures
-            .iter()
-            .rev()
-            .find(|failure| failure.attempt > 0)
-    }
 }
 
 /// The message of an error without what differs from job to job: numbers and ids are replaced by

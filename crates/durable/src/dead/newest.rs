@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use async_nats::Client;
 
-use super::{DeadLetter, Which, filter, groups};
+use super::failures::add_failures;
+use super::{DeadLetter, Which, filter};
 use crate::BadCursor;
 use crate::direct;
 use crate::tail::{PAGE_BYTES, Tail};
@@ -102,9 +103,7 @@ pub(super) async fn within(
             some.extend(DeadLetter::of(kept));
         }
         let Some(last) = sequences.last() else { break };
-        if which.error.is_some() {
-            groups::add_failures(client, &mut some).await?;
-        }
+        add_failures(client, &mut some).await?;
         page.looked_at += sequences.len();
         seen = *last;
         for letter in some.into_iter().filter(|letter| which.is(letter)) {

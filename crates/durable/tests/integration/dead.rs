@@ -1,14 +1,14 @@
 //! The dead letters.
 
 use async_nats::{Client, HeaderMap};
-use common::{DeadReason, JobId, JobState, codes};
+use common::{DeadReason, JobId, JobState, codes, subjects};
 use durable::dead::LeftAsItIs;
-use durable::{Replayed, Which, dead, look_up};
+use durable::{DeadLetter, Replayed, Which, dead, look_up};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use test_support::NatsServer;
 
-use crate::support::{bury, lane, messages, put_record};
+use crate::support::{bury, lane, messages, put, put_record};
 
 /// The one message in the queue: its subject, headers and body.
 async fn queued(client: &Client) -> (String, HeaderMap, Value) {
@@ -77,6 +77,109 @@ async fn they_are_listed_by_kind_and_reason_and_shown_as_they_were() {
     assert_eq!(headers, ["traceparent"], "only those of the job are shown");
     let nobody = dead::show(&operator, JobId::generate()).await.unwrap();
     assert!(nobody.is_none());
+}
+
+/// A letter with these headers, and the record of its job as it is stored, if there is one.
+async fn letter_with(worker: &Client, headers: HeaderMap, record: Option<String>) -> JobId {
+    let id = JobId::generate();
+    if let Some(record) = record {
+        let record = record.replace("ID", &id.to_string());
+        put(worker, subjects::state(id), HeaderMap::new(), record).await;
+    }
+    let job = json!({"id": id, "kind": "mail"}).to_string();
+    put(
+        worker,
+        subjects::dead(id, &"mail".parse().unwrap()),
+        headers,
+        job,
+    )
+    .await;
+    id
+}
+
+#[tokio::test]
+async fn a_letter_without_failures_has_those_of_its_record_wherever_it_is_read() {
+    let (_nats, worker, operator) = stand().await;
+    let failures = |message: &str| {
+        json!([
+            {
+                "attempt": 1, "at": "2026-01-31T09:30:00Z",
+                "error": {"code": "transient", "message": message},
+            },
+            {
+                "attempt": 0, "at": "2026-01-31T09:31:00Z",
+                "error": {"code": "replayed", "message": "the job was replayed"},
+            },
+        ])
+    };
+    let record = json!({
+        "id": "ID", "kind": "mail", "state": "dead", "at": "2026-01-31T09:30:00Z", "run": 1,
+        "attempt": 1, "reason": "no_handler", "failures": failures("of the record"),
+    });
+    let record = || Some(record.to_string());
+    let mut full = HeaderMap::new();
+    full.insert("Jobs-Reason", "permanent");
+    full.insert("Jobs-Failures", failures("of the letter").to_string());
+    let mut brief = HeaderMap::new();
+    brief.insert("Jobs-Reason", "permanent");
+    let unreadable = Some("no record".to_owned());
+    let of_the_letter = (Some(DeadReason::Permanent), Some("of the letter"));
+    let of_the_record = (Some(DeadReason::Permanent), Some("of the record"));
+    let all_of_the_record = (Some(DeadReason::NoHandler), Some("of the record"));
+    let nothing = (Some(DeadReason::Permanent), None);
+    let mut expected = Vec::new();
+    for (headers, record, known) in [
+        (&full, record(), of_the_letter),
+        (&brief, record(), of_the_record),
+        (&HeaderMap::new(), record(), all_of_the_record),
+        (&brief, unreadable, nothing),
+        (&brief, None, nothing),
+    ] {
+        let id = letter_with(&worker, headers.clone(), record).await;
+        let letter = dead::show(&operator, id).await.unwrap().unwrap();
+        assert_eq!(known_of(&letter), known);
+        assert_eq!(letter.failed_attempts(), usize::from(known.1.is_some()));
+        expected.push((id, known));
+    }
+    let which = Which::default();
+    let listed = dead::list(&operator, &which, 0, 10).await.unwrap();
+    let mut newest = dead::newest(&operator, &which, None, 10).await.unwrap();
+    newest.letters.reverse();
+    for letters in [listed, newest.letters] {
+        let told: Vec<_> = letters
+            .iter()
+            .map(|letter| (letter.id, known_of(letter)))
+            .collect();
+        assert_eq!(told, expected);
+    }
+    // The reason, too, can be that of the record.
+    let which = Which {
+        reason: Some(DeadReason::NoHandler),
+        ..which
+    };
+    let newest = dead::newest(&operator, &which, None, 10).await.unwrap();
+    assert_eq!(newest.letters.len(), 1);
+}
+
+fn known_of(letter: &DeadLetter) -> (Option<DeadReason>, Option<&str>) {
+    let last = letter.last_failure();
+    let message = last.map(|failure| failure.error.message.as_ref());
+    (letter.reason, message)
+}
+
+#[tokio::test]
+async fn what_was_wrong_with_a_job_that_cannot_be_read_tells_its_group() {
+    let (_nats, worker, operator) = stand().await;
+    let failures = json!([{
+        "attempt": 0, "at": "2026-01-31T09:30:00Z",
+        "error": {"code": "invalid_job", "message": "unknown field `kid`"},
+    }]);
+    let mut headers = HeaderMap::new();
+    headers.insert("Jobs-Reason", "undecodable");
+    headers.insert("Jobs-Failures", failures.to_string());
+    letter_with(&worker, headers, None).await;
+    let groups = dead::groups(&operator, &Which::default(), 10).await;
+    assert_eq!(groups.unwrap().groups[0].message, "unknown field `kid`");
 }
 
 #[tokio::test]

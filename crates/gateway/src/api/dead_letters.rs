@@ -88,14 +88,14 @@ pub(crate) struct Letter {
 
 impl From<&DeadLetter> for Letter {
     fn from(letter: &DeadLetter) -> Self {
-        let failures = letter.failures.iter();
+        let last = letter.last_failure();
         Self {
             id: letter.id,
             kind: letter.kind.clone(),
             reason: letter.reason,
             at: letter.at,
-            attempts: failures.filter(|failure| failure.attempt > 0).count(),
-            error: letter.failures.last().map(|failure| failure.error.clone()),
+            attempts: letter.failed_attempts(),
+            error: last.map(|failure| failure.error.clone()),
             bytes: letter.payload.len(),
         }
     }
@@ -180,12 +180,7 @@ pub(crate) async fn show(
     _reader: Reader,
     Id(id): Id,
 ) -> Result<Json<Whole>, Problem> {
-    let mut letter = find(&app, id).await?;
-    if letter.failures.is_empty() {
-        // Where there was no room for them in the letter, they are in the record.
-        let record = durable::record(&app.nats.client, id).await?;
-        letter.failures = record.map(|record| record.failures).unwrap_or_default();
-    }
+    let letter = find(&app, id).await?;
     let job: Option<Box<RawValue>> = serde_json::from_slice(&letter.payload).ok();
     let engine = base64::engine::general_purpose::STANDARD;
     let base64 = job.is_none().then(|| engine.encode(&letter.payload));

@@ -249,12 +249,7 @@ impl Row {
             kind: letter.kind.to_string(),
             reason: letter.reason.map_or("-", text::reason),
             at: Moment::of(letter.at),
-            // A replay stands among the attempts, with the number 0.
-            attempts: letter
-                .failures
-                .iter()
-                .filter(|failure| failure.attempt > 0)
-                .count(),
+            attempts: letter.failed_attempts(),
             error: last.map(|failure| {
                 let error = &failure.error;
                 text::cut(&format!("{}: {}", error.code, error.message), ERROR_LENGTH)

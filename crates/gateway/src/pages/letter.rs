@@ -123,31 +123,18 @@ async fn find(pages: &Pages, id: JobId) -> Result<Option<DeadLetter>, Problem> {
     found.map_err(Problem::away)
 }
 
-/// Makes the page of a letter.
-async fn shown(pages: &Pages, letter: &mut DeadLetter) -> Result<LetterPage, Problem> {
-    if letter.failures.is_empty() {
-        // Where there was no room for them in the letter, they are in the record.
-        let record = durable::record(&pages.app.nats.client, letter.id).await;
-        if let Some(record) = record.map_err(Problem::away)? {
-            letter.reason = letter.reason.or(record.reason);
-            letter.failures = record.failures;
-        }
-    }
-    Ok(LetterPage::of(Frame::new(pages, "", "dead"), letter))
-}
-
 pub(crate) async fn page(
     State(pages): State<Pages>,
     Path(id): Path<String>,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
     let id = parse(&id)?;
-    let Some(mut letter) = find(&pages, id).await? else {
+    let Some(letter) = find(&pages, id).await? else {
         return Err(Problem::not_found(format!(
             "Job {id} is not among the dead letters: it was replayed or discarded, or never was."
         )));
     };
-    let mut page = shown(&pages, &mut letter).await?;
+    let mut page = LetterPage::of(Frame::new(&pages, "", "dead"), &letter);
     page.frame = page.frame.after(asked.done);
     html(&page)
 }
@@ -160,13 +147,13 @@ pub(crate) async fn replay(
     Form(correction): Form<Correction, LARGE>,
 ) -> Result<Response, Problem> {
     let id = parse(&id)?;
-    let Some(mut letter) = find(&pages, id).await? else {
+    let Some(letter) = find(&pages, id).await? else {
         return Ok(Redirect::to(&Done::Already.of_job(id)).into_response());
     };
     if let Some(text) = &correction.payload
         && let Err(error) = serde_json::from_str::<&serde_json::value::RawValue>(text)
     {
-        let mut page = shown(&pages, &mut letter).await?;
+        let mut page = LetterPage::of(Frame::new(&pages, "", "dead"), &letter);
         page.wrong = Some(format!(
             "The payload is not JSON: {error}. Nothing was done."
         ));

@@ -1,0 +1,64 @@
+//! What went wrong with dead letters.
+
+use anyhow::Context as _;
+use async_nats::Client;
+use common::{FailedAttempt, codes};
+
+use super::DeadLetter;
+use crate::records::{self, Records};
+
+impl DeadLetter {
+    /// What went wrong last.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<&FailedAttempt> {
+        self.failures.iter().rfind(|failure| !marks_replay(failure))
+    }
+
+    /// How many attempts have failed. What was wrong before there was one, as with a job that
+    /// cannot be read, is a failure as well.
+    #[must_use]
+    pub fn failed_attempts(&self) -> usize {
+        let attempts = self.failures.iter();
+        attempts.filter(|failure| failure.attempt > 0).count()
+    }
+}
+
+/// A replay stands among the failures, too.
+fn marks_replay(failure: &FailedAttempt) -> bool {
+    failure.attempt == 0 && failure.error.code == codes::REPLAYED
+}
+
+/// Gives letters without failures those of their records, and the reason if they do not say it:
+/// beside a job that nearly fills a message there is no room for them. Where the record is missing,
+/// or cannot be read, which is logged, the letter stays as it is.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub(super) async fn add_failures(
+    client: &Client,
+    letters: &mut [DeadLetter],
+) -> anyhow::Result<()> {
+    let mut bare: Vec<_> = letters
+        .iter_mut()
+        .filter(|letter| letter.failures.is_empty())
+        .collect();
+    if bare.is_empty() {
+        return Ok(());
+    }
+    let mut records = Records::new(client).await?;
+    for some in bare.chunks_mut(records::MOST) {
+        let ids: Vec<_> = some.iter().map(|letter| letter.id).collect();
+        let mut found = records
+            .of(ids)
+            .await
+            .context("cannot look up the records of dead letters")?;
+        for letter in some {
+            let record = found.remove(&letter.id).and_then(|found| found.record);
+            if let Some(record) = record {
+                letter.reason = letter.reason.or(record.reason);
+                letter.failures = record.failures;
+            }
+        }
+    }
+    Ok(())
+}
