@@ -13,10 +13,12 @@ mod all;
 mod failures;
 mod groups;
 mod newest;
+mod summary;
 
 pub use all::{Remaining, discard_all, replay_all};
 pub use groups::{Group, Groups, groups, normalised};
 pub use newest::{Cursor, Letters, count, newest};
+pub use summary::Summary;
 
 use crate::api;
 use crate::clock::ServerClock;
@@ -61,6 +63,8 @@ pub struct DeadLetter {
     priority: Priority,
     run: u32,
     sequence: u64,
+    /// The size of its payload, also where that was left out.
+    size: usize,
 }
 
 /// Which dead letters are meant.
@@ -151,42 +155,52 @@ impl DeadLetter {
             headers,
             priority,
             sequence: kept.sequence,
+            size: kept.size,
         })
     }
 }
 
 /// Dead letters, the oldest first, at most `most`; from the one after `after` on, which is the
-/// [`DeadLetter::position`] of the last one that was seen.
+/// [`Summary::position`] of the last one that was seen.
 ///
 /// # Errors
 /// When the server does not answer in time.
 pub async fn list(
     client: &Client,
     which: &Which,
-    after: u64,
+    mut after: u64,
     most: usize,
-) -> anyhow::Result<Vec<DeadLetter>> {
-    let filter = filter(which.kind.as_ref());
+) -> anyhow::Result<Vec<Summary>> {
     let mut letters = Vec::new();
-    let mut from = after + 1;
-    while letters.len() < most {
-        let page = direct::some(client, Stream::State, &filter, from, PAGE, PAGE_BYTES).await?;
-        let Some(last) = page.last() else { break };
-        from = last.sequence + 1;
-        let mut page: Vec<_> = page.into_iter().filter_map(DeadLetter::of).collect();
-        add_failures(client, &mut page).await?;
-        let wanted = page.into_iter().filter(|letter| which.is(letter));
+    while letters.len() < most
+        && let Some(page) = page(client, which, after).await?
+    {
+        after = page.last;
+        let wanted = page.letters.iter().map(DeadLetter::summary);
         letters.extend(wanted.take(most - letters.len()));
     }
     Ok(letters)
 }
 
-impl DeadLetter {
-    /// Where it stands among all dead letters: see [`list`].
-    #[must_use]
-    pub fn position(&self) -> u64 {
-        self.sequence
-    }
+/// Some dead letters with all that they hold.
+struct Page {
+    /// Those that are meant, the oldest first.
+    letters: Vec<DeadLetter>,
+    /// The position of the last one that was read.
+    last: u64,
+}
+
+/// The dead letters after a position, as many as are read at a time; nothing at the end.
+async fn page(client: &Client, which: &Which, after: u64) -> anyhow::Result<Option<Page>> {
+    let (filter, from) = (filter(which.kind.as_ref()), after + 1);
+    let read = direct::some(client, Stream::State, &filter, from, PAGE, PAGE_BYTES).await?;
+    let Some(last) = read.last().map(|kept| kept.sequence) else {
+        return Ok(None);
+    };
+    let mut letters: Vec<_> = read.into_iter().filter_map(DeadLetter::of).collect();
+    add_failures(client, &mut letters).await?;
+    letters.retain(|letter| which.is(letter));
+    Ok(Some(Page { letters, last }))
 }
 
 /// The dead letter of a job.

@@ -17,6 +17,8 @@ pub(crate) struct Kept {
     pub(crate) at: Timestamp,
     pub(crate) headers: HeaderMap,
     pub(crate) payload: Bytes,
+    /// How many bytes the payload has, also where it was left out.
+    pub(crate) size: usize,
 }
 
 /// The last message with a subject, which may hold wildcards.
@@ -120,6 +122,7 @@ fn kept(answer: Message) -> Option<Kept> {
         subject: text("Nats-Subject")?,
         sequence: text("Nats-Sequence")?.parse().ok()?,
         at: text("Nats-Time-Stamp")?.parse().ok()?,
+        size: answer.payload.len(),
         payload: answer.payload,
         headers,
     })

@@ -154,7 +154,7 @@ impl Tail {
                 let Some(last) = some.last() else { break true };
                 from = last.sequence + 1;
                 let ended = from >= top || left(last) == 0;
-                let size = some.iter().map(|kept| kept.payload.len()).sum::<usize>();
+                let size = some.iter().map(|kept| kept.size).sum::<usize>();
                 bytes += size;
                 self.read = self.read.saturating_add(size);
                 found.extend(some.into_iter().filter(|kept| kept.sequence < top).map(

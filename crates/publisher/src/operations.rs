@@ -390,13 +390,13 @@ fn show_letter(letter: &DeadLetter, as_json: bool) -> anyhow::Result<()> {
         .collect();
     let text = String::from_utf8_lossy(&letter.payload);
     if as_json {
-        let mut all = summary(letter);
+        let mut all = summary(&letter.summary());
         all["payload"] = text.into();
         all["headers"] = json!(headers);
         all["failures"] = serde_json::to_value(&letter.failures)?;
         return print(&all.to_string());
     }
-    print(&line(letter))?;
+    print(&line(&letter.summary()))?;
     for failure in &letter.failures {
         let consumer = failure.consumer.as_deref().map_or("?".to_owned(), shown);
         print(&format!(
@@ -413,23 +413,23 @@ fn show_letter(letter: &DeadLetter, as_json: bool) -> anyhow::Result<()> {
     print(&format!("  {}", shown(&text)))
 }
 
-fn summary(letter: &DeadLetter) -> serde_json::Value {
-    let last = letter.last_failure();
+fn summary(letter: &dead::Summary) -> serde_json::Value {
     json!({
         "id": letter.id,
         "kind": letter.kind,
         "reason": letter.reason,
         "at": letter.at,
-        "attempts": letter.failed_attempts(),
-        "error": last.map(|failure| &failure.error),
-        "bytes": letter.payload.len(),
+        "attempts": letter.attempts,
+        "error": letter.error,
+        "bytes": letter.size,
     })
 }
 
-fn line(letter: &DeadLetter) -> String {
+fn line(letter: &dead::Summary) -> String {
     let reason = letter.reason.map_or("?", DeadReason::as_str);
-    let error = letter.last_failure().map_or(String::new(), |failure| {
-        format!(": {}", shown(&failure.error.message))
+    let error = letter.error.as_ref();
+    let error = error.map_or(String::new(), |error| {
+        format!(": {}", shown(&error.message))
     });
     format!(
         "{} {} {} {reason}{error}",

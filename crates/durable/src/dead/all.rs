@@ -9,7 +9,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{DeadLetter, PAGE, Replayed, Which, discard, last_position, list, replay};
+use super::{DeadLetter, Replayed, Which, discard, last_position, page, replay};
 
 /// The dead letters that are meant and were there at the beginning, the oldest first, at most so
 /// many a second.
@@ -61,12 +61,13 @@ impl<'a> Remaining<'a> {
     pub async fn next(&mut self) -> anyhow::Result<Option<DeadLetter>> {
         // Where few are meant, a page is a long way.
         while self.page.is_empty() && self.after < self.end {
-            let letters = list(self.client, self.which, self.after, PAGE).await?;
-            self.after = letters.last().map_or(self.end, DeadLetter::position);
-            let meant = letters.into_iter();
-            self.page = meant
-                .filter(|letter| letter.position() <= self.end)
-                .collect();
+            let Some(page) = page(self.client, self.which, self.after).await? else {
+                self.after = self.end;
+                break;
+            };
+            self.after = page.last;
+            let meant = page.letters.into_iter();
+            self.page = meant.filter(|letter| letter.sequence <= self.end).collect();
         }
         if let Some(pace) = self.pace.as_mut().filter(|_| !self.page.is_empty()) {
             pace.tick().await;

@@ -1,5 +1,3 @@
-//! What went wrong with dead letters.
-
 use anyhow::Context as _;
 use async_nats::Client;
 use common::{FailedAttempt, codes};
@@ -8,24 +6,12 @@ use super::DeadLetter;
 use crate::records::{self, Records};
 
 impl DeadLetter {
-    /// What went wrong last.
-    #[must_use]
-    pub fn last_failure(&self) -> Option<&FailedAttempt> {
+    pub(super) fn last_failure(&self) -> Option<&FailedAttempt> {
+        // A replay stands among the failures, too.
+        let marks_replay =
+            |failure: &FailedAttempt| failure.attempt == 0 && failure.error.code == codes::REPLAYED;
         self.failures.iter().rfind(|failure| !marks_replay(failure))
     }
-
-    /// How many attempts have failed. What was wrong before there was one, as with a job that
-    /// cannot be read, is a failure as well.
-    #[must_use]
-    pub fn failed_attempts(&self) -> usize {
-        let attempts = self.failures.iter();
-        attempts.filter(|failure| failure.attempt > 0).count()
-    }
-}
-
-/// A replay stands among the failures, too.
-fn marks_replay(failure: &FailedAttempt) -> bool {
-    failure.attempt == 0 && failure.error.code == codes::REPLAYED
 }
 
 /// Gives letters without failures those of their records, and the reason if they do not say it:

@@ -61,12 +61,12 @@ pub async fn groups(client: &Client, which: &Which, most: usize) -> anyhow::Resu
         if left == 0 || groups.len() >= MOST_GROUPS {
             break;
         }
-        let page = within(client, which, cursor, left.min(PAGE), left, false).await?;
+        let page = within(client, which, cursor, left.min(PAGE), left).await?;
         // Also those that are not meant: a filter that leaves none would read everything.
         left = left.saturating_sub(page.looked_at);
         for letter in &page.letters {
             looked_at += 1;
-            let error = letter.last_failure().map(|failure| &failure.error);
+            let error = letter.error.as_ref();
             let message = error.map_or(String::new(), |error| normalised(&error.message));
             // What a group has in common is what [`Which`] can tell apart, so that whatever is done
             // with a group is done with its letters only.

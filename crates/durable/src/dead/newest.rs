@@ -6,7 +6,7 @@ use std::str::FromStr;
 use async_nats::Client;
 
 use super::failures::add_failures;
-use super::{DeadLetter, Which, filter};
+use super::{DeadLetter, Summary, Which, filter};
 use crate::BadCursor;
 use crate::direct;
 use crate::tail::{PAGE_BYTES, Tail};
@@ -49,7 +49,7 @@ impl FromStr for Cursor {
 #[derive(Clone, Debug)]
 pub struct Letters {
     /// The letters, the newest first.
-    pub letters: Vec<DeadLetter>,
+    pub letters: Vec<Summary>,
     /// Where they go on; absent at the end.
     pub next: Option<Cursor>,
     /// How many were looked at.
@@ -66,24 +66,21 @@ pub async fn newest(
     cursor: Option<Cursor>,
     most: usize,
 ) -> anyhow::Result<Letters> {
-    within(client, which, cursor, most, LOOKED_AT, true).await
+    within(client, which, cursor, most, LOOKED_AT).await
 }
 
-/// The same, of so many that are looked at; their payloads may be left out.
+/// The same, of so many that are looked at.
 pub(super) async fn within(
     client: &Client,
     which: &Which,
     cursor: Option<Cursor>,
     most: usize,
     looked_at: usize,
-    payloads: bool,
 ) -> anyhow::Result<Letters> {
     let before = cursor.map(|cursor| cursor.seen);
     let subjects = filter(which.kind.as_ref());
-    let mut tail = Tail::new(client, Stream::State, subjects, before, most).await?;
-    if !payloads {
-        tail = tail.without_payloads();
-    }
+    let tail = Tail::new(client, Stream::State, subjects, before, most).await?;
+    let mut tail = tail.without_payloads();
     let mut page = Letters {
         letters: Vec::new(),
         next: None,
@@ -113,11 +110,11 @@ pub(super) async fn within(
                 break;
             }
             seen = if page.letters.len() + 1 == most {
-                letter.position()
+                letter.sequence
             } else {
                 seen
             };
-            page.letters.push(letter);
+            page.letters.push(letter.summary());
         }
         rest |= page.letters.len() == most && seen > *last;
     }

@@ -3,7 +3,7 @@
 use async_nats::{Client, HeaderMap};
 use common::{DeadReason, JobId, JobState, codes, subjects};
 use durable::dead::LeftAsItIs;
-use durable::{DeadLetter, Replayed, Which, dead, look_up};
+use durable::{Replayed, Which, dead, look_up};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use test_support::NatsServer;
@@ -75,6 +75,14 @@ async fn they_are_listed_by_kind_and_reason_and_shown_as_they_were() {
         .map(|(name, _)| name.to_string())
         .collect();
     assert_eq!(headers, ["traceparent"], "only those of the job are shown");
+    // Lists do not hold the job, and know how large it is.
+    let size = letter.payload.len();
+    let newest = dead::newest(&operator, &Which::default(), None, 250).await;
+    let oldest = newest.unwrap().letters.pop().unwrap();
+    assert_eq!((oldest.id, oldest.size), (ids[0], size));
+    let first = dead::list(&operator, &Which::default(), 0, 1).await;
+    assert_eq!(first.unwrap()[0].size, size);
+    assert_eq!(letter.summary().size, size);
     let nobody = dead::show(&operator, JobId::generate()).await.unwrap();
     assert!(nobody.is_none());
 }
@@ -137,8 +145,9 @@ async fn a_letter_without_failures_has_those_of_its_record_wherever_it_is_read()
     ] {
         let id = letter_with(&worker, headers.clone(), record).await;
         let letter = dead::show(&operator, id).await.unwrap().unwrap();
+        let letter = letter.summary();
         assert_eq!(known_of(&letter), known);
-        assert_eq!(letter.failed_attempts(), usize::from(known.1.is_some()));
+        assert_eq!(letter.attempts, usize::from(known.1.is_some()));
         expected.push((id, known));
     }
     let which = Which::default();
@@ -161,10 +170,9 @@ async fn a_letter_without_failures_has_those_of_its_record_wherever_it_is_read()
     assert_eq!(newest.letters.len(), 1);
 }
 
-fn known_of(letter: &DeadLetter) -> (Option<DeadReason>, Option<&str>) {
-    let last = letter.last_failure();
-    let message = last.map(|failure| failure.error.message.as_ref());
-    (letter.reason, message)
+fn known_of(letter: &dead::Summary) -> (Option<DeadReason>, Option<&str>) {
+    let error = letter.error.as_ref();
+    (letter.reason, error.map(|error| error.message.as_ref()))
 }
 
 #[tokio::test]

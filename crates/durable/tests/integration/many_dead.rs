@@ -166,3 +166,28 @@ async fn they_are_replayed_at_a_rate_until_it_is_enough() {
     );
     assert_eq!(rest.await.unwrap(), 7);
 }
+
+#[tokio::test]
+async fn large_ones_are_replayed_whole_though_few_are_read_at_a_time() {
+    let nats = lane().await;
+    let worker = nats.connect_as("worker").await;
+    let gateway = nats.connect_as("gateway").await;
+    let payload = "x".repeat(900_000);
+    let mut jobs = Vec::new();
+    for _ in 0..7 {
+        let id = JobId::generate();
+        let job = json!({"id": id, "kind": "echo", "payload": payload}).to_string();
+        let subject = common::subjects::dead(id, &"echo".parse().unwrap());
+        put(&worker, subject, HeaderMap::new(), job.clone()).await;
+        jobs.push((id, job));
+    }
+    let (all, stop) = (Which::default(), CancellationToken::new());
+    let replayed = dead::replay_all(&gateway, &all, None, stop, |_| {});
+    assert_eq!(replayed.await.unwrap(), 7);
+    assert_eq!(dead::count(&gateway).await.unwrap(), 0);
+    for (id, job) in jobs {
+        let last = json!({"last_by_subj": format!("jobs.durable.{id}.>")}).to_string();
+        let queued = gateway.request("$JS.API.DIRECT.GET.JOBS", last.into());
+        assert!(queued.await.unwrap().payload == job, "{id} is another");
+    }
+}

@@ -86,17 +86,16 @@ pub(crate) struct Letter {
     bytes: usize,
 }
 
-impl From<&DeadLetter> for Letter {
-    fn from(letter: &DeadLetter) -> Self {
-        let last = letter.last_failure();
+impl From<dead::Summary> for Letter {
+    fn from(letter: dead::Summary) -> Self {
         Self {
             id: letter.id,
-            kind: letter.kind.clone(),
+            kind: letter.kind,
             reason: letter.reason,
             at: letter.at,
-            attempts: letter.failed_attempts(),
-            error: last.map(|failure| failure.error.clone()),
-            bytes: letter.payload.len(),
+            attempts: letter.attempts,
+            error: letter.error,
+            bytes: letter.size,
         }
     }
 }
@@ -148,7 +147,7 @@ pub(crate) async fn list(
     app.check_nats()?;
     let page = dead::newest(&app.nats.client, &which, cursor, limit).await?;
     Ok(Json(Page {
-        letters: page.letters.iter().map(Letter::from).collect(),
+        letters: page.letters.into_iter().map(Letter::from).collect(),
         next: page.next.map(|next| next.to_string()),
         looked_at: page.looked_at,
     }))
@@ -192,7 +191,7 @@ pub(crate) async fn show(
         headers: headers.collect(),
         job,
         base64,
-        letter: Letter::from(&letter),
+        letter: Letter::from(letter.summary()),
         failures: letter.failures,
     }))
 }

@@ -4,8 +4,8 @@ use askama::Template;
 use axum::extract::{Query, State};
 use axum::response::Response;
 use common::{DeadReason, JobId, JobKind};
+use durable::Which;
 use durable::dead::{self, Cursor};
-use durable::{DeadLetter, Which};
 use serde::{Deserialize, Serialize};
 
 use super::Pages;
@@ -242,16 +242,14 @@ impl Group {
 }
 
 impl Row {
-    fn of(letter: &DeadLetter) -> Self {
-        let last = letter.last_failure();
+    fn of(letter: &dead::Summary) -> Self {
         Self {
             id: letter.id,
             kind: letter.kind.to_string(),
             reason: letter.reason.map_or("-", text::reason),
             at: Moment::of(letter.at),
-            attempts: letter.failed_attempts(),
-            error: last.map(|failure| {
-                let error = &failure.error;
+            attempts: letter.attempts,
+            error: letter.error.as_ref().map(|error| {
                 text::cut(&format!("{}: {}", error.code, error.message), ERROR_LENGTH)
             }),
         }
