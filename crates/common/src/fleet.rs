@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{ConsumerState, Counts, JobKind, RunTime, Timestamp};
@@ -61,6 +63,30 @@ pub struct Fleet {
     /// Asks for the page after this one; absent if it is the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+}
+
+impl Fleet {
+    /// What a status service knows that has not asked yet.
+    #[must_use]
+    pub fn new(instance: String, started_at: Timestamp, interval: Duration) -> Self {
+        Self {
+            instance,
+            started_at,
+            asked_at: None,
+            interval_ms: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX),
+            answering: 0,
+            missing: 0,
+            concurrency: 0,
+            in_flight: 0,
+            waiting: 0,
+            totals: Counts::default(),
+            spread_percent: None,
+            unserved_kinds: Vec::new(),
+            kinds: Vec::new(),
+            consumers: Vec::new(),
+            next: None,
+        }
+    }
 }
 
 /// One kind of jobs, in all consumers that answered the last round together.

@@ -33,7 +33,8 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
     let registered = context.register(&nats).await?;
     let endpoint = page::endpoint(&registered).await?;
     let mut asker = Asker::new(nats.client.clone()).await?;
-    let about = about(&context, &config);
+    let instance = context.instance.clone();
+    let about = common::Fleet::new(instance, Timestamp::now(), config.interval.get());
     let (tell, known) = watch::channel(Arc::new(about.clone()));
     let mut log = Log::new(Fleet::new(config.gone_after.get()), about, tell);
     context.monitor.register(log.metrics.clone());
@@ -54,27 +55,6 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
     }
     log.last();
     Ok(ExitCode::SUCCESS)
-}
-
-/// What is known before the first round.
-fn about(context: &Context, config: &Config) -> common::Fleet {
-    common::Fleet {
-        instance: context.instance.clone(),
-        started_at: Timestamp::now(),
-        asked_at: None,
-        interval_ms: u64::try_from(config.interval.get().as_millis()).unwrap_or(u64::MAX),
-        answering: 0,
-        missing: 0,
-        concurrency: 0,
-        in_flight: 0,
-        waiting: 0,
-        totals: common::Counts::default(),
-        spread_percent: None,
-        unserved_kinds: Vec::new(),
-        kinds: Vec::new(),
-        consumers: Vec::new(),
-        next: None,
-    }
 }
 
 /// One round after the other, until it is told to stop.

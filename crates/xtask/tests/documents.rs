@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use common::{
     Backoff, ConsumerState, ConsumerStatus, Counts, DeadReason, FailedAttempt, Fleet, FleetKind,
@@ -438,23 +439,7 @@ fn what_is_told_of_the_fleet_is_what_the_schema_says() {
     assert!(!validator(&schema("fleet-request")).is_valid(&misspelt));
     assert!(decodes("fleet-request", &misspelt).is_err());
 
-    let mut fleet = Fleet {
-        instance: "s".to_owned(),
-        started_at: now,
-        asked_at: None,
-        interval_ms: 5000,
-        answering: 0,
-        missing: 0,
-        concurrency: 0,
-        in_flight: 0,
-        waiting: 0,
-        totals: Counts::default(),
-        spread_percent: None,
-        unserved_kinds: Vec::new(),
-        kinds: Vec::new(),
-        consumers: Vec::new(),
-        next: None,
-    };
+    let mut fleet = Fleet::new("s".to_owned(), now, Duration::from_secs(5));
     check("fleet", serde_json::to_value(&fleet).unwrap());
     fleet.asked_at = Some(now);
     fleet.spread_percent = Some([1.5, 2.5]);

@@ -364,23 +364,9 @@ fn that_nobody_answers_is_told_once_and_that_they_are_back_once() {
 
 #[test]
 fn whoever_was_silent_in_the_last_round_is_told_as_missing_as_the_summary_counts_it() {
-    let about = common::Fleet {
-        instance: "status-1".to_owned(),
-        started_at: "2026-01-31T09:30:00Z".parse().unwrap(),
-        asked_at: None,
-        interval_ms: 5000,
-        answering: 0,
-        missing: 0,
-        concurrency: 0,
-        in_flight: 0,
-        waiting: 0,
-        totals: Counts::default(),
-        spread_percent: None,
-        unserved_kinds: Vec::new(),
-        kinds: Vec::new(),
-        consumers: Vec::new(),
-        next: None,
-    };
+    let started_at = "2026-01-31T09:30:00Z".parse().unwrap();
+    let interval = Duration::from_secs(5);
+    let about = common::Fleet::new("status-1".to_owned(), started_at, interval);
     let mut rounds = Rounds::new();
     rounds.next(&[answer("a", 1), answer("b", 1)]);
     let only_a = [answer("a", 1)];

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use common::{ConsumerState, Counts, Presence, RunTime};
 
 use super::*;
@@ -25,22 +27,12 @@ fn member(consumer: String, host: &str) -> FleetMember {
 }
 
 fn fleet(consumers: Vec<FleetMember>) -> Fleet {
+    let interval = Duration::from_secs(5);
     Fleet {
-        instance: "status-1".to_owned(),
-        started_at: timestamp(),
         asked_at: Some(timestamp()),
-        interval_ms: 5000,
         answering: consumers.len() as u64,
-        missing: 0,
-        concurrency: 0,
-        in_flight: 0,
-        waiting: 0,
-        totals: Counts::default(),
-        spread_percent: None,
-        unserved_kinds: Vec::new(),
-        kinds: Vec::new(),
         consumers,
-        next: None,
+        ..Fleet::new("status-1".to_owned(), timestamp(), interval)
     }
 }
 
