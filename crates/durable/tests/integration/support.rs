@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap};
+use async_nats::Client;
 use bytes::Bytes;
 use common::JobId;
 use durable::{Limits, NewJob, Patience, Submitter, Topology};
-use serde_json::{Value, json};
+use serde_json::Value;
 use test_support::NatsServer;
+pub(crate) use test_support::{put, put_record};
 use tokio::sync::watch;
 
 /// A server on which a worker has made the streams.
@@ -72,42 +73,9 @@ pub(crate) async fn messages(client: &Client, stream: &str) -> u64 {
         .unwrap()
 }
 
-/// Stores a message as a consumer would.
-pub(crate) async fn put(client: &Client, subject: String, headers: HeaderMap, payload: String) {
-    let answer = client.request_with_headers(subject, headers, payload.into());
-    let answer: Value = serde_json::from_slice(&answer.await.unwrap().payload).unwrap();
-    assert!(answer.get("error").is_none(), "{answer}");
-}
-
-/// Writes the record of a job as a consumer would.
-pub(crate) async fn put_record(client: &Client, id: JobId, fields: Value) {
-    let mut record = json!({
-        "id": id, "kind": "echo", "at": "2026-01-31T09:30:00Z", "run": 1, "attempt": 1,
-    });
-    for (name, value) in fields.as_object().unwrap() {
-        record[name] = value.clone();
-    }
-    let subject = common::subjects::state(id);
-    put(client, subject, HeaderMap::new(), record.to_string()).await;
-}
-
 /// Gives a job up as a consumer would.
 pub(crate) async fn bury(worker: &Client, kind: &str, reason: &str) -> JobId {
     let id = JobId::generate();
-    let failures = json!([{
-        "attempt": 1, "consumer": "consumer-1", "at": "2026-01-31T09:30:00Z",
-        "error": {"code": "permanent", "message": "no such address"},
-    }]);
-    let fields = json!({"kind": kind, "state": "dead", "reason": reason, "failures": failures});
-    put_record(worker, id, fields).await;
-    let mut headers = HeaderMap::new();
-    headers.insert("traceparent", "00-1-2-01");
-    headers.insert("Jobs-Reason", reason);
-    headers.insert("Jobs-Failures", failures.to_string());
-    headers.insert("Jobs-Priority", "high");
-    headers.insert("Jobs-Run", "1");
-    let subject = common::subjects::dead(id, &kind.parse().unwrap());
-    let job = format!(r#"{{"id":"{id}","kind":"{kind}","payload":{{"to":"a"}},"max_attempts":3}}"#);
-    put(worker, subject, headers, job).await;
+    test_support::bury(worker, id, kind, reason, "no such address").await;
     id
 }

@@ -1,10 +1,10 @@
 //! What a person does with durable jobs at a terminal.
 
-use async_nats::{Client, HeaderMap};
+use async_nats::Client;
 use common::{JobId, subjects};
 use durable::{NewJob, Patience, Submitter, Topology};
 use serde_json::{Value, json};
-use test_support::{DEADLINE, NatsServer, Service};
+use test_support::{DEADLINE, NatsServer, Service, bury, put_record};
 use tokio::sync::watch;
 
 struct Desk {
@@ -46,15 +46,6 @@ impl Desk {
         job.id
     }
 
-    /// Stores something as a consumer would.
-    async fn put(&self, subject: String, headers: HeaderMap, body: String) {
-        let stored = self
-            .worker
-            .request_with_headers(subject, headers, body.into());
-        let answer: Value = serde_json::from_slice(&stored.await.unwrap().payload).unwrap();
-        assert!(answer.get("error").is_none(), "{answer}");
-    }
-
     async fn is_asked_to_cancel(&self, id: JobId) -> bool {
         let last = json!({"last_by_subj": subjects::cancel(id)}).to_string();
         let request = self
@@ -64,33 +55,13 @@ impl Desk {
     }
 
     async fn record(&self, id: JobId, fields: Value) {
-        let mut record = json!({
-            "id": id, "kind": "mail", "at": "2026-01-31T09:30:00Z", "run": 1, "attempt": 1,
-        });
-        for (name, value) in fields.as_object().unwrap() {
-            record[name] = value.clone();
-        }
-        self.put(subjects::state(id), HeaderMap::new(), record.to_string())
-            .await;
+        put_record(&self.worker, id, fields).await;
     }
 
     async fn bury(&self, kind: &str, reason: &str) -> JobId {
         let id = JobId::generate();
-        let failures = json!([{
-            "attempt": 1, "consumer": "consumer-1", "at": "2026-01-31T09:30:00Z",
-            "error": {"code": "permanent", "message": "no such\naddress\u{1b}[31m"},
-        }]);
-        let fields = json!({
-            "kind": kind, "state": "dead", "reason": reason, "failures": failures,
-        });
-        self.record(id, fields).await;
-        let mut headers = HeaderMap::new();
-        headers.insert("Jobs-Reason", reason);
-        headers.insert("Jobs-Failures", failures.to_string());
-        headers.insert("Jobs-Run", "1");
-        let job = format!(r#"{{"id":"{id}","kind":"{kind}","payload":1}}"#);
-        let subject = subjects::dead(id, &kind.parse().unwrap());
-        self.put(subject, headers, job).await;
+        let message = "no such\naddress\u{1b}[31m";
+        bury(&self.worker, id, kind, reason, message).await;
         id
     }
 }
@@ -220,7 +191,7 @@ async fn dead_letters_are_seen_to() {
     let (code, text) = desk.ask(&["dead", "show", &ids[2]]).await;
     assert_eq!(code, 0);
     assert!(
-        text.contains(r#""payload":1"#) && text.contains("consumer-1"),
+        text.contains(r#""payload":{"to":"a"}"#) && text.contains("consumer-1"),
         "{text}"
     );
 
