@@ -205,14 +205,10 @@ async fn latency(stand: &Stand, settings: &Settings) -> anyhow::Result<Vec<Figur
         Ok((Some(bare), ours))
     })
     .await?;
-    let figure = |name: &str, part: fn(&Quantiles) -> u64| {
-        let name = format!("durable, submit to handler start, {name}");
-        let part = |quantiles: &_| part(quantiles) as f64 / 1e3;
-        Figure::of(name, Unit::Microseconds, &measured, part)
-    };
+    let [p50, p99] = Figure::quantiles("durable, submit to handler start", &measured);
     Ok(vec![
-        figure("p50", |quantiles| quantiles.p50).goal(Goal::RatioAtMost(2.0)),
-        figure("p99", |quantiles| quantiles.p99).goal(Goal::RatioAtMost(3.0)),
+        p50.goal(Goal::RatioAtMost(2.0)),
+        p99.goal(Goal::RatioAtMost(3.0)),
     ])
 }
 

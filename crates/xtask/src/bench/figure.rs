@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::probe::Quantiles;
 use super::stand::Measured;
 use super::usage::Noise;
 
@@ -87,6 +88,18 @@ impl Figure {
             goal: None,
             rounds: rounds.collect(),
         }
+    }
+
+    /// The median of the times that each round gave, and the 99th percentile.
+    pub(super) fn quantiles(name: &str, measured: &[Measured<Quantiles>]) -> [Self; 2] {
+        let figure = |of: &str, part: fn(&Quantiles) -> u64| {
+            let part = |quantiles: &_| part(quantiles) as f64 / 1e3;
+            Self::of(format!("{name}, {of}"), Unit::Microseconds, measured, part)
+        };
+        [
+            figure("p50", |quantiles| quantiles.p50),
+            figure("p99", |quantiles| quantiles.p99),
+        ]
     }
 
     pub(super) fn goal(self, goal: Goal) -> Self {
@@ -236,6 +249,26 @@ mod tests {
         let figure = Figure::of("memory", Unit::Megabytes, &alone, |mb| *mb);
         assert_eq!((figure.bare(), figure.ratio()), (None, None));
         assert_eq!(figure.goal(Goal::Below(10.0)).met(), Some(true));
+    }
+
+    #[test]
+    fn times_are_told_in_microseconds_by_their_quantiles() {
+        let times = |p50, p99| Quantiles {
+            count: 100,
+            p50,
+            p99,
+            max: 9_000_000,
+        };
+        let measured = [Measured {
+            bare: Some(times(1_000, 3_000)),
+            ours: times(2_000, 4_500),
+            noise: Noise::NONE,
+        }];
+        let [p50, p99] = Figure::quantiles("wait", &measured);
+        assert_eq!((&*p50.name, &*p99.name), ("wait, p50", "wait, p99"));
+        let medians =
+            |figure: &Figure| [figure.bare(), figure.ours()].map(|all| all.unwrap().median);
+        assert_eq!((medians(&p50), medians(&p99)), ([1.0, 2.0], [3.0, 4.5]));
     }
 
     #[test]

@@ -64,15 +64,8 @@ async fn latency(stand: &Stand, settings: &Settings) -> anyhow::Result<Vec<Figur
         Ok((Some(bare), ours))
     })
     .await?;
-    let figure = |name: &str, part: fn(&Quantiles) -> u64| {
-        let name = format!("gateway, durable submit, {name}");
-        let part = |quantiles: &_| part(quantiles) as f64 / 1e3;
-        Figure::of(name, Unit::Microseconds, &measured, part)
-    };
-    Ok(vec![
-        figure("p50", |quantiles| quantiles.p50).goal(Goal::AddsAtMost(1000.0)),
-        figure("p99", |quantiles| quantiles.p99),
-    ])
+    let [p50, p99] = Figure::quantiles("gateway, durable submit", &measured);
+    Ok(vec![p50.goal(Goal::AddsAtMost(1000.0)), p99])
 }
 
 async fn latency_round(stand: &Stand, span: Duration) -> anyhow::Result<(Quantiles, Quantiles)> {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Settings;
 use super::client::tell;
-use super::figure::{Figure, Goal, Unit};
+use super::figure::{Figure, Goal};
 use super::job;
 use super::probe::{Quantiles, histogram};
 use super::stand::{Stand, result, rounds};
@@ -58,14 +58,10 @@ pub(super) async fn measure(stand: &Stand, settings: &Settings) -> anyhow::Resul
         Ok((Some(bare), ours))
     })
     .await?;
-    let figure = |name: &str, part: fn(&Quantiles) -> u64| {
-        let name = format!("submit to handler start, {name}");
-        let part = |quantiles: &_| part(quantiles) as f64 / 1e3;
-        Figure::of(name, Unit::Microseconds, &measured, part)
-    };
+    let [p50, p99] = Figure::quantiles("submit to handler start", &measured);
     Ok(vec![
-        figure("p50", |quantiles| quantiles.p50).goal(Goal::RatioAtMost(1.5)),
-        figure("p99", |quantiles| quantiles.p99).goal(Goal::RatioAtMost(2.0)),
+        p50.goal(Goal::RatioAtMost(1.5)),
+        p99.goal(Goal::RatioAtMost(2.0)),
     ])
 }
 
