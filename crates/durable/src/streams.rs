@@ -1,20 +1,13 @@
-//! How much the lane holds, which kinds wait, and what is promised of it.
-
-use std::collections::BTreeMap;
+//! How much the lane holds, and what is promised of it.
 
 use async_nats::Client;
-use common::{JobKind, Timestamp};
-use futures_util::future::join_all;
+use common::Timestamp;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::api::{self, ApiError};
-use crate::direct;
 use crate::doctor;
-use crate::topology::{Stream, Topology, consumer_name, jobs_of_kind};
-
-/// Of how many queues it is looked up since when their first job waits.
-const MOST_OLDEST: usize = 50;
+use crate::topology::{Stream, Topology};
 
 /// How much one stream holds.
 #[derive(Clone, Debug)]
@@ -28,21 +21,6 @@ pub struct StreamDepth {
     /// The most bytes that it takes, if it has a limit of its own.
     pub limit_bytes: Option<u64>,
     /// When its first message was stored.
-    pub oldest: Option<Timestamp>,
-}
-
-/// The jobs of one kind that wait or run.
-#[derive(Clone, Debug)]
-pub struct Queue {
-    /// The kind.
-    pub kind: JobKind,
-    /// Jobs that wait for a consumer.
-    pub waiting: u64,
-    /// Jobs that are with consumers.
-    pub running: u64,
-    /// Those of them that were delivered more than once.
-    pub redelivered: u64,
-    /// Since when the first of those that wait has been there, as far as it was looked up.
     pub oldest: Option<Timestamp>,
 }
 
@@ -102,102 +80,6 @@ pub async fn streams(client: &Client) -> anyhow::Result<Option<Vec<StreamDepth>>
         });
     }
     Ok((!depths.is_empty()).then_some(depths))
-}
-
-#[derive(Deserialize)]
-struct Consumers {
-    total: usize,
-    #[serde(default)]
-    consumers: Option<Vec<Consumer>>,
-}
-
-#[derive(Deserialize)]
-struct Consumer {
-    name: String,
-    delivered: Delivered,
-    num_pending: u64,
-    num_ack_pending: u64,
-    num_redelivered: u64,
-}
-
-#[derive(Deserialize)]
-struct Delivered {
-    stream_seq: u64,
-}
-
-/// The kinds that have a queue, those with the most jobs first; at most `most`.
-///
-/// # Errors
-/// When the server does not answer in time.
-pub async fn queues(client: &Client, most: usize) -> anyhow::Result<Vec<Queue>> {
-    let mut queues: BTreeMap<JobKind, (Queue, Vec<(Stream, u64)>)> = BTreeMap::new();
-    for stream in [Stream::Jobs, Stream::Later] {
-        for consumer in consumers(client, stream).await? {
-            // Others may have durable consumers of their own.
-            let Ok(kind) = consumer.name.replace('=', ".").parse::<JobKind>() else {
-                continue;
-            };
-            if consumer_name(&kind) != consumer.name {
-                continue;
-            }
-            let (queue, ahead) = queues.entry(kind.clone()).or_insert_with(|| {
-                let queue = Queue {
-                    kind,
-                    waiting: 0,
-                    running: 0,
-                    redelivered: 0,
-                    oldest: None,
-                };
-                (queue, Vec::new())
-            });
-            queue.waiting += consumer.num_pending;
-            queue.running += consumer.num_ack_pending;
-            queue.redelivered += consumer.num_redelivered;
-            if consumer.num_pending > 0 {
-                ahead.push((stream, consumer.delivered.stream_seq + 1));
-            }
-        }
-    }
-    let mut queues: Vec<_> = queues.into_values().collect();
-    queues.sort_by_key(|(queue, _)| std::cmp::Reverse((queue.waiting, queue.running)));
-    queues.truncate(most);
-    let waiting = queues.iter_mut().filter(|(queue, _)| queue.waiting > 0);
-    let oldest = waiting.take(MOST_OLDEST).map(async |(queue, ahead)| {
-        for (stream, from) in ahead.drain(..) {
-            let filter = jobs_of_kind(stream, &queue.kind);
-            let first = direct::next(client, stream, &filter, from).await?;
-            let first = first.map(|kept| kept.at);
-            queue.oldest = match (queue.oldest, first) {
-                (Some(one), Some(other)) => Some(one.min(other)),
-                (one, other) => one.or(other),
-            };
-        }
-        Ok::<_, ApiError>(())
-    });
-    for looked_up in join_all(oldest).await {
-        looked_up?;
-    }
-    Ok(queues.into_iter().map(|(queue, _)| queue).collect())
-}
-
-/// All durable consumers of a stream; none where it is not there.
-async fn consumers(client: &Client, stream: Stream) -> anyhow::Result<Vec<Consumer>> {
-    let mut all = Vec::new();
-    loop {
-        let subject = format!("$JS.API.CONSUMER.LIST.{stream}");
-        let offset = json!({"offset": all.len()});
-        let page: Consumers = match api::ask(client, subject, &offset).await {
-            Ok(page) => page,
-            Err(ApiError::Refused { .. } | ApiError::NoJetStream(_)) => return Ok(all),
-            Err(error) => return Err(error.into()),
-        };
-        let found = page.consumers.unwrap_or_default();
-        let over = found.is_empty();
-        all.extend(found);
-        if over || all.len() >= page.total {
-            return Ok(all);
-        }
-    }
 }
 
 /// What can be promised of durable jobs on this server.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use async_nats::RequestErrorKind;
+use async_nats::{Client, RequestErrorKind};
 use bytes::Bytes;
 use common::{JobKind, subjects};
 use tracing::{debug, info, warn};
@@ -61,7 +61,7 @@ async fn unserved(shared: &Shared) -> anyhow::Result<BTreeSet<JobKind>> {
         for kind in oldest(shared, stream, filter).await? {
             if !shared.options.kinds.contains(&kind)
                 && !kinds.contains(&kind)
-                && !is_served(shared, &kind).await?
+                && !is_served(&shared.client, &kind).await?
             {
                 kinds.insert(kind);
             }
@@ -87,10 +87,9 @@ async fn oldest(
     }
 }
 
-async fn is_served(shared: &Shared, kind: &JobKind) -> anyhow::Result<bool> {
-    let question = shared
-        .client
-        .request(subjects::serves_kind(kind), Bytes::new());
+/// Whether a consumer is there that serves a kind.
+pub(crate) async fn is_served(client: &Client, kind: &JobKind) -> anyhow::Result<bool> {
+    let question = client.request(subjects::serves_kind(kind), Bytes::new());
     match tokio::time::timeout(PATIENCE, question).await? {
         Err(error) => Ok(error.kind() != RequestErrorKind::NoResponders),
         Ok(_) => Ok(true),

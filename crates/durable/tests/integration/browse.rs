@@ -7,7 +7,7 @@ use common::{JobId, JobState, subjects};
 use durable::{Cursor, Filter, Listed, Page, list};
 use serde_json::json;
 
-use crate::support::{bury, job, lane, put, put_record, submitter};
+use crate::support::{bury, job, lane, put, put_all, put_record, queue, submitter};
 
 async fn page(client: &Client, filter: &Filter, cursor: Option<Cursor>, most: usize) -> Page {
     list(client, filter, cursor, most).await.unwrap()
@@ -41,38 +41,6 @@ fn of_kind(kind: &str) -> Filter {
         kind: Some(kind.parse().unwrap()),
         ..Filter::default()
     }
-}
-
-/// Stores many messages at once.
-async fn put_all(client: &Client, messages: Vec<(String, String)>) {
-    for batch in messages.chunks(1000) {
-        let id = JobId::generate().to_string();
-        for (number, (subject, body)) in (1..).zip(batch) {
-            let mut headers = HeaderMap::new();
-            headers.insert("Nats-Batch-Id", id.as_str());
-            headers.insert("Nats-Batch-Sequence", number.to_string());
-            if number == batch.len() {
-                headers.insert("Nats-Batch-Commit", "1");
-                put(client, subject.clone(), headers, body.clone()).await;
-            } else {
-                let sent =
-                    client.publish_with_headers(subject.clone(), headers, body.clone().into());
-                sent.await.unwrap();
-            }
-        }
-    }
-}
-
-/// Puts jobs of a kind into the queue.
-async fn queue(client: &Client, kind: &str, count: usize) -> Vec<JobId> {
-    let ids: Vec<_> = (0..count).map(|_| JobId::generate()).collect();
-    let kind = kind.parse().unwrap();
-    let message = |id: &JobId| {
-        let subject = subjects::durable_job(*id, common::Priority::Normal, 1, &kind);
-        (subject, json!({"id": id, "kind": kind}).to_string())
-    };
-    put_all(client, ids.iter().map(message).collect()).await;
-    ids
 }
 
 /// The record of a job that has ended.

@@ -1,18 +1,20 @@
 //! What the lane holds, and what is promised of it.
 
+use async_nats::{Client, HeaderMap};
 use common::JobId;
-use durable::{Stream, Topology, guarantees, queues, streams};
+use durable::{Queues, Stream, Topology, guarantees, queues, streams};
 use serde_json::json;
-use test_support::NatsServer;
+use test_support::{DEADLINE, NatsServer, eventually};
 
-use crate::support::{job, lane, put_record, submitter};
+use crate::support::{job, lane, put, put_record, queue, submitter};
 
 #[tokio::test]
 async fn what_each_stream_holds_is_told() {
     let bare = NatsServer::start().await;
     let nobody = bare.connect_as("gateway").await;
     assert!(streams(&nobody).await.unwrap().is_none());
-    assert!(queues(&nobody, 10).await.unwrap().is_empty());
+    let none = queues(&nobody, 10).await.unwrap();
+    assert!(none.queues.is_empty() && none.waiting == 0);
 
     let nats = lane().await;
     let gateway = nats.connect_as("gateway").await;
@@ -44,24 +46,28 @@ async fn what_each_stream_holds_is_told() {
     assert!(depths[1].oldest.is_none());
 }
 
+/// Makes the durable consumer of a kind, as a consumer does that serves it.
+async fn durable_consumer(worker: &Client, kind: &str) {
+    let name = kind.replace('.', "=");
+    let filter = format!("jobs.durable.*.*.*.{kind}");
+    let config = json!({
+        "durable_name": name, "ack_policy": "explicit", "filter_subject": filter,
+    });
+    let request = json!({"stream_name": "JOBS", "config": config, "action": "create"});
+    let subject = format!("$JS.API.CONSUMER.CREATE.JOBS.{name}.{filter}");
+    worker
+        .request(subject, request.to_string().into())
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn what_waits_of_each_kind_is_told_for_more_kinds_than_one_answer_holds() {
     let nats = lane().await;
     let gateway = nats.connect_as("gateway").await;
     let worker = nats.connect_as("worker").await;
     for number in 0..300 {
-        let kind = format!("kind.{number}");
-        let name = kind.replace('.', "=");
-        let filter = format!("jobs.durable.*.*.*.{kind}");
-        let config = json!({
-            "durable_name": name, "ack_policy": "explicit", "filter_subject": filter,
-        });
-        let request = json!({"stream_name": "JOBS", "config": config, "action": "create"});
-        let subject = format!("$JS.API.CONSUMER.CREATE.JOBS.{name}.{filter}");
-        worker
-            .request(subject, request.to_string().into())
-            .await
-            .unwrap();
+        durable_consumer(&worker, &format!("kind.{number}")).await;
     }
     let submitter = submitter(&gateway);
     for kind in ["kind.7", "kind.299", "kind.7"] {
@@ -79,9 +85,10 @@ async fn what_waits_of_each_kind_is_told_for_more_kinds_than_one_answer_holds() 
     futures_util::StreamExt::next(&mut pulled).await.unwrap();
 
     let all = queues(&gateway, 1000).await.unwrap();
-    assert_eq!(all.len(), 300);
+    assert_eq!((all.queues.len(), all.waiting), (300, 2));
     let few = queues(&gateway, 2).await.unwrap();
     let few: Vec<_> = few
+        .queues
         .iter()
         .map(|queue| {
             let oldest = queue.oldest.is_some();
@@ -89,6 +96,66 @@ async fn what_waits_of_each_kind_is_told_for_more_kinds_than_one_answer_holds() 
         })
         .collect();
     assert_eq!(few, [("kind.7", 1, 1, true), ("kind.299", 1, 0, true)]);
+}
+
+/// The kinds, with how many wait of each, whether there may be more, and whether it is served.
+fn waiting(queues: &Queues) -> Vec<(&str, u64, bool, Option<bool>)> {
+    let rows = queues.queues.iter();
+    let rows = rows.map(|queue| {
+        let kind = queue.kind.as_str();
+        (kind, queue.waiting, queue.at_least, queue.served)
+    });
+    rows.collect()
+}
+
+#[tokio::test]
+async fn jobs_of_kinds_that_nobody_serves_are_counted_exactly_as_long_as_they_are_few() {
+    let nats = lane().await;
+    let gateway = nats.connect_as("gateway").await;
+    let worker = nats.connect_as("worker").await;
+    let _serves = worker.subscribe("jobs.serves.echo").await.unwrap();
+    worker.flush().await.unwrap();
+    durable_consumer(&worker, "echo").await;
+    queue(&gateway, "echo", 2).await;
+    queue(&gateway, "mail.send", 3).await;
+    // Its time has come, and nobody takes it either.
+    let id = JobId::generate();
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Schedule", "@at 2026-01-31T09:30:00Z");
+    headers.insert(
+        "Nats-Schedule-Target",
+        format!("jobs.due.{id}.normal.1.mail.send"),
+    );
+    let later = common::subjects::later(id);
+    put(&worker, later, headers, "{}".to_owned()).await;
+    let few = eventually(DEADLINE, "the job that is due", async || {
+        let few = queues(&gateway, 10).await.unwrap();
+        (few.waiting > 5).then_some(few)
+    })
+    .await;
+    assert_eq!(
+        waiting(&few),
+        [
+            ("mail.send", 4, false, Some(false)),
+            ("echo", 2, false, Some(true))
+        ]
+    );
+    assert_eq!(few.waiting, 6);
+    assert!(few.queues[0].oldest.is_some());
+    assert_eq!(queues(&gateway, 1).await.unwrap().waiting, 6);
+
+    // More than are looked at one by one.
+    queue(&gateway, "report", 9000).await;
+    let more = queues(&gateway, 10).await.unwrap();
+    assert_eq!(waiting(&more)[0], ("report", 9000, false, Some(false)));
+    assert_eq!(more.waiting, 9006);
+
+    // More than the server is asked for: all are counted, but not by kind.
+    queue(&gateway, "report", 2000).await;
+    let many = queues(&gateway, 10).await.unwrap();
+    let of_reports = waiting(&many)[0];
+    assert_eq!((of_reports.0, of_reports.2), ("report", true));
+    assert_eq!(many.waiting, 11_006);
 }
 
 #[tokio::test]

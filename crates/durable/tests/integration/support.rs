@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use async_nats::Client;
+use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use common::JobId;
 use durable::{Limits, NewJob, Patience, Submitter, Topology};
-use serde_json::Value;
+use serde_json::{Value, json};
 use test_support::NatsServer;
 pub(crate) use test_support::{put, put_record};
 use tokio::sync::watch;
@@ -71,6 +71,38 @@ pub(crate) async fn messages(client: &Client, stream: &str) -> u64 {
     info(client, stream).await["state"]["messages"]
         .as_u64()
         .unwrap()
+}
+
+/// Stores many messages at once.
+pub(crate) async fn put_all(client: &Client, messages: Vec<(String, String)>) {
+    for batch in messages.chunks(1000) {
+        let id = JobId::generate().to_string();
+        for (number, (subject, body)) in (1..).zip(batch) {
+            let mut headers = HeaderMap::new();
+            headers.insert("Nats-Batch-Id", id.as_str());
+            headers.insert("Nats-Batch-Sequence", number.to_string());
+            if number == batch.len() {
+                headers.insert("Nats-Batch-Commit", "1");
+                put(client, subject.clone(), headers, body.clone()).await;
+            } else {
+                let sent =
+                    client.publish_with_headers(subject.clone(), headers, body.clone().into());
+                sent.await.unwrap();
+            }
+        }
+    }
+}
+
+/// Puts jobs of a kind into the queue.
+pub(crate) async fn queue(client: &Client, kind: &str, count: usize) -> Vec<JobId> {
+    let ids: Vec<_> = (0..count).map(|_| JobId::generate()).collect();
+    let kind = kind.parse().unwrap();
+    let message = |id: &JobId| {
+        let subject = common::subjects::durable_job(*id, common::Priority::Normal, 1, &kind);
+        (subject, json!({"id": id, "kind": kind}).to_string())
+    };
+    put_all(client, ids.iter().map(message).collect()).await;
+    ids
 }
 
 /// Gives a job up as a consumer would.

@@ -131,8 +131,11 @@ fn age_ms(at: Timestamp) -> u64 {
 /// The queues of the durable lane.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Queues {
-    /// One for each kind, at most 1,000.
+    /// One for each kind, those with the most jobs first, at most 1,000.
     queues: Vec<Queue>,
+    /// How many jobs wait for a consumer, of all kinds. Where more than 10,000 do, jobs that ended
+    /// in the last seconds are counted as well: so it may be too large, but not too small.
+    waiting: u64,
 }
 
 /// The jobs of a kind that wait or run.
@@ -143,6 +146,14 @@ pub(crate) struct Queue {
     kind: JobKind,
     /// How many wait for a consumer.
     waiting: u64,
+    /// Whether there may be more of them: no consumer has ever served the kind, and of more than
+    /// 10,000 jobs only the oldest were looked at. Absent otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    at_least: bool,
+    /// Whether a consumer serves the kind now; absent if that was not looked up. It is looked up
+    /// for the first 50 kinds of which jobs wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    served: Option<bool>,
     /// How many consumers have.
     running: u64,
     /// How many were delivered more than once.
@@ -157,6 +168,8 @@ pub(crate) struct Queue {
 }
 
 /// How many jobs wait and run, by kind
+///
+/// Also of kinds that no consumer has ever served.
 #[utoipa::path(
     get,
     path = "/v1/queues",
@@ -170,10 +183,12 @@ pub(crate) async fn queues(
     _reader: Reader,
 ) -> Result<Json<Queues>, Problem> {
     app.check_nats()?;
-    let queues = durable::queues(&app.nats.client, QUEUES).await?;
+    let durable::Queues { queues, waiting } = durable::queues(&app.nats.client, QUEUES).await?;
     let of = |queue: durable::Queue| Queue {
         kind: queue.kind,
         waiting: queue.waiting,
+        at_least: queue.at_least,
+        served: queue.served,
         running: queue.running,
         redelivered: queue.redelivered,
         oldest: queue.oldest,
@@ -181,5 +196,6 @@ pub(crate) async fn queues(
     };
     Ok(Json(Queues {
         queues: queues.into_iter().map(of).collect(),
+        waiting,
     }))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Counts, Fleet, FleetRequest, RunTime, Timestamp};
-use durable::{Guarantees, Queue, Stream, StreamDepth, Topology};
+use durable::{Guarantees, Queues, Stream, StreamDepth, Topology};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -47,7 +47,7 @@ pub(crate) struct Snapshot {
     /// The streams; `None` without a durable lane.
     pub(crate) streams: Result<Option<Arc<Vec<StreamDepth>>>, String>,
     /// The queues of the durable lane, none without it; `None` if they are not known.
-    pub(crate) queues: Option<Arc<Vec<Queue>>>,
+    pub(crate) queues: Option<Arc<Queues>>,
     /// How many dead letters there are.
     pub(crate) dead: Option<u64>,
     /// What the server promises.
@@ -125,8 +125,7 @@ impl Snapshot {
     /// Durable jobs that wait for a consumer.
     pub(crate) fn queued(&self) -> Option<u64> {
         self.streams.as_ref().ok()?.as_ref()?;
-        let queues = self.queues.as_ref()?;
-        Some(queues.iter().map(|queue| queue.waiting).sum())
+        Some(self.queues.as_ref()?.waiting)
     }
 }
 

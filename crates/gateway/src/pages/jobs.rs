@@ -161,7 +161,7 @@ fn known_kinds(pages: &Pages) -> Vec<String> {
     let seen = pages.history.borrow();
     let fleet = seen.fleet.iter().flat_map(|fleet| &fleet.kinds);
     let mut kinds: Vec<_> = fleet.map(|kind| kind.kind.clone()).collect();
-    let queues = seen.queues.iter().flat_map(|queues| queues.iter());
+    let queues = seen.queues.iter().flat_map(|all| &all.queues);
     kinds.extend(queues.map(|queue| queue.kind.to_string()));
     kinds.sort_unstable();
     kinds.dedup();

@@ -61,6 +61,8 @@ struct KindRow {
 
 struct QueueRow {
     kind: String,
+    /// Whether it is known that nobody serves it.
+    unserved: bool,
     waiting: String,
     running: String,
     redelivered: String,
@@ -105,7 +107,7 @@ pub(crate) async fn page(
 impl OverviewPage {
     pub(crate) fn of(frame: Frame, entry: Entry, seen: &Snapshot) -> Self {
         let fleet = seen.fleet.as_deref().ok();
-        let mut queues: Vec<_> = seen.queues.iter().flat_map(|all| all.iter()).collect();
+        let mut queues: Vec<_> = seen.queues.iter().flat_map(|all| &all.queues).collect();
         queues.sort_by(|one, other| {
             let order = other.waiting.cmp(&one.waiting);
             order.then_with(|| one.kind.as_str().cmp(other.kind.as_str()))
@@ -250,7 +252,12 @@ impl QueueRow {
     fn of(queue: &Queue) -> Self {
         Self {
             kind: queue.kind.to_string(),
-            waiting: text::count(queue.waiting),
+            unserved: queue.served == Some(false),
+            waiting: if queue.at_least {
+                format!("at least {}", text::count(queue.waiting))
+            } else {
+                text::count(queue.waiting)
+            },
             running: text::count(queue.running),
             redelivered: text::count(queue.redelivered),
         }

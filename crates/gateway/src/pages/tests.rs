@@ -5,6 +5,7 @@ use common::{
     ConsumerState, Counts, DeadReason, FailedAttempt, Fleet, FleetKind, FleetMember, JobRecord,
     JobState, OutcomeError, Presence, RunTime, Timestamp, codes,
 };
+use durable::{Queue, Queues};
 use std::sync::Arc;
 
 use super::consumers::ConsumersPage;
@@ -166,6 +167,41 @@ fn queues_that_are_not_known_are_not_shown_as_none() {
     assert!(unknown.contains("durable; - more"), "{unknown}");
     seen.queues = Some(Arc::default());
     assert_eq!(queued(&seen), ("0".to_owned(), true));
+}
+
+#[test]
+fn queues_that_nobody_serves_are_shown_as_such_and_queued_counts_what_is_not_shown() {
+    let queue = |kind: &str, waiting, at_least, served| Queue {
+        kind: kind.parse().unwrap(),
+        waiting,
+        at_least,
+        running: 0,
+        redelivered: 0,
+        oldest: None,
+        served,
+    };
+    let seen = Snapshot {
+        streams: Ok(Some(Arc::default())),
+        queues: Some(Arc::new(Queues {
+            queues: vec![
+                queue("mail.send", 200, true, Some(false)),
+                queue("echo", 7, false, Some(true)),
+            ],
+            waiting: 12_345,
+        })),
+        ..Snapshot::unknown()
+    };
+    let html = render(&seen, "http://127.0.0.1:8080", false);
+    let row = |kind: &str| {
+        let row = html.split(&format!("id=\"queue-{kind}\"")).nth(1).unwrap();
+        let row = row.split("</tr>").next().unwrap();
+        (row.contains("nobody serves it"), row.contains("at least"))
+    };
+    assert_eq!(row("mail.send"), (true, true));
+    assert_eq!(row("echo"), (false, false));
+    let tile = html.split("id=\"tile-queued\"").nth(1).unwrap();
+    let tile = tile.split("</div>").next().unwrap();
+    assert!(tile.contains(&super::text::count(12_345)), "{tile}");
 }
 
 #[test]

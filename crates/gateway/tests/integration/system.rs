@@ -56,6 +56,24 @@ async fn streams_and_queues_are_told() {
         (queue["running"].as_u64()? + queue["waiting"].as_u64()? == 3).then_some(())
     })
     .await;
+    let unserved = r#"{"kind":"nobody.does","payload":1}"#;
+    assert_eq!(gateway.post("/v1/jobs", unserved).await.status, 202);
+    let queues = gateway.get("/v1/queues").await.json();
+    let all = queues["queues"].as_array().unwrap();
+    let of = |kind: &str| all.iter().find(|queue| queue["kind"] == kind).unwrap();
+    let nobody = of("nobody.does");
+    assert_eq!(
+        (&nobody["waiting"], &nobody["running"], &nobody["served"]),
+        (&json!(1), &json!(0), &json!(false)),
+        "{queues}"
+    );
+    assert!(nobody["oldest_age_ms"].is_u64(), "{queues}");
+    assert_eq!(of("sleep")["served"], true, "{queues}");
+    assert_eq!(
+        queues["waiting"].as_u64(),
+        Some(1 + of("sleep")["waiting"].as_u64().unwrap()),
+        "{queues}"
+    );
 }
 
 #[tokio::test]
