@@ -83,6 +83,8 @@ pub mod codes {
     pub const LOST: &str = "lost";
     /// Durable lane: no attempt, but the mark where a dead letter was replayed.
     pub const REPLAYED: &str = "replayed";
+    /// Durable lane: no attempt, but the mark where a dead letter was discarded.
+    pub const DISCARDED: &str = "discarded";
     /// The attempt took longer than its time-out.
     pub const TIMEOUT: &str = "timeout";
     /// The handler panicked.

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{JobId, JobKind, OutcomeError, Timestamp};
+use crate::{JobId, JobKind, OutcomeError, Timestamp, codes};
 
 /// What is known of a job in the durable lane: kept under `jobs.state.<id>`, and told to whoever
 /// listens on `jobs.events.<id>`.
@@ -95,7 +95,8 @@ pub enum DeadReason {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FailedAttempt {
-    /// Its number, from 1; 0 marks where the job was replayed, after which they count anew.
+    /// Its number, from 1; 0 marks where the job was replayed, after which they count anew, or its
+    /// dead letter discarded: the code of the error tells which.
     pub attempt: u32,
     /// Who made it; absent if nobody knows, because its consumer was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,6 +108,14 @@ pub struct FailedAttempt {
 }
 
 impl JobRecord {
+    /// Whether the job is dead and somebody has discarded its dead letter.
+    #[must_use]
+    pub fn is_discarded(&self) -> bool {
+        let last = self.failures.last();
+        self.state == JobState::Dead
+            && last.is_some_and(|mark| mark.attempt == 0 && mark.error.code == codes::DISCARDED)
+    }
+
     /// A record with nothing but these.
     #[must_use]
     pub fn new(id: JobId, kind: Option<JobKind>, state: JobState, at: Timestamp) -> Self {

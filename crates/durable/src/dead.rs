@@ -311,12 +311,17 @@ fn mark_replay(record: &mut JobRecord) {
     for FailedAttempt { error, .. } in attempts.iter_mut() {
         records::shorten(error, records::SHORT);
     }
-    attempts.push(FailedAttempt {
+    attempts.push(mark(record.at, codes::REPLAYED, "the job was replayed"));
+}
+
+/// Something that was done to a dead letter, among the attempts.
+fn mark(at: Timestamp, code: &'static str, message: &str) -> FailedAttempt {
+    FailedAttempt {
         attempt: 0,
         consumer: None,
-        at: record.at,
-        error: OutcomeError::new(codes::REPLAYED, "the job was replayed"),
-    });
+        at,
+        error: OutcomeError::new(code, message),
+    }
 }
 
 /// The time of the NATS server.
@@ -358,14 +363,21 @@ fn edited(letter: &DeadLetter, payload: &[u8]) -> anyhow::Result<Bytes> {
     Ok(serde_json::to_vec(&job)?.into())
 }
 
-/// Removes a dead letter for good. The record of its job stays for a week.
+/// Removes a dead letter for good. The record of its job says so, and stays for a week.
 ///
 /// # Errors
 /// When the server does not answer in time, or somebody else is at it: [`LeftAsItIs::Busy`].
 pub async fn discard(client: &Client, letter: &DeadLetter) -> anyhow::Result<()> {
-    let (record, expected) = record_of(client, letter).await?;
+    let (record, at) = tokio::join!(record_of(client, letter), now(client));
+    let (mut record, expected) = record?;
     if record.state == JobState::Dead && record.run == letter.run && expected > 0 {
-        let record = serde_json::to_vec(&record)?.into();
+        // Whoever was interrupted here has written so already.
+        if !record.is_discarded() {
+            let discarded = mark(at?, codes::DISCARDED, "the dead letter was discarded");
+            record.failures.push(discarded);
+        }
+        let limit = client.max_payload().saturating_sub(MARGIN);
+        let record = records::encode(&record, limit);
         let message = records::message(letter.id, record, expected, Some(KEPT));
         match writer::store(client, vec![message]).await {
             Ok(_) => {}

@@ -362,8 +362,9 @@ fn show_record(job: &Job, record: Option<&JobRecord>) -> anyhow::Result<()> {
     );
     for failure in &record.failures {
         let (at, attempt) = (failure.at, failure.attempt);
-        if failure.error.code == codes::REPLAYED {
-            add("replayed", Some(at.to_string()));
+        // No attempt, but a mark among them.
+        if attempt == 0 && [codes::REPLAYED, codes::DISCARDED].contains(&&*failure.error.code) {
+            add(&failure.error.code, Some(at.to_string()));
             continue;
         }
         let consumer = failure.consumer.as_deref().map_or("?".to_owned(), shown);

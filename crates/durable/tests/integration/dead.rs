@@ -308,12 +308,21 @@ async fn a_discarded_letter_is_gone_and_its_record_will_be() {
     let (_nats, worker, operator) = stand().await;
     let id = bury(&worker, "mail", "permanent").await;
     let letter = dead::show(&operator, id).await.unwrap().unwrap();
+    let record = look_up(&operator, id).await.unwrap().unwrap();
+    assert!(!record.is_discarded());
     dead::discard(&operator, &letter).await.unwrap();
     // Somebody else was as fast.
     dead::discard(&operator, &letter).await.unwrap();
     assert_eq!(letters(&operator).await, 0);
     let record = look_up(&operator, id).await.unwrap().unwrap();
     assert_eq!(record.state, JobState::Dead);
+    assert!(record.is_discarded());
+    let codes: Vec<_> = record
+        .failures
+        .iter()
+        .map(|mark| &*mark.error.code)
+        .collect();
+    assert_eq!(codes, [codes::PERMANENT, codes::DISCARDED], "said once");
     let last = json!({"last_by_subj": format!("jobs.state.{id}")}).to_string();
     let kept = operator.request("$JS.API.DIRECT.GET.JOBS_STATE", last.into());
     assert!(

@@ -34,7 +34,7 @@ pub(crate) struct JobPage {
     state: &'static str,
     tone: &'static str,
     is_final: bool,
-    dead: bool,
+    has_letter: bool,
     at: Moment,
     attempt: u32,
     consumer: Option<String>,
@@ -77,7 +77,7 @@ impl JobPage {
             state: record.state.as_str(),
             tone: text::tone(record.state),
             is_final: record.state.is_final(),
-            dead: record.state == JobState::Dead,
+            has_letter: record.state == JobState::Dead && !record.is_discarded(),
             at: Moment::of(record.at),
             attempt: record.attempt,
             next_at: record

@@ -47,12 +47,16 @@ fn made(id: JobId) -> Option<Timestamp> {
     Some(epoch.shifted(milliseconds + i64::from(nanos / 1_000_000)))
 }
 
-/// Attempts that failed, and the replays between them.
+/// Attempts that failed, and what was done to dead letters between them.
 pub(crate) fn of_failures(failures: &[FailedAttempt]) -> Vec<Event> {
     let events = failures.iter().map(|failure| {
         if failure.attempt == 0 && failure.error.code == codes::REPLAYED {
             return Event::new("later", "Replayed", Some(failure.at))
                 .saying("Its attempts are counted anew.");
+        }
+        if failure.attempt == 0 && failure.error.code == codes::DISCARDED {
+            return Event::new("idle", "Discarded", Some(failure.at))
+                .saying("Its dead letter was removed for good.");
         }
         let who = failure.consumer.as_ref();
         let what = format!("Attempt {} failed", failure.attempt);
@@ -77,7 +81,10 @@ pub(crate) fn of_record(record: &JobRecord) -> Vec<Event> {
     } else {
         events.push(Event::new("idle", "Submitted", None).saying("Its id does not tell when."));
     }
-    events.extend(of_failures(&record.failures));
+    let mut failures = of_failures(&record.failures);
+    // That came after the end of the job.
+    let discarded = failures.pop_if(|_| record.is_discarded());
+    events.extend(failures);
     let who = record.consumer.as_ref();
     let at = Some(record.at);
     let tone = text::tone(record.state);
@@ -102,15 +109,19 @@ pub(crate) fn of_record(record: &JobRecord) -> Vec<Event> {
         }
         JobState::Dead => {
             let reason = record.reason.map_or("given up", text::reason);
-            Event::new(tone, "Given up", at)
-                .by(who)
-                .saying(format!("It is among the dead letters: {reason}."))
+            let event = Event::new(tone, "Given up", at).by(who);
+            event.saying(if discarded.is_some() {
+                format!("It was among the dead letters: {reason}.")
+            } else {
+                format!("It is among the dead letters: {reason}.")
+            })
         }
         JobState::Cancelled => Event::new(tone, "Cancelled", at),
         JobState::Expired => {
             Event::new(tone, "Expired", at).saying("Its deadline had passed before it was started.")
         }
     });
+    events.extend(discarded);
     events
 }
 
@@ -151,6 +162,32 @@ mod tests {
         ]
         .map(|(what, text)| (what.to_owned(), text.to_owned()));
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_discarded_letter_is_the_last_thing_that_is_told_of_a_dead_job() {
+        let at: Timestamp = "2026-01-31T09:30:00Z".parse().unwrap();
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+        let mut record = JobRecord::new(id, None, JobState::Dead, at);
+        let failure = |attempt, code| FailedAttempt {
+            attempt,
+            consumer: None,
+            at,
+            error: OutcomeError::new(code, ""),
+        };
+        record.failures = vec![failure(1, codes::PERMANENT)];
+        let told = |record: &JobRecord| -> Vec<_> {
+            let events = of_record(record).into_iter();
+            events.map(|event| event.what).collect()
+        };
+        assert_eq!(told(&record), ["Submitted", "Attempt 1 failed", "Given up"]);
+        record.failures.push(failure(0, codes::DISCARDED));
+        assert_eq!(
+            told(&record),
+            ["Submitted", "Attempt 1 failed", "Given up", "Discarded"]
+        );
+        let given_up = &of_record(&record)[2];
+        assert!(given_up.text.as_ref().unwrap().starts_with("It was among"));
     }
 
     #[test]

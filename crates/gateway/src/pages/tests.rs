@@ -149,6 +149,27 @@ fn an_overview_of_nothing_says_what_to_do() {
 }
 
 #[test]
+fn a_dead_job_leads_to_its_letter_unless_that_was_discarded() {
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+    let mut record = JobRecord::new(id, None, JobState::Dead, now());
+    let page = |record: &JobRecord| {
+        let page = JobPage::of(Frame::bare(""), record.clone());
+        page.render().unwrap()
+    };
+    let link = format!("href=\"/dead/{id}\"");
+    assert!(page(&record).contains(&link));
+    record.failures = vec![FailedAttempt {
+        attempt: 0,
+        consumer: None,
+        at: now(),
+        error: OutcomeError::new(codes::DISCARDED, ""),
+    }];
+    let discarded = page(&record);
+    assert!(!discarded.contains(&link), "{discarded}");
+    assert!(discarded.contains("Discarded"), "{discarded}");
+}
+
+#[test]
 fn queues_that_are_not_known_are_not_shown_as_none() {
     let mut seen = Snapshot {
         streams: Ok(Some(Arc::default())),

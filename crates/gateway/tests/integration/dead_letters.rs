@@ -139,6 +139,13 @@ async fn many_are_replayed_and_discarded_by_what_they_have_in_common() {
     let path = format!("/v1/dead-letters/{other}");
     assert_eq!(gateway.delete(&path).await.status, 204);
     assert_eq!(gateway.delete(&path).await.problem().0, 404);
+    let record = gateway.get(&format!("/v1/jobs/{other}")).await.json();
+    let mark = record["failures"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (&record["state"], &mark["attempt"], &mark["error"]["code"]),
+        (&json!("dead"), &json!(0), &json!("discarded")),
+        "{record}"
+    );
     // Those that were replayed fail again.
     test_support::eventually(test_support::DEADLINE, "three dead letters", async || {
         let list = gateway.get("/v1/dead-letters").await.json();

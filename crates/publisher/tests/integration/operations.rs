@@ -212,6 +212,9 @@ async fn dead_letters_are_seen_to() {
     assert_eq!((code, text.as_str()), (0, "1 replayed"));
     let (code, _) = desk.ask(&["dead", "discard", &ids[2]]).await;
     assert_eq!(code, 0);
+    let (_, text) = desk.ask(&["info", &ids[2]]).await;
+    let last = text.lines().last().unwrap();
+    assert!(last.starts_with("discarded "), "{text}");
     let (_, text) = desk.ask(&["dead", "list"]).await;
     assert_eq!(text, "no dead letters match");
 }
