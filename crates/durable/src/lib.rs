@@ -39,7 +39,7 @@ pub use dead::{DeadLetter, Replayed, Which};
 pub use doctor::{Finding, examine};
 pub use lane::{Lane, LaneEnd, LaneOptions, Sink};
 pub use lease::Lease;
-pub use look::{Waited, look_up, record, wait};
+pub use look::{Waited, look_up, message, record, wait};
 pub use queues::{Queue, Queues, queues};
 pub use settle::Settlement;
 pub use storage::{Storage, dead_letters, storage};

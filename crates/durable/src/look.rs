@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::Client;
+use bytes::Bytes;
 use common::{JobId, JobKind, JobRecord, JobState, Timestamp, subjects};
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
@@ -64,6 +65,35 @@ pub async fn record(client: &Client, id: JobId) -> anyhow::Result<Option<JobReco
     kept.map(|kept| serde_json::from_slice(&kept.payload))
         .transpose()
         .with_context(|| format!("the record of job {id} cannot be read"))
+}
+
+/// The bytes of a job as they were submitted, if it has not ended and the message that it waits or
+/// runs in is there.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn message(client: &Client, record: &JobRecord) -> anyhow::Result<Option<Bytes>> {
+    if record.state.is_final() {
+        return Ok(None);
+    }
+    let id = record.id;
+    // In the order of its way, as above.
+    for (stream, subject) in [
+        (Stream::Later, subjects::later(id)),
+        (Stream::Later, format!("{}.{id}.>", subjects::DUE)),
+        (Stream::Jobs, format!("{}.{id}.>", subjects::DURABLE)),
+    ] {
+        let Some(kept) = direct::last(client, stream, &subject).await? else {
+            continue;
+        };
+        let target = kept.headers.get("Nats-Schedule-Target");
+        let subject = target.map_or(&*kept.subject, |target| target.as_str());
+        // One of an earlier run may have had another payload, and is about to be removed.
+        if Place::of(subject).is_none_or(|place| place.run >= record.run) {
+            return Ok(Some(kept.payload));
+        }
+    }
+    Ok(None)
 }
 
 fn found(id: JobId, kind: Option<JobKind>, state: JobState, kept: &Kept) -> JobRecord {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use common::{JobId, JobState, subjects};
-use durable::{Waited, cancel, look_up, wait};
+use durable::{Waited, cancel, look_up, message, wait};
 use serde_json::json;
 use test_support::DEADLINE;
 use tokio::sync::watch;
@@ -49,6 +49,46 @@ async fn a_job_is_found_wherever_it_is() {
     let record = look_up(&operator, queued.id).await.unwrap().unwrap();
     assert_eq!(record.state, JobState::Running);
     assert_eq!(record.consumer.as_deref(), Some("consumer-1"));
+}
+
+#[tokio::test]
+async fn the_bytes_of_a_job_are_told_until_it_has_ended_and_are_those_of_its_last_run() {
+    let nats = lane().await;
+    let worker = nats.connect_as("worker").await;
+    let gateway = nats.connect_as("gateway").await;
+    let submitted = async |fields: &str| {
+        let new = job(&format!(r#"{{"kind":"mail","payload":"a"{fields}}}"#));
+        submitter(&gateway).submit(&new).await.unwrap();
+        new.id
+    };
+    let payload = async |id| {
+        let record = look_up(&gateway, id).await.unwrap().unwrap();
+        let bytes = message(&gateway, &record).await.unwrap()?;
+        let body: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        Some(body["payload"].clone())
+    };
+    let scheduled = submitted(r#","run_at":"2200-01-31T09:30:00Z""#).await;
+    assert_eq!(payload(scheduled).await, Some(json!("a")));
+    let queued = submitted("").await;
+    assert_eq!(payload(queued).await, Some(json!("a")));
+    put_record(&worker, queued, json!({"state": "running"})).await;
+    assert_eq!(payload(queued).await, Some(json!("a")));
+    put_record(&worker, queued, json!({"state": "succeeded"})).await;
+    assert_eq!(payload(queued).await, None);
+
+    // It waits for a retry, and the message of the run before is there still.
+    let retrying = submitted("").await;
+    put_record(&worker, retrying, json!({"state": "retrying", "run": 2})).await;
+    assert_eq!(payload(retrying).await, None);
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Schedule", "@at 2200-01-31T09:30:00Z");
+    headers.insert(
+        "Nats-Schedule-Target",
+        format!("jobs.due.{retrying}.normal.2.mail"),
+    );
+    let body = r#"{"kind":"mail","payload":"b"}"#.to_owned();
+    put(&worker, subjects::later(retrying), headers, body).await;
+    assert_eq!(payload(retrying).await, Some(json!("b")));
 }
 
 #[tokio::test]

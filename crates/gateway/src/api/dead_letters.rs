@@ -7,7 +7,6 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
 use bytes::Bytes;
 use common::{DeadReason, FailedAttempt, JobId, JobKind, OutcomeError, Timestamp};
 use durable::dead;
@@ -17,7 +16,7 @@ use serde_json::value::RawValue;
 use tracing::info;
 use utoipa::{IntoParams, ToSchema};
 
-use super::jobs::{cursor, limit};
+use super::jobs::{as_submitted, cursor, limit};
 use super::params::{Id, Params};
 use super::schema;
 use super::submit::media_type;
@@ -180,9 +179,7 @@ pub(crate) async fn show(
     Id(id): Id,
 ) -> Result<Json<Whole>, Problem> {
     let letter = find(&app, id).await?;
-    let job: Option<Box<RawValue>> = serde_json::from_slice(&letter.payload).ok();
-    let engine = base64::engine::general_purpose::STANDARD;
-    let base64 = job.is_none().then(|| engine.encode(&letter.payload));
+    let (job, base64) = as_submitted(&letter.payload);
     let headers = letter.headers.iter().map(|(name, values)| {
         let values = values.iter().map(ToString::to_string).collect();
         (name.to_string(), values)

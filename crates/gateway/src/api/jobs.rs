@@ -6,9 +6,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
 use common::{DeadReason, JobId, JobKind, JobRecord, JobState, OutcomeError, Timestamp};
 use durable::{Filter, Listed, Waited};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use tracing::info;
 use utoipa::{IntoParams, ToSchema};
 
@@ -25,6 +27,33 @@ const CANCELLED: Duration = Duration::from_secs(5);
 const MOST: usize = 200;
 const USUAL: usize = 50;
 
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct LookQuery {
+    /// Also tell the job as it was submitted, until it has ended: false if absent.
+    #[serde(default)]
+    #[param(value_type = Option<bool>)]
+    job: bool,
+}
+
+/// What is known of a job, and the job itself.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WholeJob)]
+pub(crate) struct Whole {
+    /// What is known of it.
+    #[serde(flatten)]
+    #[schema(value_type = schema::Record)]
+    record: JobRecord,
+    /// The job as it was submitted, if that is asked for, it has not ended, and it is JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    job: Option<Box<RawValue>>,
+    /// The same in base64, if it is not JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+}
+
 /// Look a job up
 ///
 /// Its state, its result, and its failed attempts with their errors and times.
@@ -32,10 +61,10 @@ const USUAL: usize = 50;
     get,
     path = "/v1/jobs/{id}",
     tag = "jobs",
-    params(("id" = uuid::Uuid, Path, description = "The job")),
+    params(("id" = uuid::Uuid, Path, description = "The job"), LookQuery),
     responses(
-        (status = 200, description = "What is known of it", body = schema::Record),
-        (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "What is known of it", body = Whole),
+        (status = 400, description = "Not an id, or a wrong parameter", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "Nobody knows it, or does not any more", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -43,8 +72,28 @@ pub(crate) async fn show(
     State(app): State<App>,
     _reader: Reader,
     Id(id): Id,
-) -> Result<Json<JobRecord>, Problem> {
-    look_up(&app, id).await.map(Json)
+    Params(query): Params<LookQuery>,
+) -> Result<Json<Whole>, Problem> {
+    let record = look_up(&app, id).await?;
+    let message = if query.job {
+        durable::message(&app.nats.client, &record).await?
+    } else {
+        None
+    };
+    let (job, base64) = message.map_or((None, None), |message| as_submitted(&message));
+    Ok(Json(Whole {
+        record,
+        job,
+        base64,
+    }))
+}
+
+/// A job as it was submitted: as JSON, or else in base64.
+pub(super) fn as_submitted(message: &[u8]) -> (Option<Box<RawValue>>, Option<String>) {
+    let job: Option<Box<RawValue>> = serde_json::from_slice(message).ok();
+    let engine = base64::engine::general_purpose::STANDARD;
+    let base64 = job.is_none().then(|| engine.encode(message));
+    (job, base64)
 }
 
 /// What is known of a job.

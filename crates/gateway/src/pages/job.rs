@@ -4,7 +4,7 @@ use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
-use common::{JobId, JobRecord, JobState};
+use common::{Job, JobId, JobRecord, JobState};
 use serde::Deserialize;
 use tracing::info;
 
@@ -15,7 +15,7 @@ use super::problem::Problem;
 use super::text::{self, Moment};
 use crate::access::Operator;
 
-/// The longest result that is shown.
+/// The longest payload or result that is shown.
 const LONGEST: usize = 64 << 10;
 
 /// What is asked for.
@@ -41,6 +41,8 @@ pub(crate) struct JobPage {
     next_at: Option<Moment>,
     duration: Option<String>,
     reason: Option<&'static str>,
+    /// That of a job that has not ended, or all of a message that is no job.
+    payload: Option<String>,
     result: Option<String>,
     events: Vec<Event>,
 }
@@ -55,13 +57,17 @@ pub(crate) async fn page(
     let found = durable::look_up(&pages.app.nats.client, id).await;
     let record = found.map_err(Problem::away)?;
     let record = record.ok_or_else(|| Problem::not_found(format!("Nobody knows job {id}.")))?;
-    let mut page = JobPage::of(Frame::new(&pages, "", "jobs"), record);
+    let message = durable::message(&pages.app.nats.client, &record).await;
+    let message = message.map_err(Problem::away)?;
+    let frame = Frame::new(&pages, "", "jobs");
+    let mut page = JobPage::of(frame, record, message.as_deref());
     page.frame = page.frame.after(asked.done);
     html(&page)
 }
 
 impl JobPage {
-    pub(crate) fn of(frame: Frame, record: JobRecord) -> Self {
+    /// The page of a job, and of its message if it has not ended.
+    pub(crate) fn of(frame: Frame, record: JobRecord, message: Option<&[u8]>) -> Self {
         let kind = record
             .kind
             .as_ref()
@@ -86,17 +92,28 @@ impl JobPage {
                 .map(Moment::of),
             duration: record.duration_ms.map(text::milliseconds),
             reason: record.reason.map(text::reason),
-            result: record.result.as_ref().map(|result| {
-                let result = result.get();
-                if result.len() > LONGEST {
-                    text::cut(result, LONGEST)
-                } else {
-                    text::pretty(result)
-                }
-            }),
+            payload: message.map(payload),
+            result: record.result.as_ref().map(|result| shown(result.get())),
             events: life::of_record(&record),
             consumer: record.consumer,
         }
+    }
+}
+
+/// The payload in a message, or the message if it is no job.
+fn payload(message: &[u8]) -> String {
+    match Job::decode(message) {
+        Ok(job) => shown(job.payload.map_or("null", serde_json::value::RawValue::get)),
+        Err(_) => text::cut(&String::from_utf8_lossy(message), LONGEST),
+    }
+}
+
+/// JSON for people, cut if it is long.
+fn shown(json: &str) -> String {
+    if json.len() > LONGEST {
+        text::cut(json, LONGEST)
+    } else {
+        text::pretty(json)
     }
 }
 

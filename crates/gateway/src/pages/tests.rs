@@ -123,7 +123,7 @@ fn what_handlers_say_of_a_job_is_escaped() {
             ..OutcomeError::new(codes::PERMANENT, HOSTILE)
         },
     }];
-    let page = JobPage::of(Frame::bare("").titled(HOSTILE.to_owned()), record);
+    let page = JobPage::of(Frame::bare("").titled(HOSTILE.to_owned()), record, None);
     assert_escaped(&page.render().unwrap());
 }
 
@@ -149,11 +149,31 @@ fn an_overview_of_nothing_says_what_to_do() {
 }
 
 #[test]
+fn the_payload_of_a_job_that_has_not_ended_is_shown_cut_and_escaped() {
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+    let record = JobRecord::new(id, None, JobState::Queued, now());
+    let page = |message: &[u8]| {
+        let page = JobPage::of(Frame::bare(""), record.clone(), Some(message));
+        page.render().unwrap()
+    };
+    let job = |payload: &str| serde_json::json!({"kind": "echo", "payload": payload}).to_string();
+    assert_escaped(&page(job(HOSTILE).as_bytes()));
+    let no_job = page(HOSTILE.as_bytes());
+    assert_escaped(&no_job);
+    assert!(no_job.contains("id=\"payload\""), "{no_job}");
+    let long = page(job(&"x".repeat(1 << 20)).as_bytes());
+    assert!(long.len() < 100 << 10, "{}", long.len());
+    assert!(long.contains("xxx…"));
+    let ended = JobPage::of(Frame::bare(""), record.clone(), None);
+    assert!(!ended.render().unwrap().contains("id=\"payload\""));
+}
+
+#[test]
 fn a_dead_job_leads_to_its_letter_unless_that_was_discarded() {
     let id = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
     let mut record = JobRecord::new(id, None, JobState::Dead, now());
     let page = |record: &JobRecord| {
-        let page = JobPage::of(Frame::bare(""), record.clone());
+        let page = JobPage::of(Frame::bare(""), record.clone(), None);
         page.render().unwrap()
     };
     let link = format!("href=\"/dead/{id}\"");

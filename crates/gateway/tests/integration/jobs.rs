@@ -74,6 +74,52 @@ async fn unknown_jobs_and_bad_ids_are_told_apart() {
 }
 
 #[tokio::test]
+async fn a_job_is_told_as_it_was_submitted_until_it_has_ended_if_that_is_asked() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let job = json!({"kind": "mail", "payload": {"to": SCRIPT}}).to_string();
+    let id = gateway.post("/v1/jobs", &job).await.id();
+    let plain = gateway.get(&format!("/v1/jobs/{id}")).await.json();
+    assert!(plain["job"].is_null(), "{plain}");
+    let path = format!("/v1/jobs/{id}?job=true");
+    let asked = gateway.get(&path).await;
+    assert_eq!(asked.headers["content-type"], "application/json");
+    let asked = asked.json();
+    assert_eq!(
+        (&asked["state"], &asked["job"]["payload"]["to"]),
+        (&json!("queued"), &json!(SCRIPT)),
+        "{asked}"
+    );
+    let page = gateway.get(&format!("/jobs/{id}")).await;
+    assert!(page.text.contains("id=\"payload\""), "{page:?}");
+    let publisher = nats.connect_as("publisher").await;
+    let subject = format!("jobs.durable.{NOBODY}.normal.1.echo");
+    let stored = publisher.request(subject, "<script>\u{0}".into()).await;
+    assert!(stored.unwrap().payload.starts_with(b"{"));
+    let other = gateway.get(&format!("/v1/jobs/{NOBODY}?job=true")).await;
+    let other = other.json();
+    assert_eq!(
+        (&other["base64"], &other["job"]),
+        (&json!("PHNjcmlwdD4A"), &Value::Null),
+        "{other}"
+    );
+    let wrong = gateway.get(&format!("/v1/jobs/{id}?jobs=true")).await;
+    assert_eq!(wrong.problem(), (400, Some("jobs".to_owned())));
+
+    let _consumer = consumer(&nats, &[]).await;
+    let long = r#"{"kind":"sleep","payload":{"ms":600000},"timeout":"1h"}"#;
+    let running = gateway.post("/v1/jobs", long).await.id();
+    gateway.job_is(&running, "running").await;
+    let path = format!("/v1/jobs/{running}?job=true");
+    let asked = gateway.get(&path).await.json();
+    assert_eq!(asked["job"]["payload"]["ms"], 600_000, "{asked}");
+    gateway.delete(&format!("/v1/jobs/{running}")).await;
+    gateway.job_is(&running, "cancelled").await;
+    assert!(gateway.get(&path).await.json()["job"].is_null());
+}
+
+#[tokio::test]
 async fn jobs_are_listed_page_by_page() {
     let nats = NatsServer::start().await;
     streams_without_consumer(&nats).await;
