@@ -167,6 +167,34 @@ async fn jobs_are_listed_page_by_page() {
 }
 
 #[tokio::test]
+async fn a_job_that_has_ended_is_not_listed_as_queued_or_running_though_its_message_is_there() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let gateway = Gateway::start(&nats).await;
+    // More than the records of one look-up.
+    let crowd = json!(vec![json!({"kind": "echo"}); 1500]);
+    let answer = gateway.post("/v1/jobs", &crowd.to_string()).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    eventually(DEADLINE, "the end of all of them", async || {
+        let queues = gateway.get("/v1/queues").await.json();
+        let queues = queues["queues"].as_array().unwrap();
+        let left = |queue: &Value| queue["waiting"] != 0 || queue["running"] != 0;
+        (!queues.iter().any(left)).then_some(())
+    })
+    .await;
+    for round in 0..20 {
+        for query in ["state=queued", "state=running", "state=queued&kind=echo"] {
+            let page = gateway.get(&format!("/v1/jobs?{query}")).await.json();
+            let jobs = page["jobs"].as_array().unwrap();
+            assert!(jobs.is_empty(), "round {round}, {query}: {page}");
+        }
+        let kind = if round % 2 == 0 { "echo" } else { "fail" };
+        let job = json!({"kind": kind, "max_attempts": 1}).to_string();
+        gateway.post("/v1/jobs?wait=1m", &job).await.id();
+    }
+}
+
+#[tokio::test]
 async fn a_job_is_cancelled_while_it_waits_and_while_it_runs_but_not_after() {
     let nats = NatsServer::start().await;
     let _consumer = consumer(&nats, &[]).await;
