@@ -107,13 +107,22 @@ pub struct FailedAttempt {
     pub error: OutcomeError,
 }
 
+impl FailedAttempt {
+    /// Whether it is no attempt, but marks where the job was replayed or its dead letter discarded.
+    #[must_use]
+    pub fn is_mark(&self) -> bool {
+        // A job that nobody can read has failed without an attempt, too.
+        self.attempt == 0 && [codes::REPLAYED, codes::DISCARDED].contains(&&*self.error.code)
+    }
+}
+
 impl JobRecord {
     /// Whether the job is dead and somebody has discarded its dead letter.
     #[must_use]
     pub fn is_discarded(&self) -> bool {
         let last = self.failures.last();
         self.state == JobState::Dead
-            && last.is_some_and(|mark| mark.attempt == 0 && mark.error.code == codes::DISCARDED)
+            && last.is_some_and(|last| last.is_mark() && last.error.code == codes::DISCARDED)
     }
 
     /// A record with nothing but these.

@@ -406,11 +406,10 @@ impl Listed {
             consumer: record.consumer,
             next_at: record.next_at,
             reason: record.reason,
-            // Where the job was replayed, there stands a mark among them.
             error: record
                 .failures
                 .into_iter()
-                .rfind(|failure| failure.attempt > 0)
+                .rfind(|failure| !failure.is_mark())
                 .map(|failure| failure.error),
             duration_ms: record.duration_ms,
         }
@@ -418,7 +417,7 @@ impl Listed {
 
     fn of_letter(letter: DeadLetter) -> Self {
         let mut failures = letter.failures.into_iter();
-        let last = failures.rfind(|failure| failure.attempt > 0);
+        let last = failures.rfind(|failure| !failure.is_mark());
         Self {
             attempt: last.as_ref().map_or(0, |failure| failure.attempt),
             consumer: last.as_ref().and_then(|failure| failure.consumer.clone()),
@@ -464,9 +463,34 @@ impl Listed {
 
 #[cfg(test)]
 mod tests {
+    use common::{FailedAttempt, codes};
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_list_shows_how_a_job_failed_last_also_if_nobody_could_read_it_and_no_marks() {
+        let shown = |failures: &[(u32, &'static str)]| {
+            let at = Timestamp::now();
+            let failures = failures.iter().map(|(attempt, code)| FailedAttempt {
+                attempt: *attempt,
+                consumer: None,
+                at,
+                error: OutcomeError::new(code, ""),
+            });
+            let mut record = JobRecord::new(JobId::generate(), None, JobState::Dead, at);
+            record.failures = failures.collect();
+            Listed::of(record)
+                .error
+                .map(|error| error.code.into_owned())
+        };
+        let (replayed, discarded) = ((0, codes::REPLAYED), (0, codes::DISCARDED));
+        let last = shown(&[(1, codes::TIMEOUT), replayed, (1, codes::PANIC), discarded]);
+        assert_eq!(last.as_deref(), Some(codes::PANIC));
+        let unreadable = shown(&[(0, codes::INVALID_JOB), discarded]);
+        assert_eq!(unreadable.as_deref(), Some(codes::INVALID_JOB));
+        assert_eq!(shown(&[replayed]), None);
+    }
 
     #[test]
     fn what_is_no_cursor_is_refused() {

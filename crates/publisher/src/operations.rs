@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use bootstrap::{Context, Nats};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use common::{DeadReason, JobId, JobKind, JobRecord, JobState, codes};
+use common::{DeadReason, JobId, JobKind, JobRecord, JobState};
 use durable::dead::Remaining;
 use durable::{DeadLetter, Replayed, Waited, Which, dead};
 use serde_json::json;
@@ -362,8 +362,7 @@ fn show_record(job: &Job, record: Option<&JobRecord>) -> anyhow::Result<()> {
     );
     for failure in &record.failures {
         let (at, attempt) = (failure.at, failure.attempt);
-        // No attempt, but a mark among them.
-        if attempt == 0 && [codes::REPLAYED, codes::DISCARDED].contains(&&*failure.error.code) {
+        if failure.is_mark() {
             add(&failure.error.code, Some(at.to_string()));
             continue;
         }

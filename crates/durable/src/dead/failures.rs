@@ -1,16 +1,13 @@
 use anyhow::Context as _;
 use async_nats::Client;
-use common::{FailedAttempt, codes};
+use common::FailedAttempt;
 
 use super::DeadLetter;
 use crate::records::{self, Records};
 
 impl DeadLetter {
     pub(super) fn last_failure(&self) -> Option<&FailedAttempt> {
-        // A replay stands among the failures, too.
-        let marks_replay =
-            |failure: &FailedAttempt| failure.attempt == 0 && failure.error.code == codes::REPLAYED;
-        self.failures.iter().rfind(|failure| !marks_replay(failure))
+        self.failures.iter().rfind(|failure| !failure.is_mark())
     }
 }
 
