@@ -227,8 +227,17 @@ async fn a_full_queue_is_an_error_for_one_job_and_makes_a_bulk_wait() {
         full.contains("JOBS") && full.contains("maximum bytes"),
         "{full}"
     );
+    // The first to be refused is a batch: what is smaller finds room after it. So the bulk has to be
+    // well under way, and the one job too large for what it leaves.
+    let client = nats.connect_as("status").await;
+    eventually(DEADLINE, "jobs of the bulk", async || {
+        (messages(&client, "JOBS").await >= 30).then_some(())
+    })
+    .await;
+    let payload = format!("\"{}\"", "x".repeat(16_000));
     let mut one = durable(&nats)
-        .args(["--count", "1", "--confirm-timeout", "1s"])
+        .args(["--count", "1", "--payload", &payload])
+        .args(["--confirm-timeout", "1s"])
         .start();
     assert_eq!(one.wait().await.code(), Some(1));
     let text = one.stdout().join("\n");
