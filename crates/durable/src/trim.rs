@@ -85,6 +85,9 @@ struct Pile {
     dirty: bool,
     /// When the durable consumer was made: another one is of another stream, perhaps.
     created: String,
+    /// Whether it was found to be another one in this round: what was acknowledged until now may have
+    /// been in a stream that is gone, and a number of it may be that of a job that waits.
+    renewed: bool,
 }
 
 pub(crate) async fn trim(shared: Arc<Shared>) {
@@ -117,6 +120,7 @@ pub(crate) async fn trim(shared: Arc<Shared>) {
             }
         }
         for (place, pile) in piles.iter_mut().enumerate() {
+            pile.renewed = false;
             if (pile.dirty || !pile.above_floor.is_empty())
                 && let Err(error) = trim_queue(&shared, place, pile, (connection, since)).await
             {
@@ -128,6 +132,7 @@ pub(crate) async fn trim(shared: Arc<Shared>) {
         // Remembered for the next time: by then the server has handled the acknowledgements.
         for acked in acked {
             if let Some(pile) = piles.get_mut(acked.queue)
+                && !pile.renewed
                 && acked.connection == connection
                 && acked.sequence > pile.floor
                 && pile.above_floor.len() < REMEMBERED
@@ -153,6 +158,7 @@ async fn trim_queue(
     if info.created != pile.created {
         *pile = Pile {
             created: info.created,
+            renewed: true,
             ..Pile::default()
         };
     }
