@@ -15,7 +15,7 @@ mod groups;
 mod newest;
 mod summary;
 
-pub use all::{Remaining, discard_all, replay_all};
+pub use all::{Action, Remaining};
 pub use groups::{Group, Groups, groups, normalised};
 pub use newest::{Cursor, Letters, count, newest};
 pub use summary::Summary;

@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use durable::dead::Remaining;
-use durable::{DeadLetter, Replayed, Which, dead};
+use durable::dead::{Action, Remaining};
+use durable::{DeadLetter, Replayed, Which};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
@@ -19,24 +19,6 @@ const LONGEST: Duration = Duration::from_mins(5);
 
 /// The most letters a second that may be asked for.
 pub(crate) const FASTEST: u32 = 100_000;
-
-/// What is done with each letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// Its job is put into the queue again.
-    Replay,
-    /// It is removed for good.
-    Discard,
-}
-
-impl Action {
-    pub(crate) const fn did(self) -> &'static str {
-        match self {
-            Self::Replay => "replayed",
-            Self::Discard => "discarded",
-        }
-    }
-}
 
 /// What came of many dead letters.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
@@ -130,11 +112,7 @@ async fn one(app: &App, letter: DeadLetter, action: Action, came: &mut Came) {
     let id = letter.id;
     // Where nobody waits any more, this letter is still the last that is done.
     let done = app.finish(async move {
-        let client = &shared.nats.client;
-        let done = match action {
-            Action::Replay => dead::replay(client, &letter, None).await,
-            Action::Discard => dead::discard(client, &letter).await.map(|()| Replayed::Yes),
-        };
+        let done = action.apply(&shared.nats.client, &letter).await;
         shared.letters_changed();
         Ok(done?)
     });

@@ -76,81 +76,69 @@ impl<'a> Remaining<'a> {
     }
 }
 
-/// Replays all dead letters that are meant, at most so many a second, and says how many. One that
-/// cannot be replayed is left as it is, and logged.
-///
-/// # Errors
-/// When the letters cannot be listed, or some of them were left as they are.
-pub async fn replay_all(
-    client: &Client,
-    which: &Which,
-    rate: Option<NonZeroU32>,
-    stop: CancellationToken,
-    progress: impl FnMut(u64),
-) -> anyhow::Result<u64> {
-    all(client, which, rate, Deed::Replay, &stop, progress).await
-}
-
-/// Removes all dead letters that are meant for good, at most so many a second, and says how many.
-/// One that cannot be removed is left as it is, and logged.
-///
-/// # Errors
-/// When the letters cannot be listed, or some of them were left as they are.
-pub async fn discard_all(
-    client: &Client,
-    which: &Which,
-    rate: Option<NonZeroU32>,
-    stop: CancellationToken,
-    progress: impl FnMut(u64),
-) -> anyhow::Result<u64> {
-    all(client, which, rate, Deed::Discard, &stop, progress).await
-}
-
-/// What is done with each letter. A closure in its place would keep the work on one thread: the
-/// compiler cannot tell that what it returns may be sent to another.
-#[derive(Clone, Copy)]
-enum Deed {
+/// What is done with dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Its job is put into the queue again.
     Replay,
+    /// It is removed for good.
     Discard,
 }
 
-impl Deed {
-    /// Does it; whether somebody else was not faster.
-    async fn to(self, client: &Client, letter: &DeadLetter) -> anyhow::Result<bool> {
+impl Action {
+    /// What was done, in a word.
+    #[must_use]
+    pub const fn did(self) -> &'static str {
         match self {
-            Self::Replay => Ok(replay(client, letter, None).await? == Replayed::Yes),
-            Self::Discard => discard(client, letter).await.map(|()| true),
+            Self::Replay => "replayed",
+            Self::Discard => "discarded",
         }
     }
-}
 
-async fn all(
-    client: &Client,
-    which: &Which,
-    rate: Option<NonZeroU32>,
-    deed: Deed,
-    stop: &CancellationToken,
-    mut progress: impl FnMut(u64),
-) -> anyhow::Result<u64> {
-    let (mut done, mut failed) = (0, 0_u64);
-    let mut letters = Remaining::new(client, which, rate).await?;
-    while let Some(next) = stop.run_until_cancelled(letters.next()).await {
-        let Some(letter) = next? else { break };
-        match deed.to(client, &letter).await {
-            Ok(true) => {
-                done += 1;
-                progress(done);
-            }
-            Ok(false) => {}
-            Err(error) => {
-                failed += 1;
-                warn!(job.id = %letter.id, "dead letter left as it is: {error:#}");
-            }
+    /// Does it with one letter.
+    ///
+    /// # Errors
+    /// Those of [`replay`] and [`discard`].
+    pub async fn apply(self, client: &Client, letter: &DeadLetter) -> anyhow::Result<Replayed> {
+        match self {
+            Self::Replay => replay(client, letter, None).await,
+            Self::Discard => discard(client, letter).await.map(|()| Replayed::Yes),
         }
     }
-    anyhow::ensure!(
-        failed == 0,
-        "{failed} dead letters were left as they are, and {done} were not"
-    );
-    Ok(done)
+
+    /// Does it with all letters that are meant, at most so many a second, and says with how many.
+    /// One with which it fails is left as it is, and logged.
+    ///
+    /// # Errors
+    /// When the letters cannot be listed, or some of them were left as they are.
+    pub async fn apply_to_all(
+        self,
+        client: &Client,
+        which: &Which,
+        rate: Option<NonZeroU32>,
+        stop: CancellationToken,
+        mut progress: impl FnMut(u64),
+    ) -> anyhow::Result<u64> {
+        let (mut done, mut failed) = (0, 0_u64);
+        let mut letters = Remaining::new(client, which, rate).await?;
+        while let Some(next) = stop.run_until_cancelled(letters.next()).await {
+            let Some(letter) = next? else { break };
+            match self.apply(client, &letter).await {
+                Ok(Replayed::Yes) => {
+                    done += 1;
+                    progress(done);
+                }
+                Ok(Replayed::Already) => {}
+                Err(error) => {
+                    failed += 1;
+                    warn!(job.id = %letter.id, "dead letter left as it is: {error:#}");
+                }
+            }
+        }
+        anyhow::ensure!(
+            failed == 0,
+            "{failed} dead letters were left as they are, and {done} were not"
+        );
+        Ok(done)
+    }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Client, HeaderMap};
 use common::JobId;
-use durable::dead::{self, Which};
+use durable::dead::{self, Action, Which};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -123,14 +123,14 @@ async fn they_are_grouped_by_error_and_a_group_is_replayed_or_discarded() {
     assert_eq!(pages(&gateway, &rows, 4).await.len(), 6);
     let stop = CancellationToken::new();
     let mut progress = Vec::new();
-    let replayed = dead::replay_all(&gateway, &rows, None, stop.clone(), |done| {
+    let replayed = Action::Replay.apply_to_all(&gateway, &rows, None, stop.clone(), |done| {
         progress.push(done);
     });
     assert_eq!(replayed.await.unwrap(), 6);
     assert_eq!(progress, [1, 2, 3, 4, 5, 6]);
     assert_eq!(messages(&gateway, "JOBS").await, 6);
     let hosts = error("no host #");
-    let discarded = dead::discard_all(&gateway, &hosts, None, stop, |_| {});
+    let discarded = Action::Discard.apply_to_all(&gateway, &hosts, None, stop, |_| {});
     assert_eq!(discarded.await.unwrap(), 3);
     assert_eq!(dead::count(&gateway).await.unwrap(), 0);
 }
@@ -145,19 +145,20 @@ async fn they_are_replayed_at_a_rate_until_it_is_enough() {
     }
     let stop = CancellationToken::new();
     let (all, started) = (Which::default(), Instant::now());
-    let replayed = dead::replay_all(&gateway, &all, NonZeroU32::new(20), stop.clone(), |done| {
-        if done == 5 {
-            stop.cancel();
-        }
-    });
+    let replayed =
+        Action::Replay.apply_to_all(&gateway, &all, NonZeroU32::new(20), stop.clone(), |done| {
+            if done == 5 {
+                stop.cancel();
+            }
+        });
     assert_eq!(replayed.await.unwrap(), 5);
     // The first at once, the others 50 ms apart.
     assert!(started.elapsed() >= Duration::from_millis(200));
     assert_eq!(dead::count(&gateway).await.unwrap(), 7);
     // Told to stop, it does not even look; and no rate is too high.
-    let none = dead::replay_all(&gateway, &all, None, stop, |_| {});
+    let none = Action::Replay.apply_to_all(&gateway, &all, None, stop, |_| {});
     assert_eq!(none.await.unwrap(), 0);
-    let rest = dead::replay_all(
+    let rest = Action::Replay.apply_to_all(
         &gateway,
         &all,
         Some(NonZeroU32::MAX),
@@ -182,7 +183,7 @@ async fn large_ones_are_replayed_whole_though_few_are_read_at_a_time() {
         jobs.push((id, job));
     }
     let (all, stop) = (Which::default(), CancellationToken::new());
-    let replayed = dead::replay_all(&gateway, &all, None, stop, |_| {});
+    let replayed = Action::Replay.apply_to_all(&gateway, &all, None, stop, |_| {});
     assert_eq!(replayed.await.unwrap(), 7);
     assert_eq!(dead::count(&gateway).await.unwrap(), 0);
     for (id, job) in jobs {

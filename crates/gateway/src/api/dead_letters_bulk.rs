@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use common::{DeadReason, JobKind};
 use durable::Which;
+use durable::dead::Action;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -13,7 +14,7 @@ use super::params::Params;
 use super::schema;
 use crate::access::Operator;
 use crate::app::App;
-use crate::bulk::{self, Action, Came};
+use crate::bulk::{self, Came};
 use crate::problem::Problem;
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use durable::{Which, dead};
+use durable::Which;
+use durable::dead::Action;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -18,7 +19,7 @@ use super::form::Form;
 use super::problem::Problem;
 use super::text;
 use crate::access::Operator;
-use crate::bulk::{Action, FASTEST};
+use crate::bulk::FASTEST;
 
 /// The work that was begun last.
 #[derive(Clone)]
@@ -151,10 +152,9 @@ impl Bulk {
         let ended = OnEnd(end);
         tokio::spawn(async move {
             let progress = |count| done.store(count, Ordering::Relaxed);
-            let result = match action {
-                Action::Replay => dead::replay_all(&client, &which, rate, stop, progress).await,
-                Action::Discard => dead::discard_all(&client, &which, rate, stop, progress).await,
-            };
+            let result = action
+                .apply_to_all(&client, &which, rate, stop, progress)
+                .await;
             pages.app.letters_changed();
             match result {
                 Ok(count) => {
