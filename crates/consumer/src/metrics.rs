@@ -4,9 +4,9 @@
 use std::fmt;
 use std::sync::Weak;
 
-use bootstrap::Families;
+use bootstrap::{Families, Times};
 use common::{ConsumerState, Counts, subjects};
-use durable::Lane;
+use durable::{Figures, Lane};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
@@ -33,8 +33,12 @@ impl Collector for Metrics {
         }
         jobs(&mut families, &lanes)?;
         now(&mut families, &consumer)?;
-        waits(&mut families, &consumer)?;
-        lane.map_or(Ok(()), |lane| durable(&mut families, lane))
+        let figures = lane.map(|lane| (lane, lane.figures()));
+        let durable_waits = figures.as_ref().map(|(_, figures)| figures.waits.clone());
+        waits(&mut families, consumer.waits.times(), durable_waits)?;
+        figures.map_or(Ok(()), |(lane, figures)| {
+            durable(&mut families, lane, &figures)
+        })
     }
 }
 
@@ -152,10 +156,9 @@ fn now(families: &mut Families<'_>, consumer: &Consumer) -> fmt::Result {
 }
 
 /// How long jobs waited before they began.
-fn waits(families: &mut Families<'_>, consumer: &Consumer) -> fmt::Result {
-    let durable = consumer.lane.get().map(|lane| lane.figures().waits);
+fn waits(families: &mut Families<'_>, core: Times, durable: Option<Times>) -> fmt::Result {
     let lanes = [
-        (subjects::CORE_LANE, Some(consumer.waits.times())),
+        (subjects::CORE_LANE, Some(core)),
         (subjects::DURABLE_LANE, durable),
     ];
     families.histogram(
@@ -169,8 +172,7 @@ fn waits(families: &mut Families<'_>, consumer: &Consumer) -> fmt::Result {
 }
 
 /// What there is in the durable lane alone.
-fn durable(families: &mut Families<'_>, lane: &Lane) -> fmt::Result {
-    let figures = lane.figures();
+fn durable(families: &mut Families<'_>, lane: &Lane, figures: &Figures) -> fmt::Result {
     families.counter(
         "jobs_redelivered_total",
         "Durable messages that were not delivered for the first time",

@@ -105,8 +105,9 @@ pub(crate) fn refuse(
         // The text repeats parts of the message, whoever sent it: so it is logged escaped.
         warn!(job.id = id, code = %error.code, error = ?loggable(&error), "job {status}");
     }
+    let reply = reply?;
     let outcome = not_run(consumer, id, attempt, status, error);
-    Some(Answer::new(consumer, reply?, outcome))
+    Some(Answer::new(consumer, reply, outcome))
 }
 
 /// Settles a job whose handler ran.
