@@ -50,13 +50,13 @@ fn made(id: JobId) -> Option<Timestamp> {
 /// Attempts that failed, and what was done to dead letters between them.
 pub(crate) fn of_failures(failures: &[FailedAttempt]) -> Vec<Event> {
     let events = failures.iter().map(|failure| {
-        if failure.attempt == 0 && failure.error.code == codes::REPLAYED {
-            return Event::new("later", "Replayed", Some(failure.at))
-                .saying("Its attempts are counted anew.");
-        }
-        if failure.attempt == 0 && failure.error.code == codes::DISCARDED {
-            return Event::new("idle", "Discarded", Some(failure.at))
-                .saying("Its dead letter was removed for good.");
+        if failure.is_mark() {
+            let (tone, what, text) = if failure.error.code == codes::REPLAYED {
+                ("later", "Replayed", "Its attempts are counted anew.")
+            } else {
+                ("idle", "Discarded", "Its dead letter was removed for good.")
+            };
+            return Event::new(tone, what, Some(failure.at)).saying(text);
         }
         let who = failure.consumer.as_ref();
         let what = format!("Attempt {} failed", failure.attempt);
