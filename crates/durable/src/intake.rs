@@ -153,6 +153,11 @@ impl Place {
         })
     }
 
+    /// The kind alone, whatever else the subject says.
+    pub(crate) fn kind_in(subject: &str) -> Option<JobKind> {
+        subject.splitn(6, '.').nth(5)?.parse().ok()
+    }
+
     /// What stands for it where the subject does not say it.
     pub(crate) fn unreadable(stream_sequence: u64, kind: JobKind) -> Self {
         Self {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, Subject};
-use common::{DeadReason, JobId, JobKind, JobState, Timestamp, subjects};
+use common::{DeadReason, JobId, JobState, Timestamp, subjects};
 use serde::Deserialize;
 use serde_json::Value;
 use tracing::{info, warn};
@@ -210,8 +210,7 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
     let Some(kept) = message.filter(|kept| kept.at <= advisory.timestamp) else {
         return Ok(());
     };
-    let kind = kept.subject.splitn(6, '.').nth(5);
-    let kind = kind.and_then(|kind| kind.parse::<JobKind>().ok());
+    let kind = Place::kind_in(&kept.subject);
     // What a durable consumer of somebody else gave up is still in the queue of its kind.
     let Some(kind) = kind.filter(|kind| consumer_name(kind) == advisory.consumer) else {
         return Ok(());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::Client;
 use bytes::Bytes;
-use common::{JobId, JobKind, JobRecord, JobState, Timestamp, subjects};
+use common::{JobId, JobRecord, JobState, Timestamp, subjects};
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
@@ -29,27 +29,37 @@ pub async fn look_up(client: &Client, id: JobId) -> anyhow::Result<Option<JobRec
     record(client, id).await
 }
 
+/// Where the message of a job may be, and how the job is there.
+///
+/// A schedule becomes a message in the queue, never the other way round: looked for in this order,
+/// a job is not missed between the two.
+fn places(id: JobId) -> [(Stream, String, JobState); 3] {
+    let queued = |first| format!("{first}.{id}.>");
+    [
+        (Stream::Later, subjects::later(id), JobState::Scheduled),
+        (Stream::Later, queued(subjects::DUE), JobState::Queued),
+        (Stream::Jobs, queued(subjects::DURABLE), JobState::Queued),
+    ]
+}
+
+/// What the subject says with which a job is in the queue, or will be when its time has come.
+fn place(kept: &Kept) -> Option<Place> {
+    let target = kept.headers.get("Nats-Schedule-Target");
+    Place::of(target.map_or(&kept.subject, |target| target.as_str()))
+}
+
 /// What can be said of a job that has no record, by the message that it waits in.
 pub(crate) async fn waiting(client: &Client, id: JobId) -> anyhow::Result<Option<JobRecord>> {
-    // A schedule becomes a message in the queue, never the other way round: looked for in this
-    // order, a job is not missed between the two.
-    if let Some(kept) = direct::last(client, Stream::Later, &subjects::later(id)).await? {
-        let target = kept.headers.get("Nats-Schedule-Target");
-        let kind = target.and_then(|target| Place::of(target.as_str()));
-        let mut record = found(id, kind.map(|place| place.kind), JobState::Scheduled, &kept);
-        record.next_at = due(&kept);
-        return Ok(Some(record));
-    }
-    for (stream, first) in [
-        (Stream::Later, subjects::DUE),
-        (Stream::Jobs, subjects::DURABLE),
-    ] {
-        let filter = format!("{first}.{id}.>");
-        if let Some(kept) = direct::last(client, stream, &filter).await? {
-            let place = Place::of(&kept.subject);
+    for (stream, subject, state) in places(id) {
+        if let Some(kept) = direct::last(client, stream, &subject).await? {
+            let place = place(&kept);
             let run = place.as_ref().map_or(1, |place| place.run);
-            let mut record = found(id, place.map(|place| place.kind), JobState::Queued, &kept);
-            record.run = run;
+            let mut record = JobRecord::new(id, place.map(|place| place.kind), state, kept.at);
+            if state == JobState::Scheduled {
+                record.next_at = due(&kept);
+            } else {
+                record.run = run;
+            }
             return Ok(Some(record));
         }
     }
@@ -76,28 +86,16 @@ pub async fn message(client: &Client, record: &JobRecord) -> anyhow::Result<Opti
     if record.state.is_final() {
         return Ok(None);
     }
-    let id = record.id;
-    // In the order of its way, as above.
-    for (stream, subject) in [
-        (Stream::Later, subjects::later(id)),
-        (Stream::Later, format!("{}.{id}.>", subjects::DUE)),
-        (Stream::Jobs, format!("{}.{id}.>", subjects::DURABLE)),
-    ] {
+    for (stream, subject, _) in places(record.id) {
         let Some(kept) = direct::last(client, stream, &subject).await? else {
             continue;
         };
-        let target = kept.headers.get("Nats-Schedule-Target");
-        let subject = target.map_or(&*kept.subject, |target| target.as_str());
         // One of an earlier run may have had another payload, and is about to be removed.
-        if Place::of(subject).is_none_or(|place| place.run >= record.run) {
+        if place(&kept).is_none_or(|place| place.run >= record.run) {
             return Ok(Some(kept.payload));
         }
     }
     Ok(None)
-}
-
-fn found(id: JobId, kind: Option<JobKind>, state: JobState, kept: &Kept) -> JobRecord {
-    JobRecord::new(id, kind, state, kept.at)
 }
 
 pub(crate) fn due(kept: &Kept) -> Option<Timestamp> {

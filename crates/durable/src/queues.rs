@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::api::{self, ApiError};
 use crate::direct;
+use crate::intake::Place;
 use crate::tail::left;
 use crate::topology::{Stream, consumer_name, jobs_of_kind};
 use crate::unserved::is_served;
@@ -214,7 +215,7 @@ async fn held(client: &Client, stream: Stream) -> anyhow::Result<Held> {
         ..Held::default()
     };
     let mut count = |subject: &str, messages: u64| {
-        if let Some(kind) = kind(subject) {
+        if let Some(kind) = Place::kind_in(subject) {
             *held.kinds.entry(kind).or_default() += messages;
         }
     };
@@ -230,11 +231,6 @@ async fn held(client: &Client, stream: Stream) -> anyhow::Result<Held> {
         count(&subject, messages);
     }
     Ok(held)
-}
-
-/// The kind in the subject of a job that waits, whatever else stands there.
-fn kind(subject: &str) -> Option<JobKind> {
-    subject.splitn(6, '.').nth(5)?.parse().ok()
 }
 
 #[derive(Deserialize)]
