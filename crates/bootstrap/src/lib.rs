@@ -16,8 +16,9 @@ mod telemetry;
 pub mod trace;
 
 pub use cli::{Misconfigured, Options};
+pub use health::{Beat, Health};
 pub use monitor::{Families, Labels, Monitor, Times, Waits};
-pub use nats::{Nats, NatsOptions};
+pub use nats::{Client, Endpoint, Nats, NatsOptions, Registration, Subscriber, is_unreadable};
 pub use own_thread::on_own_thread;
 pub use service::{About, Context, run};
 pub use telemetry::{LogFormat, redirect_logs};

@@ -24,8 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::families::{Families, Labels, Times};
-pub(crate) use self::links::Link;
-use self::links::Links;
+pub(crate) use self::links::{Link, Links};
 use self::process::Process;
 pub use self::waits::Waits;
 use crate::health::Health;
@@ -93,6 +92,10 @@ impl Monitor {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    pub(crate) fn links(&self) -> Links {
+        self.links.clone()
+    }
+
     /// Adds a connection, which is left out when nobody uses it any more.
     pub(crate) fn watch(&self, link: &Arc<Link>) {
         self.links.add(link);
@@ -151,8 +154,7 @@ impl Monitor {
     }
 
     /// All metrics as text, in the format of `OpenMetrics` 1.0.
-    async fn scrape(&self) -> Result<String, fmt::Error> {
-        self.links.measure().await;
+    fn scrape(&self) -> Result<String, fmt::Error> {
         let mut page = String::new();
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         text::encode(&mut page, &registry)?;

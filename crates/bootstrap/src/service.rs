@@ -4,7 +4,6 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use async_nats::service::{Service, ServiceExt as _};
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -12,7 +11,7 @@ use tracing::{error, info};
 use crate::cli::{self, Misconfigured, Options};
 use crate::health::{self, Health};
 use crate::monitor::Monitor;
-use crate::nats::StoppedEarly;
+use crate::nats::{Endpoint, Registration, StoppedEarly};
 use crate::{Nats, shutdown, telemetry, trace};
 
 /// Which service this is.
@@ -48,7 +47,8 @@ pub struct Context {
     /// What can be scraped of the service.
     pub monitor: Monitor,
     pub(crate) options: Options,
-    pub(crate) health: Health,
+    /// What is known of this instance's health.
+    pub health: Health,
 }
 
 impl Context {
@@ -59,8 +59,8 @@ impl Context {
             let random = uuid::Uuid::new_v4().simple().to_string();
             format!("{}-{}", about.name, &random[..6])
         });
-        let health = Health::default();
         let monitor = Monitor::new(about, &instance);
+        let health = Health::new(monitor.links());
         Self {
             about,
             instance,
@@ -88,18 +88,26 @@ impl Context {
     /// Registers this instance as a NATS micro service, so that `nats micro ls` and `$SRV.PING`
     /// find it under the service's name; the metadata holds its instance and host name.
     ///
-    /// It stays registered as long as the connection lives.
+    /// It stays registered as long as what is returned is kept.
     ///
     /// # Errors
     /// When the connection is closed.
-    pub async fn register(&self, nats: &Nats) -> anyhow::Result<Service> {
-        let metadata = [("instance", self.instance.clone()), ("host", self.host())];
-        nats.client
-            .service_builder()
-            .metadata(metadata.map(|(key, value)| (key.to_owned(), value)).into())
-            .start(self.about.name, self.about.version)
-            .await
-            .map_err(|error| anyhow::anyhow!("cannot register as a micro service: {error}"))
+    pub async fn register(&self, nats: &Nats) -> anyhow::Result<Registration> {
+        Registration::new(self, nats).await
+    }
+
+    /// The same with a subject on which the service answers, as a member of a queue group.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn register_endpoint(
+        &self,
+        nats: &Nats,
+        name: &'static str,
+        queue_group: String,
+        subject: &'static str,
+    ) -> anyhow::Result<Endpoint> {
+        Endpoint::new(self, nats, name, queue_group, subject).await
     }
 
     /// The host name of this machine or container.

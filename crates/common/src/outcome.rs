@@ -67,6 +67,8 @@ pub mod codes {
     pub const INVALID_JSON: &str = "invalid_json";
     /// A field of the job is missing, unknown or wrong.
     pub const INVALID_JOB: &str = "invalid_job";
+    /// The headers of the message, or its subject, cannot be read.
+    pub const UNREADABLE_HEADERS: &str = "unreadable_headers";
     /// The payload is not what the handler takes.
     pub const INVALID_PAYLOAD: &str = "invalid_payload";
     /// No consumer serves the kind.

@@ -85,6 +85,8 @@ pub enum DeadReason {
     Permanent,
     /// The message is not a job, or not the one that its subject says.
     Undecodable,
+    /// The headers of the message, or its subject, cannot be read.
+    UnreadableHeaders,
     /// The consumer that was to run it has no handler for it.
     NoHandler,
     /// The consumers that had it ended without settling it, too often.
@@ -179,6 +181,16 @@ impl std::fmt::Display for JobState {
 }
 
 impl DeadReason {
+    /// All reasons, the most frequent first.
+    pub const ALL: [Self; 6] = [
+        Self::AttemptsUsedUp,
+        Self::Permanent,
+        Self::Undecodable,
+        Self::UnreadableHeaders,
+        Self::NoHandler,
+        Self::DeliveriesExhausted,
+    ];
+
     /// The word on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -186,6 +198,7 @@ impl DeadReason {
             Self::AttemptsUsedUp => "attempts_used_up",
             Self::Permanent => "permanent",
             Self::Undecodable => "undecodable",
+            Self::UnreadableHeaders => "unreadable_headers",
             Self::NoHandler => "no_handler",
             Self::DeliveriesExhausted => "deliveries_exhausted",
         }

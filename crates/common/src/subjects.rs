@@ -40,6 +40,10 @@ pub const PRIORITY_HEADER: &str = "Jobs-Priority";
 /// Header of a dead letter: the run that the job was in, a number from 1.
 pub const RUN_HEADER: &str = "Jobs-Run";
 
+/// Header in the place of all others of a message, where those, its subject or its reply subject
+/// cannot be read: what its headers were, as base64, up to 40 KiB of them.
+pub const UNREADABLE_HEADER: &str = "Jobs-Unreadable-Headers";
+
 /// The name of the core lane in a [`crate::ConsumerStatus`].
 pub const CORE_LANE: &str = "core";
 

@@ -11,9 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::service::endpoint::Endpoint;
-use async_nats::{Subscriber, service};
-use bootstrap::{Context, Nats, on_own_thread};
+use bootstrap::{Context, Endpoint, Nats, Subscriber, on_own_thread};
 use bytes::Bytes;
 use common::subjects;
 use futures_util::StreamExt as _;
@@ -64,8 +62,6 @@ pub(crate) async fn start(
 
 struct Control {
     nats: Nats,
-    /// Dropping it would end the registration.
-    _service: service::Service,
     status: Endpoint,
     serves: SelectAll<Subscriber>,
 }
@@ -73,17 +69,11 @@ struct Control {
 impl Control {
     async fn open(context: &Context, consumer: &Consumer) -> anyhow::Result<Self> {
         let nats = context.connect("control").await?;
-        let service = context.register(&nats).await?;
         // An endpoint always joins a queue group; in one of its own, each consumer answers.
-        let status = service
-            .endpoint_builder()
-            .name("status")
-            .queue_group(uuid::Uuid::new_v4().simple())
-            .add(subjects::STATUS)
-            .await
-            .map_err(|error| {
-                anyhow::anyhow!("cannot subscribe to {}: {error}", subjects::STATUS)
-            })?;
+        let group = uuid::Uuid::new_v4().simple().to_string();
+        let status = context
+            .register_endpoint(&nats, "status", group, subjects::STATUS)
+            .await?;
         let mut serves = SelectAll::new();
         for served in consumer.served() {
             let subject = subjects::serves_kind(&served.kind);
@@ -96,7 +86,6 @@ impl Control {
         nats.confirm_subscriptions(subjects::STATUS).await;
         Ok(Self {
             nats,
-            _service: service,
             status,
             serves,
         })
@@ -107,7 +96,7 @@ impl Control {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(request) = self.status.next() => {
+                request = self.status.next() => {
                     let Some(reply) = consumer.reply_of(request.message.reply.clone()) else {
                         continue;
                     };
@@ -126,7 +115,6 @@ impl Control {
                         warn!(%error, "a question which kinds are served was not answered");
                     }
                 }
-                else => break,
             }
         }
         for reply in askers {

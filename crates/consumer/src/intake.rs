@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use async_nats::{Message, Subscriber};
+use async_nats::Message;
+use bootstrap::Subscriber;
 use common::{ConsumerState, subjects};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;

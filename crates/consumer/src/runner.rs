@@ -11,6 +11,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
+use bootstrap::is_unreadable;
 use bootstrap::trace::Span;
 use common::{
     ConsumerState, DecodeError, Job, JobId, JobKind, OutcomeError, Status, Timestamp, WireDuration,
@@ -225,6 +226,11 @@ impl Slot<'_> {
             let answer = settle::refuse(consumer, report, (id, number), reply, refusal);
             Err(NotRun::Settled(answer))
         };
+        if is_unreadable(delivery.headers.as_deref()) {
+            let text = "the headers of the message, or its subject, cannot be read";
+            let refusal = Refusal::rejected(codes::UNREADABLE_HEADERS, text.to_owned());
+            return refuse(others, None, delivery.reply.take(), refusal);
+        }
         let job = match Job::decode(payload) {
             Ok(job) => job,
             Err(error) => {

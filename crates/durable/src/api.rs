@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use async_nats::Client;
+use bootstrap::Client;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

@@ -13,7 +13,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::Context as _;
-use async_nats::Client;
+use bootstrap::Client;
 use common::{DeadReason, JobId, JobKind, JobRecord, JobState, OutcomeError, Timestamp};
 
 use crate::dead::DeadLetter;

@@ -1,4 +1,5 @@
-use async_nats::{Client, HeaderMap};
+use async_nats::HeaderMap;
+use bootstrap::Client;
 use bytes::Bytes;
 use common::{JobId, subjects};
 

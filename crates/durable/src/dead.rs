@@ -1,7 +1,8 @@
 //! The dead letters: jobs that were given up, as they were submitted.
 
 use anyhow::Context as _;
-use async_nats::{Client, HeaderMap};
+use async_nats::HeaderMap;
+use bootstrap::Client;
 use bytes::Bytes;
 use common::{
     DeadReason, FailedAttempt, Job, JobId, JobKind, JobRecord, JobState, OutcomeError, Priority,
@@ -23,7 +24,7 @@ pub use summary::Summary;
 use crate::api;
 use crate::clock::ServerClock;
 use crate::direct::{self, Kept};
-use crate::letter::own_headers;
+use crate::letter::{own_headers, unreadable_headers};
 use crate::records;
 use crate::submit::MARGIN;
 use crate::topology::Stream;
@@ -60,6 +61,8 @@ pub struct DeadLetter {
     pub payload: Bytes,
     /// The headers that it was submitted with.
     pub headers: HeaderMap,
+    /// What they were where they could not be read, as base64.
+    unreadable_headers: Option<String>,
     priority: Priority,
     run: u32,
     sequence: u64,
@@ -127,6 +130,17 @@ pub enum LeftAsItIs {
 }
 
 impl DeadLetter {
+    /// The headers that the job was submitted with, each value by itself. Those that could not be read
+    /// are one value, as base64.
+    pub fn submitted_headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let readable = self.headers.iter().flat_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            values.iter().map(move |value| (name, value.as_str()))
+        });
+        let unreadable = self.unreadable_headers.as_deref();
+        readable.chain(unreadable.map(|raw| (subjects::UNREADABLE_HEADER, raw)))
+    }
+
     pub(crate) fn of(kept: Kept) -> Option<Self> {
         let mut tokens = kept.subject.splitn(4, '.').skip(2);
         let (id, kind) = (tokens.next()?.parse().ok()?, tokens.next()?.parse().ok()?);
@@ -137,6 +151,7 @@ impl DeadLetter {
             .and_then(|text| serde_json::from_str(text).ok())
             .unwrap_or_default();
         let headers = own_headers(Some(&kept.headers));
+        let unreadable = unreadable_headers(Some(&kept.headers)).map(ToOwned::to_owned);
         let reason = header(subjects::DEAD_REASON_HEADER).and_then(word);
         let priority = header(subjects::PRIORITY_HEADER)
             .and_then(|text| text.parse().ok())
@@ -153,6 +168,7 @@ impl DeadLetter {
             failures,
             payload: kept.payload,
             headers,
+            unreadable_headers: unreadable,
             priority,
             sequence: kept.sequence,
             size: kept.size,

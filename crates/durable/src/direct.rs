@@ -1,6 +1,7 @@
 //! Reads single messages of a stream, without a consumer.
 
-use async_nats::{Client, HeaderMap, Message, StatusCode};
+use async_nats::{HeaderMap, Message, StatusCode};
+use bootstrap::Client;
 use bytes::Bytes;
 use common::Timestamp;
 use futures_util::StreamExt as _;

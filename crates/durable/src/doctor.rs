@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use async_nats::Client;
+use bootstrap::Client;
 use serde_json::Value;
 
 use crate::api::{self, ApiError};

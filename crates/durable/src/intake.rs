@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bootstrap::is_unreadable;
 use common::{
     Backoff, DeadReason, DecodeError, Job, JobId, JobKind, MaxAttempts, OutcomeError, Priority,
     codes,
@@ -281,6 +282,7 @@ fn sort(
     let max_attempts = max_attempts.unwrap_or(MaxAttempts::default()).get();
     let place = place
         .unwrap_or_else(|| Place::unreadable(pulled.stream_sequence, shared.kind_of(pulled.queue)));
+    let unreadable = is_unreadable(pulled.headers.as_ref());
     let verdict = claim::judge(Sighting {
         record: found.and_then(|found| found.record.as_ref()),
         run: place.run,
@@ -300,6 +302,13 @@ fn sort(
     lease.backoff = backoff.unwrap_or(Backoff::default());
     let settlement = match (verdict, problem) {
         (Verdict::Done, _) => Settlement::OnlyAck,
+        _ if unreadable => Settlement::Dead {
+            reason: DeadReason::UnreadableHeaders,
+            error: Some(OutcomeError::new(
+                codes::UNREADABLE_HEADERS,
+                "the headers of the message, or its subject, cannot be read; the headers are kept with the dead letter, as base64",
+            )),
+        },
         (_, Some(problem)) => Settlement::Dead {
             reason: DeadReason::Undecodable,
             error: Some(OutcomeError::new(codes::INVALID_JOB, problem)),

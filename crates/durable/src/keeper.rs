@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, Subject};
+use async_nats::Subject;
+use bootstrap::Client;
 use common::{DeadReason, JobId, JobState, Timestamp, subjects};
 use serde::Deserialize;
 use serde_json::Value;

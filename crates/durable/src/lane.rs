@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::Client;
+use bootstrap::Client;
 use bootstrap::{Context, Nats, on_own_thread};
 use common::JobKind;
 use serde_json::Value;
@@ -378,8 +378,7 @@ impl Shared {
     /// How often this consumer has connected to a server: counted before anything arrives on a
     /// connection, other than the event that tells of it.
     pub(crate) fn connections(&self) -> u64 {
-        let statistics = self.client.statistics();
-        statistics.connects.load(Ordering::Acquire)
+        self.client.connects()
     }
 
     /// Whether the server of the connection is the only one, so that no other can crash beside it.

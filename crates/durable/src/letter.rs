@@ -13,7 +13,8 @@ const MOST_HEADERS: usize = 65_535;
 const OF_A_BATCH: usize = 128;
 
 /// What a dead letter says of its job, and what holds for its first delivery alone.
-const OF_THE_LANE: [&str; 5] = [
+const OF_THE_LANE: [&str; 6] = [
+    subjects::UNREADABLE_HEADER,
     subjects::FRESH_HEADER,
     subjects::DEAD_REASON_HEADER,
     subjects::DEAD_FAILURES_HEADER,
@@ -24,8 +25,8 @@ const OF_THE_LANE: [&str; 5] = [
 /// The dead letter of a job, and whether it can be stored together with the record.
 ///
 /// The job itself is always whole. Beside one that nearly fills a message the failures are left
-/// out, which are in the record as well; and where there is not even room for what makes a batch,
-/// all but the job is.
+/// out, which are in the record as well, then headers that could not be read; and where there is not
+/// even room for what makes a batch, all but the job is.
 pub(crate) fn dead_letter(
     record: &JobRecord,
     lease: &Lease,
@@ -43,10 +44,14 @@ pub(crate) fn dead_letter(
     let priority = lease.priority.to_string();
     set(&mut brief, subjects::PRIORITY_HEADER, &priority);
     set(&mut brief, subjects::RUN_HEADER, &lease.run.to_string());
-    let mut full = brief.clone();
+    let mut whole = brief.clone();
+    if let Some(raw) = unreadable_headers(lease.headers.as_ref()) {
+        set(&mut whole, subjects::UNREADABLE_HEADER, raw);
+    }
+    let mut full = whole.clone();
     let failures = serde_json::to_string(&record.failures).unwrap_or_default();
     set(&mut full, subjects::DEAD_FAILURES_HEADER, &failures);
-    for headers in [&full, &brief] {
+    for headers in [&full, &whole, &brief] {
         let letter = letter(headers);
         if fits(&letter, max_payload) {
             return (letter, true);
@@ -67,6 +72,12 @@ fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
 pub(crate) fn fits(message: &Message, max_payload: usize) -> bool {
     let headers = size_of(&message.headers) + "NATS/1.0\r\n\r\n".len() + OF_A_BATCH;
     headers <= MOST_HEADERS && headers + message.payload.len() <= max_payload
+}
+
+/// What the headers of a message were that could not be read, as base64.
+pub(crate) fn unreadable_headers(headers: Option<&HeaderMap>) -> Option<&str> {
+    let raw = headers?.get(subjects::UNREADABLE_HEADER)?;
+    Some(raw.as_str())
 }
 
 /// The headers of a job without those of the server and of the lane.

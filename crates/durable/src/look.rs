@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::Client;
+use bootstrap::Client;
 use bytes::Bytes;
 use common::{JobId, JobRecord, JobState, Timestamp, subjects};
 use futures_util::StreamExt as _;

@@ -3,7 +3,8 @@
 use std::task::Poll;
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
+use async_nats::{HeaderMap, Message, StatusCode, Subject};
+use bootstrap::{Client, Subscriber};
 use bytes::Bytes;
 use common::Timestamp;
 use futures_util::StreamExt as _;

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use async_nats::Client;
+use bootstrap::Client;
 use common::{JobKind, Timestamp, subjects};
 use futures_util::future::join_all;
 use serde::Deserialize;

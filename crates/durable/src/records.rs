@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use anyhow::Context as _;
-use async_nats::{Client, HeaderMap, StatusCode, Subscriber};
+use async_nats::{HeaderMap, StatusCode};
+use bootstrap::{Client, Subscriber};
 use bytes::Bytes;
 use common::{JobId, JobRecord, OutcomeError, subjects};
 use futures_util::StreamExt as _;

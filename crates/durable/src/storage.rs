@@ -1,6 +1,6 @@
 //! What the lane takes of the server, told to whoever may see neither jobs nor records.
 
-use async_nats::Client;
+use bootstrap::Client;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

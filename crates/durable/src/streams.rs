@@ -1,6 +1,6 @@
 //! How much the lane holds, and what is promised of it.
 
-use async_nats::Client;
+use bootstrap::Client;
 use common::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap};
+use async_nats::HeaderMap;
+use bootstrap::Client;
 use bootstrap::Nats;
 use bootstrap::trace::TraceContext;
 use bytes::Bytes;

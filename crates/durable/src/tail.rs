@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use async_nats::Client;
+use bootstrap::Client;
 use bytes::Bytes;
 use serde_json::Value;
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::Client;
+use bootstrap::Client;
 use common::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -78,6 +78,8 @@ struct Sequences {
 #[derive(Default)]
 struct Pile {
     above_floor: BTreeSet<u64>,
+    /// What was acknowledged since the last time: the server may not have handled that yet.
+    recent: Vec<u64>,
     /// Up to where it was purged.
     floor: u64,
     /// The ack floor when it was looked at last.
@@ -85,9 +87,17 @@ struct Pile {
     dirty: bool,
     /// When the durable consumer was made: another one is of another stream, perhaps.
     created: String,
-    /// Whether it was found to be another one in this round: what was acknowledged until now may have
-    /// been in a stream that is gone, and a number of it may be that of a job that waits.
-    renewed: bool,
+}
+
+impl Pile {
+    /// Keeps what was acknowledged lately for the next time: by then the server has handled it.
+    fn remember(&mut self) {
+        for sequence in self.recent.drain(..) {
+            if sequence > self.floor && self.above_floor.len() < REMEMBERED {
+                self.above_floor.insert(sequence);
+            }
+        }
+    }
 }
 
 pub(crate) async fn trim(shared: Arc<Shared>) {
@@ -113,14 +123,16 @@ pub(crate) async fn trim(shared: Arc<Shared>) {
                 pile.above_floor.clear();
             }
         }
-        for acked in &acked {
+        for acked in acked {
             // What the server gave up is in no queue, and is removed by whoever buried it.
             if let Some(pile) = piles.get_mut(acked.queue) {
                 pile.dirty = true;
+                if acked.connection == connection {
+                    pile.recent.push(acked.sequence);
+                }
             }
         }
         for (place, pile) in piles.iter_mut().enumerate() {
-            pile.renewed = false;
             if (pile.dirty || !pile.above_floor.is_empty())
                 && let Err(error) = trim_queue(&shared, place, pile, (connection, since)).await
             {
@@ -128,17 +140,7 @@ pub(crate) async fn trim(shared: Arc<Shared>) {
                 pile.dirty = true;
                 debug!("cannot trim: {error:#}");
             }
-        }
-        // Remembered for the next time: by then the server has handled the acknowledgements.
-        for acked in acked {
-            if let Some(pile) = piles.get_mut(acked.queue)
-                && !pile.renewed
-                && acked.connection == connection
-                && acked.sequence > pile.floor
-                && pile.above_floor.len() < REMEMBERED
-            {
-                pile.above_floor.insert(acked.sequence);
-            }
+            pile.remember();
         }
         if let Err(error) = read_clock(&shared.client, &shared.clock).await {
             debug!("cannot read the server's clock: {error:#}");
@@ -156,9 +158,10 @@ async fn trim_queue(
     let subject = format!("$JS.API.CONSUMER.INFO.{}.{}", queue.stream, queue.consumer);
     let info: ConsumerInfo = api::ask(&shared.client, subject, &Value::Null).await?;
     if info.created != pile.created {
+        // What was acknowledged until now may have been in a stream that is gone: its numbers may be
+        // those of jobs that wait.
         *pile = Pile {
             created: info.created,
-            renewed: true,
             ..Pile::default()
         };
     }

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use async_nats::{Client, RequestErrorKind};
+use async_nats::RequestErrorKind;
+use bootstrap::Client;
 use bytes::Bytes;
 use common::{JobKind, subjects};
 use tracing::{debug, info, warn};

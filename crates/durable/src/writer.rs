@@ -13,7 +13,8 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Request, RequestErrorKind};
+use async_nats::{HeaderMap, Request, RequestErrorKind};
+use bootstrap::Client;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::Deserialize;

@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_nats::message::OutboundMessage;
-use async_nats::{Client, Message, PublishErrorKind, StatusCode, Subscriber};
+use async_nats::{Message, PublishErrorKind, StatusCode};
+use bootstrap::{Client, Subscriber};
 use bytes::Bytes;
 use common::subjects;
 use common::{Outcome, OutcomeError, Status, Timestamp, codes};

@@ -132,7 +132,7 @@ pub(crate) struct Replay {
 
 fn reason(text: &str) -> Result<DeadReason, String> {
     serde_json::from_value(text.into()).map_err(|_| {
-        "attempts_used_up, permanent, undecodable, no_handler or deliveries_exhausted".to_owned()
+        "attempts_used_up, permanent, undecodable, unreadable_headers, no_handler or deliveries_exhausted".to_owned()
     })
 }
 
@@ -379,15 +379,7 @@ fn show_record(job: &Job, record: Option<&JobRecord>) -> anyhow::Result<()> {
 }
 
 fn show_letter(letter: &DeadLetter, as_json: bool) -> anyhow::Result<()> {
-    let headers: Vec<_> = letter
-        .headers
-        .iter()
-        .flat_map(|(name, values)| {
-            values
-                .iter()
-                .map(move |value| (name.to_string(), value.as_str().to_owned()))
-        })
-        .collect();
+    let headers: Vec<_> = letter.submitted_headers().collect();
     let text = String::from_utf8_lossy(&letter.payload);
     if as_json {
         let mut all = summary(&letter.summary());
@@ -408,7 +400,7 @@ fn show_letter(letter: &DeadLetter, as_json: bool) -> anyhow::Result<()> {
         ))?;
     }
     for (name, value) in headers {
-        print(&format!("  {}: {}", shown(&name), shown(&value)))?;
+        print(&format!("  {}: {}", shown(name), shown(value)))?;
     }
     print(&format!("  {}", shown(&text)))
 }

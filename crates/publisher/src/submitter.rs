@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use async_nats::Client;
+use bootstrap::Client;
 use bootstrap::Nats;
 use common::{MaxAttempts, Outcome};
 use tokio::sync::watch;
@@ -186,7 +186,9 @@ mod tests {
             max_attempts: MaxAttempts::default(),
             by_kind: false,
         };
-        let mut submitter = Submitter::over(&client, connected, options).await.unwrap();
+        let mut submitter = Submitter::over(&client.clone().into(), connected, options)
+            .await
+            .unwrap();
         client.drain().await.unwrap();
         let job = Bytes::from_static(br#"{"kind":"a","backoff":{"initial":"1h","max":"1h"}}"#);
         submitter.submit(Submission::decode(job).unwrap());

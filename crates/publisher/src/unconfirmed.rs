@@ -2,7 +2,8 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 use async_nats::message::OutboundMessage;
-use async_nats::{Client, PublishErrorKind, Subject};
+use async_nats::{PublishErrorKind, Subject};
+use bootstrap::Client;
 use bootstrap::Nats;
 use common::{Outcome, subjects};
 use futures_util::SinkExt as _;
@@ -158,7 +159,7 @@ mod tests {
         let nats = NatsServer::start().await;
         let client = nats.connect_as("publisher").await;
         let (_up, connected) = watch::channel(true);
-        let mut unconfirmed = Unconfirmed::over(client.clone(), connected, false);
+        let mut unconfirmed = Unconfirmed::over(client.clone().into(), connected, false);
         client.drain().await.unwrap();
         // The client takes messages until it has drained; what it takes then is lost.
         let closed = tokio::time::timeout(DEADLINE, async {

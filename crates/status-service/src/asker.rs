@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::{Client, Message, StatusCode, Subscriber};
+use async_nats::{Message, StatusCode};
+use bootstrap::{Client, Subscriber};
 use common::ConsumerState;
 use common::subjects::STATUS;
 use futures_util::StreamExt as _;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::{Client, RequestErrorKind};
+use async_nats::RequestErrorKind;
+use bootstrap::Client;
 use durable::Stream;
 use serde_json::{Value, json};
 

@@ -2,18 +2,16 @@
 
 use std::sync::Arc;
 
-use async_nats::service::Service;
-use async_nats::service::endpoint::Endpoint;
 use async_nats::service::error::Error;
+use bootstrap::Endpoint;
 use bytes::Bytes;
 use common::subjects::FLEET;
 use common::{Fleet, FleetMember, FleetRequest, Timestamp};
-use futures_util::StreamExt as _;
 use tokio::sync::watch;
 use tracing::debug;
 
 /// The queue group in which status services share the questions.
-const GROUP: &str = "status";
+pub(crate) const GROUP: &str = "status";
 
 /// How many consumers are in an answer if it is not said, and the most.
 const USUAL: u32 = 200;
@@ -25,22 +23,14 @@ const LONGEST: usize = 4096;
 /// The longest text that is looked for, in bytes.
 const LONGEST_SEARCH: usize = 256;
 
-/// The endpoint of the service on which it is asked for the fleet.
-pub(crate) async fn endpoint(service: &Service) -> anyhow::Result<Endpoint> {
-    let endpoint = service.endpoint_builder().name("fleet").queue_group(GROUP);
-    endpoint
-        .add(FLEET)
-        .await
-        .map_err(|error| anyhow::anyhow!("cannot answer on {FLEET}: {error}"))
-}
-
-/// Answers each question at once from what is known, until the connection is closed.
+/// Answers each question at once from what is known.
 pub(crate) async fn answer(
     mut endpoint: Endpoint,
     known: watch::Receiver<Arc<Fleet>>,
     max_payload: impl Fn() -> usize,
 ) {
-    while let Some(request) = endpoint.next().await {
+    loop {
+        let request = endpoint.next().await;
         let fleet = Arc::clone(&known.borrow());
         let answer = page(&fleet, &request.message.payload, max_payload());
         if let Err(error) = request.respond(answer).await {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use async_nats::Client;
+use bootstrap::Client;
 use bootstrap::{Context, Nats};
+use common::subjects::FLEET;
 use common::{JobKind, Timestamp};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -30,8 +31,9 @@ const COUNT: Duration = Duration::from_secs(30);
 /// When NATS refuses the connection, or it is closed for good.
 pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode> {
     let nats = context.connect("status").await?;
-    let registered = context.register(&nats).await?;
-    let endpoint = page::endpoint(&registered).await?;
+    let endpoint = context
+        .register_endpoint(&nats, "fleet", page::GROUP.to_owned(), FLEET)
+        .await?;
     let mut asker = Asker::new(nats.client.clone()).await?;
     let instance = context.instance.clone();
     let about = common::Fleet::new(instance, Timestamp::now(), config.interval.get());
@@ -49,9 +51,7 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
     tokio::select! {
         ended = rounds => ended?,
         // Beside the rounds, so that nobody who asks for the fleet waits for the consumers.
-        () = page::answer(endpoint, known, || client.max_payload()) => {
-            anyhow::bail!("the connection to NATS was closed")
-        }
+        () = page::answer(endpoint, known, || client.max_payload()) => {}
     }
     log.last();
     Ok(ExitCode::SUCCESS)

@@ -378,13 +378,7 @@ fn what_is_sent_is_what_the_schemas_say() {
         check("job-record", serde_json::to_value(&record).unwrap());
     }
     let headers = validator(&asyncapi()["components"]["messages"]["deadLetter"]["headers"]);
-    for reason in [
-        DeadReason::AttemptsUsedUp,
-        DeadReason::Permanent,
-        DeadReason::Undecodable,
-        DeadReason::NoHandler,
-        DeadReason::DeliveriesExhausted,
-    ] {
+    for reason in DeadReason::ALL {
         record.reason = Some(reason);
         check("job-record", serde_json::to_value(&record).unwrap());
         let letter = json!({

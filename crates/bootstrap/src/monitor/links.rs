@@ -6,29 +6,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use async_nats::Client;
-use futures_util::future::join_all;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use tokio::sync::watch;
 
 use super::Families;
-use crate::nats;
+use crate::nats::Replacement;
 
-/// How long a scrape waits for NATS.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How old the last answer of the server may be: several times as old as it is where all is well.
+const FRESH: Duration = Duration::from_secs(7);
 
 /// One connection, which this neither keeps alive nor slows down.
-#[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) purpose: String,
-    pub(crate) up: watch::Receiver<bool>,
+    up: watch::Receiver<bool>,
     /// How often the client library said that it dropped messages.
     pub(crate) dropped: AtomicU64,
+    /// How many messages arrived that could not be read as they were.
+    pub(crate) unreadable: Arc<AtomicU64>,
     /// As soon as there was a connection.
-    pub(crate) client: OnceLock<Client>,
-    /// What the last scrape measured.
-    round_trip: Mutex<Option<Duration>>,
+    pub(crate) client: OnceLock<Replacement>,
+    /// When the server answered last, and how long that took.
+    answered: Mutex<Option<(Instant, Duration)>>,
 }
 
 impl Link {
@@ -37,27 +36,54 @@ impl Link {
             purpose: purpose.to_owned(),
             up,
             dropped: AtomicU64::new(0),
+            unreadable: Arc::default(),
             client: OnceLock::new(),
-            round_trip: Mutex::default(),
+            answered: Mutex::default(),
         }
     }
 
-    async fn measure(&self) {
-        let mut measured = None;
-        if let Some(client) = self.client.get().filter(|_| *self.up.borrow()) {
-            let asked = Instant::now();
-            let answer = nats::round_trip(client, PATIENCE).await;
-            measured = answer.is_ok().then(|| asked.elapsed());
+    /// The server has answered, so long after it was asked.
+    pub(crate) fn answered(&self, after: Duration) {
+        *self.last() = Some((Instant::now(), after));
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Duration)>> {
+        // Nothing panics while it is locked.
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far away the server is, if it has answered lately.
+    fn round_trip(&self) -> Option<Duration> {
+        let (at, round_trip) = (*self.last())?;
+        (*self.up.borrow() && at.elapsed() < FRESH).then_some(round_trip)
+    }
+
+    /// What is wrong with it.
+    fn problem(&self) -> Option<String> {
+        if !*self.up.borrow() {
+            return Some("not connected".to_owned());
         }
-        *self
-            .round_trip
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = measured;
+        match *self.last() {
+            None => Some("NATS has not answered yet".to_owned()),
+            Some((at, _)) if at.elapsed() >= FRESH => Some(format!(
+                "no answer of NATS for {} s",
+                at.elapsed().as_secs()
+            )),
+            Some(_) => None,
+        }
     }
 
     fn reconnects(&self) -> u64 {
-        let connects = |client: &Client| client.statistics().connects.load(Ordering::Relaxed);
-        self.client.get().map_or(0, connects).saturating_sub(1)
+        let connects = self.client.get().and_then(Replacement::connects);
+        connects.unwrap_or(0).saturating_sub(1)
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("purpose", &self.purpose)
+            .finish_non_exhaustive()
     }
 }
 
@@ -71,6 +97,7 @@ struct Told {
     down: bool,
     reconnects: u64,
     dropped: u64,
+    unreadable: u64,
     round_trip: Option<Duration>,
 }
 
@@ -86,10 +113,11 @@ impl Links {
         links.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Measures how far away NATS is: once a scrape, and never for a job.
-    pub(crate) async fn measure(&self) {
+    /// The purpose of each connection, and what is wrong with it.
+    pub(crate) fn states(&self) -> Vec<(String, Option<String>)> {
         let links = self.alive();
-        join_all(links.iter().map(|link| link.measure())).await;
+        let state = |link: &Arc<Link>| (link.purpose.clone(), link.problem());
+        links.iter().map(state).collect()
     }
 }
 
@@ -98,14 +126,11 @@ impl Collector for Links {
         let mut told: BTreeMap<String, Told> = BTreeMap::new();
         for link in self.alive() {
             let told = told.entry(link.purpose.clone()).or_default();
-            told.down |= !*link.up.borrow();
+            told.down |= link.problem().is_some();
             told.reconnects += link.reconnects();
             told.dropped += link.dropped.load(Ordering::Relaxed);
-            let measured = *link
-                .round_trip
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            told.round_trip = told.round_trip.max(measured);
+            told.unreadable += link.unreadable.load(Ordering::Relaxed);
+            told.round_trip = told.round_trip.max(link.round_trip());
         }
         let each = || {
             told.iter()
@@ -114,12 +139,12 @@ impl Collector for Links {
         let mut families = Families::new(encoder);
         families.gauge(
             "jobs_nats_connected",
-            "Whether the connection to NATS is up",
+            "Whether the connection to NATS is up and the server has answered on it within 7 s",
             each().map(|(labels, told)| (labels, u32::from(!told.down))),
         )?;
         families.gauge(
             "jobs_nats_round_trip_seconds",
-            "Time to the NATS server and back, measured by this scrape; absent without an answer within half a second",
+            "Time to the NATS server and back, measured every 2 s; absent while it does not answer",
             each().filter_map(|(labels, told)| Some((labels, told.round_trip?.as_secs_f64()))),
         )?;
         families.counter(
@@ -131,6 +156,11 @@ impl Collector for Links {
             "jobs_nats_dropped_messages_total",
             "How often the NATS client reported that it dropped messages of a subscription",
             each().map(|(labels, told)| (labels, told.dropped)),
+        )?;
+        families.counter(
+            "jobs_nats_unreadable_messages_total",
+            "Messages whose subject or headers could not be read, and that were passed on without them",
+            each().map(|(labels, told)| (labels, told.unreadable)),
         )
     }
 }

@@ -118,7 +118,7 @@ async fn answer(stream: TcpStream, routes: Router) -> hyper::Result<()> {
 }
 
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
-    match pages.monitor.scrape().await {
+    match pages.monitor.scrape() {
         Ok(text) => response(StatusCode::OK, OPEN_METRICS, text),
         Err(error) => {
             error!(%error, "metrics cannot be written");

@@ -84,11 +84,11 @@ impl Collector for Example {
     }
 }
 
-#[tokio::test]
-async fn a_scrape_reads_as_open_metrics_and_labels_are_escaped() {
+#[test]
+fn a_scrape_reads_as_open_metrics_and_labels_are_escaped() {
     let monitor = Monitor::new(ABOUT, "tester-1");
     monitor.register(Example);
-    let text = monitor.scrape().await.unwrap();
+    let text = monitor.scrape().unwrap();
     let own = text.split_once("# HELP example").unwrap().1;
     insta::assert_snapshot!(own);
     assert!(
@@ -104,7 +104,7 @@ async fn a_scrape_reads_as_open_metrics_and_labels_are_escaped() {
 #[tokio::test]
 async fn pages_are_to_be_read_only_and_readiness_follows_health_and_shutdown() {
     let monitor = Monitor::new(ABOUT, "tester-1");
-    let (health, shutdown) = (Health::default(), CancellationToken::new());
+    let (health, shutdown) = (Health::new(monitor.links()), CancellationToken::new());
     let wanted = MonitorAddress::At("127.0.0.1:0".parse().unwrap());
     let started = monitor.start(Some(wanted), &ABOUT, health.clone(), shutdown.clone());
     started.unwrap();
@@ -119,8 +119,10 @@ async fn pages_are_to_be_read_only_and_readiness_follows_health_and_shutdown() {
         ask("GET", "/readyz").await,
         (503, "not started yet\n".to_owned())
     );
-    health.want_connection();
-    health.connection_up();
+    let (_up, connected) = tokio::sync::watch::channel(true);
+    let link = Arc::new(Link::new("jobs", connected));
+    link.answered(std::time::Duration::from_millis(1));
+    monitor.watch(&link);
     assert_eq!(ask("GET", "/readyz").await.0, 200);
     shutdown.cancel();
     assert_eq!(ask("GET", "/readyz").await, (503, "stopping\n".to_owned()));

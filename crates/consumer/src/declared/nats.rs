@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE};
-use async_nats::{Client, HeaderMap, Message, Request, RequestErrorKind};
+use async_nats::{HeaderMap, Message, Request, RequestErrorKind};
+use bootstrap::Client;
 use bootstrap::trace::Span;
 use bytes::Bytes;
 use common::{JobKind, WireDuration, subjects};

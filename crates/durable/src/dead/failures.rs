@@ -1,5 +1,5 @@
 use anyhow::Context as _;
-use async_nats::Client;
+use bootstrap::Client;
 use common::FailedAttempt;
 
 use super::DeadLetter;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use async_nats::Client;
+use bootstrap::Client;
 use common::{DeadReason, JobId, JobKind, Timestamp};
 
 use super::newest::within;

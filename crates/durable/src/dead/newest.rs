@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use async_nats::Client;
+use bootstrap::Client;
 
 use super::failures::add_failures;
 use super::{DeadLetter, Summary, Which, filter};

@@ -10,7 +10,9 @@ use serde_json::json;
 use crate::support::{bury, job, lane, put, put_all, put_record, queue, submitter};
 
 async fn page(client: &Client, filter: &Filter, cursor: Option<Cursor>, most: usize) -> Page {
-    list(client, filter, cursor, most).await.unwrap()
+    list(&client.clone().into(), filter, cursor, most)
+        .await
+        .unwrap()
 }
 
 /// All pages of a list, one after the other, each cursor by its text.
@@ -154,8 +156,10 @@ async fn a_job_that_was_given_back_or_replayed_is_queued_and_one_that_retries_is
     submitter(&gateway).submit(&given_back).await.unwrap();
     put_record(&worker, given_back.id, json!({"state": "queued"})).await;
     let replayed = bury(&worker, "mail", "permanent").await;
-    let letter = durable::dead::show(&gateway, replayed).await.unwrap();
-    durable::dead::replay(&gateway, &letter.unwrap(), None)
+    let letter = durable::dead::show(&gateway.clone().into(), replayed)
+        .await
+        .unwrap();
+    durable::dead::replay(&gateway.clone().into(), &letter.unwrap(), None)
         .await
         .unwrap();
     let retrying = JobId::generate();

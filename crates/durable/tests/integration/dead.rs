@@ -22,7 +22,7 @@ async fn queued(client: &Client) -> (String, HeaderMap, Value) {
 }
 
 async fn letters(client: &Client) -> usize {
-    let all = dead::list(client, &Which::default(), 0, usize::MAX).await;
+    let all = dead::list(&client.clone().into(), &Which::default(), 0, usize::MAX).await;
     all.unwrap().len()
 }
 
@@ -47,25 +47,30 @@ async fn they_are_listed_by_kind_and_reason_and_shown_as_they_were() {
         };
         ids.push(bury(&worker, kind, reason).await);
     }
-    let all = dead::list(&operator, &Which::default(), 0, usize::MAX).await;
+    let all = dead::list(&operator.clone().into(), &Which::default(), 0, usize::MAX).await;
     let all: Vec<_> = all.unwrap().iter().map(|letter| letter.id).collect();
     assert_eq!(all, ids);
     let of_kind = Which {
         kind: Some("mail.send".parse().unwrap()),
         ..Which::default()
     };
-    let some = dead::list(&operator, &of_kind, 0, usize::MAX).await;
+    let some = dead::list(&operator.clone().into(), &of_kind, 0, usize::MAX).await;
     assert_eq!(some.unwrap().len(), 25);
     let for_reason = Which {
         reason: Some(DeadReason::Permanent),
         ..Which::default()
     };
-    let few = dead::list(&operator, &for_reason, 0, 20).await.unwrap();
+    let few = dead::list(&operator.clone().into(), &for_reason, 0, 20)
+        .await
+        .unwrap();
     assert_eq!(few.len(), 20);
     let after = few.last().unwrap().position();
-    let rest = dead::list(&operator, &for_reason, after, 20).await;
+    let rest = dead::list(&operator.clone().into(), &for_reason, after, 20).await;
     assert_eq!(rest.unwrap().len(), 5);
-    let letter = dead::show(&operator, ids[0]).await.unwrap().unwrap();
+    let letter = dead::show(&operator.clone().into(), ids[0])
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(letter.kind.as_str(), "mail.send");
     assert_eq!(letter.reason, Some(DeadReason::Permanent));
     assert_eq!(letter.failures[0].error.message, "no such address");
@@ -77,13 +82,15 @@ async fn they_are_listed_by_kind_and_reason_and_shown_as_they_were() {
     assert_eq!(headers, ["traceparent"], "only those of the job are shown");
     // Lists do not hold the job, and know how large it is.
     let size = letter.payload.len();
-    let newest = dead::newest(&operator, &Which::default(), None, 250).await;
+    let newest = dead::newest(&operator.clone().into(), &Which::default(), None, 250).await;
     let oldest = newest.unwrap().letters.pop().unwrap();
     assert_eq!((oldest.id, oldest.size), (ids[0], size));
-    let first = dead::list(&operator, &Which::default(), 0, 1).await;
+    let first = dead::list(&operator.clone().into(), &Which::default(), 0, 1).await;
     assert_eq!(first.unwrap()[0].size, size);
     assert_eq!(letter.summary().size, size);
-    let nobody = dead::show(&operator, JobId::generate()).await.unwrap();
+    let nobody = dead::show(&operator.clone().into(), JobId::generate())
+        .await
+        .unwrap();
     assert!(nobody.is_none());
 }
 
@@ -144,15 +151,22 @@ async fn a_letter_without_failures_has_those_of_its_record_wherever_it_is_read()
         (&brief, None, nothing),
     ] {
         let id = letter_with(&worker, headers.clone(), record).await;
-        let letter = dead::show(&operator, id).await.unwrap().unwrap();
+        let letter = dead::show(&operator.clone().into(), id)
+            .await
+            .unwrap()
+            .unwrap();
         let letter = letter.summary();
         assert_eq!(known_of(&letter), known);
         assert_eq!(letter.attempts, usize::from(known.1.is_some()));
         expected.push((id, known));
     }
     let which = Which::default();
-    let listed = dead::list(&operator, &which, 0, 10).await.unwrap();
-    let mut newest = dead::newest(&operator, &which, None, 10).await.unwrap();
+    let listed = dead::list(&operator.clone().into(), &which, 0, 10)
+        .await
+        .unwrap();
+    let mut newest = dead::newest(&operator.clone().into(), &which, None, 10)
+        .await
+        .unwrap();
     newest.letters.reverse();
     for letters in [listed, newest.letters] {
         let told: Vec<_> = letters
@@ -166,7 +180,9 @@ async fn a_letter_without_failures_has_those_of_its_record_wherever_it_is_read()
         reason: Some(DeadReason::NoHandler),
         ..which
     };
-    let newest = dead::newest(&operator, &which, None, 10).await.unwrap();
+    let newest = dead::newest(&operator.clone().into(), &which, None, 10)
+        .await
+        .unwrap();
     assert_eq!(newest.letters.len(), 1);
 }
 
@@ -186,7 +202,7 @@ async fn what_was_wrong_with_a_job_that_cannot_be_read_tells_its_group() {
     headers.insert("Jobs-Reason", "undecodable");
     headers.insert("Jobs-Failures", failures.to_string());
     letter_with(&worker, headers, None).await;
-    let groups = dead::groups(&operator, &Which::default(), 10).await;
+    let groups = dead::groups(&operator.clone().into(), &Which::default(), 10).await;
     assert_eq!(groups.unwrap().groups[0].message, "unknown field `kid`");
 }
 
@@ -194,8 +210,14 @@ async fn what_was_wrong_with_a_job_that_cannot_be_read_tells_its_group() {
 async fn a_letter_is_replayed_once_however_many_try() {
     let (_nats, worker, operator) = stand().await;
     let id = bury(&worker, "mail.send", "permanent").await;
-    let letter = dead::show(&operator, id).await.unwrap().unwrap();
-    let replays = join_all((0..20).map(|_| dead::replay(&operator, &letter, None))).await;
+    let letter = dead::show(&operator.clone().into(), id)
+        .await
+        .unwrap()
+        .unwrap();
+    let replays = join_all(
+        (0..20).map(async |_| dead::replay(&operator.clone().into(), &letter, None).await),
+    )
+    .await;
     let done = replays
         .iter()
         .filter(|replayed| *replayed.as_ref().unwrap() == Replayed::Yes)
@@ -208,7 +230,10 @@ async fn a_letter_is_replayed_once_however_many_try() {
     assert_eq!(headers.get("traceparent").unwrap().as_str(), "00-1-2-01");
     assert!(headers.get("Jobs-Reason").is_none());
     assert_eq!(body["payload"], json!({"to": "a"}));
-    let record = look_up(&operator, id).await.unwrap().unwrap();
+    let record = look_up(&operator.clone().into(), id)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(
         (record.state, record.run, record.attempt),
         (JobState::Queued, 2, 0)
@@ -222,7 +247,9 @@ async fn a_letter_is_replayed_once_however_many_try() {
     );
     // Once it has gone on, the old letter replays nothing any more.
     put_record(&worker, id, json!({"state": "succeeded", "run": 2})).await;
-    let again = dead::replay(&operator, &letter, None).await.unwrap();
+    let again = dead::replay(&operator.clone().into(), &letter, None)
+        .await
+        .unwrap();
     assert_eq!(again, Replayed::Already);
 }
 
@@ -237,8 +264,13 @@ async fn a_replay_that_was_interrupted_is_completed_by_the_next() {
         json!({"kind": "mail", "state": "queued", "run": 2, "attempt": 0}),
     )
     .await;
-    let letter = dead::show(&operator, id).await.unwrap().unwrap();
-    let replayed = dead::replay(&operator, &letter, None).await.unwrap();
+    let letter = dead::show(&operator.clone().into(), id)
+        .await
+        .unwrap()
+        .unwrap();
+    let replayed = dead::replay(&operator.clone().into(), &letter, None)
+        .await
+        .unwrap();
     assert_eq!(replayed, Replayed::Yes);
     assert_eq!(
         queued(&operator).await.0,
@@ -246,7 +278,9 @@ async fn a_replay_that_was_interrupted_is_completed_by_the_next() {
     );
     assert_eq!(letters(&operator).await, 0);
     // After the job was queued, too: only the letter is left.
-    let again = dead::replay(&operator, &letter, None).await.unwrap();
+    let again = dead::replay(&operator.clone().into(), &letter, None)
+        .await
+        .unwrap();
     assert_eq!(again, Replayed::Already);
     assert_eq!(messages(&operator, "JOBS").await, 1);
 }
@@ -258,8 +292,13 @@ async fn a_letter_without_a_record_is_replayed_all_the_same() {
     let purge = json!({"filter": format!("jobs.state.{id}")}).to_string();
     let purged = operator.request("$JS.API.STREAM.PURGE.JOBS_STATE", purge.into());
     purged.await.unwrap();
-    let letter = dead::show(&operator, id).await.unwrap().unwrap();
-    let replays = join_all((0..5).map(|_| dead::replay(&operator, &letter, None))).await;
+    let letter = dead::show(&operator.clone().into(), id)
+        .await
+        .unwrap()
+        .unwrap();
+    let replays =
+        join_all((0..5).map(async |_| dead::replay(&operator.clone().into(), &letter, None).await))
+            .await;
     assert!(replays.iter().all(Result::is_ok), "{replays:?}");
     assert_eq!(messages(&operator, "JOBS").await, 1);
 }
@@ -268,13 +307,18 @@ async fn a_letter_without_a_record_is_replayed_all_the_same() {
 async fn a_job_can_be_replayed_with_another_payload() {
     let (_nats, worker, operator) = stand().await;
     let id = bury(&worker, "mail", "permanent").await;
-    let letter = dead::show(&operator, id).await.unwrap().unwrap();
-    let error = dead::replay(&operator, &letter, Some("{".into()))
+    let letter = dead::show(&operator.clone().into(), id)
+        .await
+        .unwrap()
+        .unwrap();
+    let error = dead::replay(&operator.clone().into(), &letter, Some("{".into()))
         .await
         .unwrap_err();
     assert!(error.to_string().contains("not JSON"), "{error}");
     let other = Some(r#"{"to":"b"}"#.into());
-    dead::replay(&operator, &letter, other).await.unwrap();
+    dead::replay(&operator.clone().into(), &letter, other)
+        .await
+        .unwrap();
     let body = queued(&operator).await.2;
     assert_eq!(body["payload"], json!({"to": "b"}));
     assert_eq!(
@@ -287,9 +331,12 @@ async fn a_job_can_be_replayed_with_another_payload() {
 async fn a_job_stays_dead_if_the_other_payload_is_too_large() {
     let (_nats, worker, operator) = stand().await;
     let id = bury(&worker, "mail", "permanent").await;
-    let letter = dead::show(&operator, id).await.unwrap().unwrap();
+    let letter = dead::show(&operator.clone().into(), id)
+        .await
+        .unwrap()
+        .unwrap();
     let other = json!("x".repeat(operator.max_payload() - 100)).to_string();
-    let error = dead::replay(&operator, &letter, Some(other.into()))
+    let error = dead::replay(&operator.clone().into(), &letter, Some(other.into()))
         .await
         .unwrap_err();
     let why = error.downcast_ref::<LeftAsItIs>();
@@ -297,7 +344,10 @@ async fn a_job_stays_dead_if_the_other_payload_is_too_large() {
         matches!(why, Some(LeftAsItIs::TooLarge { .. })),
         "{error:#}"
     );
-    let record = look_up(&operator, id).await.unwrap().unwrap();
+    let record = look_up(&operator.clone().into(), id)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((record.state, record.run), (JobState::Dead, 1));
     assert_eq!(messages(&operator, "JOBS").await, 0);
     assert_eq!(letters(&operator).await, 1);
@@ -307,14 +357,27 @@ async fn a_job_stays_dead_if_the_other_payload_is_too_large() {
 async fn a_discarded_letter_is_gone_and_its_record_will_be() {
     let (_nats, worker, operator) = stand().await;
     let id = bury(&worker, "mail", "permanent").await;
-    let letter = dead::show(&operator, id).await.unwrap().unwrap();
-    let record = look_up(&operator, id).await.unwrap().unwrap();
+    let letter = dead::show(&operator.clone().into(), id)
+        .await
+        .unwrap()
+        .unwrap();
+    let record = look_up(&operator.clone().into(), id)
+        .await
+        .unwrap()
+        .unwrap();
     assert!(!record.is_discarded());
-    dead::discard(&operator, &letter).await.unwrap();
+    dead::discard(&operator.clone().into(), &letter)
+        .await
+        .unwrap();
     // Somebody else was as fast.
-    dead::discard(&operator, &letter).await.unwrap();
+    dead::discard(&operator.clone().into(), &letter)
+        .await
+        .unwrap();
     assert_eq!(letters(&operator).await, 0);
-    let record = look_up(&operator, id).await.unwrap().unwrap();
+    let record = look_up(&operator.clone().into(), id)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(record.state, JobState::Dead);
     assert!(record.is_discarded());
     let codes: Vec<_> = record

@@ -19,18 +19,26 @@ async fn a_job_is_found_wherever_it_is() {
         nats.connect_as("operator").await,
     );
     let worker = nats.connect_as("worker").await;
-    let nobody = look_up(&operator, JobId::generate()).await.unwrap();
+    let nobody = look_up(&operator.clone().into(), JobId::generate())
+        .await
+        .unwrap();
     assert!(nobody.is_none());
 
     let queued = job(r#"{"kind":"mail.send"}"#);
     submitter(&publisher).submit(&queued).await.unwrap();
-    let record = look_up(&operator, queued.id).await.unwrap().unwrap();
+    let record = look_up(&operator.clone().into(), queued.id)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((record.state, record.run), (JobState::Queued, 1));
     assert_eq!(record.kind.unwrap().as_str(), "mail.send");
 
     let later = job(r#"{"kind":"mail.send","run_at":"2200-01-31T09:30:00Z"}"#);
     submitter(&publisher).submit(&later).await.unwrap();
-    let record = look_up(&operator, later.id).await.unwrap().unwrap();
+    let record = look_up(&operator.clone().into(), later.id)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(record.state, JobState::Scheduled);
     assert_eq!(record.next_at, later.run_at);
     assert_eq!(record.kind.unwrap().as_str(), "mail.send");
@@ -39,14 +47,20 @@ async fn a_job_is_found_wherever_it_is() {
     let due = job(&format!(r#"{{"kind":"mail.send","run_at":"{at}"}}"#));
     submitter(&publisher).submit(&due).await.unwrap();
     test_support::eventually(DEADLINE, "the job to be due", async || {
-        let record = look_up(&operator, due.id).await.unwrap().unwrap();
+        let record = look_up(&operator.clone().into(), due.id)
+            .await
+            .unwrap()
+            .unwrap();
         (record.state == JobState::Queued).then_some(())
     })
     .await;
 
     let running = json!({"state": "running", "consumer": "consumer-1"});
     put_record(&worker, queued.id, running).await;
-    let record = look_up(&operator, queued.id).await.unwrap().unwrap();
+    let record = look_up(&operator.clone().into(), queued.id)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(record.state, JobState::Running);
     assert_eq!(record.consumer.as_deref(), Some("consumer-1"));
 }
@@ -62,8 +76,8 @@ async fn the_bytes_of_a_job_are_told_until_it_has_ended_and_are_those_of_its_las
         new.id
     };
     let payload = async |id| {
-        let record = look_up(&gateway, id).await.unwrap().unwrap();
-        let bytes = message(&gateway, &record).await.unwrap()?;
+        let record = look_up(&gateway.clone().into(), id).await.unwrap().unwrap();
+        let bytes = message(&gateway.clone().into(), &record).await.unwrap()?;
         let body: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         Some(body["payload"].clone())
     };
@@ -96,7 +110,7 @@ async fn an_end_is_not_missed_whenever_it_comes() {
     let nats = lane().await;
     let (worker, operator) = (
         nats.connect_as("worker").await,
-        nats.connect_as("operator").await,
+        bootstrap::Client::from(nats.connect_as("operator").await),
     );
     // Before, while and after it is waited for: how they fall is up to the machine.
     for round in 0..50 {
@@ -126,6 +140,7 @@ async fn an_end_during_an_outage_is_not_missed() {
     let job = echo();
     submitter(&publisher).submit(&job).await.unwrap();
     let (up, connected) = watch::channel(true);
+    let operator = operator.into();
     let mut waiting = std::pin::pin!(wait(&operator, connected, job.id, DEADLINE));
     let early = tokio::time::timeout(Duration::from_millis(200), &mut waiting).await;
     assert!(early.is_err());
@@ -151,10 +166,10 @@ async fn a_wait_has_an_end_and_says_how_the_job_is_then() {
     );
     let job = echo();
     let patience = Duration::from_millis(50);
-    let waited = wait(&operator, connected(), job.id, patience).await;
+    let waited = wait(&operator.clone().into(), connected(), job.id, patience).await;
     assert!(matches!(waited.unwrap(), Waited::NotYet(None)));
     submitter(&publisher).submit(&job).await.unwrap();
-    let waited = wait(&operator, connected(), job.id, patience).await;
+    let waited = wait(&operator.clone().into(), connected(), job.id, patience).await;
     let Waited::NotYet(Some(record)) = waited.unwrap() else {
         panic!("the job is not known")
     };
@@ -166,8 +181,8 @@ async fn a_request_to_cancel_is_stored_until_somebody_carries_it_out() {
     let nats = lane().await;
     let operator = nats.connect_as("operator").await;
     let id = JobId::generate();
-    cancel(&operator, id).await.unwrap();
-    cancel(&operator, id).await.unwrap();
+    cancel(&operator.clone().into(), id).await.unwrap();
+    cancel(&operator.clone().into(), id).await.unwrap();
     assert_eq!(messages(&operator, "JOBS_STATE").await, 1);
     let last = json!({"last_by_subj": subjects::cancel(id)}).to_string();
     let kept = operator.request("$JS.API.DIRECT.GET.JOBS_STATE", last.into());
@@ -182,7 +197,7 @@ async fn a_record_that_nobody_can_read_is_an_error_with_the_name_of_the_job() {
     let id = JobId::generate();
     let subject = subjects::state(id);
     put(&worker, subject, HeaderMap::new(), "oops".to_owned()).await;
-    let error = look_up(&worker, id).await.unwrap_err();
+    let error = look_up(&worker.clone().into(), id).await.unwrap_err();
     assert!(format!("{error:#}").contains(&id.to_string()), "{error:#}");
     assert_eq!(info(&worker, "JOBS").await["state"]["messages"], 0);
 }

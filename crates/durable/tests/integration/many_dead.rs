@@ -3,7 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, HeaderMap};
+use async_nats::HeaderMap;
+use bootstrap::Client;
 use common::JobId;
 use durable::dead::{self, Action, Which};
 use serde_json::json;
@@ -23,7 +24,7 @@ async fn pages(client: &Client, which: &Which, most: usize) -> Vec<JobId> {
 }
 
 /// Gives a job up because of such an error; its letter may have no room for that.
-async fn bury_for(worker: &Client, message: &str, in_letter: bool) -> JobId {
+async fn bury_for(worker: &async_nats::Client, message: &str, in_letter: bool) -> JobId {
     let id = JobId::generate();
     let failures = json!([{
         "attempt": 1, "consumer": "consumer-1", "at": "2026-01-31T09:30:00Z",
@@ -53,7 +54,7 @@ fn error(message: &str) -> Which {
 async fn they_are_counted_and_listed_newest_first() {
     let nats = lane().await;
     let worker = nats.connect_as("worker").await;
-    let gateway = nats.connect_as("gateway").await;
+    let gateway: Client = nats.connect_as("gateway").await.into();
     assert_eq!(dead::count(&gateway).await.unwrap(), 0);
     let (mut expected, mut mails) = (Vec::new(), Vec::new());
     for number in 0..120 {
@@ -86,7 +87,7 @@ async fn they_are_counted_and_listed_newest_first() {
 async fn they_are_grouped_by_error_and_a_group_is_replayed_or_discarded() {
     let nats = lane().await;
     let worker = nats.connect_as("worker").await;
-    let gateway = nats.connect_as("gateway").await;
+    let gateway: Client = nats.connect_as("gateway").await.into();
     let mut last = JobId::generate();
     for number in 0..6 {
         last = bury_for(&worker, &format!("row {number} is bad"), number != 4).await;
@@ -139,7 +140,7 @@ async fn they_are_grouped_by_error_and_a_group_is_replayed_or_discarded() {
 async fn they_are_replayed_at_a_rate_until_it_is_enough() {
     let nats = lane().await;
     let worker = nats.connect_as("worker").await;
-    let gateway = nats.connect_as("gateway").await;
+    let gateway: Client = nats.connect_as("gateway").await.into();
     for _ in 0..12 {
         bury(&worker, "mail", "permanent").await;
     }
@@ -172,7 +173,7 @@ async fn they_are_replayed_at_a_rate_until_it_is_enough() {
 async fn large_ones_are_replayed_whole_though_few_are_read_at_a_time() {
     let nats = lane().await;
     let worker = nats.connect_as("worker").await;
-    let gateway = nats.connect_as("gateway").await;
+    let gateway: Client = nats.connect_as("gateway").await.into();
     let payload = "x".repeat(900_000);
     let mut jobs = Vec::new();
     for _ in 0..7 {

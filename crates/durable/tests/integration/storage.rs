@@ -11,10 +11,13 @@ async fn who_only_looks_on_is_told_how_many_dead_letters_there_are_and_what_is_s
         nats.connect_as("worker").await,
         nats.connect_as("status").await,
     );
-    assert_eq!(dead_letters(&status).await.unwrap(), None);
-    Topology::default().ensure(&worker).await.unwrap();
-    assert_eq!(dead_letters(&status).await.unwrap(), Some(0));
-    let before = storage(&status).await.unwrap().unwrap();
+    assert_eq!(dead_letters(&status.clone().into()).await.unwrap(), None);
+    Topology::default()
+        .ensure(&worker.clone().into())
+        .await
+        .unwrap();
+    assert_eq!(dead_letters(&status.clone().into()).await.unwrap(), Some(0));
+    let before = storage(&status.clone().into()).await.unwrap().unwrap();
     assert_eq!(before.limit_bytes, Some(8 << 30));
 
     for _ in 0..5 {
@@ -24,6 +27,13 @@ async fn who_only_looks_on_is_told_how_many_dead_letters_there_are_and_what_is_s
     // A record is no dead letter.
     let record = subjects::state(JobId::generate());
     worker.request(record, "{}".into()).await.unwrap();
-    assert_eq!(dead_letters(&status).await.unwrap(), Some(5));
-    assert!(storage(&status).await.unwrap().unwrap().bytes > before.bytes);
+    assert_eq!(dead_letters(&status.clone().into()).await.unwrap(), Some(5));
+    assert!(
+        storage(&status.clone().into())
+            .await
+            .unwrap()
+            .unwrap()
+            .bytes
+            > before.bytes
+    );
 }

@@ -12,8 +12,8 @@ use crate::support::{job, lane, put, put_record, queue, submitter};
 async fn what_each_stream_holds_is_told() {
     let bare = NatsServer::start().await;
     let nobody = bare.connect_as("gateway").await;
-    assert!(streams(&nobody).await.unwrap().is_none());
-    let none = queues(&nobody, 10).await.unwrap();
+    assert!(streams(&nobody.clone().into()).await.unwrap().is_none());
+    let none = queues(&nobody.clone().into(), 10).await.unwrap();
     assert!(none.queues.is_empty() && none.waiting == 0);
 
     let nats = lane().await;
@@ -26,7 +26,7 @@ async fn what_each_stream_holds_is_told() {
     for _ in 0..2 {
         put_record(&worker, JobId::generate(), json!({"state": "expired"})).await;
     }
-    let depths = streams(&gateway).await.unwrap().unwrap();
+    let depths = streams(&gateway.clone().into()).await.unwrap().unwrap();
     let messages: Vec<_> = depths
         .iter()
         .map(|depth| (depth.stream, depth.messages))
@@ -84,9 +84,9 @@ async fn what_waits_of_each_kind_is_told_for_more_kinds_than_one_answer_holds() 
         .unwrap();
     futures_util::StreamExt::next(&mut pulled).await.unwrap();
 
-    let all = queues(&gateway, 1000).await.unwrap();
+    let all = queues(&gateway.clone().into(), 1000).await.unwrap();
     assert_eq!((all.queues.len(), all.waiting), (300, 2));
-    let few = queues(&gateway, 2).await.unwrap();
+    let few = queues(&gateway.clone().into(), 2).await.unwrap();
     let few: Vec<_> = few
         .queues
         .iter()
@@ -129,7 +129,7 @@ async fn jobs_of_kinds_that_nobody_serves_are_counted_exactly_as_long_as_they_ar
     let later = common::subjects::later(id);
     put(&worker, later, headers, "{}".to_owned()).await;
     let few = eventually(DEADLINE, "the job that is due", async || {
-        let few = queues(&gateway, 10).await.unwrap();
+        let few = queues(&gateway.clone().into(), 10).await.unwrap();
         (few.waiting > 5).then_some(few)
     })
     .await;
@@ -142,17 +142,17 @@ async fn jobs_of_kinds_that_nobody_serves_are_counted_exactly_as_long_as_they_ar
     );
     assert_eq!(few.waiting, 6);
     assert!(few.queues[0].oldest.is_some());
-    assert_eq!(queues(&gateway, 1).await.unwrap().waiting, 6);
+    assert_eq!(queues(&gateway.clone().into(), 1).await.unwrap().waiting, 6);
 
     // More than are looked at one by one.
     queue(&gateway, "report", 9000).await;
-    let more = queues(&gateway, 10).await.unwrap();
+    let more = queues(&gateway.clone().into(), 10).await.unwrap();
     assert_eq!(waiting(&more)[0], ("report", 9000, false, Some(false)));
     assert_eq!(more.waiting, 9006);
 
     // More than the server is asked for: all are counted, but not by kind.
     queue(&gateway, "report", 2000).await;
-    let many = queues(&gateway, 10).await.unwrap();
+    let many = queues(&gateway.clone().into(), 10).await.unwrap();
     let of_reports = waiting(&many)[0];
     assert_eq!((of_reports.0, of_reports.2), ("report", true));
     assert_eq!(many.waiting, 11_006);
@@ -162,7 +162,9 @@ async fn jobs_of_kinds_that_nobody_serves_are_counted_exactly_as_long_as_they_ar
 async fn the_guarantees_in_force_are_told() {
     let nats = lane().await;
     let gateway = nats.connect_as("gateway").await;
-    let all = guarantees(&gateway, Topology::default()).await.unwrap();
+    let all = guarantees(&gateway.clone().into(), Topology::default())
+        .await
+        .unwrap();
     assert!(all.jetstream);
     assert_eq!((all.synced, all.replicas), (Some(true), Some(1)));
     assert_eq!(all.findings, Vec::<String>::new());
@@ -170,6 +172,6 @@ async fn the_guarantees_in_force_are_told() {
         replicas: Some(3),
         ..Topology::default()
     };
-    let all = guarantees(&gateway, wanted).await.unwrap();
+    let all = guarantees(&gateway.clone().into(), wanted).await.unwrap();
     assert!(all.findings[0].contains("1 servers"), "{:?}", all.findings);
 }

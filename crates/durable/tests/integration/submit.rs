@@ -91,7 +91,7 @@ async fn bad_ones_among_many_take_no_other_along() {
 async fn a_server_that_is_killed_before_it_answers_has_each_job_once_in_the_end() {
     let mut nats = lane().await;
     let client = nats.connect_as("publisher").await;
-    let submitter = Submitter::over(&client, connected(), patience(DEADLINE));
+    let submitter = Submitter::over(&client.clone().into(), connected(), patience(DEADLINE));
     let jobs: Vec<_> = (0..20_000).map(|_| echo()).collect();
     let submitting = join_all(jobs.iter().map(|job| submitter.submit(job)));
     let crash = async {
@@ -125,7 +125,11 @@ async fn a_server_that_is_killed_before_it_answers_has_each_job_once_in_the_end(
 async fn a_full_queue_is_a_clear_error_or_is_waited_for() {
     let nats = small_lane(20_000).await;
     let client = nats.connect_as("publisher").await;
-    let submitter = Submitter::over(&client, connected(), patience(Duration::from_secs(3)));
+    let submitter = Submitter::over(
+        &client.clone().into(),
+        connected(),
+        patience(Duration::from_secs(3)),
+    );
     let jobs: Vec<_> = (0..200).map(|_| echo()).collect();
     let results = join_all(jobs.iter().map(|job| submitter.submit(job))).await;
     let full = results.iter().filter(|result| result.is_err()).count();
@@ -140,7 +144,7 @@ async fn a_full_queue_is_a_clear_error_or_is_waited_for() {
     );
     let mut patience = patience(Duration::from_millis(300));
     patience.wait_for_room = true;
-    let waits = Submitter::over(&client, connected(), patience);
+    let waits = Submitter::over(&client.clone().into(), connected(), patience);
     let job = echo();
     let mut submitting = std::pin::pin!(waits.submit(&job));
     let early = tokio::time::timeout(Duration::from_secs(1), &mut submitting).await;
@@ -184,7 +188,7 @@ async fn nobody_waits_for_an_answer_to_a_lost_connection() {
     let nats = lane().await;
     let client = nats.connect_as("publisher").await;
     let (up, connected) = watch::channel(true);
-    let writer = Writer::start(client.clone(), connected, Pace::Prompt);
+    let writer = Writer::start(client.clone().into(), connected, Pace::Prompt);
     // It never answers.
     nats.pause();
     let entry = |number: u32| {
@@ -222,7 +226,7 @@ async fn nobody_waits_for_an_answer_to_a_lost_connection() {
 async fn jobs_that_go_together_and_whose_answer_was_lost_are_told_from_others() {
     let nats = lane().await;
     let client = nats.connect_as("publisher").await;
-    let writer = Writer::start(client.clone(), connected(), Pace::Prompt);
+    let writer = Writer::start(client.clone().into(), connected(), Pace::Prompt);
     for count in [1, 2, 100] {
         let jobs: Vec<_> = (0..count).map(|_| echo()).collect();
         let mark = common::JobId::generate().to_string();
@@ -293,7 +297,11 @@ async fn without_a_stream_or_jetstream_it_says_so() {
         NatsServer::builder().without_jetstream().start().await,
     ] {
         let client = nats.connect_as("publisher").await;
-        let submitter = Submitter::over(&client, connected(), patience(Duration::from_millis(100)));
+        let submitter = Submitter::over(
+            &client.clone().into(),
+            connected(),
+            patience(Duration::from_millis(100)),
+        );
         let error = submitter.submit(&echo()).await.unwrap_err();
         assert!(matches!(error, SubmitError::NoStream(_)), "{error:?}");
         assert!(error.to_string().contains("JOBS"), "{error}");
@@ -305,13 +313,17 @@ async fn without_nats_a_job_waits_if_it_is_told_to_and_else_fails_in_time() {
     let mut nats = lane().await;
     let client = nats.connect_as("publisher").await;
     nats.kill().await;
-    let hurried = Submitter::over(&client, connected(), patience(Duration::from_millis(200)));
+    let hurried = Submitter::over(
+        &client.clone().into(),
+        connected(),
+        patience(Duration::from_millis(200)),
+    );
     let error = hurried.submit(&echo()).await.unwrap_err();
     assert!(matches!(error, SubmitError::Unknown(_)), "{error:?}");
     let (up, connected) = watch::channel(false);
     let mut patience = patience(Duration::from_secs(20));
     patience.wait_for_nats = true;
-    let patient = Submitter::over(&client, connected, patience);
+    let patient = Submitter::over(&client.clone().into(), connected, patience);
     let job = echo();
     let mut submitting = std::pin::pin!(patient.submit(&job));
     let early = tokio::time::timeout(Duration::from_millis(300), &mut submitting).await;

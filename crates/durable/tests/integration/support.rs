@@ -15,7 +15,10 @@ use tokio::sync::watch;
 pub(crate) async fn lane() -> NatsServer {
     let nats = NatsServer::start().await;
     let worker = nats.connect_as("worker").await;
-    Topology::default().ensure(&worker).await.unwrap();
+    Topology::default()
+        .ensure(&worker.clone().into())
+        .await
+        .unwrap();
     nats
 }
 
@@ -27,7 +30,7 @@ pub(crate) async fn small_lane(jobs_bytes: i64) -> NatsServer {
         ..Topology::default()
     };
     topology
-        .ensure(&nats.connect_as("worker").await)
+        .ensure(&nats.connect_as("worker").await.into())
         .await
         .unwrap();
     nats
@@ -50,7 +53,11 @@ pub(crate) fn connected() -> watch::Receiver<bool> {
 }
 
 pub(crate) fn submitter(client: &Client) -> Submitter {
-    Submitter::over(client, connected(), patience(Duration::from_secs(20)))
+    Submitter::over(
+        &client.clone().into(),
+        connected(),
+        patience(Duration::from_secs(20)),
+    )
 }
 
 pub(crate) fn job(text: &str) -> NewJob {
@@ -61,13 +68,14 @@ pub(crate) fn echo() -> NewJob {
     job(r#"{"kind":"echo","payload":1}"#)
 }
 
-pub(crate) async fn info(client: &Client, stream: &str) -> Value {
+pub(crate) async fn info(client: &(impl Clone + Into<bootstrap::Client>), stream: &str) -> Value {
+    let client = client.clone().into();
     let api = format!("$JS.API.STREAM.INFO.{stream}");
     let answer = client.request(api, Bytes::new()).await.unwrap();
     serde_json::from_slice(&answer.payload).unwrap()
 }
 
-pub(crate) async fn messages(client: &Client, stream: &str) -> u64 {
+pub(crate) async fn messages(client: &(impl Clone + Into<bootstrap::Client>), stream: &str) -> u64 {
     info(client, stream).await["state"]["messages"]
         .as_u64()
         .unwrap()

@@ -180,12 +180,15 @@ pub(crate) async fn show(
 ) -> Result<Json<Whole>, Problem> {
     let letter = find(&app, id).await?;
     let (job, base64) = as_submitted(&letter.payload);
-    let headers = letter.headers.iter().map(|(name, values)| {
-        let values = values.iter().map(ToString::to_string).collect();
-        (name.to_string(), values)
-    });
+    let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in letter.submitted_headers() {
+        headers
+            .entry(name.to_owned())
+            .or_default()
+            .push(value.to_owned());
+    }
     Ok(Json(Whole {
-        headers: headers.collect(),
+        headers,
         job,
         base64,
         letter: Letter::from(letter.summary()),

@@ -27,15 +27,6 @@ const ERROR_LENGTH: usize = 160;
 /// What stands where no message is known.
 const NO_ERROR: &str = "no error is known";
 
-/// All reasons, the most frequent first.
-const REASONS: [DeadReason; 5] = [
-    DeadReason::AttemptsUsedUp,
-    DeadReason::Permanent,
-    DeadReason::Undecodable,
-    DeadReason::NoHandler,
-    DeadReason::DeliveriesExhausted,
-];
-
 /// Which letters are meant, as it stands in addresses and forms.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -105,7 +96,7 @@ impl Chosen {
         let reason = match reason {
             "" => None,
             word => Some(
-                REASONS
+                DeadReason::ALL
                     .into_iter()
                     .find(|reason| reason.as_str() == word)
                     .ok_or_else(|| format!("invalid reason {:?}", text::cut(word, 64)))?,
@@ -137,7 +128,7 @@ impl Chosen {
 
     /// The reason in words.
     pub(crate) fn reason(&self) -> &'static str {
-        let found = REASONS
+        let found = DeadReason::ALL
             .into_iter()
             .find(|reason| reason.as_str() == self.reason);
         found.map_or("", text::reason)
@@ -174,7 +165,7 @@ pub(crate) async fn page(
             .live(if first && !filtered { 3 } else { 0 })
             .after(asked.done),
         query: chosen.query(),
-        reasons: REASONS
+        reasons: DeadReason::ALL
             .map(|reason| Choice {
                 value: reason.as_str(),
                 label: text::reason(reason),

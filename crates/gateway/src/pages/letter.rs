@@ -63,12 +63,9 @@ struct LetterPage {
 
 impl LetterPage {
     fn of(frame: Frame, letter: &DeadLetter) -> Self {
-        let headers = letter.headers.iter().flat_map(|(name, values)| {
-            let name = name.to_string();
-            values
-                .iter()
-                .map(move |value| (name.clone(), value.to_string()))
-        });
+        let headers = letter
+            .submitted_headers()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
         let payload = payload(letter);
         Self {
             frame: frame.titled(format!("{} · dead letter", letter.kind)),

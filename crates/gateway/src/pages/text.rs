@@ -169,6 +169,7 @@ pub(crate) const fn reason(reason: DeadReason) -> &'static str {
         DeadReason::AttemptsUsedUp => "attempts used up",
         DeadReason::Permanent => "permanent failure",
         DeadReason::Undecodable => "not a readable job",
+        DeadReason::UnreadableHeaders => "headers cannot be read",
         DeadReason::NoHandler => "no handler",
         DeadReason::DeliveriesExhausted => "lost with its consumers",
     }

@@ -210,7 +210,10 @@ async fn whoever_does_it_with_many_is_told_what_went_wrong_and_what_was_done_bef
     let discarding = tokio::spawn(send(request));
     let client = nats.connect_as("operator").await;
     eventually(DEADLINE, "one letter to be discarded", async || {
-        let left = durable::dead_letters(&client).await.ok().flatten();
+        let left = durable::dead_letters(&client.clone().into())
+            .await
+            .ok()
+            .flatten();
         left.filter(|&left| left < 3)
     })
     .await;

@@ -97,7 +97,7 @@ async fn more_requests_than_may_be_are_told_which_limit_it_is() {
     // Seen on NATS: a question to the gateway would take the only place.
     let client = nats.connect_as("gateway").await;
     test_support::eventually(DEADLINE, "the job that is waited for", async || {
-        let streams = durable::streams(&client).await.unwrap()?;
+        let streams = durable::streams(&client.clone().into()).await.unwrap()?;
         streams
             .iter()
             .any(|stream| stream.messages > 0)
@@ -139,7 +139,7 @@ async fn a_full_queue_is_said_to_be_full() {
     let worker = nats.connect_as("worker").await;
     let mut topology = Topology::default();
     topology.limits.jobs_bytes = 20_000;
-    topology.ensure(&worker).await.unwrap();
+    topology.ensure(&worker.clone().into()).await.unwrap();
     let gateway = Gateway::start(&nats).await;
     let jobs = vec![json!({"kind": "echo", "payload": "x".repeat(500)}); 60];
     let answer = gateway.post("/v1/jobs", &json!(jobs).to_string()).await;

@@ -156,7 +156,10 @@ pub(crate) async fn consumer(nats: &NatsServer, args: &[&str]) -> Service {
         .await;
     let client = nats.connect_as("operator").await;
     eventually(DEADLINE, "the streams", async || {
-        let streams = durable::streams(&client).await.ok().flatten();
+        let streams = durable::streams(&client.clone().into())
+            .await
+            .ok()
+            .flatten();
         streams.filter(|streams| streams.len() == 4)
     })
     .await;

@@ -20,7 +20,7 @@ async fn lane_of(nats: NatsServer, limits: Limits) -> NatsServer {
         ..Topology::default()
     };
     let worker = nats.connect_as("worker").await;
-    topology.ensure(&worker).await.unwrap();
+    topology.ensure(&worker.clone().into()).await.unwrap();
     nats
 }
 

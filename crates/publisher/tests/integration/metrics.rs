@@ -42,7 +42,10 @@ async fn what_became_of_jobs_is_what_is_scraped() {
 async fn durable_jobs_count_as_stored() {
     let nats = NatsServer::start().await;
     let worker = nats.connect_as("worker").await;
-    Topology::default().ensure(&worker).await.unwrap();
+    Topology::default()
+        .ensure(&worker.clone().into())
+        .await
+        .unwrap();
     let mut publisher = publisher(&nats)
         .args(["--delivery", "durable", "--interval", "50ms"])
         .start();

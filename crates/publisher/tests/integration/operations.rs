@@ -16,7 +16,10 @@ impl Desk {
     async fn new() -> Self {
         let nats = NatsServer::start().await;
         let worker = nats.connect_as("worker").await;
-        Topology::default().ensure(&worker).await.unwrap();
+        Topology::default()
+            .ensure(&worker.clone().into())
+            .await
+            .unwrap();
         Self { nats, worker }
     }
 
@@ -41,7 +44,7 @@ impl Desk {
             wait_for_nats: false,
             wait_for_room: false,
         };
-        let submitter = Submitter::over(&client, connected, patience);
+        let submitter = Submitter::over(&client.clone().into(), connected, patience);
         submitter.submit(&job).await.unwrap();
         job.id
     }

@@ -22,7 +22,7 @@ fn id(name: &str) -> InstanceId {
 }
 
 async fn asker(nats: &NatsServer) -> Asker {
-    let asker = Asker::new(nats.connect_as("status").await).await;
+    let asker = Asker::new(nats.connect_as("status").await.into()).await;
     asker.expect("the connection is open")
 }
 

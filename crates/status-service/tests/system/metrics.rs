@@ -112,7 +112,10 @@ async fn what_the_durable_lane_holds_is_scraped() {
     let nats = NatsServer::start().await;
     let worker = nats.connect_as("worker").await;
     let publisher = nats.connect_as("publisher").await;
-    Topology::default().ensure(&worker).await.unwrap();
+    Topology::default()
+        .ensure(&worker.clone().into())
+        .await
+        .unwrap();
     let kind = "echo".parse().unwrap();
     for _ in 0..3 {
         let id = JobId::generate();

@@ -43,7 +43,9 @@ pub(super) async fn measure(stand: &Stand, settings: &Settings) -> anyhow::Resul
 /// A gateway on a server of its own, and where it listens.
 async fn gateway(stand: &Stand, nats: &NatsServer) -> anyhow::Result<(Service, String)> {
     let client = nats.connect_as("worker").await;
-    durable::Topology::default().ensure(&client).await?;
+    durable::Topology::default()
+        .ensure(&client.clone().into())
+        .await?;
     let mut gateway = Service::program(stand.binary("gateway")?)
         .envs(nats.env_for("gateway"))
         .args(["--listen", "127.0.0.1:0"])

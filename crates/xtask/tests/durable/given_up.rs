@@ -12,7 +12,10 @@ use crate::lane::{Lane, succeeded};
 /// A lane in which the test may do anything.
 async fn open() -> Lane {
     let lane = Lane::on(NatsServer::builder().open().start().await).await;
-    Topology::default().ensure(&lane.operator).await.unwrap();
+    Topology::default()
+        .ensure(&lane.operator.clone().into())
+        .await
+        .unwrap();
     lane
 }
 

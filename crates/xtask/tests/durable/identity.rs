@@ -72,7 +72,10 @@ fn fresh() -> HeaderMap {
 #[tokio::test]
 async fn a_job_of_which_nobody_can_know_is_not_looked_up_and_any_other_is() {
     let lane = Lane::on(NatsServer::builder().open().start().await).await;
-    Topology::default().ensure(&lane.operator).await.unwrap();
+    Topology::default()
+        .ensure(&lane.operator.clone().into())
+        .await
+        .unwrap();
     let mut questions = lane
         .operator
         .subscribe("$JS.API.DIRECT.GET.JOBS_STATE")

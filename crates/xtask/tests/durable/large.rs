@@ -47,8 +47,13 @@ async fn the_dead_letter_of_a_job_that_fills_a_message_keeps_the_job_and_leaves_
         assert_eq!(reason.map(async_nats::HeaderValue::as_str), header);
         lane.queue_empties().await;
         // It is none the worse for a replay.
-        let letter = dead::show(&lane.operator, id).await.unwrap().unwrap();
-        let replayed = dead::replay(&lane.operator, &letter, None).await.unwrap();
+        let letter = dead::show(&lane.operator.clone().into(), id)
+            .await
+            .unwrap()
+            .unwrap();
+        let replayed = dead::replay(&lane.operator.clone().into(), &letter, None)
+            .await
+            .unwrap();
         assert_eq!(replayed, Replayed::Yes);
         let record = lane
             .record_that(id, DEADLINE, "dead again", |record| {

@@ -110,9 +110,12 @@ async fn a_full_queue_refuses_what_is_new_loses_nothing_and_has_room_again_when_
         ..Topology::default()
     };
     let lane = Lane::on(server).await;
-    topology.ensure(&lane.operator).await.unwrap();
+    topology
+        .ensure(&lane.operator.clone().into())
+        .await
+        .unwrap();
     let (_up, connected) = watch::channel(true);
-    let writer = Writer::start(lane.operator.clone(), connected, Pace::Prompt);
+    let writer = Writer::start(lane.operator.clone().into(), connected, Pace::Prompt);
     let mut accepted = Vec::new();
     let refused = loop {
         let id = JobId::generate();

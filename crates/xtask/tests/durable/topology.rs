@@ -168,7 +168,10 @@ async fn a_server_that_confirms_too_early_is_refused_unless_it_is_wanted() {
 #[tokio::test]
 async fn a_queue_that_drops_old_jobs_is_refused_by_those_who_fill_it_and_by_those_who_empty_it() {
     let lane = Lane::on(NatsServer::builder().open().start().await).await;
-    Topology::default().ensure(&lane.operator).await.unwrap();
+    Topology::default()
+        .ensure(&lane.operator.clone().into())
+        .await
+        .unwrap();
     let info = lane.info("JOBS", &Value::Null).await;
     let mut config = info["config"].clone();
     config["discard"] = json!("old");

@@ -65,7 +65,10 @@ async fn the_status_service_tells_what_waits_and_counts_what_is_done() {
     const DEPTH: &str = "durable jobs that wait or run, and that wait for their time";
     let lane = Lane::start().await;
     let worker = lane.fixture.server.connect_as("worker").await;
-    Topology::default().ensure(&worker).await.unwrap();
+    Topology::default()
+        .ensure(&worker.clone().into())
+        .await
+        .unwrap();
     let hour = Timestamp::now().after(Duration::from_hours(1));
     submit_for_later(&lane, json!({"kind": "note"}), hour).await;
     let mut jobs = lane

@@ -25,11 +25,11 @@ fn attempt() -> Attempt {
     }
 }
 
-fn handler(client: &Client, declaration: &str) -> Nats {
+fn handler(client: &async_nats::Client, declaration: &str) -> Nats {
     let declaration: Declaration = toml::from_str(declaration).unwrap();
     declaration.handler(
         "test.nats".parse().unwrap(),
-        Arc::new(client.clone().into()),
+        Arc::new(Client::from(client.clone()).into()),
     )
 }
 
@@ -48,7 +48,7 @@ async fn run(handler: &Nats, payload: &Value) -> Result<String, (&'static str, S
 
 /// A micro service that answers with what its request says: a text to return, or a code to fail
 /// with.
-async fn start_service(client: &Client) {
+async fn start_service(client: &async_nats::Client) {
     let service = client
         .service_builder()
         .start("worker", "1.0.0")

@@ -1,0 +1,62 @@
+//! TLS between the filter and a server, with the options that the client library is given without it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// How a server is trusted, and this client known to it.
+#[derive(Clone, Debug)]
+pub(in crate::nats) struct TlsOptions {
+    /// Whether a connection without TLS is refused.
+    pub(in crate::nats) required: bool,
+    /// The authorities that may vouch for the server; those of the system if there is none.
+    pub(in crate::nats) ca: Option<PathBuf>,
+    /// This client's certificate and its key.
+    pub(in crate::nats) identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl TlsOptions {
+    pub(super) async fn connect(
+        &self,
+        stream: TcpStream,
+        host: &str,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let connector = TlsConnector::from(Arc::new(self.config().map_err(io::Error::other)?));
+        connector.connect(name, stream).await
+    }
+
+    /// Read each time, as the library does: certificates are renewed while a service runs.
+    fn config(&self) -> anyhow::Result<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        match &self.ca {
+            Some(path) => {
+                for certificate in CertificateDer::pem_file_iter(path)? {
+                    roots.add(certificate?)?;
+                }
+            }
+            None => {
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            }
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        Ok(match &self.identity {
+            Some((certificate, key)) => {
+                let chain =
+                    CertificateDer::pem_file_iter(certificate)?.collect::<Result<_, _>>()?;
+                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key)?)?
+            }
+            None => builder.with_no_client_auth(),
+        })
+    }
+}

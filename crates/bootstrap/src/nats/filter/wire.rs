@@ -1,0 +1,237 @@
+//! Finds what the client library cannot read in what a server sends, and writes it so that it can.
+//!
+//! A server passes the subject, the reply subject and the headers of a message on as it got them.
+//! async-nats 0.51 ends the connection where they are not what it expects, and panics at a bare CR in
+//! a header.
+
+use std::fmt::Write as _;
+use std::io;
+use std::str::{self, FromStr as _};
+
+use async_nats::{HeaderName, StatusCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{Buf as _, BytesMut};
+use common::subjects::UNREADABLE_HEADER;
+
+/// The longest line of the protocol; a server tells all of its cluster in one.
+const LONGEST_LINE: usize = 1 << 20;
+
+/// How many bytes of headers that cannot be read are passed on: as base64 they fit into the headers of
+/// a message that a stream takes.
+const KEPT: usize = 40 * 1024;
+
+/// What a server adds at the end of the headers of a message that it gives from a stream.
+const OF_THE_SERVER: [&str; 7] = [
+    "Nats-Stream",
+    "Nats-Subject",
+    "Nats-Sequence",
+    "Nats-Time-Stamp",
+    "Nats-Num-Pending",
+    "Nats-Last-Sequence",
+    "Nats-UpTo-Sequence",
+];
+
+/// Rewrites the stream of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Rewriter {
+    /// How many bytes of a message are still to be passed on as they are.
+    body: usize,
+    /// How many messages could not be read as they were.
+    pub(super) unreadable: u64,
+}
+
+/// What the first line of a message says.
+#[derive(Debug, PartialEq)]
+struct Line<'a> {
+    subject: &'a [u8],
+    subscription: &'a [u8],
+    reply: Option<&'a [u8]>,
+    /// The length of the headers; `None` in a message without.
+    headers: Option<usize>,
+    /// The length of headers and payload together.
+    total: usize,
+}
+
+impl Rewriter {
+    /// Moves what is complete from `input` to `output`.
+    ///
+    /// # Errors
+    /// When it is not the protocol of NATS.
+    pub(super) fn rewrite(
+        &mut self,
+        input: &mut BytesMut,
+        output: &mut BytesMut,
+    ) -> io::Result<()> {
+        loop {
+            if self.body > 0 {
+                let part = self.body.min(input.len());
+                output.extend_from_slice(&input[..part]);
+                input.advance(part);
+                self.body -= part;
+                if self.body > 0 {
+                    return Ok(());
+                }
+            }
+            let Some(end) = memchr::memmem::find(input, b"\r\n") else {
+                if input.len() > LONGEST_LINE {
+                    return Err(invalid("a line has no end"));
+                }
+                return Ok(());
+            };
+            if !input.starts_with(b"MSG ") && !input.starts_with(b"HMSG ") {
+                output.extend_from_slice(&input[..end + 2]);
+                input.advance(end + 2);
+                continue;
+            }
+            let line =
+                Line::read(&input[..end]).ok_or_else(|| invalid("a message without length"))?;
+            let headers = line.headers.unwrap_or(0);
+            if input.len() < end + 2 + headers {
+                input.reserve(end + 2 + headers - input.len());
+                return Ok(());
+            }
+            self.body = line.total - headers + 2;
+            let block = &input[end + 2..end + 2 + headers];
+            if line.is_readable() && (line.headers.is_none() || is_readable(block)) {
+                output.extend_from_slice(&input[..end + 2 + headers]);
+            } else {
+                self.unreadable += 1;
+                line.write_readable(block, output);
+            }
+            input.advance(end + 2 + headers);
+        }
+    }
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+impl<'a> Line<'a> {
+    /// Reads it as the server wrote it: with single blanks between its words.
+    fn read(line: &'a [u8]) -> Option<Self> {
+        let words: Vec<_> = line.split(|byte| *byte == b' ').collect();
+        let number = |word: &[u8]| str::from_utf8(word).ok()?.parse::<usize>().ok();
+        let with_headers = words[0] == b"HMSG";
+        let (front, lengths) = words[1..]
+            .split_at_checked(words.len().checked_sub(if with_headers { 3 } else { 2 })?)?;
+        let (headers, total) = match lengths {
+            [total] => (None, number(total)?),
+            [headers, total] => (Some(number(headers)?), number(total)?),
+            _ => return None,
+        };
+        let (subject, subscription, reply) = match front {
+            [subject, subscription] => (*subject, *subscription, None),
+            [subject, subscription, reply] => (*subject, *subscription, Some(*reply)),
+            _ => return None,
+        };
+        (headers.unwrap_or(0) <= total).then_some(Self {
+            subject,
+            subscription,
+            reply,
+            headers,
+            total,
+        })
+    }
+
+    fn is_readable(&self) -> bool {
+        is_word(self.subject) && self.reply.is_none_or(is_word)
+    }
+
+    /// Writes the line and its headers so that they can be read.
+    fn write_readable(&self, headers: &[u8], output: &mut BytesMut) {
+        let subject = word(self.subject);
+        // An answer to what is no subject reaches nobody.
+        let reply = self.reply.filter(|reply| is_word(reply)).map(word);
+        let reply = reply.map_or(String::new(), |reply| format!("{reply} "));
+        let subscription = String::from_utf8_lossy(self.subscription);
+        let headers = readable(headers);
+        let total = headers.len() + self.total - self.headers.unwrap_or(0);
+        let line = format!(
+            "HMSG {subject} {subscription} {reply}{} {total}\r\n",
+            headers.len()
+        );
+        output.extend_from_slice(line.as_bytes());
+        output.extend_from_slice(headers.as_bytes());
+    }
+}
+
+/// Whether the client library takes it for one word.
+fn is_word(bytes: &[u8]) -> bool {
+    str::from_utf8(bytes).is_ok_and(|text| !text.is_empty() && !text.contains(breaks_a_word))
+}
+
+fn breaks_a_word(character: char) -> bool {
+    character.is_whitespace() || character.is_control()
+}
+
+/// One word, in which a replacement character stands for each that it may not hold.
+fn word(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).replace(breaks_a_word, "\u{fffd}")
+}
+
+/// Whether the client library can read a block of headers: it goes the way of async-nats 0.51
+/// (`Connection::try_read_op`), and a test holds it against that.
+fn is_readable(headers: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(headers) else {
+        return false;
+    };
+    let mut lines = text.lines().peekable();
+    let Some(version) = lines.next().and_then(|line| line.strip_prefix("NATS/1.0")) else {
+        return false;
+    };
+    let version = version.trim();
+    let status = version
+        .split_once(' ')
+        .map_or(version, |(status, _)| status.trim());
+    if !status.is_empty() && StatusCode::from_str(status).is_err() {
+        return false;
+    }
+    while let Some(line) = lines.next() {
+        if line.is_empty() {
+            continue;
+        }
+        let Some((name, value)) = line.split_once(':') else {
+            return false;
+        };
+        if HeaderName::from_str(name).is_err() {
+            return false;
+        }
+        let mut value = value.trim_start().to_owned();
+        while let Some(more) = lines.next_if(|line| line.starts_with(char::is_whitespace)) {
+            value.push_str(more);
+        }
+        if value.trim_end().contains(['\r', '\n']) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Headers in the place of some that cannot be read: what the server added, and the others as one
+/// value.
+fn readable(headers: &[u8]) -> String {
+    let mut block = "NATS/1.0\r\n".to_owned();
+    for name in OF_THE_SERVER {
+        if let Some(value) = last(headers, name) {
+            let _ = write!(block, "{name}: {value}\r\n");
+        }
+    }
+    let kept = STANDARD.encode(&headers[..headers.len().min(KEPT)]);
+    let _ = write!(block, "{UNREADABLE_HEADER}: {kept}\r\n\r\n");
+    block
+}
+
+/// The last value of a header, made readable: what the server adds comes after what was there.
+fn last(headers: &[u8], name: &str) -> Option<String> {
+    let start = format!("\r\n{name}: ");
+    let from = memchr::memmem::rfind(headers, start.as_bytes())? + start.len();
+    let value = &headers[from..];
+    let value = &value[..memchr::memmem::find(value, b"\r\n")?];
+    Some(word(value))
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
