@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
+use async_nats::{RequestError, RequestErrorKind};
 use bootstrap::Client;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// How long JetStream may take to answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,6 +46,11 @@ struct Answer {
     error: Option<Refusal>,
 }
 
+/// Whether an error may come from a connection that was lost.
+pub(crate) fn may_be_lost(error: &RequestError) -> bool {
+    error.kind() == RequestErrorKind::Other
+}
+
 /// Asks JetStream for something, and reads its answer.
 pub(crate) async fn ask<T: DeserializeOwned>(
     client: &Client,
@@ -58,15 +66,20 @@ pub(crate) async fn ask<T: DeserializeOwned>(
     } else {
         body.to_string().into_bytes()
     };
-    let answer = client.request(subject.clone(), body.into());
-    let answer = match tokio::time::timeout(PATIENCE, answer).await {
+    let body = Bytes::from(body);
+    // Nothing that JetStream is asked for here does more when it is asked for twice.
+    let ask = || client.request(subject.clone(), body.clone());
+    let answer = match client
+        .ask_again_if_lost(Instant::now() + PATIENCE, ask, may_be_lost)
+        .await
+    {
         Err(_) => {
             return Err(no_answer(
                 &subject,
                 format!("no answer within {PATIENCE:?}"),
             ));
         }
-        Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => {
+        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
             return Err(ApiError::NoJetStream(subject));
         }
         Ok(Err(error)) => return Err(no_answer(&subject, error.to_string())),

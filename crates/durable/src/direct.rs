@@ -1,14 +1,20 @@
 //! Reads single messages of a stream, without a consumer.
 
+use std::time::Duration;
+
 use async_nats::{HeaderMap, Message, StatusCode};
 use bootstrap::Client;
 use bytes::Bytes;
 use common::Timestamp;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::api::{ApiError, PATIENCE};
+use crate::api::{ApiError, PATIENCE, may_be_lost};
 use crate::topology::Stream;
+
+/// How long the answer to a question for several messages may take.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// A message as it is stored.
 #[derive(Clone, Debug)]
@@ -53,8 +59,12 @@ pub(crate) async fn next(
 
 async fn one(client: &Client, stream: Stream, body: &Value) -> Result<Option<Kept>, ApiError> {
     let api = format!("$JS.API.DIRECT.GET.{stream}");
-    let request = client.request(api.clone(), body.to_string().into());
-    let answer = match tokio::time::timeout(PATIENCE, request).await {
+    let body = Bytes::from(body.to_string());
+    let ask = || client.request(api.clone(), body.clone());
+    let answer = match client
+        .ask_again_if_lost(Instant::now() + PATIENCE, ask, may_be_lost)
+        .await
+    {
         Err(_) => return Err(no_answer(&api, format!("no answer within {PATIENCE:?}"))),
         Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => {
             return Err(ApiError::NoJetStream(api));
@@ -82,36 +92,51 @@ pub(crate) async fn some(
     most_bytes: usize,
 ) -> Result<Vec<Kept>, ApiError> {
     let api = format!("$JS.API.DIRECT.GET.{stream}");
+    let body = json!({
+        "seq": from, "next_by_subj": filter, "batch": most, "max_bytes": most_bytes,
+    });
+    let body = Bytes::from(body.to_string());
+    let ask = || all(client, &api, body.clone());
+    match client
+        .ask_again_if_lost(Instant::now() + LONGEST, ask, |error| {
+            matches!(error, ApiError::NoAnswer { .. })
+        })
+        .await
+    {
+        Ok(found) => found,
+        Err(_) => Err(no_answer(&api, format!("not all within {LONGEST:?}"))),
+    }
+}
+
+/// All answers to a question for several messages.
+async fn all(client: &Client, api: &str, body: Bytes) -> Result<Vec<Kept>, ApiError> {
     let inbox = client.new_inbox();
-    let failed = |error: &dyn std::fmt::Display| no_answer(&api, error.to_string());
+    let failed = |error: &dyn std::fmt::Display| no_answer(api, error.to_string());
     let mut answers = client
         .subscribe(inbox.clone())
         .await
         .map_err(|error| failed(&error))?;
-    let body: Value = json!({
-        "seq": from, "next_by_subj": filter, "batch": most, "max_bytes": most_bytes,
-    });
     client
-        .publish_with_reply(api.clone(), inbox, body.to_string().into())
+        .publish_with_reply(api.to_owned(), inbox, body)
         .await
         .map_err(|error| failed(&error))?;
     let mut found = Vec::new();
     loop {
         let answer = match tokio::time::timeout(PATIENCE, answers.next()).await {
-            Err(_) => return Err(no_answer(&api, format!("no answer within {PATIENCE:?}"))),
-            Ok(None) => return Err(no_answer(&api, "the connection is closed".to_owned())),
+            Err(_) => return Err(no_answer(api, format!("no answer within {PATIENCE:?}"))),
+            Ok(None) => return Err(no_answer(api, "the connection is closed".to_owned())),
             Ok(Some(answer)) => answer,
         };
         match answer.status {
             None | Some(StatusCode::OK) => {
-                let unreadable = || no_answer(&api, "an answer that cannot be read".to_owned());
+                let unreadable = || no_answer(api, "an answer that cannot be read".to_owned());
                 found.push(kept(answer).ok_or_else(unreadable)?);
             }
             Some(StatusCode::NOT_FOUND) => return Ok(found),
             // The end of what was asked for.
             Some(status) if status.as_u16() == 204 => return Ok(found),
-            Some(StatusCode::NO_RESPONDERS) => return Err(ApiError::NoJetStream(api)),
-            Some(status) => return Err(refused(&api, status, &answer)),
+            Some(StatusCode::NO_RESPONDERS) => return Err(ApiError::NoJetStream(api.to_owned())),
+            Some(status) => return Err(refused(api, status, &answer)),
         }
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use common::{JobId, JobRecord, OutcomeError, subjects};
 use futures_util::StreamExt as _;
 use serde_json::json;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::api::PATIENCE;
@@ -175,8 +176,13 @@ fn origin(headers: &HeaderMap) -> Option<(JobId, u64)> {
 /// # Errors
 /// When the server does not answer in time.
 pub(crate) async fn one(client: &Client, id: JobId) -> anyhow::Result<Option<Found>> {
-    let mut records = Records::new(client).await?;
-    Ok(records.of([id]).await?.remove(&id))
+    let ask = || async move {
+        let mut records = Records::new(client).await?;
+        records.of([id]).await
+    };
+    let until = Instant::now() + 2 * PATIENCE;
+    let found = client.ask_again_if_lost(until, ask, |_| true).await;
+    Ok(found.context("no answer")??.remove(&id))
 }
 
 #[cfg(test)]

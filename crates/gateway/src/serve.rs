@@ -5,6 +5,9 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
 use axum::{Router, middleware};
 use bootstrap::{About, Context};
 use durable::{Patience, Submitter};
@@ -115,6 +118,17 @@ fn with_nats(app: &App) -> Router {
         .merge(pages::assets())
         .method_not_allowed_fallback(api::no_such_method)
         .fallback(api::no_such_route)
+        .layer(middleware::from_fn_with_state(
+            app.clone(),
+            wait_for_reconnect,
+        ))
         .layer(gate)
         .with_state(app.clone())
+}
+
+/// A connection that was lost just now, at a message that could not be read perhaps, is there again
+/// before anybody has to be told.
+async fn wait_for_reconnect(State(app): State<App>, request: Request, next: Next) -> Response {
+    app.nats.bridge_short_loss().await;
+    next.run(request).await
 }

@@ -24,7 +24,7 @@ pub async fn http(
     address: impl ToSocketAddrs,
     path: &str,
 ) -> anyhow::Result<HttpAnswer> {
-    let request = format!("{method} {path} HTTP/1.0\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
     exchange(address, path, &request).await
 }
 

@@ -272,6 +272,16 @@ impl NatsServer {
         self.process.as_ref().expect("the server runs")
     }
 
+    /// The process id.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.running().id()
+    }
+
     /// Where clients connect to. It stays the same when the server is started again.
     #[must_use]
     pub fn url(&self) -> String {

@@ -28,6 +28,8 @@ pub(crate) struct Link {
     pub(crate) client: OnceLock<Replacement>,
     /// When the server answered last, and how long that took.
     answered: Mutex<Option<(Instant, Duration)>>,
+    /// When the connection was lost last.
+    lost: Mutex<Option<tokio::time::Instant>>,
 }
 
 impl Link {
@@ -39,7 +41,20 @@ impl Link {
             unreadable: Arc::default(),
             client: OnceLock::new(),
             answered: Mutex::default(),
+            lost: Mutex::default(),
         }
+    }
+
+    /// The connection is lost now.
+    pub(crate) fn is_lost(&self) {
+        let now = tokio::time::Instant::now();
+        // Nothing panics while it is locked.
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// When the connection was lost last.
+    pub(crate) fn lost(&self) -> Option<tokio::time::Instant> {
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The server has answered, so long after it was asked.

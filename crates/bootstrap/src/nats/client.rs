@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_nats::client::{FlushError, PublishError, RequestError};
@@ -21,6 +22,8 @@ use async_nats::{
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 
 /// A client of NATS; clones share its connection.
 pub struct Client {
@@ -31,8 +34,9 @@ pub struct Client {
 
 struct Shared {
     life: ArcSwap<Life>,
-    /// Whether another client of the library follows one that ended.
-    supervised: bool,
+    /// Whether there is a connection, if this is supervised: then another client of the library follows
+    /// one that ended.
+    connected: Option<watch::Receiver<bool>>,
     subscriptions: tokio::sync::Mutex<Subscriptions>,
     /// The number of the current life.
     lives: watch::Sender<u64>,
@@ -95,18 +99,29 @@ struct Subscription {
     replacements: mpsc::UnboundedSender<async_nats::Subscriber>,
 }
 
+/// How long a client may take to end.
+const ENDING: Duration = Duration::from_millis(500);
+
 /// How many subscriptions there are before those that are gone are looked for.
 const FEW: usize = 64;
 
 impl Client {
     /// A client whose successors [`Replacement::install`] brings in.
-    pub(super) fn supervised(client: async_nats::Client, end: Arc<End>) -> (Self, Replacement) {
-        let shared = Self::share(client, end, true);
+    pub(super) fn supervised(
+        client: async_nats::Client,
+        end: Arc<End>,
+        connected: watch::Receiver<bool>,
+    ) -> (Self, Replacement) {
+        let shared = Self::share(client, end, Some(connected));
         let replacement = Replacement(Arc::downgrade(&shared));
         (Self { shared, sink: None }, replacement)
     }
 
-    fn share(client: async_nats::Client, end: Arc<End>, supervised: bool) -> Arc<Shared> {
+    fn share(
+        client: async_nats::Client,
+        end: Arc<End>,
+        connected: Option<watch::Receiver<bool>>,
+    ) -> Arc<Shared> {
         Arc::new(Shared {
             life: ArcSwap::from_pointee(Life {
                 number: 0,
@@ -114,7 +129,7 @@ impl Client {
                 connects_before: 0,
                 end,
             }),
-            supervised,
+            connected,
             subscriptions: tokio::sync::Mutex::default(),
             lives: watch::Sender::new(0),
             wakers: Mutex::default(),
@@ -134,7 +149,7 @@ impl Client {
     /// A client that has not ended; one that has, if nothing follows it.
     pub(super) async fn live(&self) -> Arc<Life> {
         let life = self.shared.life.load_full();
-        if !self.shared.supervised || !life.end.is_reached() {
+        if !self.shared.is_supervised() || !life.end.is_reached() {
             return life;
         }
         let mut lives = self.shared.lives.subscribe();
@@ -222,6 +237,46 @@ impl Client {
         life.client.send_request(subject, request).await
     }
 
+    /// Asks a question that does no harm when it is asked twice: again on the next connection, if the one
+    /// on which it was asked is lost before the answer comes. `may_be_lost` tells errors that a lost
+    /// connection causes from answers.
+    ///
+    /// # Errors
+    /// When there is no answer before `until`.
+    pub async fn ask_again_if_lost<A, T, E>(
+        &self,
+        until: Instant,
+        ask: impl Fn() -> A,
+        may_be_lost: impl Fn(&E) -> bool,
+    ) -> Result<Result<T, E>, Elapsed>
+    where
+        A: Future<Output = Result<T, E>>,
+    {
+        let again = async {
+            loop {
+                let mut connected = self.shared.connected.clone();
+                if let Some(connected) = &mut connected {
+                    connected.mark_unchanged();
+                }
+                let life = self.live().await;
+                tokio::select! {
+                    biased;
+                    answer = ask() => match answer {
+                        // A client that ends gives errors a moment before it says that it has ended.
+                        Err(error) if self.shared.is_supervised() && may_be_lost(&error) => {
+                            if tokio::time::timeout(ENDING, life.end.reached()).await.is_err() {
+                                return Err(error);
+                            }
+                        }
+                        answer => return answer,
+                    },
+                    () = reconnected(connected) => {}
+                }
+            }
+        };
+        tokio::time::timeout_at(until, again).await
+    }
+
     /// Subscribes to a subject, which may hold wildcards.
     ///
     /// # Errors
@@ -260,10 +315,10 @@ impl Client {
         let current = match subscription.make(&life.client).await {
             Ok(subscriber) => Some(subscriber),
             // The next one takes it along.
-            Err(_) if self.shared.supervised && life.end.is_reached() => None,
+            Err(_) if self.shared.is_supervised() && life.end.is_reached() => None,
             Err(error) => return Err(error),
         };
-        if self.shared.supervised {
+        if self.shared.is_supervised() {
             subscriptions.add(subscription);
         }
         Ok(Subscriber {
@@ -319,7 +374,7 @@ impl From<async_nats::Client> for Client {
     /// A client that nobody supervises: when its connection task ends, so does this.
     fn from(client: async_nats::Client) -> Self {
         // Its errors tell when it has ended.
-        let shared = Self::share(client, Arc::default(), false);
+        let shared = Self::share(client, Arc::default(), None);
         Self { shared, sink: None }
     }
 }
@@ -391,7 +446,7 @@ impl Sink<OutboundMessage> for Client {
 impl Client {
     /// Whether a client of the library has ended and another one follows.
     fn is_over(&self, life: &Life) -> bool {
-        self.shared.supervised && life.end.is_reached()
+        self.shared.is_supervised() && life.end.is_reached()
     }
 }
 
@@ -403,6 +458,10 @@ impl Life {
 }
 
 impl Shared {
+    fn is_supervised(&self) -> bool {
+        self.connected.is_some()
+    }
+
     fn wakers(&self) -> std::sync::MutexGuard<'_, Vec<Waker>> {
         // Nothing panics while it is locked.
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
@@ -438,6 +497,18 @@ impl Subscription {
             }
         }
     }
+}
+
+/// Waits until another connection is made; for ever, if nobody tells.
+async fn reconnected(connected: Option<watch::Receiver<bool>>) {
+    if let Some(mut connected) = connected {
+        while connected.changed().await.is_ok() {
+            if *connected.borrow() {
+                return;
+            }
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Brings clients of the library into a [`Client`], which it does not keep alive.

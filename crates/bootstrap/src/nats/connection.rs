@@ -38,6 +38,9 @@ const ANSWER: Duration = Duration::from_secs(3);
 /// A connection on which nothing has come back for so long is given up, and made again.
 const SILENCE: Duration = Duration::from_secs(20);
 
+/// A connection that was lost for no longer than this is waited for.
+const SHORT_LOSS: Duration = Duration::from_secs(1);
+
 /// The service was told to stop while it still waited for NATS.
 #[derive(Debug, thiserror::Error)]
 #[error("told to stop before NATS was reached")]
@@ -82,7 +85,8 @@ impl Nats {
             };
             let error = match new {
                 Ok(new) => {
-                    let (client, replacement) = Client::supervised(new.client, new.end);
+                    let (client, replacement) =
+                        Client::supervised(new.client, new.end, connected.clone());
                     link.client.get_or_init(|| replacement.clone());
                     new.gate.install();
                     tokio::spawn(supervise(connector, replacement, new.gate));
@@ -122,6 +126,19 @@ impl Nats {
     #[must_use]
     pub fn connected(&self) -> watch::Receiver<bool> {
         self.connected.clone()
+    }
+
+    /// Waits, if the connection was lost just now, until it is there again, but no longer than a second
+    /// after its loss.
+    pub async fn bridge_short_loss(&self) {
+        let mut connected = self.connected();
+        if *connected.borrow() {
+            return;
+        }
+        if let Some(lost) = self.link.lost() {
+            // Whether it is there is seen by whoever uses it.
+            let _ = tokio::time::timeout_at(lost + SHORT_LOSS, connected.wait_for(|up| *up)).await;
+        }
     }
 
     /// How often the client library reported that it dropped messages of a subscription.
@@ -281,6 +298,9 @@ impl Connector {
                 match &event {
                     Event::Connected => gate.change(|state| state.connected = true),
                     Event::Disconnected | Event::Closed => {
+                        if let Some(link) = link.upgrade() {
+                            link.is_lost();
+                        }
                         gate.change(|state| state.connected = false);
                     }
                     Event::SlowConsumer(_) => {
@@ -392,6 +412,9 @@ async fn supervise(connector: Connector, replacement: Replacement, mut gate: Gat
         tokio::select! {
             biased;
             () = replacement.ended() => {
+                if let Some(link) = connector.link.upgrade() {
+                    link.is_lost();
+                }
                 gate.change(|state| state.installed = false);
                 if !replacement.is_wanted() {
                     return;

@@ -157,10 +157,13 @@ pub(crate) async fn stop(service: &mut Service) {
 
 /// The most memory that a process had so far, in MB.
 pub(crate) fn peak_memory_mb(service: &Service) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", service.id())).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    memory_mb(service.id(), "VmHWM:")
+}
+
+/// What the system says of a process's memory under a name of proc(5), in MB.
+pub(crate) fn memory_mb(process: u32, name: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib * 1024 / 1_000_000)
 }
