@@ -23,3 +23,4 @@ mod observer;
 mod poison;
 mod raw;
 mod seen;
+mod soak;

@@ -142,7 +142,9 @@ async fn lists_and_look_ups_show_unreadable_messages_among_others() {
     let mut consumer = lane.consumer("a", &[]).await;
     let ended = lane.all_end(&ids, test_support::DEADLINE).await;
     for (id, record) in lane.all_end(&cancelled, test_support::DEADLINE).await {
-        assert_eq!(record.state, JobState::Cancelled, "{id}");
+        // A consumer that is slow to hear of it buries it first.
+        let ended = [JobState::Cancelled, JobState::Dead];
+        assert!(ended.contains(&record.state), "{id}: {record:?}");
     }
     let dead: Vec<_> = ended
         .iter()
