@@ -7,6 +7,10 @@ use async_nats::ConnectOptions;
 use rand::RngExt as _;
 use rand::distr::{Alphabetic, Alphanumeric};
 
+/// A user that only the servers of tests have, and that may do everything: what a test does to a
+/// system from outside needs no rights in `deploy/nats.conf`.
+pub(crate) const ADMIN: &str = "admin";
+
 /// A password of its own for each user of `deploy/nats.conf`: `publisher`, `worker`, `status`,
 /// `operator` and `gateway`.
 #[derive(Clone)]
@@ -24,6 +28,13 @@ impl Credentials {
         Self {
             passwords: passwords.into(),
         }
+    }
+
+    /// Adds the user [`ADMIN`], with a password of its own.
+    #[must_use]
+    pub(crate) fn with_admin(mut self) -> Self {
+        self.passwords.insert(ADMIN, random_password());
+        self
     }
 
     /// Takes the passwords that `lookup` knows by the name of the server's variable.
@@ -86,7 +97,7 @@ impl Credentials {
     fn password(&self, user: &str) -> &str {
         self.passwords
             .get(user)
-            .unwrap_or_else(|| panic!("no user {user}: there are {:?}", Self::USERS))
+            .unwrap_or_else(|| panic!("no user {user}: there are {:?}", self.passwords.keys()))
     }
 }
 
@@ -176,6 +187,12 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn only_a_test_has_an_admin() {
+        let server: BTreeMap<_, _> = Credentials::random().with_admin().server_env().collect();
+        assert!(is_safe(&server["NATS_ADMIN_PASSWORD"]));
     }
 
     #[test]

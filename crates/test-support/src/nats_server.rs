@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::build_dir::project_root;
 use crate::child;
-use crate::credentials::{Credentials, inbox_prefix};
+use crate::credentials::{ADMIN, Credentials, inbox_prefix};
 use crate::eventually::{DEADLINE, eventually};
 use crate::monitoring::get_json;
 use crate::nats_binary::nats_binary;
@@ -83,8 +83,9 @@ impl NatsServerBuilder {
             format!("{BARE_CONFIGURATION}{OPEN_CONFIGURATION}")
         } else {
             let path = project_root().join("deploy/nats.conf");
-            fs::read_to_string(&path)
-                .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
+            let configuration = fs::read_to_string(&path)
+                .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
+            with_admin(&configuration)
         };
         let home = tempfile::Builder::new().prefix("nats-").tempdir();
         let home = home.expect("a temporary folder can be created");
@@ -97,15 +98,26 @@ impl NatsServerBuilder {
             home,
             process: None,
             ports: None,
-            credentials: (!self.open).then(Credentials::random),
+            credentials: (!self.open).then(|| Credentials::random().with_admin()),
         };
         server.start_again().await;
         server
     }
 }
 
+/// The configuration of `deploy/nats.conf` with one more user.
+fn with_admin(configuration: &str) -> String {
+    const USERS: &str = "\n    users = [\n";
+    assert_eq!(configuration.matches(USERS).count(), 1, "lists of users");
+    let admin = format!(
+        "{USERS}{{ user: {ADMIN}, password: $NATS_ADMIN_PASSWORD, \
+         permissions {{ publish: \">\", subscribe: \">\" }} }}\n"
+    );
+    configuration.replacen(USERS, &admin, 1)
+}
+
 /// A nats-server on ports of its own, with the configuration of `deploy/nats.conf` and passwords of
-/// its own.
+/// its own; and with one more user, `admin`, who may do everything.
 ///
 /// What its JetStream stores lasts as long as this does, whether it is stopped or killed in between:
 /// it syncs each write, as in `deploy/nats.conf`. It is killed, and its files removed, when this is
@@ -328,9 +340,9 @@ impl NatsServer {
             .expect("a server is handed out after its first start")
     }
 
-    /// Options to connect as one of the users `publisher`, `worker`, `status`,
-    /// `operator` and `gateway`: name,
-    /// password, and the inbox prefix that this user may receive replies on.
+    /// Options to connect as one of the users `publisher`, `worker`, `status`, `operator` and
+    /// `gateway`, or as the `admin` of this test: name, password, and the inbox prefix that this
+    /// user may receive replies on. Workers may not publish to the inbox of the `admin`.
     ///
     /// An open server takes any name for the inbox prefix, and asks for no password.
     ///

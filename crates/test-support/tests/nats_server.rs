@@ -29,7 +29,14 @@ async fn an_open_server_lets_anybody_in() {
 #[tokio::test]
 async fn the_configured_server_lets_its_users_in_and_nobody_else() {
     let nats = NatsServer::start().await;
-    for user in ["publisher", "worker", "status", "operator"] {
+    for user in [
+        "publisher",
+        "worker",
+        "status",
+        "operator",
+        "gateway",
+        "admin",
+    ] {
         nats.connect_as(user).await;
     }
     let error = async_nats::connect(nats.url())
@@ -159,9 +166,9 @@ async fn what_is_stored_survives_a_stop_and_a_crash() {
 }
 
 #[tokio::test]
-async fn every_user_can_ask_whether_the_server_syncs_each_write() {
+async fn whoever_stores_jobs_can_ask_whether_the_server_syncs_each_write() {
     let nats = NatsServer::start().await;
-    for user in ["publisher", "worker", "status", "operator"] {
+    for user in ["publisher", "worker", "gateway"] {
         let client = nats.connect_as(user).await;
         let about = ask(&client, "jobs.server", Value::Null).await;
         let config = &about["data"]["jetstream"]["config"];

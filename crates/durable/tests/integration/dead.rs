@@ -287,10 +287,11 @@ async fn a_replay_that_was_interrupted_is_completed_by_the_next() {
 
 #[tokio::test]
 async fn a_letter_without_a_record_is_replayed_all_the_same() {
-    let (_nats, worker, operator) = stand().await;
+    let (nats, worker, operator) = stand().await;
     let id = bury(&worker, "mail", "permanent").await;
+    let admin = nats.connect_as("admin").await;
     let purge = json!({"filter": format!("jobs.state.{id}")}).to_string();
-    let purged = operator.request("$JS.API.STREAM.PURGE.JOBS_STATE", purge.into());
+    let purged = admin.request("$JS.API.STREAM.PURGE.JOBS_STATE", purge.into());
     purged.await.unwrap();
     let letter = dead::show(&operator.clone().into(), id)
         .await

@@ -48,8 +48,8 @@ async fn each_of_many_jobs_is_answered_in_its_place() {
         let expected = if place % 1000 == 999 { 422 } else { 202 };
         assert_eq!(job["status"], expected, "{place}: {job}");
     }
-    let operator = nats.connect_as("operator").await;
-    assert_eq!(queued(&operator).await, 4995);
+    let admin = nats.connect_as("admin").await;
+    assert_eq!(queued(&admin).await, 4995);
 }
 
 #[tokio::test]
@@ -132,6 +132,6 @@ async fn all_are_stored_or_none() {
         gateway.post(path, &twice.to_string()).await.problem().0,
         422
     );
-    let operator = nats.connect_as("operator").await;
-    assert_eq!(queued(&operator).await, 2);
+    let admin = nats.connect_as("admin").await;
+    assert_eq!(queued(&admin).await, 2);
 }

@@ -154,7 +154,7 @@ pub(crate) async fn consumer(nats: &NatsServer, args: &[&str]) -> Service {
     consumer
         .wait_for_line(|line| line.contains("taking jobs"))
         .await;
-    let client = nats.connect_as("operator").await;
+    let client = nats.connect_as("admin").await;
     eventually(DEADLINE, "the streams", async || {
         let streams = durable::streams(&client.clone().into())
             .await

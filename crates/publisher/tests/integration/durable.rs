@@ -86,16 +86,16 @@ async fn a_bulk_is_stored_once_however_often_it_is_handed_over() {
 #[tokio::test]
 async fn jobs_that_are_made_here_have_a_priority_and_a_time() {
     let nats = lane().await;
-    let operator = nats.connect_as("operator").await;
+    let admin = nats.connect_as("admin").await;
     let mut publisher = durable(&nats)
         .args(["--count", "3", "--interval", "0s", "--kind", "mail.send"])
         .args(["--priority", "high", "--delay", "1h"])
         .start();
     assert!(publisher.wait().await.success());
     assert!(logged(&publisher, "summary").contains("stored=3"));
-    assert_eq!(messages(&operator, "JOBS_LATER").await, 3);
+    assert_eq!(messages(&admin, "JOBS_LATER").await, 3);
     let last = r#"{"last_by_subj":"jobs.later.*"}"#;
-    let answer = operator.request("$JS.API.DIRECT.GET.JOBS_LATER", last.into());
+    let answer = admin.request("$JS.API.DIRECT.GET.JOBS_LATER", last.into());
     let headers = answer.await.unwrap().headers.unwrap();
     let target = headers.get("Nats-Schedule-Target").unwrap().as_str();
     assert!(target.ends_with(".high.1.mail.send"), "{target}");

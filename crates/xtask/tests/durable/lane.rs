@@ -35,6 +35,8 @@ type Events = Arc<Mutex<BTreeMap<JobId, Vec<JobRecord>>>>;
 pub(crate) struct Lane {
     pub(crate) fixture: Fixture,
     pub(crate) operator: Client,
+    /// Looks where nobody else may.
+    admin: Client,
     events: Events,
     folder: TempDir,
     handlers: String,
@@ -55,12 +57,14 @@ impl Lane {
     pub(crate) async fn on(server: NatsServer) -> Self {
         let fixture = Fixture::on(server).await;
         let operator = fixture.server.connect_as("operator").await;
+        let admin = fixture.server.connect_as("admin").await;
         let events = listen(&operator).await;
         let folder = tempfile::tempdir().unwrap();
         let handlers = fixture.handlers(&ledger::handlers(folder.path()));
         Self {
             fixture,
             operator,
+            admin,
             events,
             folder,
             handlers,
@@ -342,7 +346,7 @@ impl Lane {
         } else {
             question.to_string()
         };
-        let answer = self.operator.request(subject, question.into());
+        let answer = self.admin.request(subject, question.into());
         serde_json::from_slice(&answer.await.unwrap().payload).unwrap()
     }
 
