@@ -33,6 +33,15 @@ async fn server() -> NatsServer {
     let more = proposed("billing", BILLING) + &proposed("resizer", RESIZER);
     let accounts = accounts.replacen("users = [\n", &format!("users = [\n{more}"), 1);
     assert!(accounts.contains(BILLING));
+    // The inbox that the comments add to what workers may publish.
+    let mut lines = comments
+        .lines()
+        .map(|line| line.trim_start_matches('#').trim());
+    let is_entry = |line: &&str| line.starts_with("\"_INBOX.") && line.ends_with(".>\"");
+    let inbox = lines.find(is_entry).expect("an inbox is proposed");
+    let answers = "\"_INBOX_publisher.>\", \"_INBOX_status.>\"";
+    assert_eq!(accounts.matches(answers).count(), 1);
+    let accounts = accounts.replacen(answers, &format!("{answers}, {inbox}"), 1);
     NatsServer::builder()
         .config(&format!("accounts {{{accounts}"))
         .start()

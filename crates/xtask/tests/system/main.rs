@@ -13,5 +13,6 @@ mod observer;
 mod outage;
 mod permissions;
 mod raw_client;
+mod rights;
 mod saturation;
 mod scaling;

@@ -13,9 +13,6 @@ const USERS: [&str; 5] = ["publisher", "worker", "status", "operator", "gateway"
 /// Those of them that run as services, and answer service discovery.
 const SERVICES: &[&str] = &["publisher", "worker", "status", "gateway"];
 
-/// Those who look at the queue and its consumers.
-const ONLOOKERS: &[&str] = &["status", "operator"];
-
 /// Those who submit durable jobs.
 const SUBMITTERS: &[&str] = &["publisher", "operator", "gateway"];
 
@@ -27,8 +24,8 @@ const STREAMS: [&str; 4] = ["JOBS", "JOBS_LATER", "JOBS_STATE", "JOBS_ADVISORIES
 /// Subjects, and which of the users may publish there.
 const PUBLISH: &[(&str, &[&str])] = &[
     ("jobs.create", &["publisher", "gateway"]),
-    ("jobs.create.echo", &["publisher", "worker", "gateway"]),
-    ("jobs.create.mail.send", &["publisher", "worker", "gateway"]),
+    ("jobs.create.echo", &["publisher", "worker"]),
+    ("jobs.create.mail.send", &["publisher", "worker"]),
     ("jobs", &[]),
     ("jobs.created", &[]),
     ("jobs.status", &["status"]),
@@ -40,9 +37,10 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("_INBOX_publisher.a.b", &["publisher", "worker"]),
     ("_INBOX_status.a.b", &["worker", "status"]),
     ("_INBOX_worker.a.b", &["worker"]),
-    ("_INBOX.billing.a.b", &["worker"]),
+    ("_INBOX.billing.a.b", &[]),
     ("$SRV.PING", &["status"]),
     ("$SRV.STATS.consumer.a", &["status"]),
+    ("$SRV.OTHER", &[]),
     ("_INBOX_operator.a.b", &["operator"]),
     ("_INBOX_gateway.a.b", &["worker", "gateway"]),
     ("$SYS.REQ.SERVER.PING", &[]),
@@ -61,23 +59,29 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("jobs.state.1", READERS),
     ("jobs.state.1.2", &[]),
     ("jobs.cancel.1", &["operator", "gateway"]),
-    ("jobs.dead.1.mail.send", &["worker", "operator"]),
+    ("jobs.dead.1.mail.send", &["worker"]),
     ("jobs.events.1", &[]),
     // ... what JetStream is asked, ...
-    ("jobs.server", &USERS),
-    ("$JS.API.INFO", &USERS),
+    ("jobs.server", &["publisher", "worker", "gateway"]),
+    (
+        "$JS.API.INFO",
+        &["publisher", "worker", "status", "gateway"],
+    ),
     ("$JS.API.STREAM.INFO.JOBS", &USERS),
-    ("$JS.API.STREAM.INFO.JOBS_LATER", &USERS),
+    (
+        "$JS.API.STREAM.INFO.JOBS_LATER",
+        &["publisher", "worker", "status", "gateway"],
+    ),
     ("$JS.API.STREAM.INFO.JOBS_STATE", &USERS),
     (
         "$JS.API.STREAM.INFO.JOBS_ADVISORIES",
-        &["worker", "status", "operator", "gateway"],
+        &["worker", "status", "gateway"],
     ),
     ("$JS.API.STREAM.NAMES", &[]),
     ("$JS.API.STREAM.LIST", &[]),
     ("$JS.API.STREAM.PURGE.JOBS", &["worker"]),
     ("$JS.API.STREAM.PURGE.JOBS_LATER", &["worker"]),
-    ("$JS.API.STREAM.PURGE.JOBS_STATE", &["operator"]),
+    ("$JS.API.STREAM.PURGE.JOBS_STATE", &[]),
     ("$JS.API.STREAM.PURGE.JOBS_ADVISORIES", &[]),
     ("$JS.API.STREAM.MSG.DELETE.JOBS", &["worker"]),
     ("$JS.API.STREAM.MSG.DELETE.JOBS_LATER", &["worker"]),
@@ -90,28 +94,15 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$JS.API.DIRECT.GET.JOBS_LATER", READERS),
     ("$JS.API.DIRECT.GET.JOBS_STATE", READERS),
     ("$JS.API.DIRECT.GET.JOBS_ADVISORIES", &[]),
-    ("$JS.API.DIRECT.GET.JOBS.jobs.durable.1", &["operator"]),
-    ("$JS.API.DIRECT.GET.JOBS_LATER.jobs.later.1", &["operator"]),
-    ("$JS.API.DIRECT.GET.JOBS_STATE.jobs.state.1", &["operator"]),
-    ("$JS.API.CONSUMER.NAMES.JOBS", ONLOOKERS),
-    ("$JS.API.CONSUMER.NAMES.JOBS_LATER", ONLOOKERS),
-    ("$JS.API.CONSUMER.NAMES.JOBS_STATE", &[]),
-    (
-        "$JS.API.CONSUMER.LIST.JOBS",
-        &["status", "operator", "gateway"],
-    ),
-    (
-        "$JS.API.CONSUMER.LIST.JOBS_LATER",
-        &["status", "operator", "gateway"],
-    ),
-    (
-        "$JS.API.CONSUMER.INFO.JOBS.echo",
-        &["worker", "status", "operator"],
-    ),
-    (
-        "$JS.API.CONSUMER.INFO.JOBS_LATER.echo",
-        &["worker", "status", "operator"],
-    ),
+    ("$JS.API.DIRECT.GET.JOBS.jobs.durable.1", &[]),
+    ("$JS.API.DIRECT.GET.JOBS_LATER.jobs.later.1", &[]),
+    ("$JS.API.DIRECT.GET.JOBS_STATE.jobs.state.1", &[]),
+    ("$JS.API.CONSUMER.NAMES.JOBS", &[]),
+    ("$JS.API.CONSUMER.NAMES.JOBS_LATER", &[]),
+    ("$JS.API.CONSUMER.LIST.JOBS", &["gateway"]),
+    ("$JS.API.CONSUMER.LIST.JOBS_LATER", &["status", "gateway"]),
+    ("$JS.API.CONSUMER.INFO.JOBS.echo", &["worker"]),
+    ("$JS.API.CONSUMER.INFO.JOBS_LATER.echo", &["worker"]),
     ("$JS.API.CONSUMER.INFO.JOBS_STATE.cancels", &["worker"]),
     (
         "$JS.API.CONSUMER.INFO.JOBS_ADVISORIES.given-up",

@@ -1,0 +1,44 @@
+//! What `deploy/nats.conf` grants although no service uses it in the test's run: each with the reason
+//! why it is granted all the same. One that is used after all, or not granted any more, fails the
+//! test as well.
+
+/// Rights that are granted for a reason of their own.
+pub(crate) struct Exception {
+    pub(crate) user: &'static str,
+    /// `publish` or `subscribe`, and the entry as it stands in the file; or `allow_responses`.
+    pub(crate) rights: &'static [&'static str],
+    #[expect(dead_code, reason = "for whoever reads the list")]
+    pub(crate) reason: &'static str,
+}
+
+pub(crate) const EXCEPTIONS: &[Exception] = &[
+    Exception {
+        user: "worker",
+        rights: &[
+            "publish $JS.ACK.*.*.JOBS.*.>",
+            "publish $JS.ACK.*.*.JOBS_LATER.*.>",
+            "publish $JS.ACK.*.*.JOBS_STATE.*.>",
+            "publish $JS.ACK.*.*.JOBS_ADVISORIES.*.>",
+        ],
+        reason: "servers name acknowledgements in one of two forms, and this one in the other; a \
+                 server that is updated or set up otherwise would refuse all of them without a word",
+    },
+    Exception {
+        user: "status",
+        rights: &[
+            "publish $SRV.PING",
+            "publish $SRV.PING.>",
+            "publish $SRV.INFO",
+            "publish $SRV.INFO.>",
+            "publish $SRV.STATS",
+            "publish $SRV.STATS.>",
+        ],
+        reason: "people ask with `nats micro ls`, `nats micro stats` and the like, as README.md says",
+    },
+    Exception {
+        user: "operator",
+        rights: &["publish jobs.later.*"],
+        reason: "goes with the same right of publisher and gateway, when submissions with `run_at` \
+                 enter through JOBS",
+    },
+];
