@@ -87,7 +87,7 @@ pub(crate) struct Filter {
     kind: Option<JobKind>,
 
     /// Only those given up for this reason: `attempts_used_up`, permanent, undecodable,
-    /// `no_handler`, `deliveries_exhausted`
+    /// `unreadable_headers`, `no_handler`, `deliveries_exhausted`
     #[arg(long, value_name = "REASON", value_parser = reason)]
     reason: Option<DeadReason>,
 }
