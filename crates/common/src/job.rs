@@ -1,12 +1,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::{Backoff, JobKind, Timestamp, WireDuration};
+use crate::outcome::cut;
+use crate::{Backoff, JobKind, NotPortable, OutcomeError, Timestamp, WireDuration, check_portable};
 
 /// A job as it crosses the wire. Only `kind` is required.
 ///
@@ -21,7 +22,8 @@ pub struct Job<'a> {
     pub id: Option<JobId>,
     /// Which handler runs it.
     pub kind: JobKind,
-    /// Input of the handler: any JSON; `null` if absent.
+    /// Input of the handler: JSON that is nested at most 128 levels and has no unpaired surrogate;
+    /// `null` if absent. Its own top level is the first; numbers and texts have none.
     #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "serde_json::Value"))]
     pub payload: Option<&'a RawValue>,
@@ -54,9 +56,7 @@ pub struct Job<'a> {
 
 /// A time that the NATS server can wait for: it counts nanoseconds since 1970 with 63 bits, which
 /// end in 2262, and takes what lies behind for the past.
-fn schedulable<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Timestamp>, D::Error> {
+fn schedulable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     let time = Option::<Timestamp>::deserialize(deserializer)?;
     if time.is_some_and(|time| time.unix_nanos() > i128::from(i64::MAX)) {
         return Err(D::Error::custom(
@@ -77,7 +77,7 @@ pub struct JobId(Uuid);
 pub struct MaxAttempts(u32);
 
 /// Which jobs go first in the durable lane.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
@@ -127,7 +127,8 @@ impl<'a> Job<'a> {
     /// Reads a job from a message; the payload is borrowed from it, not copied.
     ///
     /// # Errors
-    /// When the bytes are not JSON, or not a job; the error names the field.
+    /// When the bytes are not JSON, or not a job, or others could not read its payload (see
+    /// [`check_portable`]); the error names the field.
     pub fn decode(message: &'a [u8]) -> Result<Self, DecodeError> {
         // A derived reader would take the fields from an array, too, by their position.
         if message.trim_ascii_start().first() == Some(&b'[') {
@@ -137,12 +138,23 @@ impl<'a> Job<'a> {
         // Jobs that arrive in numbers are good ones: what it takes to name the field that is
         // wrong is paid only by those that are not.
         // Text is also checked faster as a whole than string by string.
-        match std::str::from_utf8(message) {
+        let decoded: Result<Self, _> = match std::str::from_utf8(message) {
             Ok(text) => serde_json::from_str(text),
             Err(_) => serde_json::from_slice(message),
+        };
+        if let Ok(job) = &decoded
+            && let Some(Err(error)) = job.payload.map(check_portable)
+        {
+            return Err(not_portable(job.id, error));
         }
-        .map_err(|error| explain(message, error))
+        decoded.map_err(|error| explain(message, error))
     }
+}
+
+#[cold]
+fn not_portable(id: Option<JobId>, error: NotPortable) -> DecodeError {
+    let reason = format!("field `payload`: {error}");
+    DecodeError::NotAJob { id, reason }
 }
 
 #[cold]
@@ -152,7 +164,8 @@ fn explain(message: &[u8], error: serde_json::Error) -> DecodeError {
         #[serde(default)]
         id: Option<JobId>,
     }
-    if !error.is_data() {
+    // A number out of range and an escape that is no character are a matter of their field.
+    if !error.is_data() && serde_json::from_slice::<&RawValue>(message).is_err() {
         return DecodeError::NotJson(error);
     }
     let mut deserializer = serde_json::Deserializer::from_slice(message);
@@ -162,6 +175,8 @@ fn explain(message: &[u8], error: serde_json::Error) -> DecodeError {
         }
         _ => error.to_string(),
     };
+    // A name of a field may be as long as the message.
+    let reason = cut(reason, OutcomeError::MAX_MESSAGE);
     let id = serde_json::from_slice::<OnlyId>(message)
         .ok()
         .and_then(|only| only.id);
@@ -274,7 +289,31 @@ impl FromStr for Priority {
         [Self::High, Self::Normal, Self::Low]
             .into_iter()
             .find(|priority| priority.as_str() == text)
-            .ok_or_else(|| format!("invalid priority {text:?}: high, normal or low"))
+            .ok_or_else(|| {
+                let shown: String = text.chars().take(64).collect();
+                format!("invalid priority {shown:?}: high, normal or low")
+            })
+    }
+}
+
+impl<'de> Deserialize<'de> for Priority {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Word;
+
+        // A derived reader would take `{"high": null}`, too.
+        impl Visitor<'_> for Word {
+            type Value = Priority;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("high, normal or low")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Priority, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Word)
     }
 }
 
@@ -321,6 +360,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::MAX_DEPTH;
 
     fn reason(message: &str) -> String {
         Job::decode(message.as_bytes()).unwrap_err().to_string()
@@ -396,6 +436,31 @@ mod tests {
                 "field `backoff`",
             ),
             ("null", "invalid type: null"),
+            (
+                r#"{"kind":"a","payload":null,"payload":1}"#,
+                "duplicate field `payload`",
+            ),
+            (
+                r#"{"kind":"a","id":null,"\u0069d":null}"#,
+                "duplicate field `id`",
+            ),
+            (
+                r#"{"kind":"a","backoff":{"factor":1,"factor":2}}"#,
+                "field `backoff`: duplicate field `factor`",
+            ),
+            (
+                r#"{"kind":"a","max_attempts":1e400}"#,
+                "field `max_attempts`",
+            ),
+            (
+                r#"{"kind":"a","backoff":{"factor":1e400}}"#,
+                "field `backoff.factor`",
+            ),
+            (r#"{"kind":"\ud800"}"#, "field `kind`"),
+            (
+                r#"{"kind":"a","priority":{"high":null}}"#,
+                "field `priority`",
+            ),
         ];
         for (message, expected) in cases {
             let reason = reason(message);
@@ -435,17 +500,62 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_nested_10_000_deep_is_carried_as_it_is() {
-        let payload = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
-        let message = format!(r#"{{"kind":"a","payload":{payload}}}"#);
-        assert_eq!(
-            Job::decode(message.as_bytes())
-                .unwrap()
-                .payload
-                .unwrap()
-                .get(),
-            payload
-        );
+    fn a_payload_that_others_cannot_read_is_refused_with_its_field_and_id() {
+        let nested = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let job = |payload: &str| format!(r#"{{"kind":"a","payload":{payload},"id":"{id}"}}"#);
+        let deepest = nested(MAX_DEPTH);
+        let message = job(&deepest);
+        let taken = Job::decode(message.as_bytes()).unwrap();
+        assert_eq!(taken.payload.unwrap().get(), deepest);
+        for (payload, expected) in [
+            (
+                nested(MAX_DEPTH + 1),
+                "message is not a job: field `payload`: nested deeper than 128 levels",
+            ),
+            (
+                nested(20_000),
+                "message is not a job: field `payload`: nested deeper than 128 levels",
+            ),
+            (
+                r#"{"text":"a\ud800b"}"#.to_owned(),
+                r"message is not a job: field `payload`: a string has an unpaired surrogate",
+            ),
+        ] {
+            let error = Job::decode(job(&payload).as_bytes()).unwrap_err();
+            assert!(error.to_string().starts_with(expected), "{error}");
+            let DecodeError::NotAJob { id: Some(of), .. } = error else {
+                panic!("the id is lost: {error}")
+            };
+            assert_eq!(of.to_string(), id);
+        }
+    }
+
+    #[test]
+    fn a_hostile_field_costs_no_stack_and_little_text() {
+        let nested = format!("{}1{}", r#"{"a":"#.repeat(20_000), "}".repeat(20_000));
+        for (message, expected) in [
+            (
+                format!(r#"{{"kind":"a","backoff":{nested}}}"#),
+                "field `backoff.a`: unknown field `a`",
+            ),
+            (
+                format!(r#"{{"kind":"a","backoff":{{"initial":{nested}}}}}"#),
+                "field `backoff.initial`: invalid type: map",
+            ),
+            (
+                format!(r#"{{"kind":"a","other":{nested}}}"#),
+                "field `other`: unknown field `other`",
+            ),
+            (
+                format!(r#"{{"kind":"a","{}":1}}"#, "x".repeat(100_000)),
+                "field `xxx",
+            ),
+        ] {
+            let reason = reason(&message);
+            assert!(reason.contains(expected), "{reason}");
+            assert!(reason.len() < 5_000, "{} bytes", reason.len());
+        }
     }
 
     fn kinds() -> impl Strategy<Value = JobKind> {

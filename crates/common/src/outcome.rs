@@ -17,7 +17,7 @@ pub struct Outcome {
     pub consumer: String,
     /// The number of the submission that this answers, from 1.
     pub attempt: u32,
-    /// What the handler returned; absent unless it succeeded.
+    /// What the handler returned; absent unless it succeeded. Nested no deeper than a payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "serde_json::Value"))]
     pub result: Option<Box<RawValue>>,
@@ -97,6 +97,8 @@ pub mod codes {
     pub const PERMANENT: &str = "permanent";
     /// The result is larger than a message may be.
     pub const RESULT_TOO_LARGE: &str = "result_too_large";
+    /// The result is JSON that others cannot read: nested too deep, or with an unpaired surrogate.
+    pub const RESULT_UNREADABLE: &str = "result_unreadable";
 }
 
 impl OutcomeError {
@@ -106,17 +108,21 @@ impl OutcomeError {
     /// An error with a code and a message, which is cut after [`OutcomeError::MAX_MESSAGE`].
     #[must_use]
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        if message.len() > Self::MAX_MESSAGE {
-            message.truncate(message.floor_char_boundary(Self::MAX_MESSAGE - '…'.len_utf8()));
-            message.push('…');
-        }
         Self {
             code: Cow::Borrowed(code),
-            message,
+            message: cut(message.into(), Self::MAX_MESSAGE),
             retry_after_ms: None,
         }
     }
+}
+
+/// Cuts a text to at most so many bytes, and says so by its last character.
+pub(crate) fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most - '…'.len_utf8()));
+        text.push('…');
+    }
+    text
 }
 
 impl Status {

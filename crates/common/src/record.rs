@@ -32,7 +32,7 @@ pub struct JobRecord {
     /// Retrying: when it runs again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_at: Option<Timestamp>,
-    /// Succeeded: what the handler returned.
+    /// Succeeded: what the handler returned. Nested no deeper than a payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "serde_json::Value"))]
     pub result: Option<Box<RawValue>>,

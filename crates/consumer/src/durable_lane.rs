@@ -185,9 +185,10 @@ pub(crate) fn ended(
             retry_after,
         } => {
             let error = OutcomeError::new(code, message);
-            let dead = code == codes::PERMANENT || lease.is_last_attempt();
+            let permanent = matches!(code, codes::PERMANENT | codes::RESULT_UNREADABLE);
+            let dead = permanent || lease.is_last_attempt();
             failed(consumer, (&lease, span), duration_ms, &error, dead);
-            let settlement = if code == codes::PERMANENT {
+            let settlement = if permanent {
                 Settlement::Dead {
                     reason: DeadReason::Permanent,
                     error: Some(error),

@@ -15,7 +15,7 @@ use bootstrap::is_unreadable;
 use bootstrap::trace::Span;
 use common::{
     ConsumerState, DecodeError, Job, JobId, JobKind, OutcomeError, Status, Timestamp, WireDuration,
-    codes, subjects,
+    check_portable, codes, subjects,
 };
 use durable::Lease;
 use futures_util::FutureExt as _;
@@ -72,7 +72,13 @@ impl Ended {
 impl From<Result<Returned, CallError>> for Ended {
     fn from(result: Result<Returned, CallError>) -> Self {
         match result {
-            Ok(returned) => Self::Returned(returned),
+            Ok(returned) => match returned.as_deref().map(check_portable) {
+                None | Some(Ok(())) => Self::Returned(returned),
+                Some(Err(error)) => {
+                    let text = format!("the job ran, but its result cannot be read: {error}");
+                    Self::failed(codes::RESULT_UNREADABLE, text)
+                }
+            },
             Err(CallError::InvalidPayload(text)) => Self::InvalidPayload(text),
             Err(CallError::Failed(failure)) => {
                 let message = failure.to_string();

@@ -5,8 +5,8 @@ use async_nats::HeaderMap;
 use bootstrap::Client;
 use bytes::Bytes;
 use common::{
-    DeadReason, FailedAttempt, Job, JobId, JobKind, JobRecord, JobState, OutcomeError, Priority,
-    Timestamp, codes, subjects,
+    DeadReason, FailedAttempt, Job, JobId, JobKind, JobRecord, JobState, NotPortable, OutcomeError,
+    Priority, Timestamp, check_portable, codes, subjects,
 };
 use serde_json::Value;
 
@@ -116,6 +116,9 @@ pub enum LeftAsItIs {
     /// Somebody else does something with it at the same time.
     #[error("job {0} is being replayed or discarded by somebody else")]
     Busy(JobId),
+    /// The other payload cannot be read by others.
+    #[error("field `payload`: {0}")]
+    NotPortable(NotPortable),
     /// With the other payload it does not fit into a message.
     #[error(
         "with this payload the job has {size} bytes, and a durable one may have {limit} \
@@ -239,7 +242,7 @@ pub async fn show(client: &Client, id: JobId) -> anyhow::Result<Option<DeadLette
 ///
 /// # Errors
 /// When the server does not answer in time, or the other payload does not make a job, or one that
-/// is too large: [`LeftAsItIs::TooLarge`].
+/// is too large ([`LeftAsItIs::TooLarge`]) or that others cannot read ([`LeftAsItIs::NotPortable`]).
 pub async fn replay(
     client: &Client,
     letter: &DeadLetter,
@@ -368,6 +371,7 @@ pub async fn last_position(client: &Client) -> anyhow::Result<u64> {
 fn edited(letter: &DeadLetter, payload: &[u8]) -> anyhow::Result<Bytes> {
     let payload: &serde_json::value::RawValue =
         serde_json::from_slice(payload).context("the payload is not JSON")?;
+    check_portable(payload).map_err(LeftAsItIs::NotPortable)?;
     let job = Job::decode(&letter.payload)
         .ok()
         .filter(|job| job.kind == letter.kind);

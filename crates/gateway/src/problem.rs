@@ -113,6 +113,9 @@ impl From<anyhow::Error> for Problem {
             Some(LeftAsItIs::TooLarge { .. }) => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()).on_field("payload")
             }
+            Some(LeftAsItIs::NotPortable(_)) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).on_field("payload")
+            }
             None => Self::of_nats(&error),
         }
     }

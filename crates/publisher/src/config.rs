@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::operations::Operation;
 use clap::Parser;
-use common::{JobKind, MaxAttempts, Priority, WireDuration};
+use common::{JobKind, MaxAttempts, Priority, WireDuration, check_portable};
 use serde_json::value::RawValue;
 
 /// Hand jobs over to the consumers: one by one, at a rate, or in bulk from newline-delimited JSON.
@@ -188,9 +188,10 @@ impl FromStr for Payload {
             }
         };
         // Checked by parsing, and not by `RawValue::from_string`, which keeps white space around.
-        serde_json::from_str(json.trim())
-            .map(Self)
-            .map_err(|error| format!("{file}not JSON: {error}"))
+        let payload: Box<RawValue> = serde_json::from_str(json.trim())
+            .map_err(|error| format!("{file}not JSON: {error}"))?;
+        check_portable(&payload).map_err(|error| format!("{file}{error}"))?;
+        Ok(Self(payload))
     }
 }
 
@@ -245,6 +246,14 @@ mod tests {
         );
         let error = parse(&["--payload", "@/no/such/file"]).unwrap_err();
         assert!(error.contains("cannot read /no/such/file"), "{error}");
+        let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
+        for (payload, expected) in [
+            (&*deep, "nested deeper than 128 levels"),
+            (r#""\udc00""#, "unpaired surrogate"),
+        ] {
+            let error = parse(&["--payload", payload]).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
         let manifest = concat!("@", env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
         let error = parse(&["--payload", manifest]).unwrap_err();
         assert!(error.contains("Cargo.toml: not JSON"), "{error}");

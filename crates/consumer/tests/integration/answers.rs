@@ -63,7 +63,7 @@ async fn bad_input_is_refused_by_name_and_costs_nothing_else() {
     let mut consumer = fixture.consumer(&["--concurrency", "1"]).await;
 
     let deep = format!(
-        r#"{{"kind":"sha256","payload":{}1{}}}"#,
+        r#"{{"kind":"echo","payload":{}1{}}}"#,
         "[".repeat(10_000),
         "]".repeat(10_000)
     );
@@ -148,10 +148,22 @@ async fn bad_input_is_refused_by_name_and_costs_nothing_else() {
             "`payload.text`",
         ),
         (
-            br#"{"kind":"sha256","payload":{"text":"\ud800"}}"#,
+            br#"{"kind":"echo","payload":{"text":"\ud800"}}"#,
             Status::Rejected,
-            codes::INVALID_PAYLOAD,
-            "`payload",
+            codes::INVALID_JOB,
+            "field `payload`: a string has an unpaired surrogate",
+        ),
+        (
+            br#"{"kind":"echo","max_attempts":1e400}"#,
+            Status::Rejected,
+            codes::INVALID_JOB,
+            "`max_attempts`",
+        ),
+        (
+            br#"{"kind":"echo","payload":1,"payload":2}"#,
+            Status::Rejected,
+            codes::INVALID_JOB,
+            "duplicate field `payload`",
         ),
         (
             br#"{"kind":"sleep"}"#,
@@ -168,8 +180,8 @@ async fn bad_input_is_refused_by_name_and_costs_nothing_else() {
         (
             deep.as_bytes(),
             Status::Rejected,
-            codes::INVALID_PAYLOAD,
-            "`payload",
+            codes::INVALID_JOB,
+            "field `payload`: nested deeper than 128 levels",
         ),
         (
             br#"{"kind":"sleep","payload":{"ms":60000},"timeout":"50ms"}"#,
@@ -200,6 +212,30 @@ async fn bad_input_is_refused_by_name_and_costs_nothing_else() {
     consumer.signal(test_support::Signal::SIGTERM);
     assert_eq!(consumer.wait().await.code(), Some(0));
     assert!(consumer.stderr().is_empty(), "{:?}", consumer.stderr());
+}
+
+#[tokio::test]
+async fn the_deepest_payload_comes_back_and_a_deeper_one_is_refused_on_each_subject() {
+    let fixture = Fixture::start().await;
+    let _consumer = fixture.consumer(&[]).await;
+    let job = |levels: usize| {
+        let payload = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        (format!(r#"{{"kind":"echo","payload":{payload}}}"#), payload)
+    };
+    for subject in [subjects::CREATE, "jobs.create.echo"] {
+        let (deepest, payload) = job(128);
+        let outcome = fixture.outcome_on(subject, deepest.as_bytes()).await;
+        assert_eq!(outcome.result.unwrap().get(), payload, "{subject}");
+        for levels in [129, 20_000] {
+            let (deeper, _) = job(levels);
+            let outcome = fixture.outcome_on(subject, deeper.as_bytes()).await;
+            assert_eq!(
+                (outcome.status, code(&outcome)),
+                (Status::Rejected, codes::INVALID_JOB),
+                "{subject} {levels}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

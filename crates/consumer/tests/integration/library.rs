@@ -6,6 +6,7 @@ use bootstrap::Context;
 use clap::Parser as _;
 use common::{Status, codes};
 use consumer::{Attempt, Config, Failure, Handler, Registry};
+use serde_json::value::RawValue;
 use test_support::{DEADLINE, eventually};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,10 @@ fn handlers() -> Registry {
         .with_fn("add", async |(a, b): (u32, u32)| Ok(a + b))
         .with_fn("io", async |path: String| {
             Ok(std::fs::read_to_string(path)?)
+        })
+        .with_fn("deep", async |levels: usize| {
+            let text = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+            Ok(RawValue::from_string(text)?)
         })
 }
 
@@ -91,6 +96,13 @@ async fn a_handler_that_panics_hangs_or_fails_harms_no_other_job() {
         code(&outcome),
         codes::TRANSIENT,
         "`?` makes a failure transient"
+    );
+    let outcome = fixture.outcome(r#"{"kind":"deep","payload":128}"#).await;
+    assert_eq!(outcome.status, Status::Succeeded);
+    let outcome = fixture.outcome(r#"{"kind":"deep","payload":129}"#).await;
+    assert_eq!(
+        (outcome.status, code(&outcome)),
+        (Status::Failed, codes::RESULT_UNREADABLE)
     );
     let outcome = fixture.outcome(r#"{"kind":"add","payload":[20,22]}"#).await;
     assert_eq!(outcome.result.unwrap().get(), "42");

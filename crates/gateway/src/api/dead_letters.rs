@@ -111,11 +111,12 @@ pub(crate) struct Whole {
     failures: Vec<FailedAttempt>,
     /// The headers that it was submitted with.
     headers: BTreeMap<String, Vec<String>>,
-    /// The job as it was submitted, if it is JSON.
+    /// The job as it was submitted, if it is JSON, nested no deeper than a job may be and without
+    /// unpaired surrogates.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
     job: Option<Box<RawValue>>,
-    /// The job as it was submitted in base64, if it is not JSON.
+    /// The job as it was submitted in base64, otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     base64: Option<String>,
 }

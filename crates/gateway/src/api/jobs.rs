@@ -7,7 +7,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use common::{DeadReason, JobId, JobKind, JobRecord, JobState, OutcomeError, Timestamp};
+use common::{
+    DeadReason, JobId, JobKind, JobRecord, JobState, OutcomeError, Timestamp, check_portable,
+};
 use durable::{Filter, Listed, Waited};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -45,11 +47,12 @@ pub(crate) struct Whole {
     #[serde(flatten)]
     #[schema(value_type = schema::Record)]
     record: JobRecord,
-    /// The job as it was submitted, if that is asked for, it has not ended, and it is JSON.
+    /// The job as it was submitted, if that is asked for, it has not ended, and it is JSON, nested no
+    /// deeper than a job may be and without unpaired surrogates.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
     job: Option<Box<RawValue>>,
-    /// The same in base64, if it is not JSON.
+    /// The same in base64, otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     base64: Option<String>,
 }
@@ -88,10 +91,12 @@ pub(crate) async fn show(
     }))
 }
 
-/// A job as it was submitted: as JSON, or else in base64.
+/// A job as it was submitted: as JSON that whoever asks can read, or else in base64.
 pub(super) fn as_submitted(message: &[u8]) -> (Option<Box<RawValue>>, Option<String>) {
     let job: Option<Box<RawValue>> = serde_json::from_slice(message).ok();
     let engine = base64::engine::general_purpose::STANDARD;
+    // A job is one level deeper than its payload.
+    let job = job.filter(|job| check_portable(job).is_ok() || common::Job::decode(message).is_ok());
     let base64 = job.is_none().then(|| engine.encode(message));
     (job, base64)
 }

@@ -6,7 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use bytes::Bytes;
-use common::{Job, JobId};
+use common::{Job, JobId, check_portable};
 use durable::{DeadLetter, Replayed, dead};
 use serde::Deserialize;
 use tracing::info;
@@ -110,6 +110,16 @@ fn readable(message: &[u8]) -> String {
     readable
 }
 
+/// What is wrong with a payload that somebody has typed.
+fn wrong_payload(text: &str) -> Option<String> {
+    let wrong = match serde_json::from_str(text).map(check_portable) {
+        Ok(Ok(())) => return None,
+        Ok(Err(error)) => format!("The payload cannot be read by others: {error}"),
+        Err(error) => format!("The payload is not JSON: {error}"),
+    };
+    Some(format!("{wrong}. Nothing was done."))
+}
+
 fn is_json(text: &str) -> bool {
     serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok()
 }
@@ -148,12 +158,10 @@ pub(crate) async fn replay(
         return Ok(Redirect::to(&Done::Already.of_job(id)).into_response());
     };
     if let Some(text) = &correction.payload
-        && let Err(error) = serde_json::from_str::<&serde_json::value::RawValue>(text)
+        && let Some(wrong) = wrong_payload(text)
     {
         let mut page = LetterPage::of(Frame::new(&pages, "", "dead"), &letter);
-        page.wrong = Some(format!(
-            "The payload is not JSON: {error}. Nothing was done."
-        ));
+        page.wrong = Some(wrong);
         // What was typed is not lost.
         page.payload = Some(text.clone());
         return Ok((StatusCode::UNPROCESSABLE_ENTITY, html(&page)?).into_response());

@@ -52,6 +52,20 @@ async fn a_dead_letter_is_found_corrected_and_succeeds() {
         422
     );
     assert_eq!(gateway.post(&replay, "{").await.problem().0, 400);
+    let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
+    for payload in [&*deep, r#""\ud800""#] {
+        let body = format!(r#"{{"payload":{payload}}}"#);
+        let refused = gateway.post(&replay, &body).await;
+        let expected = (422, Some("payload".to_owned()));
+        assert_eq!(refused.problem(), expected, "{payload}");
+        let form = gateway
+            .request(reqwest::Method::POST, &format!("/dead/{id}/replay"))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(format!("payload={}", payload.replace('\\', "%5C")));
+        let page = send(form).await;
+        assert_eq!(page.status, 422, "{page:?}");
+        assert!(page.text.contains("Nothing was done"), "{page:?}");
+    }
     let form = gateway
         .request(reqwest::Method::POST, &replay)
         .body("payload=1");
@@ -90,6 +104,32 @@ async fn what_is_not_json_is_shown_as_base64() {
         (&json!("PHNjcmlwdD4A"), &json!(null))
     );
     assert_eq!(letter["reason"], "undecodable");
+}
+
+#[tokio::test]
+async fn a_job_that_others_cannot_read_is_shown_as_base64() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let gateway = Gateway::start(&nats).await;
+    let publisher = nats.connect_as("publisher").await;
+    let nested = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    for (payload, readable) in [
+        (nested(20_000), false),
+        (r#""\ud800""#.to_owned(), false),
+        (nested(128), true),
+    ] {
+        let id = common::JobId::generate();
+        // It has ended as a dead letter either way: by what it is, or by its kind.
+        let subject = format!("jobs.durable.{id}.normal.1.sleep");
+        let job = format!(r#"{{"kind":"sleep","payload":{payload}}}"#);
+        publisher.request(subject, job.into()).await.unwrap();
+        gateway.job_is(&id.to_string(), "dead").await;
+        let letter = gateway.get(&format!("/v1/dead-letters/{id}")).await;
+        let has = |field: &str| letter.text.contains(&format!("\"{field}\":"));
+        assert_eq!((has("job"), has("base64")), (readable, !readable), "{id}");
+        let page = gateway.get(&format!("/dead/{id}")).await;
+        assert_eq!(page.status, 200);
+    }
 }
 
 #[tokio::test]

@@ -107,6 +107,29 @@ async fn what_is_wrong_with_a_job_is_told_with_its_field() {
             Some("all_or_none"),
         ),
     ];
+    let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
+    let deep = format!(r#"{{"kind":"a","payload":{deep}}}"#);
+    let half = r#"{"kind":"a","payload":"\ud800"}"#;
+    let unreadable = [
+        "durable",
+        "confirmed",
+        "fire-and-forget",
+        "durable&all_or_none=true",
+    ];
+    for delivery in unreadable {
+        let path = format!("/v1/jobs?delivery={delivery}");
+        for job in [&*deep, half] {
+            let many = [job, r#"{"kind":"a"}"#].join(",");
+            let (body, field) = if delivery.contains("all_or_none") {
+                (format!("[{many}]"), "[0].payload")
+            } else {
+                (job.to_owned(), "payload")
+            };
+            let answer = gateway.post(&path, &body).await;
+            let expected = (422, Some(field.to_owned()));
+            assert_eq!(answer.problem(), expected, "{path}: {answer:?}");
+        }
+    }
     for (path, body, status, field) in cases {
         let answer = gateway.post(path, body).await;
         let field = field.map(str::to_owned);

@@ -12,6 +12,7 @@ use crate::support::{AT_ONCE, Responder, bulk, file, file_of, logged, publisher,
 async fn a_bad_line_is_named_and_stops_nothing_else() {
     let nats = NatsServer::start().await;
     let responder = Responder::start(&nats, |request| Some(request.outcome("succeeded"))).await;
+    let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
     let lines = [
         "\u{feff}{\"kind\":\"a\"}\r",
         "",
@@ -22,6 +23,8 @@ async fn a_bad_line_is_named_and_stops_nothing_else() {
         "   \t ",
         r#"{"id":"01890a5d-ac96-774b-bcce-b302099a8057","kind":"a","max_attempts":0}"#,
         r#"{"kind":"b","priority":"high"}"#,
+        r#"{"kind":"a","payload":"\ud800"}"#,
+        &format!(r#"{{"kind":"a","payload":{deep}}}"#),
     ];
     let (code, outcomes, publisher) = run(bulk(&nats, &lines)).await;
     assert_eq!(code, 1);
@@ -45,6 +48,8 @@ async fn a_bad_line_is_named_and_stops_nothing_else() {
         (6, "rejected", "invalid_job", "field `run_at`"),
         (8, "rejected", "invalid_job", "field `max_attempts`"),
         (9, "succeeded", "", ""),
+        (10, "rejected", "invalid_job", "field `payload`"),
+        (11, "rejected", "invalid_job", "field `payload`"),
     ];
     assert_eq!(told.len(), expected.len(), "{told:?}");
     for (told, expected) in told.iter().zip(expected) {
@@ -55,10 +60,13 @@ async fn a_bad_line_is_named_and_stops_nothing_else() {
         assert!(told.3.contains(expected.3), "{told:?}");
     }
     assert_eq!(outcomes[5]["id"], "01890a5d-ac96-774b-bcce-b302099a8057");
-    assert_eq!(logged(&publisher, "bad lines"), "bad lines lines=3-6, 8");
+    assert_eq!(
+        logged(&publisher, "bad lines"),
+        "bad lines lines=3-6, 8, 10-11"
+    );
     let summary = logged(&publisher, "summary");
     assert!(
-        summary.contains("submitted=2 succeeded=2") && summary.contains("bad_lines=5"),
+        summary.contains("submitted=2 succeeded=2") && summary.contains("bad_lines=7"),
         "{summary}"
     );
     assert_eq!(responder.requests().len(), 2);

@@ -24,6 +24,11 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("refuse", "begin; echo 'no such address' >&2; exit 3"),
     ("poison", r#"begin; kill -9 "$PPID""#),
     ("endless", "begin; head -c 3000000 /dev/zero"),
+    (
+        "deep",
+        "begin; for end in '[' ']'; do printf %129s '' | tr ' ' $end; done; exit",
+    ),
+    ("surrogate", r#"begin; printf '%s' '"\ud800"'; exit"#),
     // Fits into what a program may say, but with its record not into a message.
     (
         "large",

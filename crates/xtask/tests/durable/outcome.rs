@@ -177,7 +177,8 @@ async fn bytes_that_are_no_job_and_jobs_that_deny_their_subject_are_kept_as_they
     let lane = Lane::start().await;
     let _consumer = lane.consumer("only", &[]).await;
     let other = JobId::generate();
-    let cases: [(&[u8], &str); 6] = [
+    let deep = format!("{}1{}", r#"{"a":"#.repeat(129), "}".repeat(129));
+    let cases: [(&[u8], &str); 9] = [
         (b"\xff\x00 no JSON", "not JSON"),
         (b"", "not JSON"),
         (br#"["note"]"#, "an array"),
@@ -186,6 +187,18 @@ async fn bytes_that_are_no_job_and_jobs_that_deny_their_subject_are_kept_as_they
         (
             &format!(r#"{{"kind": "note", "id": "{other}"}}"#).into_bytes(),
             "field `id`",
+        ),
+        (
+            &format!(r#"{{"kind": "note", "payload": {deep}}}"#).into_bytes(),
+            "field `payload`: nested deeper than 128 levels",
+        ),
+        (
+            br#"{"kind": "note", "payload": ["\udc00"]}"#,
+            "field `payload`: a string has an unpaired surrogate",
+        ),
+        (
+            br#"{"kind": "note", "payload": 1, "payload": 2}"#,
+            "duplicate field `payload`",
         ),
     ];
     for (bytes, why) in cases {
@@ -218,7 +231,7 @@ async fn bytes_that_are_no_job_and_jobs_that_deny_their_subject_are_kept_as_they
 }
 
 #[tokio::test]
-async fn panics_hangs_and_huge_results_end_their_own_job_and_no_other() {
+async fn panics_hangs_and_bad_results_end_their_own_job_and_no_other() {
     let lane = Lane::start().await;
     let consumer = InProcess::start(&lane.fixture.server);
     let _other = lane.consumer("other", &[]).await;
@@ -230,6 +243,8 @@ async fn panics_hangs_and_huge_results_end_their_own_job_and_no_other() {
     let hangs = lane.submit(hanging).await;
     let endless = lane.submit(json!({"kind": "endless"})).await;
     let large = lane.submit(json!({"kind": "large"})).await;
+    let deep = lane.submit(json!({"kind": "deep"})).await;
+    let surrogate = lane.submit(json!({"kind": "surrogate"})).await;
     let good = lane
         .submit_all((0..20).map(|_| json!({"kind": "note"})))
         .await;
@@ -239,6 +254,13 @@ async fn panics_hangs_and_huge_results_end_their_own_job_and_no_other() {
         (hangs, DeadReason::AttemptsUsedUp, codes::TIMEOUT, 2),
         (endless, DeadReason::Permanent, codes::PERMANENT, 1),
         (large, DeadReason::Permanent, codes::RESULT_TOO_LARGE, 1),
+        (deep, DeadReason::Permanent, codes::RESULT_UNREADABLE, 1),
+        (
+            surrogate,
+            DeadReason::Permanent,
+            codes::RESULT_UNREADABLE,
+            1,
+        ),
     ] {
         let record = lane.becomes(id, JobState::Dead).await;
         assert_eq!(record.reason, Some(reason), "{record:?}");
