@@ -14,6 +14,7 @@ use crate::fleet::FleetCache;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::problem::Problem;
+use crate::safety::Safety;
 
 /// What every request can use. Clones share it.
 #[derive(Clone)]
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) front: Arc<Front>,
     /// The connection to NATS.
     pub(crate) nats: Nats,
+    /// Whether its server is to be trusted with durable jobs.
+    pub(crate) safety: Safety,
     /// Hands durable jobs over; those that come at the same time are stored together.
     pub(crate) submitter: Submitter,
     /// The fleet as a status service told it last.
@@ -76,6 +79,11 @@ impl App {
     /// What is known of dead letters is good for as long as this stays the same.
     pub(crate) fn letter_changes(&self) -> u64 {
         self.letter_changes.load(Ordering::Acquire)
+    }
+
+    /// Refuses durable jobs where the server may lose what it has confirmed.
+    pub(crate) async fn check_safety(&self) -> Result<(), Problem> {
+        self.safety.check(&self.nats.client).await
     }
 
     /// Says at once that NATS is away, instead of waiting for it.

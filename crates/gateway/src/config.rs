@@ -11,6 +11,10 @@ pub struct Config {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 
+    /// Take durable jobs also where the server may lose what it has confirmed, with a warning
+    #[arg(long)]
+    pub accept_unsafe_server: bool,
+
     /// What every service can be told.
     #[command(flatten)]
     pub options: bootstrap::Options,

@@ -12,6 +12,7 @@ mod metrics;
 mod pages;
 mod problem;
 mod scope;
+mod safety;
 mod serve;
 mod server;
 mod tls;

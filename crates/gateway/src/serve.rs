@@ -22,6 +22,7 @@ use crate::fleet::FleetCache;
 use crate::gate::gate;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::safety::Safety;
 use crate::{Config, api, pages, server, tls};
 
 /// Which service this is.
@@ -75,9 +76,15 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
         let app = App::new(Shared {
             front: Arc::clone(&front),
             submitter: Submitter::new(&nats, patience),
+            safety: Safety::new(config.accept_unsafe_server),
             nats,
             fleet: FleetCache::default(),
             letter_changes: AtomicU64::default(),
+        });
+        let watched = app.clone();
+        tokio::spawn(async move {
+            let watching = watched.safety.watch(&watched.nats);
+            watched.context.shutdown.run_until_cancelled(watching).await
         });
         drop(served.send_replace(with_nats(&app)));
         info!("serving {url}");

@@ -1,7 +1,7 @@
 //! A real nats-server for each test.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -146,6 +146,19 @@ impl NatsServer {
     #[must_use]
     pub fn builder() -> NatsServerBuilder {
         NatsServerBuilder::default()
+    }
+
+    /// Adds lines to the configuration, for the next start. A setting that stands there already is
+    /// replaced.
+    ///
+    /// # Panics
+    ///
+    /// When the file of the configuration cannot be written.
+    pub fn reconfigure(&self, lines: &str) {
+        let path = self.home.path().join(CONFIGURATION_FILE);
+        let mut file = File::options().append(true).open(path);
+        let file = file.as_mut().expect("the configuration was written");
+        writeln!(file, "{lines}").expect("the configuration can be written");
     }
 
     /// Starts a stopped or killed server on the ports that it had, and waits until it accepts

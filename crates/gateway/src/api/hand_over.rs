@@ -180,10 +180,14 @@ async fn wait_until(app: &App, id: JobId, until: Instant) -> Waited {
 /// Stores a job, unless it is known; says whether it is.
 async fn store(app: &App, job: &NewJob) -> Result<bool, Problem> {
     app.check_nats()?;
+    app.check_safety().await?;
     if has_record(app, job).await? {
         return Ok(true);
     }
-    Ok(app.submitter.submit(job).await? == Submitted::Known)
+    let submitted = app.submitter.submit(job).await?;
+    // It may have been stored after a new connection to another server.
+    app.check_safety().await?;
+    Ok(submitted == Submitted::Known)
 }
 
 /// Whether there is a record under the id of the job: the stream forgets the message of one that is

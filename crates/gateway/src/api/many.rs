@@ -183,6 +183,7 @@ async fn together(
         })
     });
     let mut jobs: Vec<NewJob> = numbered.collect::<Result<_, _>>()?;
+    app.check_safety().await?;
     for some in jobs.chunks(TOGETHER) {
         let records = some.iter().map(|job| has_record(app, job));
         if try_join_all(records).await?.contains(&true) {
@@ -191,8 +192,14 @@ async fn together(
     }
     let begin = |job| begin(app, terms.delivery, trace, job);
     let mut spans: Vec<_> = jobs.iter_mut().map(begin).collect();
-    if let Err(error) = app.submitter.submit_all(&jobs).await {
-        let problem = Problem::from(error);
+    let stored = app.submitter.submit_all(&jobs).await;
+    let stored = stored.map_err(Problem::from);
+    // They may have been stored after a new connection to another server.
+    let stored = match stored {
+        Ok(_) => app.check_safety().await,
+        Err(problem) => Err(problem),
+    };
+    if let Err(problem) = stored {
         for span in &mut spans {
             span.failed(problem.status.as_str(), &problem.detail);
         }

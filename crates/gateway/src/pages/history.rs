@@ -52,6 +52,8 @@ pub(crate) struct Snapshot {
     pub(crate) dead: Option<u64>,
     /// What the server promises.
     pub(crate) guarantees: Option<Arc<Guarantees>>,
+    /// Why this gateway takes no durable jobs, if it does not.
+    pub(crate) refusal: Option<String>,
     /// How evenly jobs were spread when some ended last.
     pub(crate) spread: Option<Evenness>,
     /// What was seen in the last minutes, the oldest first.
@@ -110,6 +112,7 @@ impl Snapshot {
             queues: None,
             dead: None,
             guarantees: None,
+            refusal: None,
             spread: None,
             points: Arc::default(),
         }
@@ -202,6 +205,7 @@ async fn look_again_and_again(app: &App, shown: &Shown) {
         };
         snapshot.connected = *connected.borrow();
         snapshot.guarantees = guarantees.get();
+        snapshot.refusal = app.safety.refusal();
         spread = snapshot
             .fleet
             .as_deref()

@@ -146,7 +146,7 @@ impl OverviewPage {
                 Err(why) => Err(why.clone()),
             },
             spread: seen.spread.map(Spread::of),
-            guarantees: checks(seen.guarantees.as_deref()),
+            guarantees: checks(seen.guarantees.as_deref(), seen.refusal.as_deref()),
         }
     }
 }
@@ -304,7 +304,7 @@ impl Spread {
     }
 }
 
-fn checks(guarantees: Option<&Guarantees>) -> Vec<Check> {
+fn checks(guarantees: Option<&Guarantees>, refusal: Option<&str>) -> Vec<Check> {
     let check = |tone, word, what: &str| Check {
         tone,
         word,
@@ -322,6 +322,9 @@ fn checks(guarantees: Option<&Guarantees>) -> Vec<Check> {
             "At least once while the publisher lives: it submits again.",
         ),
     ];
+    if let Some(refusal) = refusal {
+        checks.push(check("bad", "refused", refusal));
+    }
     let Some(guarantees) = guarantees else {
         checks.push(check("idle", "durable", "Not known yet."));
         return checks;
@@ -360,10 +363,17 @@ fn checks(guarantees: Option<&Guarantees>) -> Vec<Check> {
             more => check("good", "copies", &format!("{more}, on as many servers.")),
         });
     }
-    checks.extend(guarantees.findings.iter().map(|finding| Check {
-        tone: "warn",
-        word: "see to it",
-        what: finding.clone(),
-    }));
+    let findings = guarantees.findings.iter();
+    // One of them may be the reason of the refusal.
+    let told = |finding: &&String| refusal.is_some_and(|refusal| refusal.contains(&***finding));
+    checks.extend(
+        findings
+            .filter(|finding| !told(finding))
+            .map(|finding| Check {
+                tone: "warn",
+                word: "see to it",
+                what: finding.clone(),
+            }),
+    );
     checks
 }

@@ -11,6 +11,7 @@ mod jobs;
 mod limits;
 mod openapi;
 mod outage;
+mod safety;
 mod submit;
 mod support;
 mod system;
