@@ -67,9 +67,17 @@ pub struct AccessOptions {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitOptions {
-    /// The most connections; more wait to be accepted
+    /// The most connections; for another one the one that is idle for longest is closed, and where none is, it waits
     #[arg(long, value_name = "NUMBER", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub connections: u32,
+
+    /// The most connections of one peer, 0 for no bound: for another one the one that is idle for longest is closed, and
+    /// where none is, the new one
+    ///
+    /// A peer is an IPv4 address, or the first 64 bits of an IPv6 address. Behind a reverse proxy all connections come
+    /// from the address of the proxy: set 0 there, and let the proxy bound what each client has.
+    #[arg(long, value_name = "NUMBER", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=65_536))]
+    pub connections_per_peer: u32,
 
     /// The most requests that are worked at; more are answered with 429
     #[arg(long, value_name = "NUMBER", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]

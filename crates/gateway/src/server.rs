@@ -1,10 +1,14 @@
 //! Connections: how many there may be, how slow a client may be, and how they end.
 
-use std::pin::pin;
+use std::fmt;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -12,7 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +25,7 @@ use tracing::{debug, info, warn};
 
 use crate::app::Front;
 use crate::config::LimitOptions;
+use crate::peers::{Busy, Peers, Seat};
 
 /// The most bytes of the headers of a request.
 const MOST_HEADERS: usize = 32 << 10;
@@ -41,15 +46,15 @@ pub(crate) async fn run(
     limits: &LimitOptions,
 ) {
     let shutdown = &front.context.shutdown;
-    let places = Arc::new(Semaphore::new(limits.connections as usize));
+    let peers = Peers::new(limits);
     let connections = TaskTracker::new();
     let mut protocol = http1::Builder::new();
     protocol
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle)
         .max_buf_size(MOST_HEADERS);
-    while let Some((stream, place)) = shutdown
-        .run_until_cancelled(next(&listener, &places, front))
+    while let Some((stream, seat)) = shutdown
+        .run_until_cancelled(next(&listener, &peers, front))
         .await
     {
         let connection = Connection {
@@ -57,12 +62,15 @@ pub(crate) async fn run(
             routes: routes.clone(),
             idle: limits.idle,
             shutdown: shutdown.clone(),
+            seat: Arc::clone(&seat),
         };
         let tls = tls.clone();
         let open = Open::count(&front.metrics.connections);
         connections.spawn(async move {
-            connection.accept(stream, tls).await;
-            drop((open, place));
+            // What is closed to make room has no request under way: it is dropped as it is.
+            let accepting = connection.accept(stream, tls);
+            let _ = seat.closed.run_until_cancelled(accepting).await;
+            drop((open, seat));
         });
     }
     drop(listener);
@@ -88,16 +96,14 @@ pub(crate) async fn run(
     }
 }
 
-async fn next(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-    front: &Front,
-) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
-    // It is never closed.
-    let place = Arc::clone(places).acquire_owned().await.ok();
+async fn next(listener: &TcpListener, peers: &Arc<Peers>, front: &Front) -> (TcpStream, Arc<Seat>) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) if front.access.serves(peer.ip()) => return (stream, place),
+            Ok((stream, peer)) if front.access.serves(peer.ip()) => {
+                if let Some(seat) = peers.seat(peer.ip()).await {
+                    return (stream, seat);
+                }
+            }
             Ok((_, peer)) => debug!(%peer, "refused somebody who is not on this machine"),
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
@@ -123,11 +129,51 @@ impl Drop for Open {
     }
 }
 
+/// A request came on a connection that is being closed to make room.
+#[derive(Debug)]
+struct Closed;
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the connection was closed to make room")
+    }
+}
+
+impl std::error::Error for Closed {}
+
+/// The body of an answer: its connection is busy until the last piece is written, or nobody reads it
+/// any more.
+struct Answer {
+    body: axum::body::Body,
+    _busy: Busy,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 struct Connection {
     protocol: http1::Builder,
     routes: watch::Receiver<Router>,
     idle: Duration,
     shutdown: CancellationToken,
+    seat: Arc<Seat>,
 }
 
 impl Connection {
@@ -154,7 +200,12 @@ impl Connection {
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
         let service = service_fn(|request| {
             let routes = self.routes.borrow().clone();
-            TowerToHyperService::new(routes).call(request)
+            let busy = self.seat.begin();
+            async move {
+                let busy = busy.ok_or(Closed)?;
+                let Ok(answer) = TowerToHyperService::new(routes).call(request).await;
+                Ok::<_, Closed>(answer.map(|body| Answer { body, _busy: busy }))
+            }
         });
         let serving = self
             .protocol

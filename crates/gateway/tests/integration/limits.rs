@@ -6,7 +6,7 @@ use durable::Topology;
 use serde_json::json;
 use test_support::{DEADLINE, NatsServer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::{Gateway, is_success, streams_without_consumer};
 
@@ -85,6 +85,113 @@ async fn slow_clients_are_cut_off_and_hold_up_nobody() {
         "{:?}",
         began.elapsed()
     );
+}
+
+/// Asks from an address of this machine on a connection of its own, and reads the whole answer.
+async fn ask_from(address: &str, gateway: &Gateway, path: &str) -> String {
+    let mut stream = connect_from(address, gateway).await;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+async fn connect_from(address: &str, gateway: &Gateway) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    let address: std::net::IpAddr = address.parse().unwrap();
+    socket.bind((address, 0).into()).unwrap();
+    socket
+        .connect(gateway.address.parse().unwrap())
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn the_idle_connections_of_one_peer_keep_no_other_out() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    // None of them would be cut off for being slow.
+    let gateway = Gateway::with(&nats, &["--idle", "1h"]).await;
+    let mut idle = Vec::new();
+    for number in 0..2_100 {
+        let mut stream = connect_from("127.0.0.1", &gateway).await;
+        // Some say nothing, some begin a request, and some have had an answer.
+        let bytes: &[u8] = match number % 3 {
+            0 => b"",
+            1 => b"GET /openapi.json HT",
+            _ => b"HEAD /nothing HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        };
+        // The oldest are closed meanwhile.
+        let _ = stream.write_all(bytes).await;
+        idle.push(stream);
+    }
+    for address in ["127.0.0.2", "127.0.0.1"] {
+        let asking = ask_from(address, &gateway, "/v1/streams");
+        let answer = tokio::time::timeout(DEADLINE, asking).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{address} is kept out"));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    drop(idle);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn where_room_is_short_idle_connections_go_and_busy_ones_stay() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let options = [
+        "--idle",
+        "1h",
+        "--connections",
+        "4",
+        "--connections-per-peer",
+        "2",
+    ];
+    let mut gateway = Gateway::with(&nats, &options).await;
+    let submitted = gateway.post("/v1/jobs", r#"{"kind":"echo"}"#).await;
+    let path = format!("/v1/jobs/{}/events", submitted.id());
+    // Two streams of events, which do not end, of each of two peers.
+    let mut streams = Vec::new();
+    let follow = async |address: &str| {
+        let mut stream = connect_from(address, &gateway).await;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, b"HTTP/1.1 200");
+        stream
+    };
+    for _ in 0..2 {
+        streams.push(follow("127.0.0.2").await);
+    }
+    let mut third = connect_from("127.0.0.2", &gateway).await;
+    assert_eq!(
+        third.read(&mut [0; 10]).await.unwrap_or(0),
+        0,
+        "one too many"
+    );
+    // An idle one of another peer, another, and one more: the first makes room for it.
+    let mut idle = connect_from("127.0.0.3", &gateway).await;
+    streams.push(follow("127.0.0.4").await);
+    streams.push(follow("127.0.0.5").await);
+    assert_eq!(idle.read(&mut [0; 10]).await.unwrap_or(0), 0, "it stayed");
+    // All places are taken by streams now, which go on.
+    gateway
+        .service
+        .wait_for_line(|line| line.contains("--connections-per-peer"))
+        .await;
+    let _consumer = crate::support::consumer(&nats, &[]).await;
+    for mut stream in streams {
+        let mut rest = String::new();
+        while !rest.contains("succeeded") {
+            let mut piece = [0; 4096];
+            let read = tokio::time::timeout(DEADLINE, stream.read(&mut piece)).await;
+            let read = read.expect("the stream goes on").unwrap();
+            assert_ne!(read, 0, "a busy connection was closed: {rest}");
+            rest.push_str(&String::from_utf8_lossy(&piece[..read]));
+        }
+    }
 }
 
 #[tokio::test]
