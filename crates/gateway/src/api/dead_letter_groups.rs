@@ -73,6 +73,7 @@ pub(crate) struct Group {
 #[utoipa::path(
     get,
     path = "/v1/dead-letters/groups",
+    operation_id = "group_dead_letters",
     tag = "dead letters",
     params(GroupsQuery),
     responses(

@@ -125,6 +125,7 @@ pub(crate) struct Whole {
 #[utoipa::path(
     get,
     path = "/v1/dead-letters",
+    operation_id = "list_dead_letters",
     tag = "dead letters",
     params(ListQuery),
     responses(
@@ -166,6 +167,7 @@ async fn find(app: &App, id: JobId) -> Result<DeadLetter, Problem> {
 #[utoipa::path(
     get,
     path = "/v1/dead-letters/{id}",
+    operation_id = "show_dead_letter",
     tag = "dead letters",
     params(("id" = uuid::Uuid, Path, description = "The job")),
     responses(
@@ -203,6 +205,7 @@ pub(crate) async fn show(
 #[utoipa::path(
     get,
     path = "/v1/dead-letters/{id}/raw",
+    operation_id = "download_dead_letter",
     tag = "dead letters",
     params(("id" = uuid::Uuid, Path, description = "The job")),
     responses(
@@ -261,9 +264,10 @@ pub(crate) struct Requeued {
 #[utoipa::path(
     post,
     path = "/v1/dead-letters/{id}/replay",
+    operation_id = "replay_dead_letter",
     tag = "dead letters",
     params(("id" = uuid::Uuid, Path, description = "The job")),
-    request_body(content = Option<Edit<'_>>, content_type = "application/json"),
+    request_body(content = Edit<'_>, content_type = "application/json"),
     responses(
         (status = 202, description = "It is in the queue again", body = Requeued,
             headers(("Location" = String, description = "Where it can be seen"))),
@@ -272,7 +276,7 @@ pub(crate) struct Requeued {
         (status = 409, description = "Somebody else has replayed it", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The payload is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "An unknown field", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not an object, an unknown field, or a payload that is nested deeper than 128 levels or has an unpaired surrogate", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn replay(
@@ -314,6 +318,11 @@ fn edit(headers: &HeaderMap, body: &Bytes) -> Result<Option<Bytes>, Problem> {
         let text = "Content-Type must be application/json";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text).on_field("Content-Type"));
     }
+    // A derived reader would take the payload from an array, too, and an empty one for none.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        let text = "the body is an array, and not {\"payload\": …}";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text));
+    }
     let edit: Edit<'_> = serde_json::from_slice(body).map_err(|error| {
         let status = if error.is_data() {
             StatusCode::UNPROCESSABLE_ENTITY
@@ -336,6 +345,7 @@ fn edit(headers: &HeaderMap, body: &Bytes) -> Result<Option<Bytes>, Problem> {
 #[utoipa::path(
     delete,
     path = "/v1/dead-letters/{id}",
+    operation_id = "discard_dead_letter",
     tag = "dead letters",
     params(("id" = uuid::Uuid, Path, description = "The job")),
     responses(

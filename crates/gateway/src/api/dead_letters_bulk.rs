@@ -60,6 +60,7 @@ impl Query {
 #[utoipa::path(
     post,
     path = "/v1/dead-letters/replay",
+    operation_id = "replay_dead_letters",
     tag = "dead letters",
     params(Query),
     responses(
@@ -86,6 +87,7 @@ pub(crate) async fn replay(
 #[utoipa::path(
     delete,
     path = "/v1/dead-letters",
+    operation_id = "discard_dead_letters",
     tag = "dead letters",
     params(Query),
     responses(

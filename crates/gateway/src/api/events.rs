@@ -81,6 +81,7 @@ impl std::fmt::Display for Place {
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}/events",
+    operation_id = "follow_job",
     tag = "jobs",
     params(
         ("id" = uuid::Uuid, Path, description = "The job"),

@@ -63,6 +63,7 @@ pub(crate) struct Whole {
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}",
+    operation_id = "show_job",
     tag = "jobs",
     params(("id" = uuid::Uuid, Path, description = "The job"), LookQuery),
     responses(
@@ -94,9 +95,9 @@ pub(crate) async fn show(
 /// A job as it was submitted: as JSON that whoever asks can read, or else in base64.
 pub(super) fn as_submitted(message: &[u8]) -> (Option<Box<RawValue>>, Option<String>) {
     let job: Option<Box<RawValue>> = serde_json::from_slice(message).ok();
-    let engine = base64::engine::general_purpose::STANDARD;
     // A job is one level deeper than its payload.
     let job = job.filter(|job| check_portable(job).is_ok() || common::Job::decode(message).is_ok());
+    let engine = base64::engine::general_purpose::STANDARD;
     let base64 = job.is_none().then(|| engine.encode(message));
     (job, base64)
 }
@@ -221,6 +222,7 @@ pub(super) fn cursor<T: std::str::FromStr<Err = durable::BadCursor>>(
 #[utoipa::path(
     get,
     path = "/v1/jobs",
+    operation_id = "list_jobs",
     tag = "jobs",
     params(ListQuery),
     responses(
@@ -254,6 +256,7 @@ pub(crate) async fn list(
 #[utoipa::path(
     delete,
     path = "/v1/jobs/{id}",
+    operation_id = "cancel_job",
     tag = "jobs",
     params(("id" = uuid::Uuid, Path, description = "The job")),
     responses(

@@ -25,7 +25,7 @@ use crate::app::App;
 use crate::problem::Problem;
 
 /// The most jobs in one request.
-const MOST: usize = 10_000;
+pub(super) const MOST: usize = 10_000;
 
 /// The most of them that are waited for.
 const MOST_WAITED: usize = 100;

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -22,7 +23,8 @@ use crate::app::App;
     info(
         title = "Jobs",
         description = "Hand jobs over, see what became of them, and drive the system. Everybody who may do more than \
-            nothing sends `Authorization: Bearer <token>`; without a file of tokens the gateway serves its own machine only.",
+            nothing sends `Authorization: Bearer <token>`; without a file of tokens none is needed, and the gateway serves \
+            its own machine only unless it is told to serve anyone.",
         license(name = "MIT OR Apache-2.0"),
     ),
     tags(
@@ -60,13 +62,25 @@ pub(crate) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     document["components"]["securitySchemes"] =
         json!({"token": {"type": "http", "scheme": "bearer"}});
     describe_refusals(&mut document);
+    let paths = &mut document["paths"];
+    // It may be left out, but it is not `null`.
+    paths["/v1/dead-letters/{id}/replay"]["post"]["requestBody"]["required"] = false.into();
+    let events = &mut paths["/v1/jobs/{id}/events"]["get"]["responses"]["200"];
+    events["content"]["text/event-stream"]["schema"] = schema::reference("RecordEvents");
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
         schemas.extend(schema::definitions());
+        schemas.extend(schema::events().map(|(name, schema)| (name.to_owned(), schema)));
     }
     document
 });
 
-static TEXT: LazyLock<Bytes> = LazyLock::new(|| DOCUMENT.to_string().into());
+/// The document of a gateway with tokens, and that of one without.
+static TEXTS: LazyLock<[Bytes; 2]> = LazyLock::new(|| {
+    let mut without = DOCUMENT.clone();
+    // An empty requirement makes the others optional.
+    without["security"] = json!([{}, {"token": []}]);
+    [&*DOCUMENT, &without].map(|document| document.to_string().into())
+});
 
 /// What any request may be answered, whatever its route; a route that says more of it is left as it is.
 fn describe_refusals(document: &mut Value) {
@@ -99,9 +113,15 @@ fn describe_refusals(document: &mut Value) {
 }
 
 /// `GET /openapi.json`: there is no secret in it, so no token is needed.
-pub(crate) async fn document() -> Response {
+pub(crate) async fn document(State(app): State<App>) -> Response {
+    let [with, without] = &*TEXTS;
+    let text = if app.access.needs_token() {
+        with
+    } else {
+        without
+    };
     let kind = HeaderValue::from_static("application/json");
-    ([(header::CONTENT_TYPE, kind)], TEXT.clone()).into_response()
+    ([(header::CONTENT_TYPE, kind)], text.clone()).into_response()
 }
 
 #[cfg(test)]

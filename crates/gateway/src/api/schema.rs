@@ -9,6 +9,8 @@ use utoipa::openapi::schema::{OneOfBuilder, Ref, Schema};
 use utoipa::openapi::{ObjectBuilder, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::many::MOST;
+
 macro_rules! wire {
     ($($name:ident is $wire:ty as $text:literal;)*) => {
         $(
@@ -69,7 +71,40 @@ fn generator() -> SchemaGenerator {
     SchemaGenerator::new(settings)
 }
 
-fn reference(name: &str) -> Value {
+/// The stream of events of a job. OpenAPI 3.1 has no word for its items, so they have a name of ours.
+pub(super) fn events() -> [(&'static str, Value); 2] {
+    let stream = json!({
+        "type": "string",
+        "contentMediaType": "text/event-stream",
+        "description": "Server-Sent Events, each a `RecordEvent`, and comments where nothing happens.",
+        "x-event": reference("RecordEvent"),
+    });
+    let event = json!({
+        "type": "object",
+        "description": "One event: its fields as the client has read them.",
+        "required": ["event", "id", "data"],
+        "properties": {
+            "event": {"const": "record"},
+            "id": {
+                "type": "string",
+                "pattern": "^[0-9]+-[0-9]+-[0-9]+$",
+                "description": "Where in its life the job was, to come back with as `Last-Event-ID`.",
+            },
+            "retry": {
+                "type": "integer",
+                "description": "When whoever loses the stream is to come back, in milliseconds.",
+            },
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": reference("JobRecord"),
+            },
+        },
+    });
+    [("RecordEvents", stream), ("RecordEvent", event)]
+}
+
+pub(super) fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
 }
 
@@ -109,7 +144,10 @@ pub(crate) struct OneOrMany;
 impl PartialSchema for OneOrMany {
     fn schema() -> RefOr<Schema> {
         let job = Ref::from_schema_name("Job");
-        let jobs = utoipa::openapi::ArrayBuilder::new().items(job.clone());
+        let jobs = utoipa::openapi::ArrayBuilder::new()
+            .items(job.clone())
+            .min_items(Some(1))
+            .max_items(Some(MOST));
         OneOfBuilder::new().item(job).item(jobs).into()
     }
 }

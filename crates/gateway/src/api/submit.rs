@@ -57,6 +57,7 @@ pub(crate) struct Query {
 #[utoipa::path(
     post,
     path = "/v1/jobs",
+    operation_id = "submit_jobs",
     tag = "jobs",
     params(
         Query,

@@ -38,6 +38,7 @@ pub(crate) struct FleetQuery {
 #[utoipa::path(
     get,
     path = "/v1/fleet",
+    operation_id = "show_fleet",
     tag = "system",
     params(FleetQuery),
     responses(
@@ -96,6 +97,7 @@ pub(crate) struct Stream {
 #[utoipa::path(
     get,
     path = "/v1/streams",
+    operation_id = "list_streams",
     tag = "system",
     responses(
         (status = 200, description = "The streams", body = Streams),
@@ -173,6 +175,7 @@ pub(crate) struct Queue {
 #[utoipa::path(
     get,
     path = "/v1/queues",
+    operation_id = "list_queues",
     tag = "system",
     responses(
         (status = 200, description = "The queues", body = Queues),

@@ -40,6 +40,70 @@ fn check(document: &Value, method: &str, path: &str, answer: &Answer) {
     );
 }
 
+/// Whether a JSON body is one that the document takes.
+fn takes(document: &Value, path: &str, body: &str) -> bool {
+    let schema =
+        &document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"];
+    let schema = json!({"allOf": [schema], "components": document["components"]});
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    validator.is_valid(&serde_json::from_str(body).unwrap())
+}
+
+#[tokio::test]
+async fn a_token_is_optional_where_there_are_none() {
+    let nats = NatsServer::start().await;
+    let gateway = Gateway::start(&nats).await;
+    let document = gateway.get("/openapi.json").await.json();
+    assert_eq!(document["security"], json!([{}, {"token": []}]));
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens.toml");
+    std::fs::write(&tokens, "[[token]]\nname = \"a\"\nscopes = [\"read\"]\ntoken = \"0123456789abcdef0123456789abcdef\"\n").unwrap();
+    let gateway = Gateway::with(&nats, &["--tokens", tokens.to_str().unwrap()]).await;
+    let document = gateway.get("/openapi.json").await.json();
+    assert_eq!(document["security"], json!([{"token": []}]));
+    let scheme = &document["components"]["securitySchemes"]["token"];
+    assert_eq!(scheme["scheme"], "bearer");
+}
+
+#[tokio::test]
+async fn an_event_of_a_job_is_as_described() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let gateway = Gateway::start(&nats).await;
+    let document = gateway.get("/openapi.json").await.json();
+    let path = "/v1/jobs/{id}/events";
+    let content = &document["paths"][path]["get"]["responses"]["200"]["content"];
+    let stream = content["text/event-stream"]["schema"]["$ref"]
+        .as_str()
+        .unwrap();
+    assert_eq!(stream, "#/components/schemas/RecordEvents");
+    let ended = gateway.post("/v1/jobs?wait=1m", r#"{"kind":"echo"}"#).await;
+    let answer = gateway.get(&path.replace("{id}", &ended.id())).await;
+    let mut event = json!({});
+    for line in answer.text.lines().filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(": ").unwrap();
+        event[name] = match name {
+            "retry" => value.parse::<u64>().unwrap().into(),
+            _ => value.into(),
+        };
+    }
+    let valid = |name: &str, value: &Value| {
+        let schema = format!("#/components/schemas/{name}");
+        let schema = json!({"$ref": schema, "components": document["components"]});
+        jsonschema::validate(&schema, value).unwrap_or_else(|error| panic!("{error}: {value:#}"));
+    };
+    valid("RecordEvent", &event);
+    let data = &document["components"]["schemas"]["RecordEvent"]["properties"]["data"];
+    assert_eq!(
+        data["contentSchema"]["$ref"],
+        "#/components/schemas/JobRecord"
+    );
+    valid(
+        "JobRecord",
+        &serde_json::from_str(event["data"].as_str().unwrap()).unwrap(),
+    );
+}
+
 #[tokio::test]
 async fn every_route_is_described_and_answers_are_as_described() {
     let nats = NatsServer::start().await;
@@ -60,6 +124,14 @@ async fn every_route_is_described_and_answers_are_as_described() {
         .collect();
     let paths: Vec<_> = paths.into_iter().collect();
     insta::assert_snapshot!(paths.join("\n"));
+    // A generator makes a function of each operation, and a name has one meaning.
+    let operations = document["paths"].as_object().unwrap().values();
+    let operations = operations.flat_map(|path| path.as_object().unwrap().values());
+    let ids: Vec<_> = operations
+        .map(|operation| operation["operationId"].as_str())
+        .collect();
+    let different: BTreeSet<_> = ids.iter().map(|id| id.unwrap()).collect();
+    assert_eq!(ids.len(), different.len(), "{ids:?}");
     // What a reference names is there.
     let text = document.to_string();
     for reference in text.split("#/components/schemas/").skip(1) {
@@ -84,6 +156,13 @@ async fn every_route_is_described_and_answers_are_as_described() {
     post("/v1/jobs", "", r#"[{"kind":"echo"},7]"#).await;
     post("/v1/jobs", "", "{").await;
     post("/v1/jobs", "", r#"{"kind":7}"#).await;
+    for body in ["[]", "null", "[null]", "[[]]"] {
+        let answer = post("/v1/jobs", "", body).await;
+        assert!([400, 422].contains(&answer.status), "{body}: {answer:?}");
+        let taken = takes(&document, "/v1/jobs", body);
+        assert!(!taken, "the document takes {body}");
+    }
+    assert!(takes(&document, "/v1/jobs", job) && takes(&document, "/v1/jobs", &format!("[{job}]")));
     let dead = gateway.dead_job("an error").await;
     eventually(DEADLINE, "the fleet", async || {
         let answer = gateway.get("/v1/fleet").await;
@@ -107,6 +186,16 @@ async fn every_route_is_described_and_answers_are_as_described() {
         let answer = gateway.get(&path.replace("{id}", id)).await;
         check(&document, "get", path, &answer);
     }
+    let replay = "/v1/dead-letters/{id}/replay";
+    for body in ["[]", "null", "[1]"] {
+        let answer = gateway.post(&replay.replace("{id}", &dead), body).await;
+        check(&document, "post", replay, &answer);
+        assert_eq!(answer.status, 422, "{body}: {answer:?}");
+        assert!(!takes(&document, replay, body), "the document takes {body}");
+    }
+    assert!(takes(&document, replay, r#"{"payload":null}"#) && takes(&document, replay, "{}"));
+    let required = &document["paths"][replay]["post"]["requestBody"]["required"];
+    assert_eq!(required, false);
     let answer = gateway.delete(&format!("/v1/jobs/{id}")).await;
     check(&document, "delete", "/v1/jobs/{id}", &answer);
     let answer = gateway
