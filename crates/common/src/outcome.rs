@@ -69,6 +69,8 @@ pub mod codes {
     pub const INVALID_JOB: &str = "invalid_job";
     /// The headers of the message, or its subject, cannot be read.
     pub const UNREADABLE_HEADERS: &str = "unreadable_headers";
+    /// What is stored as the record of the job is none.
+    pub const UNREADABLE_RECORD: &str = "unreadable_record";
     /// The payload is not what the handler takes.
     pub const INVALID_PAYLOAD: &str = "invalid_payload";
     /// No consumer serves the kind.

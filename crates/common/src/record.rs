@@ -6,7 +6,7 @@ use crate::{JobId, JobKind, OutcomeError, Timestamp, codes};
 /// What is known of a job in the durable lane: kept under `jobs.state.<id>`, and told to whoever
 /// listens on `jobs.events.<id>`.
 ///
-/// A job that waits for its first run has none yet. Each change replaces the record, and is
+/// A job that was submitted has none until a consumer gets it. Each change replaces the record, and is
 /// refused by the server unless whoever makes it has seen the one before: so an attempt that was
 /// given up cannot overwrite what its successor wrote. Fields that a reader does not know are to
 /// be ignored.
@@ -29,7 +29,7 @@ pub struct JobRecord {
     pub consumer: Option<String>,
     /// The number of the last attempt that began, from 1; 0 before the first.
     pub attempt: u32,
-    /// Retrying: when it runs again.
+    /// Scheduled or retrying: when it runs, or runs again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_at: Option<Timestamp>,
     /// Succeeded: what the handler returned. Nested no deeper than a payload.
@@ -72,6 +72,9 @@ pub enum JobState {
     Cancelled,
     /// Its deadline passed before it was started. Final.
     Expired,
+    /// What is stored as its record is none: somebody else has put it there. The next record of the
+    /// job replaces it. No record says so, only who shows it.
+    Unreadable,
 }
 
 /// Why a job is among the dead letters.
@@ -173,6 +176,7 @@ impl JobState {
         }
     }
 }
+            Self::Unreadable => "unreadable",
 
 impl std::fmt::Display for JobState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -247,7 +251,7 @@ mod tests {
 
     #[test]
     fn words_are_those_on_the_wire() {
-        for state in [JobState::Scheduled, JobState::Expired, JobState::Dead] {
+        for state in [JobState::Scheduled, JobState::Unreadable, JobState::Dead] {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
         }
         for reason in [DeadReason::AttemptsUsedUp, DeadReason::NoHandler] {

@@ -19,7 +19,7 @@ use common::{DeadReason, JobId, JobKind, JobRecord, JobState, OutcomeError, Time
 use crate::dead::DeadLetter;
 use crate::direct::Kept;
 use crate::intake::Place;
-use crate::look::due;
+use crate::look::{as_of_now, due, early, read};
 use crate::records::{self, Found, Records};
 use crate::tail::{PAGE_BYTES, Tail};
 use crate::topology::{Stream, jobs_of_kind};
@@ -212,7 +212,7 @@ impl<'a> List<'a> {
                 let due = due.unwrap_or_else(|| format!("{}.>", common::subjects::DUE));
                 [None, Some(jobs), Some(later(due))]
             }
-            Some(JobState::Scheduled) => [None, None, Some(later("jobs.later.*".to_owned()))],
+            Some(JobState::Scheduled) => [None, Some(jobs), Some(later("jobs.later.*".to_owned()))],
             // Of these there is a list: their letters.
             Some(JobState::Dead) => {
                 let letters = crate::dead::filter(filter.kind.as_ref());
@@ -234,7 +234,7 @@ impl<'a> List<'a> {
                 } else {
                     Tail::roughly(client, stream, filter, before, most).await?
                 };
-                // All that is shown of the others is in their subjects and headers.
+                // Of the others the time that they wait for is enough.
                 let tail = if source == Source::Records {
                     tail
                 } else {
@@ -340,7 +340,7 @@ impl<'a> List<'a> {
             if !kept.subject.starts_with("jobs.state.") || kept.sequence > self.newest_record {
                 return None;
             }
-            Listed::of(serde_json::from_slice(&kept.payload).ok()?)
+            Listed::of(read(id(&kept.subject)?, &kept))
         } else {
             if !self.may_be_wanted(&kept) {
                 return None;
@@ -397,6 +397,7 @@ fn id(subject: &str) -> Option<JobId> {
 
 impl Listed {
     fn of(record: JobRecord) -> Self {
+        let record = as_of_now(record);
         Self {
             id: record.id,
             kind: record.kind,
@@ -430,12 +431,17 @@ impl Listed {
     fn of_message(kept: &Kept) -> Option<Self> {
         if !kept.subject.starts_with("jobs.later.") {
             let place = Place::of(&kept.subject)?;
-            return Some(Self::fresh(
-                place.id,
-                Some(place.kind),
-                JobState::Queued,
-                kept.at,
-            ));
+            let in_queue = kept.subject.starts_with(common::subjects::DURABLE);
+            let next_at = early(kept, place.run).filter(|_| in_queue);
+            let state = if next_at.is_some() {
+                JobState::Scheduled
+            } else {
+                JobState::Queued
+            };
+            return Some(Self {
+                next_at,
+                ..Self::fresh(place.id, Some(place.kind), state, kept.at)
+            });
         }
         let target = kept.headers.get("Nats-Schedule-Target");
         let kind = target.and_then(|target| Some(Place::of(target.as_str())?.kind));

@@ -305,21 +305,21 @@ pub async fn replay(
     Ok(Replayed::Yes)
 }
 
-/// The record of the job of a letter, and its sequence. One that somebody has removed is made again
-/// from the letter.
+/// The record of the job of a letter, and its sequence. One that somebody has removed, or that
+/// cannot be read, is made again from the letter.
 async fn record_of(client: &Client, letter: &DeadLetter) -> anyhow::Result<(JobRecord, u64)> {
     let kept = direct::last(client, Stream::State, &subjects::state(letter.id)).await?;
-    let Some(kept) = kept else {
+    let sequence = kept.as_ref().map_or(0, |kept| kept.sequence);
+    let record = kept.and_then(|kept| serde_json::from_slice(&kept.payload).ok());
+    let record = record.unwrap_or_else(|| {
         let kind = Some(letter.kind.clone());
         let mut record = JobRecord::new(letter.id, kind, JobState::Dead, letter.at);
         record.run = letter.run;
         record.reason = letter.reason;
         record.failures.clone_from(&letter.failures);
-        return Ok((record, 0));
-    };
-    let record = serde_json::from_slice(&kept.payload)
-        .with_context(|| format!("the record of job {} cannot be read", letter.id))?;
-    Ok((record, kept.sequence))
+        record
+    });
+    Ok((record, sequence))
 }
 
 /// Keeps the attempts before a replay, and lets the next one be the first again.

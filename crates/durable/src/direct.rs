@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::{HeaderMap, Message, StatusCode};
 use bootstrap::Client;
 use bytes::Bytes;
-use common::Timestamp;
+use common::{Job, Timestamp};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -26,6 +26,23 @@ pub(crate) struct Kept {
     pub(crate) payload: Bytes,
     /// How many bytes the payload has, also where it was left out.
     pub(crate) size: usize,
+    /// The time that the job in the payload is to wait for, where the payload was left out.
+    pub(crate) run_at: Option<Timestamp>,
+}
+
+impl Kept {
+    /// Leaves the payload out, which may be large, but for what lists need of it.
+    pub(crate) fn without_payload(mut self) -> Self {
+        self.run_at = self.run_at();
+        self.payload = Bytes::new();
+        self
+    }
+
+    /// The time that a job in its first run is to wait for.
+    pub(crate) fn run_at(&self) -> Option<Timestamp> {
+        self.run_at
+            .or_else(|| Job::decode(&self.payload).ok()?.run_at)
+    }
 }
 
 /// The last message with a subject, which may hold wildcards.
@@ -149,6 +166,7 @@ fn kept(answer: Message) -> Option<Kept> {
         sequence: text("Nats-Sequence")?.parse().ok()?,
         at: text("Nats-Time-Stamp")?.parse().ok()?,
         size: answer.payload.len(),
+        run_at: None,
         payload: answer.payload,
         headers,
     })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bootstrap::Client;
 use bytes::Bytes;
-use common::{JobId, JobRecord, JobState, Timestamp, subjects};
+use common::{FailedAttempt, JobId, JobRecord, JobState, OutcomeError, Timestamp, codes, subjects};
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
@@ -19,13 +19,19 @@ use crate::topology::Stream;
 /// # Errors
 /// When the server does not answer in time.
 pub async fn look_up(client: &Client, id: JobId) -> anyhow::Result<Option<JobRecord>> {
-    if let Some(record) = record(client, id).await? {
+    if let Some(mut record) = record(client, id).await? {
+        if record.state == JobState::Unreadable
+            && let Some(waiting) = waiting(client, id).await?
+        {
+            record.kind = waiting.kind;
+            record.run = waiting.run;
+        }
         return Ok(Some(record));
     }
     if let Some(record) = waiting(client, id).await? {
         return Ok(Some(record));
     }
-    // It may have begun to run, or ended, since its record was looked for.
+    // It may have been put off, begun to run, or ended, since its record was looked for.
     record(client, id).await
 }
 
@@ -57,6 +63,11 @@ pub(crate) async fn waiting(client: &Client, id: JobId) -> anyhow::Result<Option
             let mut record = JobRecord::new(id, place.map(|place| place.kind), state, kept.at);
             if state == JobState::Scheduled {
                 record.next_at = due(&kept);
+            } else if stream == Stream::Jobs
+                && let Some(run_at) = early(&kept, run)
+            {
+                record.state = JobState::Scheduled;
+                record.next_at = Some(run_at);
             } else {
                 record.run = run;
             }
@@ -66,15 +77,58 @@ pub(crate) async fn waiting(client: &Client, id: JobId) -> anyhow::Result<Option
     Ok(None)
 }
 
+/// The time that a job in the queue waits for, if that is to come: a consumer that gets it puts it
+/// off.
+pub(crate) fn early(kept: &Kept, run: u32) -> Option<Timestamp> {
+    // Only the first run can be early.
+    kept.run_at()
+        .filter(|run_at| run == 1 && *run_at > Timestamp::now())
+}
+
+/// How a record is to be shown: a job that was put off until a time that has passed waits for a
+/// consumer.
+pub(crate) fn as_of_now(mut record: JobRecord) -> JobRecord {
+    if record.state == JobState::Scheduled
+        && let Some(due) = record.next_at
+        && due <= Timestamp::now()
+    {
+        record.state = JobState::Queued;
+        record.at = due;
+        record.next_at = None;
+    }
+    record
+}
+
 /// The record of a job: `None` if it has none yet, or none any more.
 ///
 /// # Errors
 /// When the server does not answer in time.
 pub async fn record(client: &Client, id: JobId) -> anyhow::Result<Option<JobRecord>> {
     let kept = direct::last(client, Stream::State, &subjects::state(id)).await?;
-    kept.map(|kept| serde_json::from_slice(&kept.payload))
-        .transpose()
-        .with_context(|| format!("the record of job {id} cannot be read"))
+    Ok(kept.map(|kept| read(id, &kept)))
+}
+
+/// What a message says that is stored as the record of a job. Any answer of the server may be: it
+/// goes wherever whoever asked has said.
+pub(crate) fn read(id: JobId, kept: &Kept) -> JobRecord {
+    match serde_json::from_slice(&kept.payload) {
+        Ok(record) => as_of_now(record),
+        Err(error) => {
+            let mut record = JobRecord::new(id, None, JobState::Unreadable, kept.at);
+            record.failures.push(FailedAttempt {
+                attempt: 0,
+                consumer: None,
+                at: kept.at,
+                error: OutcomeError::new(
+                    codes::UNREADABLE_RECORD,
+                    format!(
+                        "what is stored as the record of the job cannot be read; the next record of the job replaces it: {error}"
+                    ),
+                ),
+            });
+            record
+        }
+    }
 }
 
 /// The bytes of a job as they were submitted, if it has not ended and the message that it waits or

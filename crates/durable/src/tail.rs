@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 
 use bootstrap::Client;
-use bytes::Bytes;
 use serde_json::Value;
 
 use crate::api::{self, ApiError};
@@ -157,14 +156,17 @@ impl Tail {
                 let size = some.iter().map(|kept| kept.size).sum::<usize>();
                 bytes += size;
                 self.read = self.read.saturating_add(size);
-                found.extend(some.into_iter().filter(|kept| kept.sequence < top).map(
-                    |mut kept| {
-                        if !self.payloads {
-                            kept.payload = Bytes::new();
-                        }
-                        kept
-                    },
-                ));
+                found.extend(
+                    some.into_iter()
+                        .filter(|kept| kept.sequence < top && !is_marker(kept))
+                        .map(|kept| {
+                            if self.payloads {
+                                kept
+                            } else {
+                                kept.without_payload()
+                            }
+                        }),
+                );
                 if ended {
                     break true;
                 }
@@ -200,6 +202,12 @@ impl Tail {
     pub(crate) fn is_over(&self) -> bool {
         self.loaded.is_empty() && self.low <= self.first
     }
+}
+
+/// Whether it is a marker of a job that waits, of which there may be as many as records: nobody who
+/// lists anything wants them.
+fn is_marker(kept: &Kept) -> bool {
+    kept.subject.starts_with("jobs.overdue.")
 }
 
 /// How many there are after a message.

@@ -9,7 +9,7 @@ use serde_json::json;
 use test_support::DEADLINE;
 use tokio::sync::watch;
 
-use crate::support::{connected, echo, info, job, lane, messages, put, put_record, submitter};
+use crate::support::{connected, echo, job, lane, messages, put, put_record, submitter};
 
 #[tokio::test]
 async fn a_job_is_found_wherever_it_is() {
@@ -191,13 +191,25 @@ async fn a_request_to_cancel_is_stored_until_somebody_carries_it_out() {
 }
 
 #[tokio::test]
-async fn a_record_that_nobody_can_read_is_an_error_with_the_name_of_the_job() {
+async fn a_record_that_nobody_can_read_is_shown_as_that_and_replaced_by_the_next_one() {
     let nats = lane().await;
     let worker = nats.connect_as("worker").await;
     let id = JobId::generate();
     let subject = subjects::state(id);
     put(&worker, subject, HeaderMap::new(), "oops".to_owned()).await;
-    let error = look_up(&worker.clone().into(), id).await.unwrap_err();
-    assert!(format!("{error:#}").contains(&id.to_string()), "{error:#}");
-    assert_eq!(info(&worker, "JOBS").await["state"]["messages"], 0);
+    let shown = async || look_up(&worker.clone().into(), id).await.unwrap().unwrap();
+    let record = shown().await;
+    assert_eq!((record.id, record.state), (id, JobState::Unreadable));
+    let error = &record.failures[0].error;
+    assert_eq!(error.code, "unreadable_record");
+    assert!(error.message.contains("cannot be read"), "{error:?}");
+    // What its message says is known all the same.
+    let publisher = nats.connect_as("publisher").await;
+    let text = format!(r#"{{"kind":"mail.send","id":"{id}"}}"#);
+    submitter(&publisher).submit(&job(&text)).await.unwrap();
+    let record = shown().await;
+    assert_eq!(record.state, JobState::Unreadable);
+    assert_eq!(record.kind.unwrap().as_str(), "mail.send");
+    put_record(&worker, id, json!({"state": "running"})).await;
+    assert_eq!(shown().await.state, JobState::Running);
 }

@@ -42,7 +42,7 @@ struct Place {
 impl Place {
     fn of(record: &JobRecord) -> Self {
         let step = match record.state {
-            JobState::Scheduled => 0,
+            JobState::Scheduled | JobState::Unreadable => 0,
             JobState::Queued => 1,
             JobState::Running => 2,
             JobState::Retrying => 3,

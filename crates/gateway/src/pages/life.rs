@@ -81,7 +81,12 @@ pub(crate) fn of_record(record: &JobRecord) -> Vec<Event> {
     } else {
         events.push(Event::new("idle", "Submitted", None).saying("Its id does not tell when."));
     }
-    let mut failures = of_failures(&record.failures);
+    let mut failures = if record.state == JobState::Unreadable {
+        // That is said below.
+        Vec::new()
+    } else {
+        of_failures(&record.failures)
+    };
     // That came after the end of the job.
     let discarded = failures.pop_if(|_| record.is_discarded());
     events.extend(failures);
@@ -120,6 +125,9 @@ pub(crate) fn of_record(record: &JobRecord) -> Vec<Event> {
         JobState::Expired => {
             Event::new(tone, "Expired", at).saying("Its deadline had passed before it was started.")
         }
+        JobState::Unreadable => Event::new(tone, "Record unreadable", at).saying(
+            "What is stored as the record of this job cannot be read. Its next record replaces it.",
+        ),
     });
     events.extend(discarded);
     events

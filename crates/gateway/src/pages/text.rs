@@ -148,7 +148,7 @@ pub(crate) const fn tone(state: JobState) -> &'static str {
         JobState::Scheduled => "later",
         JobState::Queued | JobState::Cancelled | JobState::Expired => "idle",
         JobState::Running => "busy",
-        JobState::Retrying => "warn",
+        JobState::Retrying | JobState::Unreadable => "warn",
         JobState::Succeeded => "good",
         JobState::Dead => "bad",
     }

@@ -1,9 +1,12 @@
 //! Looking jobs up, listing and cancelling them.
 
+use std::io::Write as _;
+use std::net::TcpStream;
+
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, eventually};
 
-use crate::support::{Gateway, consumer, streams_without_consumer};
+use crate::support::{Gateway, consumer, send, streams_without_consumer};
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
@@ -244,6 +247,74 @@ async fn a_job_is_cancelled_while_it_waits_and_while_it_runs_but_not_after() {
             .0,
         409
     );
+}
+
+#[tokio::test]
+async fn an_acknowledgement_in_the_place_of_a_record_is_shown_as_that_until_the_job_goes_on() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let id = gateway.post("/v1/jobs", r#"{"kind":"echo"}"#).await.id();
+    // The server answers a submission wherever the publisher says.
+    let mut publisher = TcpStream::connect(("127.0.0.1", nats.port())).unwrap();
+    let env = nats.env_for("publisher");
+    let password = env.into_iter().find(|(name, _)| name == "NATS_PASSWORD");
+    let login = json!({"user": "publisher", "pass": password.unwrap().1, "verbose": false});
+    let job = r#"{"kind":"echo"}"#;
+    let other = common::JobId::generate();
+    let commands = format!(
+        "CONNECT {login}\r\nPUB jobs.durable.{other}.normal.1.echo jobs.state.{id} {}\r\n{job}\r\nPING\r\n",
+        job.len()
+    );
+    publisher.write_all(commands.as_bytes()).unwrap();
+    let record = eventually(DEADLINE, "the forged record", async || {
+        let answer = gateway.get(&format!("/v1/jobs/{id}")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let record = answer.json();
+        (record["state"] == "unreadable").then_some(record)
+    })
+    .await;
+    assert_eq!(record["kind"], "echo");
+    let error = &record["failures"][0]["error"];
+    assert_eq!(error["code"], "unreadable_record", "{record}");
+    let list = gateway.get("/v1/jobs").await;
+    assert_eq!(list.status, 200, "{list:?}");
+    let jobs = list.json()["jobs"].as_array().unwrap().clone();
+    let listed = jobs.iter().find(|job| job["id"] == id.as_str()).unwrap();
+    assert_eq!(listed["state"], "unreadable");
+    for path in [format!("/jobs/{id}"), "/jobs".to_owned()] {
+        let page = gateway.request(reqwest::Method::GET, &path);
+        let page = send(page.header("accept", "text/html")).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        assert!(page.text.contains("unreadable"), "{page:?}");
+    }
+    // The next record replaces it.
+    let _consumer = consumer(&nats, &[]).await;
+    gateway.job_is(&id, "succeeded").await;
+}
+
+#[tokio::test]
+async fn a_job_for_later_is_scheduled_before_a_consumer_has_put_it_off_and_can_be_cancelled() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let later = r#"{"kind":"nobody.serves","run_at":"2099-01-01T00:00:00Z"}"#;
+    let id = gateway.post("/v1/jobs", later).await.id();
+    let record = gateway.get(&format!("/v1/jobs/{id}")).await.json();
+    let expected = (&json!("scheduled"), &json!("2099-01-01T00:00:00Z"));
+    assert_eq!((&record["state"], &record["next_at"]), expected);
+    for (query, count) in [("", 1), ("?state=scheduled", 1), ("?state=queued", 0)] {
+        let page = gateway.get(&format!("/v1/jobs{query}")).await.json();
+        let jobs = page["jobs"].as_array().unwrap();
+        assert_eq!(jobs.len(), count, "{query}: {page}");
+        for job in jobs {
+            assert_eq!((&job["state"], &job["next_at"]), expected);
+        }
+    }
+    let answer = gateway.delete(&format!("/v1/jobs/{id}")).await;
+    assert_eq!((answer.status, &answer.json()["state"]), (202, expected.0));
+    let _consumer = consumer(&nats, &[]).await;
+    gateway.job_is(&id, "cancelled").await;
 }
 
 #[tokio::test]
