@@ -86,7 +86,7 @@ pub fn due_job(id: JobId, priority: Priority, run: u32, kind: &JobKind) -> Strin
 }
 
 /// Where a job waits for its time: a message with the header `Nats-Schedule`, whose target is
-/// [`due_job`].
+/// [`due_job`]. Only consumers publish there: whoever may could remove the jobs of all others.
 #[must_use]
 pub fn later(id: JobId) -> String {
     format!("jobs.later.{id}")

@@ -148,6 +148,10 @@ async fn cancel(shared: &Shared, id: JobId) -> anyhow::Result<()> {
             Some(record) => Some(record),
             None => look::waiting(&shared.client, id).await?,
         };
+        // It may have been put off since its record was looked for.
+        if known.is_none() && expected == 0 && records::one(&shared.client, id).await?.is_some() {
+            continue;
+        }
         let Some(mut record) = known else {
             info!(job.id = %id, "nobody knows the job that is to be cancelled");
             return Ok(());

@@ -44,7 +44,7 @@ pub struct NewJob {
     pub kind: JobKind,
     /// Which jobs go first.
     pub priority: Priority,
-    /// Not before this.
+    /// Not before this: a consumer that gets the job earlier puts it off.
     pub run_at: Option<Timestamp>,
     /// The whole job as JSON, with whatever else it says of itself. Its kind, and its id if it has
     /// one there, must be those above, or consumers refuse it.
@@ -159,7 +159,6 @@ pub struct Submitter {
     connected: watch::Receiver<bool>,
     patience: Patience,
     jobs: Writer,
-    later: Writer,
     /// When it was last told that there is no room.
     told: Arc<Mutex<Option<Instant>>>,
 }
@@ -176,7 +175,6 @@ impl Submitter {
     pub fn over(client: &Client, connected: watch::Receiver<bool>, patience: Patience) -> Self {
         Self {
             jobs: Writer::start(client.clone(), connected.clone(), Pace::Prompt),
-            later: Writer::start(client.clone(), connected.clone(), Pace::Prompt),
             client: client.clone(),
             connected,
             patience,
@@ -185,22 +183,13 @@ impl Submitter {
     }
 
     /// Stores a job; when it returns, the server has synced it to its disk. A submission whose
-    /// answer was lost is repeated.
+    /// answer was lost is repeated. One that is to run later is put off by a consumer.
     ///
     /// # Errors
     /// See [`SubmitError`].
     pub async fn submit(&self, job: &NewJob) -> Result<Submitted, SubmitError> {
         self.check_size(job)?;
-        let waits = job.run_at.is_some_and(|run_at| run_at > Timestamp::now());
-        let stream = if waits { Stream::Later } else { Stream::Jobs };
-        let make = |first| {
-            vec![if waits {
-                scheduled(job)
-            } else {
-                queued(job, first)
-            }]
-        };
-        match self.store(stream, make).await {
+        match self.store(|first| vec![queued(job, first)]).await {
             Ok(()) | Err(Failure::Repeated) => Ok(Submitted::Stored),
             Err(Failure::Known { .. }) => Ok(Submitted::Known),
             Err(Failure::Other(error)) => Err(error),
@@ -233,7 +222,7 @@ impl Submitter {
             entry[0].headers.insert("Nats-Msg-Id", mark.as_str());
             entry
         };
-        match self.store(Stream::Jobs, make).await {
+        match self.store(make).await {
             Ok(()) | Err(Failure::Repeated) => Ok(()),
             Err(Failure::Known { doubtful: false }) => Err(SubmitError::SomeKnown),
             // One alone is stored by this or it was before: the server does not tell.
@@ -259,11 +248,7 @@ impl Submitter {
     }
 
     /// Stores what `make` gives, which is told whether it is certain that it was not stored before.
-    async fn store(&self, stream: Stream, make: impl Fn(bool) -> Entry) -> Result<(), Failure> {
-        let writer = match stream {
-            Stream::Later => &self.later,
-            _ => &self.jobs,
-        };
+    async fn store(&self, make: impl Fn(bool) -> Entry) -> Result<(), Failure> {
         let Patience {
             confirm,
             wait_for_nats,
@@ -280,7 +265,7 @@ impl Submitter {
                 back.map_err(|_| closed())?;
                 until = Instant::now() + confirm;
             }
-            let storing = writer.store(make(!doubtful));
+            let storing = self.jobs.store(make(!doubtful));
             let result = if wait_for_nats {
                 // A batch has its own end.
                 storing.await
@@ -298,8 +283,11 @@ impl Submitter {
                 Err(NotStored::Refused(why)) => {
                     return Err(Failure::Other(SubmitError::Refused(why)));
                 }
-                Err(NotStored::Full(why)) => SubmitError::Full { stream, why },
-                Err(NotStored::NoStream) => SubmitError::NoStream(stream),
+                Err(NotStored::Full(why)) => SubmitError::Full {
+                    stream: Stream::Jobs,
+                    why,
+                },
+                Err(NotStored::NoStream) => SubmitError::NoStream(Stream::Jobs),
                 Err(NotStored::Unknown(why)) => {
                     doubtful = true;
                     SubmitError::Unknown(why)
@@ -359,21 +347,6 @@ fn queued(job: &NewJob, first: bool) -> Message {
     }
     Message {
         subject: subjects::durable_job(job.id, job.priority, 1, &job.kind),
-        headers,
-        payload: job.payload.clone(),
-    }
-}
-
-/// A job that waits in the server for its time.
-fn scheduled(job: &NewJob) -> Message {
-    let mut headers = job.headers.clone();
-    headers.insert(EXPECTED, "0");
-    let at = job.run_at.unwrap_or_else(Timestamp::now);
-    headers.insert("Nats-Schedule", format!("@at {at}"));
-    let target = subjects::due_job(job.id, job.priority, 1, &job.kind);
-    headers.insert("Nats-Schedule-Target", target);
-    Message {
-        subject: subjects::later(job.id),
         headers,
         payload: job.payload.clone(),
     }

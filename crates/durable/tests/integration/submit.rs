@@ -192,7 +192,7 @@ async fn nobody_waits_for_an_answer_to_a_lost_connection() {
     // It never answers.
     nats.pause();
     let entry = |number: u32| {
-        let subject = format!("jobs.later.{number}");
+        let subject = format!("jobs.durable.{number}.normal.1.a");
         let (headers, payload) = (HeaderMap::new(), Bytes::new());
         vec![Message {
             subject,
@@ -259,35 +259,19 @@ async fn jobs_that_go_together_and_whose_answer_was_lost_are_told_from_others() 
 }
 
 #[tokio::test]
-async fn a_job_for_later_waits_in_the_server_and_comes_at_its_time() {
+async fn a_job_for_later_enters_the_queue_like_all_others() {
     let nats = lane().await;
     let client = nats.connect_as("publisher").await;
     let submitter = submitter(&client);
-    let at = |after| {
-        let at = common::Timestamp::now().after(Duration::from_millis(after));
-        job(&format!(
-            r#"{{"kind":"mail.send","priority":"low","run_at":"{at}"}}"#
-        ))
-    };
-    let jobs = [at(3_600_000), at(1_500), at(3_600_000), at(3_600_000)];
+    let jobs = [0; 4]
+        .map(|_| job(r#"{"kind":"mail.send","priority":"low","run_at":"2200-01-31T09:30:00Z"}"#));
     let results = join_all(jobs.iter().map(|job| submitter.submit(job))).await;
     assert_eq!(results, vec![Ok(Submitted::Stored); 4]);
     let results = join_all(jobs.iter().map(|job| submitter.submit(job))).await;
     assert_eq!(results, vec![Ok(Submitted::Known); 4]);
-    let operator = nats.connect_as("operator").await;
-    let due = subjects::due_job(jobs[1].id, jobs[1].priority, 1, &jobs[1].kind);
-    test_support::eventually(DEADLINE, "the job to be due", async || {
-        let body = serde_json::json!({"last_by_subj": due}).to_string();
-        let answer = operator.request("$JS.API.DIRECT.GET.JOBS_LATER", body.into());
-        let answer = answer.await.unwrap();
-        (answer.payload == jobs[1].payload).then_some(())
-    })
-    .await;
-    assert_eq!(messages(&client, "JOBS_LATER").await, 4);
-    // One whose time has come goes to the others.
-    let past = job(r#"{"kind":"a","run_at":"2020-01-31T09:30:00Z"}"#);
-    assert_eq!(submitter.submit(&past).await, Ok(Submitted::Stored));
-    assert_eq!(messages(&client, "JOBS").await, 1);
+    // Nobody but a consumer puts it off.
+    assert_eq!(messages(&client, "JOBS").await, 4);
+    assert_eq!(messages(&client, "JOBS_LATER").await, 0);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ fn from_now(seconds: i64) -> Timestamp {
     Timestamp::now().shifted(seconds * 1000)
 }
 
-/// Stores a job where jobs wait for their time.
+/// Stores a job where jobs wait for their time, as older publishers did.
 pub(crate) async fn submit_for_later(lane: &Lane, job: Value, at: Timestamp) -> JobId {
     let id = JobId::generate();
     let kind = job["kind"].as_str().unwrap();
@@ -25,10 +25,8 @@ pub(crate) async fn submit_for_later(lane: &Lane, job: Value, at: Timestamp) -> 
     headers.insert("Nats-Schedule", format!("@at {at}"));
     let target = format!("{}.{id}.normal.1.{kind}", subjects::DUE);
     headers.insert("Nats-Schedule-Target", target);
-    let stored = lane
-        .publish(subjects::later(id), headers, job.to_string())
-        .await;
-    stored.unwrap();
+    let worker = lane.fixture.server.connect_as("worker").await;
+    test_support::put(&worker, subjects::later(id), headers, job.to_string()).await;
     id
 }
 

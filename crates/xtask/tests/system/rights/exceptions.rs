@@ -36,9 +36,8 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         reason: "people ask with `nats micro ls`, `nats micro stats` and the like, as README.md says",
     },
     Exception {
-        user: "operator",
-        rights: &["publish jobs.later.*"],
-        reason: "goes with the same right of publisher and gateway, when submissions with `run_at` \
-                 enter through JOBS",
+        user: "worker",
+        rights: &["publish $JS.API.STREAM.UPDATE.JOBS_STATE"],
+        reason: "a stream of an older version is given the subjects that it lacks",
     },
 ];
