@@ -11,6 +11,7 @@ use async_nats::jetstream::stream::{
 use bootstrap::Client;
 use common::JobKind;
 use serde_json::{Map, Value, json};
+use tracing::info;
 
 use crate::api::{self, ApiError};
 
@@ -37,7 +38,7 @@ pub enum Stream {
     Jobs,
     /// Jobs that wait for their time, and those whose time has come.
     Later,
-    /// Records, requests to cancel, dead letters.
+    /// Records, requests to cancel, dead letters, and what the watch for overdue jobs needs.
     State,
     /// What the server says of messages that it gave up.
     Advisories,
@@ -100,7 +101,12 @@ impl Topology {
         let subjects: &[&str] = match stream {
             Stream::Jobs => &["jobs.durable.*.*.*.>"],
             Stream::Later => &["jobs.later.*", "jobs.due.>"],
-            Stream::State => &["jobs.state.*", "jobs.cancel.*", "jobs.dead.*.>"],
+            Stream::State => &[
+                "jobs.state.*",
+                "jobs.cancel.*",
+                "jobs.dead.*.>",
+                "jobs.overdue.*.*",
+            ],
             Stream::Advisories => &[
                 "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.JOBS.*",
                 "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.JOBS_LATER.*",
@@ -151,11 +157,13 @@ impl Topology {
         }
     }
 
-    /// Creates the streams that are missing, and changes nothing that is there.
+    /// Creates the streams that are missing, and adds subjects that are missing to a stream that is
+    /// there. Nothing else of what is there is changed, and more subjects than these may be there: an
+    /// older and a newer consumer run side by side.
     ///
     /// # Errors
-    /// When there is no JetStream, when it refuses, and when a stream is there that differs from
-    /// what is declared: the error names each field.
+    /// When there is no JetStream, when it refuses, and when a stream is there that differs otherwise
+    /// from what is declared: the error names each field.
     pub async fn ensure(self, client: &Client) -> anyhow::Result<()> {
         for stream in Stream::ALL {
             self.ensure_stream(client, stream).await?;
@@ -167,7 +175,7 @@ impl Topology {
         let wanted = serde_json::to_value(self.stream(stream))
             .context("a stream's configuration is plain data")?;
         let create = format!("$JS.API.STREAM.CREATE.{stream}");
-        let Err(error) = api::ask::<Value>(client, create, &wanted).await else {
+        let Err(error) = api::ask::<Value>(client, create.clone(), &wanted).await else {
             return Ok(());
         };
         // It may be there all the same: whether there is room for one more is looked at first.
@@ -175,18 +183,38 @@ impl Topology {
             return Err(error).with_context(|| format!("cannot create the stream {stream}"));
         };
         let info = format!("$JS.API.STREAM.INFO.{stream}");
-        let Ok(info) = api::ask::<Value>(client, info, &Value::Null).await else {
+        let Ok(mut info) = api::ask::<Value>(client, info, &Value::Null).await else {
             return Err(error).with_context(|| format!("cannot create the stream {stream}"));
         };
-        let differences = differences(&wanted, &info["config"]);
-        if differences.is_empty() && code != EXISTS_OTHERWISE {
+        let there = info["config"].take();
+        let missing = missing_subjects(&wanted, &there);
+        let subjects = [subjects_of(&there), missing.clone()].concat();
+        let with_subjects = |config: &Value| {
+            let mut config = config.clone();
+            config["subjects"] = json!(subjects);
+            config
+        };
+        let otherwise = differences(&with_subjects(&wanted), &with_subjects(&there));
+        if !otherwise.is_empty() {
+            let differences = if missing.is_empty() {
+                otherwise
+            } else {
+                differences(&wanted, &there)
+            };
+            return Err(differs(stream, &differences));
+        }
+        if !missing.is_empty() {
+            add_subjects(client, stream, &missing, &with_subjects(&there)).await?;
+        } else if code != EXISTS_OTHERWISE {
             return Ok(());
         }
-        anyhow::bail!(
-            "the stream {stream} is there, but not as it is declared; change it, or what is \
-             declared, so that they agree: {}",
-            differences.join("; ")
-        )
+        // Fields that are not declared may differ as well.
+        match api::ask::<Value>(client, create, &with_subjects(&wanted)).await {
+            Err(ApiError::Refused { code, .. }) if code == EXISTS_OTHERWISE => {
+                Err(differs(stream, &[]))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Creates the durable consumer of a kind on a stream, unless it is there.
@@ -260,6 +288,54 @@ pub(crate) fn jobs_of_kind(stream: Stream, kind: &JobKind) -> String {
         common::subjects::DURABLE
     };
     format!("{first}.*.*.*.{kind}")
+}
+
+/// Adds subjects to a stream that is there; `config` is that stream with them.
+async fn add_subjects(
+    client: &Client,
+    stream: Stream,
+    missing: &[Value],
+    config: &Value,
+) -> anyhow::Result<()> {
+    let update = format!("$JS.API.STREAM.UPDATE.{stream}");
+    api::ask::<Value>(client, update.clone(), config)
+        .await
+        .map_err(|error| {
+            // Not as it came: a request that this user may not send has no answer, and whoever waits
+            // for one would wait for ever.
+            anyhow::anyhow!(
+                "the stream {stream} was made by an older version, and its missing subjects {} \
+                 cannot be added: {error}; a consumer needs the right to publish to {update}, as \
+                 in deploy/nats.conf",
+                json!(missing)
+            )
+        })?;
+    info!(%stream, subjects = %json!(missing), "added subjects to a stream of an older version");
+    Ok(())
+}
+
+fn differs(stream: Stream, differences: &[String]) -> anyhow::Error {
+    let differences = if differences.is_empty() {
+        "it differs in a field that is not declared".to_owned()
+    } else {
+        differences.join("; ")
+    };
+    anyhow::anyhow!(
+        "the stream {stream} is there, but not as it is declared; change it, or what is declared, \
+         so that they agree: {differences}"
+    )
+}
+
+fn subjects_of(config: &Value) -> Vec<Value> {
+    config["subjects"].as_array().cloned().unwrap_or_default()
+}
+
+/// The subjects that are wanted and not there.
+fn missing_subjects(wanted: &Value, there: &Value) -> Vec<Value> {
+    let there = subjects_of(there);
+    let mut wanted = subjects_of(wanted);
+    wanted.retain(|subject| !there.contains(subject));
+    wanted
 }
 
 /// In which fields what is there differs from what is wanted.

@@ -6,7 +6,7 @@ use durable::{Queues, Stream, Topology, guarantees, queues, streams};
 use serde_json::json;
 use test_support::{DEADLINE, NatsServer, eventually};
 
-use crate::support::{job, lane, put, put_record, queue, submitter};
+use crate::support::{info, job, lane, put, put_record, queue, submitter};
 
 #[tokio::test]
 async fn what_each_stream_holds_is_told() {
@@ -44,6 +44,89 @@ async fn what_each_stream_holds_is_told() {
     assert_eq!(depths[2].limit_bytes, None);
     assert!(depths[0].bytes > 0 && depths[0].oldest.is_some());
     assert!(depths[1].oldest.is_none());
+}
+
+/// The stream as versions before the watch for overdue jobs made it, with more subjects or without.
+async fn make_older(worker: &Client, more: &[&str]) {
+    let subjects = [&["jobs.state.*", "jobs.cancel.*", "jobs.dead.*.>"], more].concat();
+    let config = json!({
+        "name": "JOBS_STATE", "subjects": subjects, "retention": "limits", "storage": "file",
+        "discard": "new", "max_msgs_per_subject": 1, "max_bytes": -1, "max_msgs": -1,
+        "max_consumers": -1, "max_msg_size": -1, "num_replicas": 1, "allow_direct": true,
+        "allow_atomic": true, "allow_msg_ttl": true,
+        "republish": {"src": "jobs.state.*", "dest": "jobs.events.{{wildcard(1)}}"},
+    });
+    let create = worker.request(
+        "$JS.API.STREAM.CREATE.JOBS_STATE",
+        config.to_string().into(),
+    );
+    let answer: serde_json::Value = serde_json::from_slice(&create.await.unwrap().payload).unwrap();
+    assert!(answer["error"].is_null(), "{answer}");
+}
+
+#[tokio::test]
+async fn a_stream_of_an_older_version_is_given_the_subjects_that_it_lacks_and_keeps_the_rest() {
+    let nats = NatsServer::start().await;
+    let worker = nats.connect_as("worker").await;
+    make_older(&worker, &[]).await;
+    let id = JobId::generate();
+    put_record(&worker, id, json!({"state": "running"})).await;
+    let before = info(&worker, "JOBS_STATE").await;
+    let ensured = async || Topology::default().ensure(&worker.clone().into()).await;
+    // Several consumers may start at the same time.
+    let (one, two) = tokio::join!(ensured(), ensured());
+    one.unwrap();
+    two.unwrap();
+    let after = info(&worker, "JOBS_STATE").await;
+    let mut expected = before["config"].clone();
+    let subjects = expected["subjects"].as_array_mut().unwrap();
+    subjects.push(json!("jobs.overdue.*.*"));
+    assert_eq!(after["config"], expected);
+    let record = durable::record(&worker.clone().into(), id).await.unwrap();
+    assert_eq!(record.unwrap().state, common::JobState::Running);
+    put(
+        &worker,
+        "jobs.overdue.1.a".to_owned(),
+        HeaderMap::new(),
+        String::new(),
+    )
+    .await;
+    ensured().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_of_a_later_version_is_left_as_it_is() {
+    let nats = NatsServer::start().await;
+    let worker = nats.connect_as("worker").await;
+    let later = ["jobs.overdue.*.*", "jobs.something.*"];
+    make_older(&worker, &later).await;
+    let before = info(&worker, "JOBS_STATE").await;
+    let topology = Topology::default();
+    topology.ensure(&worker.clone().into()).await.unwrap();
+    assert_eq!(
+        info(&worker, "JOBS_STATE").await["config"],
+        before["config"]
+    );
+}
+
+#[tokio::test]
+async fn subjects_that_cannot_be_added_are_named_with_what_it_takes() {
+    let topology = Topology::default();
+    let open = NatsServer::builder().open().start().await;
+    let worker = open.connect_as("worker").await;
+    make_older(&worker, &[]).await;
+    // Somebody else has the subjects already.
+    let other = json!({"name": "OTHERS", "subjects": ["jobs.overdue.*.*"]}).to_string();
+    let made = worker.request("$JS.API.STREAM.CREATE.OTHERS", other.into());
+    made.await.unwrap();
+    let error = topology.ensure(&worker.into()).await.unwrap_err();
+    let text = format!("{error:#}");
+    for part in [
+        r#"["jobs.overdue.*.*"]"#,
+        "$JS.API.STREAM.UPDATE.JOBS_STATE",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
 }
 
 /// Makes the durable consumer of a kind, as a consumer does that serves it.

@@ -56,6 +56,8 @@ const PUBLISH: &[(&str, &[&str])] = &[
     // ... what becomes of them, ...
     ("jobs.state.1", READERS),
     ("jobs.state.1.2", &[]),
+    ("jobs.overdue.1.2", &["worker"]),
+    ("jobs.overdue.1", &[]),
     ("jobs.cancel.1", &["operator", "gateway"]),
     ("jobs.dead.1.mail.send", &["worker"]),
     ("jobs.events.1", &[]),
@@ -77,6 +79,10 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ),
     ("$JS.API.STREAM.NAMES", &[]),
     ("$JS.API.STREAM.LIST", &[]),
+    ("$JS.API.STREAM.UPDATE.JOBS", &[]),
+    ("$JS.API.STREAM.UPDATE.JOBS_LATER", &[]),
+    ("$JS.API.STREAM.UPDATE.JOBS_STATE", &["worker"]),
+    ("$JS.API.STREAM.UPDATE.JOBS_ADVISORIES", &[]),
     ("$JS.API.STREAM.PURGE.JOBS", &["worker"]),
     ("$JS.API.STREAM.PURGE.JOBS_LATER", &["worker"]),
     ("$JS.API.STREAM.PURGE.JOBS_STATE", &[]),
@@ -118,7 +124,6 @@ const PUBLISH: &[(&str, &[&str])] = &[
 /// The same for what is asked of each stream of the durable lane; `*` stands for its name.
 const PUBLISH_OF_EACH_STREAM: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.CREATE.*", &["worker"]),
-    ("$JS.API.STREAM.UPDATE.*", &[]),
     ("$JS.API.STREAM.DELETE.*", &[]),
     ("$JS.API.STREAM.SNAPSHOT.*", &[]),
     ("$JS.API.STREAM.RESTORE.*", &[]),
