@@ -94,6 +94,9 @@ pub enum DeadReason {
     NoHandler,
     /// The consumers that had it ended without settling it, too often.
     DeliveriesExhausted,
+    /// Its time had passed, its message was in no stream, and its bytes were too many to be kept
+    /// anywhere else.
+    LostSchedule,
 }
 
 /// An attempt that failed.
@@ -173,10 +176,10 @@ impl JobState {
             Self::Dead => "dead",
             Self::Cancelled => "cancelled",
             Self::Expired => "expired",
+            Self::Unreadable => "unreadable",
         }
     }
 }
-            Self::Unreadable => "unreadable",
 
 impl std::fmt::Display for JobState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -186,13 +189,14 @@ impl std::fmt::Display for JobState {
 
 impl DeadReason {
     /// All reasons, the most frequent first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::AttemptsUsedUp,
         Self::Permanent,
         Self::Undecodable,
         Self::UnreadableHeaders,
         Self::NoHandler,
         Self::DeliveriesExhausted,
+        Self::LostSchedule,
     ];
 
     /// The word on the wire.
@@ -205,6 +209,7 @@ impl DeadReason {
             Self::UnreadableHeaders => "unreadable_headers",
             Self::NoHandler => "no_handler",
             Self::DeliveriesExhausted => "deliveries_exhausted",
+            Self::LostSchedule => "lost_schedule",
         }
     }
 }
@@ -254,7 +259,7 @@ mod tests {
         for state in [JobState::Scheduled, JobState::Unreadable, JobState::Dead] {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
         }
-        for reason in [DeadReason::AttemptsUsedUp, DeadReason::NoHandler] {
+        for reason in DeadReason::ALL {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
     }

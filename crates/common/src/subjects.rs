@@ -44,6 +44,9 @@ pub const RUN_HEADER: &str = "Jobs-Run";
 /// cannot be read: what its headers were, as base64, up to 40 KiB of them.
 pub const UNREADABLE_HEADER: &str = "Jobs-Unreadable-Headers";
 
+/// Header of a marker on [`overdue`]: where the job's next run is due, a [`due_job`].
+pub const DUE_HEADER: &str = "Jobs-Due";
+
 /// The name of the core lane in a [`crate::ConsumerStatus`].
 pub const CORE_LANE: &str = "core";
 
@@ -108,6 +111,16 @@ pub fn events(id: JobId) -> String {
 #[must_use]
 pub fn cancel(id: JobId) -> String {
     format!("jobs.cancel.{id}")
+}
+
+/// Below it, what the watch for overdue jobs needs: see [`overdue`].
+pub const OVERDUE: &str = "jobs.overdue";
+
+/// Where the watch for overdue jobs finds that a job waited: `jobs.overdue.<slot>.<id>`, the slot
+/// being the number of quarters of a minute since 1970 after which it looks there.
+#[must_use]
+pub fn overdue(slot: i64, id: JobId) -> String {
+    format!("{OVERDUE}.{slot}.{id}")
 }
 
 /// Where a job is kept that ended without success: `jobs.dead.<id>.<kind>`.

@@ -183,6 +183,13 @@ fn durable(families: &mut Families<'_>, lane: &Lane, figures: &Figures) -> fmt::
         "Dead letters that this consumer stored",
         [([], figures.dead_letters)],
     )?;
+    families.counter(
+        "jobs_overdue_total",
+        "Durable jobs that waited for a time that had passed and had lost their message: scheduled \
+         again, or ended as dead letters",
+        [("restored", figures.restored), ("lost", figures.lost)]
+            .map(|(result, count)| ([("result", result)], count)),
+    )?;
     families.gauge(
         "jobs_unserved_kinds",
         "Kinds of which durable jobs wait and that nobody serves",

@@ -3,12 +3,16 @@
 
 use common::{FailedAttempt, JobRecord, JobState, OutcomeError, Timestamp, codes};
 
+use crate::settle::SCHEDULED;
+
 /// A delivery, and what is known of its job.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sighting<'a> {
     pub(crate) record: Option<&'a JobRecord>,
     /// The run that the message stands for.
     pub(crate) run: u32,
+    /// Whether it came at its time, from the server itself, and not from whoever submits.
+    pub(crate) due: bool,
     /// How often the message was delivered, with this time.
     pub(crate) delivered: u64,
     pub(crate) max_attempts: u32,
@@ -31,7 +35,10 @@ pub(crate) enum Verdict {
     /// The job waits for its next run, but whoever wrote that may have come no further: it has to
     /// be put off, again perhaps, until then.
     PutOff { run: u32, until: Timestamp },
-    /// The job is not to be started before then, and was not put off yet.
+    /// The job waits until then, for this very run.
+    Waits { until: Timestamp },
+    /// The job is not to be started before then, and was not put off yet: whoever submits puts it into
+    /// the queue.
     Early { until: Timestamp },
     /// Its deadline has passed.
     Expired { failures: Vec<FailedAttempt> },
@@ -48,14 +55,21 @@ pub(crate) fn judge(sighting: Sighting<'_>) -> Verdict {
             return Verdict::Done;
         }
         if record.run > run {
-            let waits = matches!(record.state, JobState::Retrying | JobState::Scheduled);
             return match record.next_at {
-                Some(until) if waits && record.run == run + 1 => Verdict::PutOff {
+                Some(until) if waits(record) && record.run == run + 1 => Verdict::PutOff {
                     run: record.run,
                     until,
                 },
                 _ => Verdict::Done,
             };
+        }
+        if let Some(until) = record.next_at
+            && record.run == run
+            && !sighting.due
+            && waits(record)
+            && until > sighting.now.after(SCHEDULED)
+        {
+            return Verdict::Waits { until };
         }
         failures.clone_from(&record.failures);
         if record.run == run {
@@ -94,6 +108,11 @@ pub(crate) fn judge(sighting: Sighting<'_>) -> Verdict {
     }
 }
 
+/// Whether a job waits for its time.
+pub(crate) fn waits(record: &JobRecord) -> bool {
+    matches!(record.state, JobState::Retrying | JobState::Scheduled)
+}
+
 fn next(failures: &[FailedAttempt]) -> u32 {
     failures.last().map_or(0, |failure| failure.attempt) + 1
 }
@@ -116,6 +135,7 @@ mod tests {
         Sighting {
             record,
             run: 1,
+            due: false,
             delivered: 1,
             max_attempts: 3,
             deadline: None,
@@ -214,6 +234,29 @@ mod tests {
         assert_eq!(judge(sighting(Some(&retrying))), put_off);
         retrying.run = 3;
         assert_eq!(judge(sighting(Some(&retrying))), Verdict::Done);
+    }
+
+    #[test]
+    fn a_job_that_waits_is_not_run_early_whatever_somebody_puts_into_the_queue() {
+        let mut waits = record(JobState::Scheduled);
+        waits.run = 2;
+        let until = now().shifted(60_000);
+        waits.next_at = Some(until);
+        let forged = Sighting {
+            run: 2,
+            ..sighting(Some(&waits))
+        };
+        assert_eq!(judge(forged), Verdict::Waits { until });
+        let due = Sighting {
+            due: true,
+            ..forged
+        };
+        assert_eq!(attempt(&judge(due)), 1);
+        let later = Sighting {
+            now: until,
+            ..forged
+        };
+        assert_eq!(attempt(&judge(later)), 1);
     }
 
     #[test]

@@ -119,6 +119,9 @@ pub enum LeftAsItIs {
     /// The other payload cannot be read by others.
     #[error("field `payload`: {0}")]
     NotPortable(NotPortable),
+    /// There is nothing that could be run again.
+    #[error("the bytes of job {0} are lost: it can be replayed only with a payload")]
+    NoBytes(JobId),
     /// With the other payload it does not fit into a message.
     #[error(
         "with this payload the job has {size} bytes, and a durable one may have {limit} \
@@ -242,7 +245,8 @@ pub async fn show(client: &Client, id: JobId) -> anyhow::Result<Option<DeadLette
 ///
 /// # Errors
 /// When the server does not answer in time, or the other payload does not make a job, or one that
-/// is too large ([`LeftAsItIs::TooLarge`]) or that others cannot read ([`LeftAsItIs::NotPortable`]).
+/// is too large ([`LeftAsItIs::TooLarge`]) or that others cannot read ([`LeftAsItIs::NotPortable`]);
+/// without another payload, when the bytes of the job are lost ([`LeftAsItIs::NoBytes`]).
 pub async fn replay(
     client: &Client,
     letter: &DeadLetter,
@@ -258,6 +262,9 @@ pub async fn replay(
                 return Err(LeftAsItIs::TooLarge { size, limit }.into());
             }
             body
+        }
+        None if letter.reason == Some(DeadReason::LostSchedule) && letter.payload.is_empty() => {
+            return Err(LeftAsItIs::NoBytes(letter.id).into());
         }
         None => letter.payload.clone(),
     };

@@ -20,6 +20,7 @@ use crate::lease::Lease;
 use crate::puller::{Event, Pulled, Puller};
 use crate::records::{self, Found, Records};
 use crate::settle::{self, Settlement};
+use crate::topology::Stream;
 use crate::trace;
 use crate::writer::MOST_MESSAGES;
 
@@ -274,18 +275,43 @@ fn sort(
 ) -> Option<Arc<Lease>> {
     let now = shared.clock.now();
     let job = Job::decode(&pulled.payload);
-    let problem = problem_of(&job, place.as_ref(), &pulled.subject);
+    let mut problem = problem_of(&job, place.as_ref(), &pulled.subject);
     let (max_attempts, backoff, deadline, run_at) = match &job {
         Ok(job) => (job.max_attempts, job.backoff, job.deadline, job.run_at),
         Err(_) => (None, None, None, None),
     };
     let max_attempts = max_attempts.unwrap_or(MaxAttempts::default()).get();
+    let unreadable = is_unreadable(pulled.headers.as_ref());
+    let due = shared.queues[pulled.queue].stream == Stream::Later;
+    let mut found = found;
+    let place = place.filter(|place| {
+        // A job that waits was read before, and its record is written before its next run: another
+        // message with its id is somebody else's, and must not end it.
+        let record = found.and_then(|found| found.record.as_ref());
+        let waits = record.filter(|record| !due && claim::waits(record));
+        let another = waits.and_then(|record| {
+            let kind = record.kind.as_ref();
+            if place.run > record.run {
+                Some("the job with this id waits for an earlier run")
+            } else if kind.is_some_and(|kind| *kind != place.kind) {
+                Some("the job with this id is of another kind")
+            } else {
+                None
+            }
+        });
+        problem = problem.take().or(another.map(str::to_owned));
+        let foreign = waits.is_some() && (unreadable || problem.is_some());
+        if foreign {
+            found = None;
+        }
+        !foreign
+    });
     let place = place
         .unwrap_or_else(|| Place::unreadable(pulled.stream_sequence, shared.kind_of(pulled.queue)));
-    let unreadable = is_unreadable(pulled.headers.as_ref());
     let verdict = claim::judge(Sighting {
         record: found.and_then(|found| found.record.as_ref()),
         run: place.run,
+        due,
         delivered: pulled.delivered,
         max_attempts,
         deadline,
@@ -325,6 +351,13 @@ fn sort(
         }
         (Verdict::PutOff { run, until }, None) => Settlement::PutOff { run, until },
         (Verdict::Early { until }, None) => Settlement::Early { until },
+        (Verdict::Waits { until }, None) => {
+            let record = found.and_then(|found| found.record.clone());
+            record.map_or(Settlement::GivenBack, |record| Settlement::Waits {
+                record: Box::new(record),
+                until,
+            })
+        }
         (Verdict::Expired { failures }, None) => {
             lease.failures = failures;
             Settlement::Expired
@@ -341,7 +374,10 @@ fn sort(
     shared.leases.hold(&lease);
     if !matches!(
         settlement,
-        Settlement::OnlyAck | Settlement::PutOff { .. } | Settlement::Early { .. }
+        Settlement::OnlyAck
+            | Settlement::PutOff { .. }
+            | Settlement::Waits { .. }
+            | Settlement::Early { .. }
     ) {
         shared.sink.refused(Some(&lease.kind), &settlement);
         trace::refused(&lease, &settlement);

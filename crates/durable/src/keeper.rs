@@ -229,6 +229,7 @@ async fn bury(shared: &Shared, advisory: &[u8]) -> anyhow::Result<()> {
         let verdict = claim::judge(Sighting {
             record,
             run: place.run,
+            due: true,
             delivered: 0,
             max_attempts: u32::MAX,
             deadline: None,

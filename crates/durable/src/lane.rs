@@ -29,7 +29,7 @@ use crate::tally::{Figures, Tally};
 use crate::topology::{Stream, Topology};
 use crate::trim::Acked;
 use crate::writer::{Pace, Writer};
-use crate::{cancels, doctor, intake, keeper, pulse, settle, trim, unserved};
+use crate::{cancels, doctor, intake, keeper, overdue, pulse, settle, trim, unserved};
 
 /// How long the thread waits before it looks for JetStream again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -354,6 +354,7 @@ async fn run(
     background.spawn(cancels::listen(Arc::clone(&shared)));
     background.spawn(unserved::look(Arc::clone(&shared)));
     background.spawn(keeper::keep(Arc::clone(&shared)));
+    background.spawn(overdue::watch(Arc::clone(&shared)));
     let mut intake = tokio::spawn(intake::take_jobs(Arc::clone(&shared), puller, records));
     let mut taking = true;
     loop {

@@ -13,13 +13,14 @@ const MOST_HEADERS: usize = 65_535;
 const OF_A_BATCH: usize = 128;
 
 /// What a dead letter says of its job, and what holds for its first delivery alone.
-const OF_THE_LANE: [&str; 6] = [
+const OF_THE_LANE: [&str; 7] = [
     subjects::UNREADABLE_HEADER,
     subjects::FRESH_HEADER,
     subjects::DEAD_REASON_HEADER,
     subjects::DEAD_FAILURES_HEADER,
     subjects::PRIORITY_HEADER,
     subjects::RUN_HEADER,
+    subjects::DUE_HEADER,
 ];
 
 /// The dead letter of a job, and whether it can be stored together with the record.

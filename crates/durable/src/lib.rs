@@ -17,6 +17,7 @@ mod lane;
 mod lease;
 mod letter;
 mod look;
+mod overdue;
 mod puller;
 mod pulse;
 mod queues;

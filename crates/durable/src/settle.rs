@@ -10,16 +10,19 @@ use common::{
 use serde_json::value::RawValue;
 use tracing::debug;
 
+use crate::direct;
 use crate::lane::Shared;
 use crate::lease::Lease;
 use crate::letter::{dead_letter, fits, own_headers};
+use crate::overdue::{self, Marker};
 use crate::records::{self, Found};
+use crate::topology::Stream;
 use crate::trim::Acked;
-use crate::writer::{Entry, Message, NotStored, Writer};
+use crate::writer::{EXPECTED, Entry, Message, NotStored};
 
 /// Waits from this length on are the server's, as a scheduled message: it is precise to about a
 /// quarter of a second. Shorter ones are a delayed nak.
-const SCHEDULED: Duration = Duration::from_secs(1);
+pub(crate) const SCHEDULED: Duration = Duration::from_secs(1);
 
 /// The wait before something is stored again that the server did not take or confirm.
 const RETRY: Duration = Duration::from_millis(500);
@@ -66,6 +69,13 @@ pub enum Settlement {
     PutOff {
         /// The number of that run.
         run: u32,
+        /// When it is due.
+        until: Timestamp,
+    },
+    /// It was delivered although it waits for this very run.
+    Waits {
+        /// Its record.
+        record: Box<JobRecord>,
         /// When it is due.
         until: Timestamp,
     },
@@ -124,7 +134,9 @@ pub(crate) async fn settle(shared: &Shared, lease: &Lease, settlement: Settlemen
                     "the job ran, but its result of {size} bytes is over the limit of {limit} bytes for a message"
                 );
                 let error = OutcomeError::new(codes::RESULT_TOO_LARGE, text);
-                return die(shared, lease, record, DeadReason::Permanent, Some(error)).await;
+                let reason = DeadReason::Permanent;
+                die(shared, lease, record, reason, Some(error)).await;
+                return;
             }
             record.state = JobState::Succeeded;
             record.result = result;
@@ -139,11 +151,14 @@ pub(crate) async fn settle(shared: &Shared, lease: &Lease, settlement: Settlemen
             record.state = JobState::Expired;
             end(shared, lease, record, Vec::new()).await;
         }
-        Settlement::Dead { reason, error } => die(shared, lease, record, reason, error).await,
+        Settlement::Dead { reason, error } => {
+            die(shared, lease, record, reason, error).await;
+        }
         Settlement::Failed { error, retry_after } => {
             if lease.is_last_attempt() {
                 let reason = DeadReason::AttemptsUsedUp;
-                return die(shared, lease, record, reason, Some(error)).await;
+                die(shared, lease, record, reason, Some(error)).await;
+                return;
             }
             let wait =
                 retry_after.unwrap_or_else(|| lease.backoff.delay(lease.attempt, rand::random()));
@@ -156,7 +171,25 @@ pub(crate) async fn settle(shared: &Shared, lease: &Lease, settlement: Settlemen
             put_off(shared, lease, record, until).await;
         }
         Settlement::PutOff { run, until } => {
-            schedule(shared, lease, next_run(lease, run, until)).await;
+            // Where it was put off already, this is the same job, submitted again.
+            if overdue::waits(&shared.client, lease, run).await {
+                return ack(shared, lease).await;
+            }
+            // Whoever put it off may have done so before there were markers.
+            overdue::mark(shared, &Marker::of(lease, run), until).await;
+            schedule(shared, lease, run, next_run(lease, run, until)).await;
+        }
+        Settlement::Waits {
+            record: mut there,
+            until,
+        } => {
+            // This delivery was not lost with its consumer.
+            there.settled_deliveries = record.settled_deliveries;
+            match write(shared, lease, &there, Vec::new()).await {
+                Written::Yes => nak(shared, lease, until.since(now)).await,
+                Written::Ended => ack(shared, lease).await,
+                Written::Superseded | Written::GaveUp => {}
+            }
         }
         Settlement::GivenBack => match write(shared, lease, &record, Vec::new()).await {
             Written::Yes => nak(shared, lease, Duration::ZERO).await,
@@ -180,10 +213,11 @@ fn add_failure(record: &mut JobRecord, mut error: OutcomeError) {
 }
 
 /// The last record, and after it the acknowledgement.
-async fn end(shared: &Shared, lease: &Lease, mut record: JobRecord, with: Entry) {
+async fn end(shared: &Shared, lease: &Lease, mut record: JobRecord, with: Entry) -> Written {
     record.settled_deliveries = 0;
-    match write(shared, lease, &record, with).await {
-        written @ (Written::Yes | Written::Ended) => {
+    let written = write(shared, lease, &record, with).await;
+    match written {
+        Written::Yes | Written::Ended => {
             if written == Written::Yes && record.state == JobState::Dead {
                 shared.tally.dead_letter();
             }
@@ -192,6 +226,7 @@ async fn end(shared: &Shared, lease: &Lease, mut record: JobRecord, with: Entry)
         // The message is its successor's now; if that one is lost too, it is delivered again.
         Written::Superseded | Written::GaveUp => {}
     }
+    written
 }
 
 /// Gives a job up: its record and its dead letter are stored together.
@@ -201,7 +236,7 @@ async fn die(
     mut record: JobRecord,
     reason: DeadReason,
     error: Option<OutcomeError>,
-) {
+) -> Written {
     record.state = JobState::Dead;
     record.reason = Some(reason);
     if let Some(error) = error {
@@ -213,9 +248,10 @@ async fn die(
     }
     // The letter first: whoever is lost in between leaves a job that is delivered again.
     let what = "a dead letter cannot be stored, trying again";
-    if store(shared, lease, &shared.records, letter, what).await {
-        end(shared, lease, record, Vec::new()).await;
+    if store(shared, lease, letter, what).await {
+        return end(shared, lease, record, Vec::new()).await;
     }
+    Written::GaveUp
 }
 
 /// Lets a job wait in the server: as its next run, or, where that is not worth it or does not fit
@@ -229,17 +265,82 @@ async fn put_off(shared: &Shared, lease: &Lease, mut record: JobRecord, until: T
         record.run += 1;
         record.settled_deliveries = 0;
     }
-    match write(shared, lease, &record, Vec::new()).await {
-        Written::Yes if scheduled => schedule(shared, lease, next).await,
+    match write_waiting(shared, lease, &record, until).await {
+        Written::Yes if scheduled => schedule(shared, lease, record.run, next).await,
         Written::Yes => nak(shared, lease, wait).await,
         Written::Ended => ack(shared, lease).await,
         Written::Superseded | Written::GaveUp => {}
     }
 }
 
+/// Writes the record of a job that waits, and with it what finds the job if its message is lost.
+async fn write_waiting(
+    shared: &Shared,
+    lease: &Lease,
+    record: &JobRecord,
+    until: Timestamp,
+) -> Written {
+    let marker = Marker::of(lease, record.run);
+    let slot = overdue::slot_after(until.max(record.at));
+    let written = write(shared, lease, record, vec![marker.message(slot)]).await;
+    // That may have taken long, where the server was away.
+    if written == Written::Yes && overdue::is_late(shared, slot) {
+        overdue::mark(shared, &marker, until).await;
+    }
+    written
+}
+
+/// What came of bringing a job back.
+pub(crate) enum Restored {
+    /// It is scheduled again.
+    Scheduled,
+    /// That was not possible: it is a dead letter.
+    Dead,
+    /// There is no need: the job has moved on, or somebody else did it.
+    MovedOn,
+    /// The lane ended before the server took it.
+    GaveUp,
+}
+
+/// Schedules a job once more that waits for a time that has passed, and has lost its message; or
+/// gives it up, if its bytes are lost as well.
+pub(crate) async fn restore(
+    shared: &Shared,
+    lease: &Lease,
+    mut record: JobRecord,
+    has_bytes: bool,
+) -> Restored {
+    // By two: a message of the run before, or one of this run that somebody stores late, does not
+    // stand for the job any more then, and is dropped (see `judge`).
+    let run = record.run + 2;
+    let until = record.at.after(SCHEDULED);
+    let next = next_run(lease, run, until);
+    let written = if has_bytes && fits(&next, shared.client.max_payload()) {
+        record.run = run;
+        record.next_at = Some(until);
+        record.settled_deliveries = 0;
+        match write_waiting(shared, lease, &record, until).await {
+            Written::Yes if store_schedule(shared, lease, run, next).await => {
+                return Restored::Scheduled;
+            }
+            Written::Yes => Written::GaveUp,
+            written => written,
+        }
+    } else {
+        record.next_at = None;
+        die(shared, lease, record, DeadReason::LostSchedule, None).await
+    };
+    match written {
+        Written::Yes => Restored::Dead,
+        Written::Ended | Written::Superseded => Restored::MovedOn,
+        Written::GaveUp => Restored::GaveUp,
+    }
+}
+
 /// What the server makes a run of a job of when its time has come.
 fn next_run(lease: &Lease, run: u32, until: Timestamp) -> Message {
     let mut headers = own_headers(lease.headers.as_ref());
+    headers.insert(EXPECTED, "0");
     headers.insert("Nats-Schedule", format!("@at {until}"));
     let target = subjects::due_job(lease.id, lease.priority, run, &lease.kind);
     headers.insert("Nats-Schedule-Target", target);
@@ -251,24 +352,43 @@ fn next_run(lease: &Lease, run: u32, until: Timestamp) -> Message {
 }
 
 /// Stores the next run of a job, which ends this one.
-async fn schedule(shared: &Shared, lease: &Lease, next: Message) {
-    let what = "a job cannot be put off, trying again";
-    if store(shared, lease, &shared.schedules, next, what).await {
+async fn schedule(shared: &Shared, lease: &Lease, run: u32, next: Message) {
+    if store_schedule(shared, lease, run, next).await {
         ack(shared, lease).await;
+    }
+}
+
+/// Stores a schedule, unless there is one already for this run or a later one; true when the server
+/// has it. Whatever else is in its place is replaced.
+async fn store_schedule(shared: &Shared, lease: &Lease, run: u32, mut next: Message) -> bool {
+    let what = "a job cannot be put off, trying again";
+    loop {
+        match shared.schedules.store(vec![next.clone()]).await {
+            Ok(_) => return true,
+            Err(NotStored::Conflict) => {
+                match direct::last(&shared.client, Stream::Later, &next.subject).await {
+                    Ok(Some(kept)) if overdue::is_schedule_of(&kept, run) => return true,
+                    Ok(kept) => {
+                        let expected = kept.map_or(0, |kept| kept.sequence);
+                        next.headers.insert(EXPECTED, expected.to_string());
+                        continue;
+                    }
+                    Err(error) => shared.warn(what, lease, &error),
+                }
+            }
+            Err(error) => shared.warn(what, lease, &error),
+        }
+        if shared.pause(RETRY).await {
+            return false;
+        }
     }
 }
 
 /// Stores a message that belongs to a job, however often it has to be tried; true when the server
 /// has it.
-async fn store(
-    shared: &Shared,
-    lease: &Lease,
-    writer: &Writer,
-    message: Message,
-    what: &str,
-) -> bool {
+async fn store(shared: &Shared, lease: &Lease, message: Message, what: &str) -> bool {
     loop {
-        match writer.store(vec![message.clone()]).await {
+        match shared.records.store(vec![message.clone()]).await {
             Ok(_) => return true,
             Err(error) => shared.warn(what, lease, &error),
         }

@@ -7,6 +7,8 @@ use bootstrap::{Times, Waits};
 pub(crate) struct Tally {
     redelivered: AtomicU64,
     dead_letters: AtomicU64,
+    restored: AtomicU64,
+    lost: AtomicU64,
     pub(crate) waits: Waits,
 }
 
@@ -17,6 +19,10 @@ pub struct Figures {
     pub redelivered: u64,
     /// Dead letters that were stored.
     pub dead_letters: u64,
+    /// Jobs that waited, whose message was lost, and that were scheduled again.
+    pub restored: u64,
+    /// Those that ended as dead letters instead.
+    pub lost: u64,
     /// How long jobs waited: from when the server had them in its queue until they were first
     /// delivered here.
     pub waits: Times,
@@ -31,10 +37,17 @@ impl Tally {
         self.dead_letters.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn overdue(&self, restored: usize, lost: usize) {
+        self.restored.fetch_add(restored as u64, Ordering::Relaxed);
+        self.lost.fetch_add(lost as u64, Ordering::Relaxed);
+    }
+
     pub(crate) fn figures(&self) -> Figures {
         Figures {
             redelivered: self.redelivered.load(Ordering::Relaxed),
             dead_letters: self.dead_letters.load(Ordering::Relaxed),
+            restored: self.restored.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
             waits: self.waits.times(),
         }
     }

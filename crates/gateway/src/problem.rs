@@ -110,6 +110,9 @@ impl From<anyhow::Error> for Problem {
             Some(LeftAsItIs::Busy(id)) => {
                 Self::new(StatusCode::CONFLICT, error.to_string()).of_job(*id)
             }
+            Some(LeftAsItIs::NoBytes(id)) => {
+                Self::new(StatusCode::CONFLICT, error.to_string()).of_job(*id)
+            }
             Some(LeftAsItIs::TooLarge { .. }) => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()).on_field("payload")
             }

@@ -87,7 +87,7 @@ pub(crate) struct Filter {
     kind: Option<JobKind>,
 
     /// Only those given up for this reason: `attempts_used_up`, permanent, undecodable,
-    /// `unreadable_headers`, `no_handler`, `deliveries_exhausted`
+    /// `unreadable_headers`, `no_handler`, `deliveries_exhausted`, `lost_schedule`
     #[arg(long, value_name = "REASON", value_parser = reason)]
     reason: Option<DeadReason>,
 }
@@ -132,7 +132,8 @@ pub(crate) struct Replay {
 
 fn reason(text: &str) -> Result<DeadReason, String> {
     serde_json::from_value(text.into()).map_err(|_| {
-        "attempts_used_up, permanent, undecodable, unreadable_headers, no_handler or deliveries_exhausted".to_owned()
+        let words = DeadReason::ALL.map(DeadReason::as_str);
+        format!("not one of {}", words.join(", "))
     })
 }
 

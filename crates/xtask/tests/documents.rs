@@ -140,7 +140,8 @@ fn the_channels_are_the_subjects_and_no_others() {
     let filled_in = |address: &str| {
         let address = address.replace("{kind}", PARAMETER);
         let address = address.replace("{id}", &id.to_string());
-        address.replace("{priority}", "high").replace("{run}", "7")
+        let address = address.replace("{priority}", "high").replace("{run}", "7");
+        address.replace("{slot}", "9")
     };
     let document = asyncapi();
     let addresses: BTreeSet<String> = document["channels"]
@@ -164,6 +165,7 @@ fn the_channels_are_the_subjects_and_no_others() {
         subjects::events(id),
         subjects::cancel(id),
         subjects::dead(id, &kind),
+        subjects::overdue(9, id),
         // The server's own, by deploy/nats.conf.
         "jobs.server".to_owned(),
     ]);
@@ -211,7 +213,7 @@ fn the_headers_the_codes_and_the_version_are_told() {
         let headers = headers.as_object().expect("the message has headers");
         headers.keys().cloned().collect::<BTreeSet<_>>()
     };
-    let told = ["job", "durableJob", "deadLetter"].map(headers);
+    let told = ["job", "durableJob", "deadLetter", "marker"].map(headers);
     let told = told.into_iter().flatten();
     let told: BTreeSet<_> = told.filter(|name| name.starts_with("Jobs-")).collect();
     assert!(told.len() >= 5, "{told:?}");

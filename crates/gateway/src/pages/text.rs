@@ -172,6 +172,7 @@ pub(crate) const fn reason(reason: DeadReason) -> &'static str {
         DeadReason::UnreadableHeaders => "headers cannot be read",
         DeadReason::NoHandler => "no handler",
         DeadReason::DeliveriesExhausted => "lost with its consumers",
+        DeadReason::LostSchedule => "lost while it waited",
     }
 }
 

@@ -25,7 +25,11 @@ mod ledger;
 mod observer;
 mod outage;
 mod outcome;
+mod overdue;
 mod proxy;
+#[path = "../system/raw_client.rs"]
+mod raw_client;
+mod schedules;
 mod storm;
 mod submission;
 mod time;

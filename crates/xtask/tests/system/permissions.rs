@@ -85,7 +85,7 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.UPDATE.JOBS_ADVISORIES", &[]),
     ("$JS.API.STREAM.PURGE.JOBS", &["worker"]),
     ("$JS.API.STREAM.PURGE.JOBS_LATER", &["worker"]),
-    ("$JS.API.STREAM.PURGE.JOBS_STATE", &[]),
+    ("$JS.API.STREAM.PURGE.JOBS_STATE", &["worker"]),
     ("$JS.API.STREAM.PURGE.JOBS_ADVISORIES", &[]),
     ("$JS.API.STREAM.MSG.DELETE.JOBS", &["worker"]),
     ("$JS.API.STREAM.MSG.DELETE.JOBS_LATER", &["worker"]),

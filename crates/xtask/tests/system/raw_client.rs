@@ -39,7 +39,7 @@ impl RawClient {
         let mut client = Self {
             connection: BufReader::new(stream),
         };
-        let mut options = json!({"verbose": true, "pedantic": false});
+        let mut options = json!({"verbose": true, "pedantic": false, "headers": true});
         if let Some(login) = login {
             options["user"] = json!(login.user);
             options["pass"] = json!(login.password);

@@ -21,8 +21,9 @@ use exceptions::EXCEPTIONS;
 use recorded::Recorded;
 use test_support::eventually;
 
-/// How long what the services do by themselves, such as trimming the queue, may take to be seen.
-const BY_THEMSELVES: Duration = Duration::from_secs(30);
+/// How long what the services do by themselves, such as trimming the queue and watching jobs that
+/// wait, may take to be seen.
+const BY_THEMSELVES: Duration = Duration::from_mins(1);
 
 /// Rights that were granted and not used: the user, and the right as it stands in the file, behind
 /// `publish` or `subscribe`.

@@ -1,0 +1,599 @@
+//! The watch for overdue jobs: finds those that wait for a time that has passed although no message
+//! is left that could end the wait, and brings them back.
+//!
+//! Whoever puts a job off stores a marker together with its record, in the same batch: on
+//! `jobs.overdue.<slot>.<id>`, the slot being a quarter of a minute after the job's time. When the
+//! slot has begun, any consumer reads its markers, looks at the records of their jobs, and removes
+//! them. Most jobs have moved on. Of one whose record still says that it waits, the messages are
+//! looked for. If none is there, the job is scheduled once more with the bytes that its marker has,
+//! or ends as a dead letter where those were too many for a marker and are nowhere else.
+//!
+//! There is no leader. A cursor in the stream says up to which slot all markers were read, and who
+//! reads at the moment, so that a fleet does not do the same work at the same time; that is no lock.
+//! What decides is the record of the job: it is replaced only if it is still the one that was looked
+//! at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::{HeaderMap, Subject};
+use bootstrap::Client;
+use bytes::Bytes;
+use common::{Job, JobId, JobKind, JobRecord, JobState, Priority, Timestamp, subjects};
+use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use crate::api;
+use crate::direct::{self, Kept};
+use crate::intake::Place;
+use crate::lane::Shared;
+use crate::lease::Lease;
+use crate::letter::own_headers;
+use crate::puller::Pulled;
+use crate::records::{self, Found, Records};
+use crate::settle::{self, Restored};
+use crate::topology::Stream;
+use crate::writer::{self, EXPECTED, Message, size_of};
+
+/// How long a slot is.
+const SLOT: Duration = Duration::from_secs(15);
+
+/// How long after its time a job is looked at, at the earliest: a schedule is up to a quarter of a
+/// second late.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether a slot has begun, more or less. With slot and grace, a lost job is
+/// found within 35 seconds of its time.
+const PERIOD: Duration = Duration::from_secs(12);
+
+/// The most bytes of a job, with its headers, that are kept in its marker.
+const SMALL: usize = 4096;
+
+/// When a job whose message is there is looked at again: after as long a time as it is overdue, but
+/// not sooner ...
+const SOONEST: Duration = Duration::from_secs(30);
+
+/// ... and not later than this.
+const LATEST: Duration = Duration::from_secs(3600);
+
+/// How many markers are read at a time.
+const PAGE: usize = 500;
+
+/// How many bytes they may have together.
+const PAGE_BYTES: usize = 2 << 20;
+
+/// The messages of how many jobs are looked for at a time.
+const ABREAST: usize = 32;
+
+/// For how long whoever reads markers keeps others from doing it.
+const BUSY: Duration = Duration::from_secs(30);
+
+/// After so many slots without a marker the cursor is stored all the same: ten minutes.
+const FAR: i64 = 40;
+
+/// Over more slots than these they are not gone through one by one: a day.
+const TOO_FAR: i64 = 5760;
+
+/// The clock of the server has jumped if it is off by more than this.
+const JUMP: Duration = Duration::from_secs(5);
+
+/// The most jobs that are named in the log, each time.
+const NAMED: usize = 10;
+
+/// Where the cursor is.
+const CURSOR: &str = "jobs.overdue.watch.cursor";
+
+/// What is needed to bring a job back whose message is lost.
+#[derive(Clone, Debug)]
+pub(crate) struct Marker {
+    id: JobId,
+    headers: HeaderMap,
+    payload: Bytes,
+}
+
+impl Marker {
+    /// The marker of a job that waits for a run.
+    pub(crate) fn of(lease: &Lease, run: u32) -> Self {
+        let mut headers = own_headers(lease.headers.as_ref());
+        let mut payload = lease.payload.clone();
+        if size_of(&headers) + payload.len() > SMALL {
+            (headers, payload) = (HeaderMap::new(), Bytes::new());
+        }
+        let due = subjects::due_job(lease.id, lease.priority, run, &lease.kind);
+        headers.insert(subjects::DUE_HEADER, due);
+        Self {
+            id: lease.id,
+            headers,
+            payload,
+        }
+    }
+
+    pub(crate) fn message(&self, slot: i64) -> Message {
+        Message {
+            subject: subjects::overdue(slot, self.id),
+            headers: self.headers.clone(),
+            payload: self.payload.clone(),
+        }
+    }
+
+    fn read(kept: Kept) -> Option<Self> {
+        Some(Self {
+            id: kept.subject.split('.').nth(3)?.parse().ok()?,
+            headers: kept.headers,
+            payload: kept.payload,
+        })
+    }
+
+    /// The run that the job waits for, as far as the marker says it: anything may be stored in its
+    /// place.
+    fn place(&self) -> Option<Place> {
+        let due = self.headers.get(subjects::DUE_HEADER)?;
+        Place::of(due.as_str()).filter(|place| place.id == self.id)
+    }
+}
+
+/// The first slot that begins after a time, and after the grace.
+pub(crate) fn slot_after(time: Timestamp) -> i64 {
+    slot_of(time.after(GRACE)) + 1
+}
+
+/// The slot that is on.
+fn slot_of(time: Timestamp) -> i64 {
+    let slot = time
+        .unix_nanos()
+        .div_euclid(i128::try_from(SLOT.as_nanos()).unwrap_or(i128::MAX));
+    // No time has so many.
+    i64::try_from(slot).unwrap_or(i64::MAX)
+}
+
+/// Stores a marker by itself.
+pub(crate) async fn mark(shared: &Shared, marker: &Marker, until: Timestamp) {
+    let slot = slot_after(until.max(shared.clock.now()));
+    if let Err(error) = shared.records.store(vec![marker.message(slot)]).await {
+        // Only a job whose schedule is lost as well is not found now.
+        debug!(job.id = %marker.id, %error, "a marker of a job that waits cannot be stored");
+    }
+}
+
+/// Whether a slot may have been read already when a marker in it is stored now.
+pub(crate) fn is_late(shared: &Shared, slot: i64) -> bool {
+    slot_of(shared.clock.now().after(GRACE / 2)) >= slot
+}
+
+/// Whether a message is the schedule of this run of a job, or of a later one.
+pub(crate) fn is_schedule_of(kept: &Kept, run: u32) -> bool {
+    let target = kept.headers.get("Nats-Schedule-Target");
+    let place = target.and_then(|target| Place::of(target.as_str()));
+    kept.headers.get("Nats-Schedule").is_some() && place.is_some_and(|place| place.run >= run)
+}
+
+/// Watches until the lane is left.
+pub(crate) async fn watch(shared: Arc<Shared>) {
+    let mut watch = Watch::default();
+    let mut told = false;
+    loop {
+        // Consumers of a fleet that were started together do not look at the same moment.
+        let wait = PERIOD.mul_f64(0.75 + 0.5 * rand::random::<f64>());
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = shared.leave.cancelled() => return,
+        }
+        match watch.round(&shared).await {
+            Ok(()) => told = false,
+            Err(error) if std::mem::replace(&mut told, true) => {
+                debug!("cannot look for overdue jobs: {error:#}");
+            }
+            Err(error) => {
+                warn!(
+                    "cannot look for overdue jobs, trying again (further ones are not reported until it works): {error:#}"
+                );
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Watch {
+    /// Up to this slot there were no markers left, whatever the cursor says.
+    checked: Option<i64>,
+    /// When the server's clock was looked at, and what it said.
+    clock: Option<(Instant, Timestamp)>,
+}
+
+impl Watch {
+    async fn round(&mut self, shared: &Shared) -> anyhow::Result<()> {
+        let now = shared.clock.now();
+        let due = slot_of(now);
+        if self.has_jumped(now) {
+            // There may be markers in slots that were read before.
+            self.checked = None;
+        }
+        let mut cursor = Cursor::read(&shared.client).await?;
+        if cursor.is_busy(shared, now) {
+            return Ok(());
+        }
+        let until = match self.checked {
+            Some(checked) => Some(cursor.until.map_or(checked, |until| until.max(checked))),
+            // Whoever has just started relies on the cursor; who has seen the clock jump does not.
+            None if self.clock.is_none() => cursor.until,
+            None => None,
+        };
+        let slots = match until {
+            // Another consumer's clock may be a little ahead.
+            Some(until) if (due..=due + 2).contains(&until) => Vec::new(),
+            Some(until) if (due - TOO_FAR..due).contains(&until) => (until + 1..=due).collect(),
+            _ => begun_slots(&shared.client, due).await?,
+        };
+        let (mut claimed, mut named) = (false, NAMED);
+        for slot in slots {
+            let read = self.read(shared, &mut cursor, slot, &mut claimed, &mut named);
+            if !read.await? {
+                return Ok(());
+            }
+        }
+        let behind = cursor.until.is_none_or(|until| {
+            // Ahead is where the clock was put back.
+            claimed || due - until >= FAR || until > due + 2
+        });
+        if behind {
+            cursor.until = Some(due);
+            cursor.busy_until = None;
+            cursor.store(shared).await?;
+        }
+        self.checked = Some(due);
+        self.clock = Some((Instant::now(), now));
+        Ok(())
+    }
+
+    fn has_jumped(&self, now: Timestamp) -> bool {
+        self.clock.is_some_and(|(when, was)| {
+            let expected = was.after(when.elapsed());
+            now.since(expected).max(expected.since(now)) > JUMP
+        })
+    }
+
+    /// Sees to all markers of a slot; false if another consumer does that, or this one leaves.
+    async fn read(
+        &self,
+        shared: &Shared,
+        cursor: &mut Cursor,
+        slot: i64,
+        claimed: &mut bool,
+        named: &mut usize,
+    ) -> anyhow::Result<bool> {
+        let filter = format!("{}.{slot}.*", subjects::OVERDUE);
+        let mut from = 1;
+        loop {
+            let stream = Stream::State;
+            let page =
+                direct::some(&shared.client, stream, &filter, from, PAGE, PAGE_BYTES).await?;
+            let Some(last) = page.last().map(|kept| kept.sequence) else {
+                return Ok(true);
+            };
+            if shared.leave.is_cancelled() || !cursor.claim(shared).await? {
+                return Ok(false);
+            }
+            *claimed = true;
+            see_to(shared, page, named).await?;
+            // All at once, and none that came meanwhile.
+            let which = json!({"filter": filter, "seq": last + 1});
+            let purge = format!("$JS.API.STREAM.PURGE.{stream}");
+            api::ask::<Value>(&shared.client, purge, &which).await?;
+            from = last + 1;
+        }
+    }
+}
+
+/// The slots with markers that have begun, found by a look at the markers of all jobs that wait.
+async fn begun_slots(client: &Client, due: i64) -> anyhow::Result<Vec<i64>> {
+    let filter = format!("{}.*.*", subjects::OVERDUE);
+    let mut slots = BTreeSet::new();
+    let mut from = 1;
+    loop {
+        let page = direct::some(client, Stream::State, &filter, from, PAGE, PAGE_BYTES).await?;
+        let Some(last) = page.last() else { break };
+        from = last.sequence + 1;
+        let slot = |kept: &Kept| kept.subject.split('.').nth(2)?.parse::<i64>().ok();
+        slots.extend(page.iter().filter_map(slot).filter(|slot| *slot <= due));
+    }
+    Ok(slots.into_iter().collect())
+}
+
+/// Up to where markers were read, and who reads.
+#[derive(Default, Serialize, Deserialize)]
+struct Cursor {
+    /// Up to this slot all were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<i64>,
+    /// Somebody reads those after it, for no longer than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    busy_until: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    #[serde(skip)]
+    sequence: u64,
+}
+
+impl Cursor {
+    async fn read(client: &Client) -> anyhow::Result<Self> {
+        let kept = direct::last(client, Stream::State, CURSOR).await?;
+        // One that cannot be read is as good as none.
+        Ok(kept.map_or_else(Self::default, |kept| Self {
+            sequence: kept.sequence,
+            ..serde_json::from_slice(&kept.payload).unwrap_or_default()
+        }))
+    }
+
+    fn is_busy(&self, shared: &Shared, now: Timestamp) -> bool {
+        let another = self.by.as_ref() != Some(&shared.options.instance);
+        // A time further ahead is that of another clock.
+        let mut left = self.busy_until.iter().map(|until| until.since(now));
+        another && left.any(|left| !left.is_zero() && left <= BUSY)
+    }
+
+    /// Keeps others away for a while; false if another one was faster.
+    async fn claim(&mut self, shared: &Shared) -> anyhow::Result<bool> {
+        let now = shared.clock.now();
+        let mine = self.by.as_ref() == Some(&shared.options.instance);
+        if mine
+            && self
+                .busy_until
+                .is_some_and(|until| until.since(now) > BUSY / 2)
+        {
+            return Ok(true);
+        }
+        self.busy_until = Some(now.after(BUSY));
+        self.by = Some(shared.options.instance.clone());
+        self.store(shared).await
+    }
+
+    /// Stores it, if it is still the one that was read.
+    async fn store(&mut self, shared: &Shared) -> anyhow::Result<bool> {
+        let mut headers = HeaderMap::new();
+        headers.insert(EXPECTED, self.sequence.to_string());
+        let message = Message {
+            subject: CURSOR.to_owned(),
+            headers,
+            payload: serde_json::to_vec(self)?.into(),
+        };
+        match writer::store(&shared.client, vec![message]).await {
+            Ok(sequence) => {
+                self.sequence = sequence;
+                Ok(true)
+            }
+            Err(writer::NotStored::Conflict) => Ok(false),
+            Err(error) => Err(error).context("the cursor of the watch cannot be stored"),
+        }
+    }
+}
+
+/// A job that waits for a time that has passed.
+struct Overdue {
+    marker: Marker,
+    found: Found,
+    place: Place,
+    /// Since when.
+    since: Timestamp,
+}
+
+impl Overdue {
+    /// What is known of the job of a marker, if it still waits.
+    fn of(marker: Marker, found: Found, now: Timestamp) -> Option<Self> {
+        let of_marker = marker.place();
+        let Some(record) = &found.record else {
+            // It cannot be read; the marker alone says how the job was.
+            let place = of_marker?;
+            return Some(Self {
+                since: now,
+                marker,
+                found,
+                place,
+            });
+        };
+        let waits = matches!(record.state, JobState::Scheduled | JobState::Retrying);
+        // If it was put off again meanwhile, it has another marker.
+        let since = record.next_at.filter(|at| waits && *at <= now)?;
+        let kind = of_marker.as_ref().map(|place| place.kind.clone());
+        let place = Place {
+            id: marker.id,
+            priority: of_marker.map_or(Priority::Normal, |place| place.priority),
+            run: record.run,
+            kind: record.kind.clone().or(kind)?,
+        };
+        Some(Self {
+            marker,
+            found,
+            place,
+            since,
+        })
+    }
+}
+
+/// What came of it.
+enum Fate {
+    /// Nothing has to be done any more.
+    Done,
+    /// It is to be looked at again.
+    Waits(Marker, i64),
+    Restored(JobId, JobKind),
+    Lost(JobId, JobKind),
+}
+
+/// Sees to the jobs of markers.
+async fn see_to(shared: &Shared, page: Vec<Kept>, named: &mut usize) -> anyhow::Result<()> {
+    let now = shared.clock.now();
+    let markers: BTreeMap<_, _> = page
+        .into_iter()
+        .filter_map(Marker::read)
+        .map(|marker| (marker.id, marker))
+        .collect();
+    // A page has no more than are asked for at a time.
+    const { assert!(PAGE <= records::MOST) };
+    let mut found = Records::new(&shared.client)
+        .await?
+        .of(markers.keys().copied())
+        .await?;
+    let overdue: Vec<_> = markers
+        .into_values()
+        .filter_map(|marker| Overdue::of(marker.clone(), found.remove(&marker.id)?, now))
+        .collect();
+    let fates: Vec<_> = stream::iter(overdue)
+        .map(|job| bring_back(shared, job, now))
+        .buffer_unordered(ABREAST)
+        .collect()
+        .await;
+    let mut again = Vec::new();
+    let (mut restored, mut lost) = (Vec::new(), Vec::new());
+    let mut failed = None;
+    for fate in fates {
+        match fate {
+            Ok(Fate::Done) => {}
+            Ok(Fate::Waits(marker, slot)) => again.push(marker.message(slot)),
+            Ok(Fate::Restored(id, kind)) => restored.push((id, kind)),
+            Ok(Fate::Lost(id, kind)) => lost.push((id, kind)),
+            Err(error) => failed = Some(error),
+        }
+    }
+    shared.tally.overdue(restored.len(), lost.len());
+    tell(
+        named,
+        &restored,
+        "the message of a job that waited was lost: the job is scheduled again",
+    );
+    tell(
+        named,
+        &lost,
+        "the message of a job that waited was lost, and the job was too large to be kept elsewhere: it goes to the dead letters",
+    );
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let stored = again
+        .into_iter()
+        .map(|message| shared.records.store(vec![message]));
+    for stored in join_all(stored).await {
+        stored.context("a marker of a job that waits cannot be stored")?;
+    }
+    Ok(())
+}
+
+/// Says what was done with jobs, and names as many as may still be named.
+fn tell(named: &mut usize, jobs: &[(JobId, JobKind)], what: &str) {
+    let (first, others) = jobs.split_at(jobs.len().min(*named));
+    *named -= first.len();
+    for (id, kind) in first {
+        warn!(job.id = %id, job.kind = %kind, "{what}");
+    }
+    if !others.is_empty() {
+        warn!(jobs = others.len(), "so it is with more jobs: {what}");
+    }
+}
+
+/// Brings a job back if no message of it is left.
+async fn bring_back(shared: &Shared, job: Overdue, now: Timestamp) -> anyhow::Result<Fate> {
+    let Overdue {
+        marker,
+        found,
+        place,
+        since,
+    } = job;
+    let (id, kind) = (place.id, place.kind.clone());
+    let earlier = match left(&shared.client, &place).await? {
+        Left::Waits => {
+            let wait = now.since(since).clamp(SOONEST, LATEST);
+            return Ok(Fate::Waits(marker, slot_after(now.after(wait))));
+        }
+        Left::Nothing(earlier) => earlier,
+    };
+    let mut record = found.record.clone().unwrap_or_else(|| {
+        let mut record = JobRecord::new(id, Some(kind.clone()), JobState::Scheduled, now);
+        record.run = place.run;
+        record
+    });
+    record.at = now;
+    record.consumer = Some(shared.options.instance.clone());
+    let is_job = |payload: &[u8]| {
+        Job::decode(payload).is_ok_and(|job| job.kind == kind && job.id.is_none_or(|its| its == id))
+    };
+    let bytes = if is_job(&marker.payload) {
+        Some((marker.headers, marker.payload))
+    } else {
+        earlier
+            .filter(|kept| is_job(&kept.payload))
+            .map(|kept| (kept.headers, kept.payload))
+    };
+    let is_there = bytes.is_some();
+    let (headers, payload) = bytes.unwrap_or_default();
+    let pulled = Pulled {
+        // It is in none of this consumer's, and has nothing to be acknowledged.
+        queue: usize::MAX,
+        ack: Subject::from(shared.client.new_inbox()),
+        consumer_sequence: 0,
+        subject: Subject::from_static(subjects::OVERDUE),
+        headers: Some(headers),
+        payload,
+        delivered: 0,
+        stream_sequence: 0,
+        stored: None,
+    };
+    let mut lease = Lease::new(place, pulled, Some(&found));
+    lease.attempt = record.attempt;
+    Ok(
+        match settle::restore(shared, &lease, record, is_there).await {
+            Restored::Scheduled => Fate::Restored(id, kind),
+            Restored::Dead => Fate::Lost(id, kind),
+            Restored::MovedOn => Fate::Done,
+            Restored::GaveUp => anyhow::bail!("the lane has ended"),
+        },
+    )
+}
+
+/// What is left of a job.
+enum Left {
+    /// A message that will end its wait.
+    Waits,
+    /// None, but perhaps that of an earlier run, which is acknowledged or will be, and not trimmed yet.
+    Nothing(Option<Kept>),
+}
+
+/// Whether a message is there that will end the wait of a job for a run.
+pub(crate) async fn waits(client: &Client, lease: &Lease, run: u32) -> bool {
+    let place = Place {
+        id: lease.id,
+        priority: lease.priority,
+        run,
+        kind: lease.kind.clone(),
+    };
+    let left = left(client, &place).await;
+    left.is_ok_and(|left| matches!(left, Left::Waits))
+}
+
+/// Looks for the messages of a job. A schedule becomes a message in the queue, never the other way
+/// round: looked for in this order, it is not missed.
+async fn left(client: &Client, place: &Place) -> anyhow::Result<Left> {
+    let id = place.id;
+    let schedule = direct::last(client, Stream::Later, &subjects::later(id)).await?;
+    // Anything may be stored there in the place of a schedule, and would wait for ever.
+    if schedule.is_some_and(|kept| is_schedule_of(&kept, place.run)) {
+        return Ok(Left::Waits);
+    }
+    let mut earlier = None;
+    for (stream, first) in [
+        (Stream::Later, subjects::DUE),
+        (Stream::Jobs, subjects::DURABLE),
+    ] {
+        let kept = direct::last(client, stream, &format!("{first}.{id}.>")).await?;
+        let there = kept.as_ref().and_then(|kept| Place::of(&kept.subject));
+        if there.is_some_and(|there| there.kind == place.kind && there.run >= place.run) {
+            return Ok(Left::Waits);
+        }
+        earlier = kept.or(earlier);
+    }
+    Ok(Left::Nothing(earlier))
+}
