@@ -4,19 +4,23 @@
 //! still answers, and nothing listens on a network.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::monitor::Links;
+use crate::monitor::{Families, Links};
+use crate::task::Tasks;
 
 /// How long a health check waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -28,63 +32,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     links: Links,
-    problems: Arc<Mutex<BTreeMap<&'static str, String>>>,
-    tasks: Arc<Mutex<Vec<Arc<Task>>>>,
+    /// By their respect; nothing where one is over.
+    problems: Arc<Mutex<BTreeMap<&'static str, Option<String>>>>,
+    pub(crate) tasks: Tasks,
 }
 
-/// A task that has to give signs of life.
-#[derive(Debug)]
-struct Task {
-    name: &'static str,
-    /// The longest time between two of them.
-    limit: Duration,
-    began: Instant,
-    /// When it gave the last one, in milliseconds since it began.
-    last: AtomicU64,
-    panicked: AtomicBool,
-}
-
-/// Gives signs of life for a task. When it is dropped, nobody waits for more, unless the task panics.
-#[derive(Debug)]
-pub struct Beat {
-    task: Arc<Task>,
-    tasks: Arc<Mutex<Vec<Arc<Task>>>>,
-}
-
-impl Beat {
-    /// The task is alive.
-    pub fn beat(&self) {
-        let since = self.task.began.elapsed().as_millis();
-        let since = u64::try_from(since).unwrap_or(u64::MAX);
-        self.task.last.store(since, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Beat {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.task.panicked.store(true, Ordering::Relaxed);
-        } else {
-            lock(&self.tasks).retain(|task| !Arc::ptr_eq(task, &self.task));
-        }
-    }
-}
-
-impl Task {
-    fn problem(&self) -> Option<String> {
-        if self.panicked.load(Ordering::Relaxed) {
-            return Some(format!("the task \"{}\" has panicked", self.name));
-        }
-        let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
-        let silent = self.began.elapsed().saturating_sub(last);
-        (silent > self.limit).then(|| {
-            let seconds = silent.as_secs();
-            format!("the task \"{}\" stands still for {seconds} s", self.name)
-        })
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while one is locked.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -96,37 +49,31 @@ pub(crate) struct Answer {
 }
 
 impl Health {
-    pub(crate) fn new(links: Links) -> Self {
+    /// Cancels `shutdown` when a task that the service cannot do without has ended.
+    pub(crate) fn new(links: Links, shutdown: CancellationToken) -> Self {
         Self {
             links,
-            ..Self::default()
+            problems: Arc::default(),
+            tasks: Tasks::new(shutdown),
         }
     }
 
-    /// Says what is wrong in one respect, or with `None` that nothing is any more.
-    pub fn set_problem(&self, respect: &'static str, problem: Option<String>) {
-        let mut problems = lock(&self.problems);
-        match problem {
-            Some(problem) => problems.insert(respect, problem),
-            None => problems.remove(respect),
-        };
+    /// Says what is wrong in one respect, or with `None` that nothing is any more. Returns whether
+    /// that is news: the respect had no problem before, or had one.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "whether it is news matters to few"
+    )]
+    pub fn set_problem(&self, respect: &'static str, problem: Option<String>) -> bool {
+        let is_one = problem.is_some();
+        let before = lock(&self.problems).insert(respect, problem).flatten();
+        before.is_some() != is_one
     }
 
-    /// Waits from now on for signs of life of a task, at least one in each `limit`.
+    /// What is wrong in one respect.
     #[must_use]
-    pub fn task(&self, name: &'static str, limit: Duration) -> Beat {
-        let task = Arc::new(Task {
-            name,
-            limit,
-            began: Instant::now(),
-            last: AtomicU64::new(0),
-            panicked: AtomicBool::new(false),
-        });
-        lock(&self.tasks).push(Arc::clone(&task));
-        Beat {
-            task,
-            tasks: Arc::clone(&self.tasks),
-        }
+    pub fn problem(&self, respect: &'static str) -> Option<String> {
+        lock(&self.problems).get(respect).cloned().flatten()
     }
 
     pub(crate) fn answer(&self) -> Answer {
@@ -145,8 +92,8 @@ impl Health {
         let up = wanted - problems.len();
         let mut reasons = vec![format!("{up} of {wanted} connections to NATS are up")];
         reasons.extend(problems);
-        reasons.extend(lock(&self.tasks).iter().filter_map(|task| task.problem()));
-        reasons.extend(lock(&self.problems).values().cloned());
+        reasons.extend(self.tasks.problems());
+        reasons.extend(lock(&self.problems).values().flatten().cloned());
         Answer {
             healthy: reasons.len() == 1,
             reason: reasons.join("; "),
@@ -172,7 +119,10 @@ impl Health {
         }
         let listener = UnixListener::bind(path).with_context(failed)?;
         let health = self.clone();
+        // It waits for whoever asks, so its end alone is noticed.
+        let beat = self.task("health socket", Duration::MAX);
         let serve = move || {
+            let _kept = beat;
             for stream in listener.incoming() {
                 let line = serde_json::to_string(&health.answer()).unwrap_or_default();
                 if let Err(error) = stream.and_then(|mut stream| writeln!(stream, "{line}")) {
@@ -185,6 +135,35 @@ impl Health {
             .spawn(serve)
             .with_context(failed)?;
         Ok(())
+    }
+}
+
+impl Collector for Health {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut families = Families::new(encoder);
+        let ready = self.answer().healthy && !self.tasks.is_stopping();
+        families.gauge(
+            "jobs_ready",
+            "Whether the service is ready, as /readyz says with the reason",
+            [([("", ""); 0], u32::from(ready))],
+        )?;
+        let problems = lock(&self.problems).clone();
+        let is_one = |problem: &Option<String>| u32::from(problem.is_some());
+        families.gauge(
+            "jobs_problem",
+            "Whether the service has a problem in a respect, such as the storage of its server",
+            problems
+                .iter()
+                .map(|(respect, problem)| ([("respect", *respect)], is_one(problem))),
+        )?;
+        let silences = self.tasks.silences();
+        families.gauge(
+            "jobs_task_silent_seconds",
+            "Time since a task of the service gave its last sign of life",
+            silences
+                .iter()
+                .map(|(task, silent)| ([("task", task.as_ref())], silent.as_secs_f64())),
+        )
     }
 }
 
@@ -222,7 +201,7 @@ fn ask(path: &Path) -> anyhow::Result<Answer> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::monitor::Link;
 
@@ -234,7 +213,7 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
 
         let links = Links::default();
-        let health = Health::new(links.clone());
+        let health = Health::new(links.clone(), CancellationToken::new());
         health.serve(&path).unwrap();
         assert_eq!(ask(&path).unwrap().reason, "not started yet");
         let (up, connected) = tokio::sync::watch::channel(false);
@@ -265,52 +244,21 @@ mod tests {
     }
 
     /// An instance whose connection is well.
-    fn well() -> (Health, Arc<Link>, tokio::sync::watch::Sender<bool>) {
+    pub(crate) fn well() -> (Health, Arc<Link>, tokio::sync::watch::Sender<bool>) {
         let links = Links::default();
         let (up, connected) = tokio::sync::watch::channel(true);
         let link = Arc::new(Link::new("jobs", connected));
         link.answered(Duration::from_millis(1));
         links.add(&link);
-        (Health::new(links), link, up)
-    }
-
-    #[test]
-    fn a_task_that_stands_still_or_panics_is_named_and_one_that_has_ended_is_not() {
-        let (health, _link, _up) = well();
-        let ended = health.task("ended", Duration::ZERO);
-        let alive = health.task("alive", Duration::from_hours(1));
-        alive.beat();
-        drop(ended);
-        assert!(health.answer().healthy, "{}", health.answer().reason);
-        let silent = health.task("silent", Duration::ZERO);
-        std::thread::sleep(Duration::from_millis(2));
-        let answer = health.answer();
-        assert!(!answer.healthy);
-        assert!(
-            answer
-                .reason
-                .contains("the task \"silent\" stands still for 0 s"),
-            "{}",
-            answer.reason
-        );
-        drop(silent);
-        let beat = health.task("panicking", Duration::from_hours(1));
-        let panicked = std::thread::spawn(move || {
-            let _beat = beat;
-            panic!("on purpose");
-        });
-        panicked.join().unwrap_err();
-        let reason = health.answer().reason;
-        assert!(
-            reason.contains("the task \"panicking\" has panicked"),
-            "{reason}"
-        );
+        (Health::new(links, CancellationToken::new()), link, up)
     }
 
     #[test]
     fn a_problem_is_told_until_it_is_over() {
         let (health, _link, _up) = well();
-        health.set_problem("storage", Some("the disk is full".to_owned()));
+        assert!(health.set_problem("storage", Some("the disk is full".to_owned())));
+        let again = health.set_problem("storage", Some("the disk is full".to_owned()));
+        assert!(!again, "it is no news");
         let answer = health.answer();
         assert!(!answer.healthy);
         assert!(
@@ -318,7 +266,8 @@ mod tests {
             "{}",
             answer.reason
         );
-        health.set_problem("storage", None);
+        assert!(health.set_problem("storage", None));
+        assert!(!health.set_problem("storage", None), "it is no news");
         assert!(health.answer().healthy);
     }
 }

@@ -109,7 +109,7 @@ impl Monitor {
         &self,
         wanted: Option<MonitorAddress>,
         about: &About,
-        health: Health,
+        health: &Health,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let listener = match wanted {

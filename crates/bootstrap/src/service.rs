@@ -14,6 +14,9 @@ use crate::monitor::Monitor;
 use crate::nats::{Endpoint, Registration, StoppedEarly};
 use crate::{Nats, shutdown, telemetry, trace};
 
+/// What a service that stops because of a failure may take beyond its grace period.
+const LATE: Duration = Duration::from_secs(2);
+
 /// Which service this is.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
@@ -60,7 +63,8 @@ impl Context {
             format!("{}-{}", about.name, &random[..6])
         });
         let monitor = Monitor::new(about, &instance);
-        let health = Health::new(monitor.links());
+        let health = Health::new(monitor.links(), shutdown.clone());
+        monitor.register(health.clone());
         Self {
             about,
             instance,
@@ -152,6 +156,7 @@ pub fn run<C: Parser>(
         }
     };
     let (grace, shutdown) = (context.grace, context.shutdown.clone());
+    let health = context.health.clone();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -182,14 +187,32 @@ pub fn run<C: Parser>(
                 .start(
                     context.options.monitor,
                     &about,
-                    context.health.clone(),
+                    &context.health,
                     context.shutdown.clone(),
                 )
                 .map_err(|error| cli::misconfigured(&error))?;
         }
-        shutdown::on_signal(context.shutdown.clone(), context.hurry.clone())?;
-        serve(context, config).await
+        shutdown::on_signal(&health, context.shutdown.clone(), context.hurry.clone())?;
+        // A service that a task has failed stops like any other. What it waits for may not come.
+        let overdue = async {
+            context.shutdown.cancelled().await;
+            match health.tasks.failure() {
+                Some(_) => tokio::time::sleep(grace + LATE).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            result = serve(context.clone(), config) => result,
+            () = overdue => Err(anyhow::anyhow!("the service did not stop in its grace period")),
+        }
     });
+    let result = match health.tasks.failure() {
+        Some(why) => match result {
+            Ok(_) => Err(anyhow::anyhow!("stopped because {why}")),
+            Err(error) => Err(error.context(format!("stopped because {why}"))),
+        },
+        None => result,
+    };
     let used = stopped.get().map_or(Duration::ZERO, Instant::elapsed);
     exporting.finish(grace.saturating_sub(used));
     // A handler that computes on a thread of the runtime cannot be stopped; dropping the runtime

@@ -7,6 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::health::Health;
+
 /// How long is left after the second signal to end what must not outlive the process.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
@@ -16,19 +18,20 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the signals cannot be caught.
 pub(crate) fn on_signal(
+    health: &Health,
     shutdown: CancellationToken,
     hurry: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-    tokio::spawn(async move {
+    tokio::spawn(health.supervise("signals", async move |mut life| {
         let mut next = async || {
             tokio::select! {
                 _ = terminate.recv() => ("SIGTERM", 143),
                 _ = interrupt.recv() => ("SIGINT", 130),
             }
         };
-        let (name, _) = next().await;
+        let (name, _) = life.during(Duration::MAX, next()).await;
         info!(signal = name, "stopping");
         shutdown.cancel();
         let (name, code) = next().await;
@@ -36,6 +39,6 @@ pub(crate) fn on_signal(
         hurry.cancel();
         tokio::time::sleep(LAST_MOMENT).await;
         std::process::exit(code);
-    });
+    }));
     Ok(())
 }

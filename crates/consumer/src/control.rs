@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bootstrap::{Context, Endpoint, Nats, Subscriber, on_own_thread};
+use bootstrap::{Beat, Context, Endpoint, Nats, Subscriber};
 use bytes::Bytes;
 use common::subjects;
 use futures_util::StreamExt as _;
@@ -42,17 +42,20 @@ pub(crate) async fn start(
     let (ready, started) = oneshot::channel();
     let (said, last_word) = oneshot::channel();
     let (context, consumer) = (context.clone(), Arc::clone(consumer));
-    on_own_thread("control", async move || {
-        match Control::open(&context, &consumer).await {
+    let health = context.health.clone();
+    health.on_own_thread("control", async move |mut life| {
+        let opening = Box::pin(Control::open(&context, &consumer));
+        match life.during(Duration::MAX, opening).await {
             Ok(control) => {
                 // The starter may be gone because the service was told to stop.
                 let _ = ready.send(Ok(()));
-                control.answer(&consumer, &stop).await;
+                control.answer(&consumer, &stop, &mut life).await;
                 // The consumer may not wait for it.
                 let _ = said.send(());
             }
             Err(error) => drop(ready.send(Err(error))),
         }
+        life.done();
     })?;
     started
         .await
@@ -91,11 +94,12 @@ impl Control {
         })
     }
 
-    async fn answer(mut self, consumer: &Consumer, stop: &CancellationToken) {
+    async fn answer(mut self, consumer: &Consumer, stop: &CancellationToken, life: &mut Beat) {
         let mut askers = VecDeque::with_capacity(ASKERS);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = life.tick() => {}
                 request = self.status.next() => {
                     let Some(reply) = consumer.reply_of(request.message.reply.clone()) else {
                         continue;

@@ -19,6 +19,9 @@ use crate::runner::Ended;
 use crate::settle::loggable;
 use crate::trace;
 
+/// How long no pull may come to a good end while jobs wait.
+const STARVED: Duration = Duration::from_mins(1);
+
 /// Starts the lane, if it is wanted and the server has JetStream.
 ///
 /// # Errors
@@ -38,6 +41,7 @@ pub(crate) async fn start(
         keep: config.keep_outcomes,
         topology: Topology::default(),
         accept_unsafe: config.accept_unsafe_server,
+        starved_after: STARVED,
     };
     let sink = Arc::new(Slots(Arc::downgrade(consumer)));
     let lane = Lane::start(context, options, sink).await?;

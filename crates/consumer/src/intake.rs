@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_nats::Message;
-use bootstrap::Subscriber;
+use bootstrap::{Beat, STILL, Subscriber};
 use common::{ConsumerState, subjects};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
@@ -52,6 +52,7 @@ pub(crate) async fn take_jobs(
     mut subscriptions: Vec<Subscription>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
+    let mut life = consumer.nats.health.task("intake", STILL);
     loop {
         let (leave, arrived) = (CancellationToken::new(), CancellationToken::new());
         let (leaving, mut all_left) = mpsc::channel::<()>(1);
@@ -61,6 +62,7 @@ pub(crate) async fn take_jobs(
                 consumer: Arc::clone(consumer),
                 subscription,
                 batch: Vec::new(),
+                life: consumer.nats.health.task("subscriptions", STILL),
             };
             members.spawn(feed.run(leave.clone(), leaving.clone(), arrived.clone()));
         }
@@ -70,6 +72,11 @@ pub(crate) async fn take_jobs(
             tokio::select! {
                 () = consumer.full.notified() => {}
                 () = shutdown.cancelled() => {}
+                () = life.tick() => {}
+                // None ends before it was told to leave.
+                ended = members.join_next() => {
+                    anyhow::bail!("a subscription has ended: {ended:?}");
+                }
             }
         }
         consumer.become_state(ConsumerState::Saturated);
@@ -81,9 +88,9 @@ pub(crate) async fn take_jobs(
             );
         }
         // Nobody sends anything: it ends when each member has told the server that it leaves.
-        let _ = all_left.recv().await;
+        let _ = life.during(Duration::MAX, all_left.recv()).await;
         tokio::select! {
-            arrived = consumer.nats.round_trip(PATIENCE) => arrived?,
+            arrived = life.during(PATIENCE, consumer.nats.round_trip(PATIENCE)) => arrived?,
             () = hopeless(consumer, shutdown) => {}
         }
         arrived.cancel();
@@ -92,6 +99,7 @@ pub(crate) async fn take_jobs(
             tokio::select! {
                 () = consumer.room.notified() => {}
                 () = shutdown.cancelled() => {}
+                () = life.tick() => {}
             }
         }
         if shutdown.is_cancelled() {
@@ -148,6 +156,7 @@ struct Feed {
     consumer: Arc<Consumer>,
     subscription: Subscription,
     batch: Vec<Delivery>,
+    life: Beat,
 }
 
 impl Feed {
@@ -171,6 +180,7 @@ impl Feed {
                 }
                 message = self.subscription.subscriber.next() => message,
                 () = arrived.cancelled() => return,
+                () = self.life.tick() => continue,
             };
             let Some(first) = first else { return };
             self.take(first).await;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use bootstrap::Beat;
 use common::Counts;
 use tokio::time::MissedTickBehavior;
 use tracing::info;
@@ -49,13 +50,14 @@ impl JobLog {
 }
 
 /// Renews the budget each second, and logs the sums of times with more jobs than lines.
-pub(crate) async fn sum_up(consumer: Arc<Consumer>) {
+pub(crate) async fn sum_up(consumer: Arc<Consumer>, life: Beat) {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = Counts::default();
     let mut seconds = 0;
     loop {
         second.tick().await;
+        life.beat();
         for lines in &consumer.log.lines {
             lines.store(0, Ordering::Relaxed);
         }

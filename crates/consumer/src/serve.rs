@@ -77,7 +77,9 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
         slots.spawn(runner::work(Arc::clone(&consumer), slot));
     }
     let mut background = JoinSet::new();
-    background.spawn(job_log::sum_up(Arc::clone(&consumer)));
+    let shared = Arc::clone(&consumer);
+    let summing_up = move |life| job_log::sum_up(shared, life);
+    background.spawn(context.health.supervise("job log", summing_up));
     let subscriptions = intake::join(&consumer).await?;
     consumer.nats.confirm_subscriptions(subjects::CREATE).await;
     let kinds = consumer
@@ -108,6 +110,8 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
             ended = &mut intake => break Some(ended),
             () = context.shutdown.cancelled() => break None,
             _ = &mut last_word => anyhow::bail!("the thread that answers jobs.status ended"),
+            // Each has its place until the inbox is closed.
+            Some(_) = slots.join_next() => anyhow::bail!("a slot for jobs has ended"),
             result = &mut starting, if !started => {
                 started = true;
                 lane = result?;

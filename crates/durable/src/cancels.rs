@@ -4,21 +4,31 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bootstrap::Beat;
 use common::JobId;
 use futures_util::StreamExt as _;
 use tracing::warn;
 
 use crate::lane::Shared;
 
-pub(crate) async fn listen(shared: Arc<Shared>) {
+/// The wait before the subscription is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+pub(crate) async fn listen(shared: Arc<Shared>, mut life: Beat) {
     let mut requests = loop {
-        match shared.client.subscribe("jobs.cancel.*").await {
+        let subscribing = shared.client.subscribe("jobs.cancel.*");
+        match life.during(Duration::MAX, subscribing).await {
             Ok(requests) => break requests,
             Err(error) => warn!(%error, "cannot listen to jobs.cancel.*, trying again"),
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(RETRY).await;
     };
-    while let Some(request) = requests.next().await {
+    loop {
+        let request = tokio::select! {
+            request = requests.next() => request,
+            () = life.tick() => continue,
+        };
+        let Some(request) = request else { return };
         // Whatever the server answers to a client lands on the reply subject that this names, be
         // it this one; such an answer is never empty.
         if !request.payload.is_empty() {

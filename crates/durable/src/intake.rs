@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bootstrap::is_unreadable;
+use bootstrap::{Beat, is_unreadable};
 use common::{
     Backoff, DeadReason, DecodeError, Job, JobId, JobKind, MaxAttempts, OutcomeError, Priority,
     codes,
@@ -48,6 +48,7 @@ pub(crate) async fn take_jobs(
     shared: Arc<Shared>,
     mut puller: Puller,
     mut records: Records,
+    mut life: Beat,
 ) -> anyhow::Result<()> {
     let may_begin = async {
         shared.begin.cancelled().await;
@@ -55,7 +56,7 @@ pub(crate) async fn take_jobs(
         let _ = tokio::time::timeout(CATCH_UP, shared.caught_up.cancelled()).await;
     };
     tokio::select! {
-        () = may_begin => {}
+        () = life.during(Duration::MAX, may_begin) => {}
         () = shared.leave.cancelled() => return Ok(()),
     }
     let mut connected = shared.nats.connected();
@@ -63,6 +64,7 @@ pub(crate) async fn take_jobs(
     let mut gone = HashMap::new();
     let mut tick = tokio::time::interval(TICK);
     loop {
+        life.beat();
         let settling = shared.settling.load(Ordering::Acquire) >= SETTLING;
         let room = if settling { 0 } else { shared.sink.room() };
         puller.pull(room).await;

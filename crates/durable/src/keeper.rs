@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Subject;
-use bootstrap::Client;
+use bootstrap::{Beat, Client};
 use common::{DeadReason, JobId, JobState, Timestamp, subjects};
 use serde::Deserialize;
 use serde_json::Value;
@@ -45,7 +45,7 @@ pub(crate) async fn ensure(topology: Topology, client: &Client) -> anyhow::Resul
         .await
 }
 
-pub(crate) async fn keep(shared: Arc<Shared>) {
+pub(crate) async fn keep(shared: Arc<Shared>, mut life: Beat) {
     let queue = |stream, consumer: &str| Queue {
         stream,
         consumer: consumer.to_owned(),
@@ -55,7 +55,8 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         queue(Stream::Advisories, GIVEN_UP),
     ];
     let mut puller = loop {
-        match Puller::new(&shared.client, queues.clone()).await {
+        let making = Puller::new(&shared.client, queues.clone());
+        match life.during(Duration::MAX, making).await {
             Ok(puller) => break puller,
             Err(error) => warn!("cannot look after cancellations, trying again: {error:#}"),
         }
@@ -64,17 +65,19 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
     let mut connected = shared.nats.connected();
     let mut tick = tokio::time::interval(TICK);
     loop {
+        life.beat();
         if !shared.caught_up.is_cancelled() && no_cancellation_waits(&shared).await {
             shared.caught_up.cancel();
         }
         puller.pull(ROOM).await;
         tokio::select! {
             biased;
-            () = shared.leave.cancelled() => return,
+            () = shared.leave.cancelled() => return life.done(),
             event = puller.next() => match event {
                 Ok(Event::Pulled(batch)) => {
                     for pulled in batch {
-                        carry_out(&shared, pulled).await;
+                        // Storing waits until the server takes it.
+                        life.during(Duration::MAX, carry_out(&shared, pulled)).await;
                     }
                 }
                 Ok(Event::Gone(place)) => {
@@ -84,7 +87,10 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
                     }
                 }
                 Ok(Event::Ended) => {}
-                Err(_) => return,
+                Err(error) => {
+                    warn!("cannot look after cancellations any more: {error:#}");
+                    return;
+                }
             },
             changed = connected.changed() => {
                 if changed.is_err() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bootstrap::Client;
-use bootstrap::{Context, Nats, on_own_thread};
+use bootstrap::{Beat, Context, Health, Nats, STILL};
 use common::JobKind;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -29,10 +29,13 @@ use crate::tally::{Figures, Tally};
 use crate::topology::{Stream, Topology};
 use crate::trim::Acked;
 use crate::writer::{Pace, Writer};
-use crate::{cancels, doctor, intake, keeper, overdue, pulse, settle, trim, unserved};
+use crate::{cancels, doctor, intake, keeper, overdue, pulse, settle, starved, trim, unserved};
 
 /// How long the thread waits before it looks for JetStream again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The respect in which a service has a problem whose lane does not run.
+const RESPECT: &str = "durable lane";
 
 /// Who runs the jobs that the lane takes.
 pub trait Sink: Send + Sync + 'static {
@@ -67,6 +70,8 @@ pub struct LaneOptions {
     pub topology: Topology,
     /// Whether to go on with a server that does not keep what the lane promises.
     pub accept_unsafe: bool,
+    /// How long no pull may come to a good end, while jobs wait, before that is a problem.
+    pub starved_after: Duration,
 }
 
 /// The lane, while it runs.
@@ -134,16 +139,21 @@ impl Lane {
         let (said, ended) = oneshot::channel();
         let (settlements, to_settle) = mpsc::unbounded_channel();
         let context = context.clone();
-        on_own_thread("durable", async move || {
-            match open(&context, options, sink).await {
+        let health = context.health.clone();
+        health.on_own_thread("durable lane", async move |mut life| {
+            let opening = Box::pin(open(&context, options, sink));
+            match life.during(Duration::MAX, opening).await {
                 Ok(Some((shared, puller))) => {
                     // The starter may be gone because the service was told to stop.
                     let _ = ready.send(Ok(Some(Arc::clone(&shared))));
-                    let _ = said.send(run(shared, puller, to_settle).await);
+                    let ended = run(shared, puller, to_settle, &mut life).await;
+                    let _ = said.send(ended);
                 }
                 Ok(None) => drop(ready.send(Ok(None))),
                 Err(error) => drop(ready.send(Err(error))),
             }
+            // Whoever started it has heard why it ends.
+            life.done();
         })?;
         let shared = started
             .await
@@ -260,9 +270,11 @@ async fn open(
             Ok(None) => return Ok(None),
             // NATS was lost, or JetStream is not ready yet.
             Err(error) if is_away(&error) => {
+                let problem = format!("the durable lane waits for JetStream: {error:#}");
                 if !std::mem::replace(&mut told, true) {
-                    warn!("the durable lane waits for JetStream: {error:#}");
+                    warn!("{problem}");
                 }
+                context.health.set_problem(RESPECT, Some(problem));
             }
             Err(error) => return Err(error),
         }
@@ -271,10 +283,11 @@ async fn open(
             () = context.shutdown.cancelled() => return Ok(None),
         }
     };
+    context.health.set_problem(RESPECT, None);
     let puller = Puller::new(&client, queues.clone()).await?;
     let shared = Arc::new(Shared {
-        records: Writer::start(client.clone(), nats.connected(), Pace::Thrifty),
-        schedules: Writer::start(client.clone(), nats.connected(), Pace::Thrifty),
+        records: Writer::supervised(&nats, "durable records", Pace::Thrifty),
+        schedules: Writer::supervised(&nats, "durable schedules", Pace::Thrifty),
         client,
         nats,
         options,
@@ -346,20 +359,32 @@ async fn run(
     shared: Arc<Shared>,
     puller: Puller,
     mut to_settle: mpsc::UnboundedReceiver<(Arc<Lease>, Settlement)>,
+    life: &mut Beat,
 ) -> anyhow::Result<()> {
     let records = Records::new(&shared.client).await?;
-    let mut background = JoinSet::new();
-    background.spawn(pulse::beat(Arc::clone(&shared)));
-    background.spawn(trim::trim(Arc::clone(&shared)));
-    background.spawn(cancels::listen(Arc::clone(&shared)));
-    background.spawn(unserved::look(Arc::clone(&shared)));
-    background.spawn(keeper::keep(Arc::clone(&shared)));
-    background.spawn(overdue::watch(Arc::clone(&shared)));
-    let mut intake = tokio::spawn(intake::take_jobs(Arc::clone(&shared), puller, records));
+    let mut background = Background {
+        health: &shared.nats.health,
+        shared: &shared,
+        tasks: JoinSet::new(),
+    };
+    background.spawn("durable heartbeat", pulse::beat);
+    background.spawn("durable trim", trim::trim);
+    background.spawn("durable cancellations", cancels::listen);
+    background.spawn("durable look for unserved kinds", unserved::look);
+    background.spawn("durable keeper", keeper::keep);
+    background.spawn("watch for overdue jobs", overdue::watch);
+    background.spawn("watch of the pulls", {
+        let silences = puller.silences();
+        |shared, life| starved::watch(shared, silences, life)
+    });
+    let life_of_intake = shared.nats.health.task("durable intake", STILL);
+    let take_jobs = intake::take_jobs(Arc::clone(&shared), puller, records, life_of_intake);
+    let mut intake = tokio::spawn(take_jobs);
     let mut taking = true;
     loop {
         tokio::select! {
             biased;
+            () = life.tick() => {}
             Some((lease, settlement)) = to_settle.recv() => {
                 settle::in_background(&shared, lease, settlement);
             }
@@ -373,6 +398,25 @@ async fn run(
     }
     // So that the last acknowledgements have arrived.
     shared.nats.round_trip(api::PATIENCE).await
+}
+
+/// What runs beside the intake, as long as this is kept.
+struct Background<'a> {
+    health: &'a Health,
+    shared: &'a Arc<Shared>,
+    tasks: JoinSet<()>,
+}
+
+impl Background<'_> {
+    fn spawn<W, F>(&mut self, name: &'static str, work: W)
+    where
+        W: FnOnce(Arc<Shared>, Beat) -> F + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let shared = Arc::clone(self.shared);
+        let work = self.health.supervise(name, |life| work(shared, life));
+        self.tasks.spawn(work);
+    }
 }
 
 impl Shared {

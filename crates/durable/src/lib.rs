@@ -23,6 +23,8 @@ mod pulse;
 mod queues;
 mod records;
 mod settle;
+mod silence;
+mod starved;
 mod storage;
 mod streams;
 mod submit;

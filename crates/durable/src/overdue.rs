@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::{HeaderMap, Subject};
-use bootstrap::Client;
+use bootstrap::{Beat, Client};
 use bytes::Bytes;
 use common::{Job, JobId, JobKind, JobRecord, JobState, Priority, Timestamp, subjects};
 use futures_util::future::join_all;
@@ -70,6 +70,9 @@ const PAGE_BYTES: usize = 2 << 20;
 
 /// The messages of how many jobs are looked for at a time.
 const ABREAST: usize = 32;
+
+/// How long a round may take: each question of it has its own end.
+const LONGEST_ROUND: Duration = Duration::from_mins(10);
 
 /// For how long whoever reads markers keeps others from doing it.
 const BUSY: Duration = Duration::from_secs(30);
@@ -174,17 +177,17 @@ pub(crate) fn is_schedule_of(kept: &Kept, run: u32) -> bool {
 }
 
 /// Watches until the lane is left.
-pub(crate) async fn watch(shared: Arc<Shared>) {
+pub(crate) async fn watch(shared: Arc<Shared>, mut life: Beat) {
     let mut watch = Watch::default();
     let mut told = false;
     loop {
         // Consumers of a fleet that were started together do not look at the same moment.
         let wait = PERIOD.mul_f64(0.75 + 0.5 * rand::random::<f64>());
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = shared.leave.cancelled() => return,
+            () = life.during(wait, tokio::time::sleep(wait)) => {}
+            () = shared.leave.cancelled() => return life.done(),
         }
-        match watch.round(&shared).await {
+        match life.during(LONGEST_ROUND, watch.round(&shared)).await {
             Ok(()) => told = false,
             Err(error) if std::mem::replace(&mut told, true) => {
                 debug!("cannot look for overdue jobs: {error:#}");

@@ -11,6 +11,7 @@ use futures_util::StreamExt as _;
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::silence::Silence;
 use crate::topology::Stream;
 
 /// How long a pull stays with the server when there is nothing to pull.
@@ -75,6 +76,8 @@ pub(crate) struct Puller {
 
 #[derive(Debug)]
 struct State {
+    /// Since when no pull has come to a good end.
+    silence: Silence,
     /// How many messages the pull under way may still give.
     left: usize,
     /// When it counts as lost.
@@ -92,6 +95,7 @@ impl Puller {
         let answers = client.subscribe(format!("{inbox}.*")).await?;
         let state = |queue| {
             let state = State {
+                silence: Silence::default(),
                 left: 0,
                 until: Instant::now(),
                 want: 1,
@@ -111,6 +115,12 @@ impl Puller {
         &self.queues[place].0
     }
 
+    /// Since when no pull of each queue has come to a good end.
+    pub(crate) fn silences(&self) -> Vec<Silence> {
+        let silences = self.queues.iter().map(|(_, state)| state.silence.clone());
+        silences.collect()
+    }
+
     /// The connection was lost, and with it all pulls.
     pub(crate) fn forget(&mut self) {
         for (_, state) in &mut self.queues {
@@ -128,6 +138,10 @@ impl Puller {
     /// has no room for it.
     pub(crate) async fn pull(&mut self, room: usize) {
         if room == 0 {
+            // What was pulled keeps all slots busy.
+            for (_, state) in &self.queues {
+                state.silence.over();
+            }
             return;
         }
         let now = Instant::now();
@@ -158,6 +172,7 @@ impl Puller {
                 .client
                 .publish_with_reply(subject, reply, body.into())
                 .await;
+            state.silence.asked();
             state.left = batch;
             state.until = now + EXPIRES + GRACE;
         }
@@ -216,6 +231,7 @@ impl Puller {
         let (delivered, stream_sequence) = (origin.delivered, origin.stream_sequence);
         let (consumer_sequence, stored) = (origin.consumer_sequence, origin.stored);
         let state = &mut self.queues[place].1;
+        state.silence.over();
         state.left = state.left.saturating_sub(1);
         if state.left == 0 {
             state.want = (state.want * 2).min(MOST);
@@ -246,7 +262,9 @@ impl Puller {
         if status == StatusCode::NO_RESPONDERS || description.contains("Deleted") {
             return Some(Event::Gone(place));
         }
-        if status != StatusCode::TIMEOUT && status != StatusCode::NOT_FOUND {
+        if status == StatusCode::TIMEOUT || status == StatusCode::NOT_FOUND {
+            state.silence.over();
+        } else {
             // Too many pulls, a new leader, too many jobs with consumers.
             state.pause = Some(Instant::now() + PAUSE);
         }

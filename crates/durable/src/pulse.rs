@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bootstrap::Beat;
 use common::{JobRecord, JobState};
 use tracing::debug;
 
@@ -20,17 +21,19 @@ const SIGN_OF_LIFE: u64 = 5;
 /// A job that waits here for longer is given back, for another consumer to take.
 const WAITS: Duration = Duration::from_secs(1);
 
-pub(crate) async fn beat(shared: Arc<Shared>) {
+pub(crate) async fn beat(shared: Arc<Shared>, life: Beat) {
     let mut beat = tokio::time::interval(BEAT);
     let mut records = None;
     for number in 0_u64.. {
         beat.tick().await;
+        life.beat();
         if number % SIGN_OF_LIFE == 0 {
             for lease in shared.leases.select(|lease| lease.age() >= BEAT) {
                 let _ = shared
                     .client
                     .publish(lease.ack.clone(), "+WPI".into())
                     .await;
+                life.beat();
             }
             if records.is_none() {
                 records = Records::new(&shared.client).await.ok();

@@ -88,13 +88,26 @@ pub enum Settlement {
 
 /// Settles in the background; whoever calls has counted it as being settled.
 pub(crate) fn in_background(shared: &Arc<Shared>, lease: Arc<Lease>, settlement: Settlement) {
-    let shared = Arc::clone(shared);
-    tokio::spawn(async move {
-        settle(&shared, &lease, settlement).await;
-        shared.leases.end(&lease);
-        shared.settling.fetch_sub(1, Ordering::AcqRel);
-        shared.settled.notify_waiters();
-    });
+    let settling = Settling {
+        shared: Arc::clone(shared),
+        lease,
+    };
+    tokio::spawn(async move { settle(&settling.shared, &settling.lease, settlement).await });
+}
+
+/// A settlement that is under way. Should it panic, nobody gives signs of life for the job any more,
+/// and it is delivered again.
+struct Settling {
+    shared: Arc<Shared>,
+    lease: Arc<Lease>,
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        self.shared.leases.end(&self.lease);
+        self.shared.settling.fetch_sub(1, Ordering::AcqRel);
+        self.shared.settled.notify_waiters();
+    }
 }
 
 /// The same for what was not counted yet.

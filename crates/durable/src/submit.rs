@@ -167,7 +167,13 @@ impl Submitter {
     /// Prepares to submit over a connection.
     #[must_use]
     pub fn new(nats: &Nats, patience: Patience) -> Self {
-        Self::over(&nats.client, nats.connected(), patience)
+        Self {
+            jobs: Writer::supervised(nats, "submissions", Pace::Prompt),
+            client: nats.client.clone(),
+            connected: nats.connected(),
+            patience,
+            told: Arc::default(),
+        }
     }
 
     /// The same for a client, and for whatever says whether it is connected.

@@ -18,7 +18,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bootstrap::Client;
+use bootstrap::{Beat, Client};
 use common::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -100,7 +100,7 @@ impl Pile {
     }
 }
 
-pub(crate) async fn trim(shared: Arc<Shared>) {
+pub(crate) async fn trim(shared: Arc<Shared>, mut life: Beat) {
     let mut piles: Vec<Pile> = shared.queues.iter().map(|_| Pile::default()).collect();
     // What was left by consumers that were killed.
     for pile in &mut piles {
@@ -111,7 +111,7 @@ pub(crate) async fn trim(shared: Arc<Shared>) {
     loop {
         // Consumers of a fleet that were started together do not trim at the same moment.
         let wait = PERIOD.mul_f64(rand::random::<f64>() + 0.5);
-        tokio::time::sleep(wait).await;
+        life.during(wait, tokio::time::sleep(wait)).await;
         let acked = {
             let mut list = shared.acked.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *list)
@@ -141,6 +141,7 @@ pub(crate) async fn trim(shared: Arc<Shared>) {
                 debug!("cannot trim: {error:#}");
             }
             pile.remember();
+            life.beat();
         }
         if let Err(error) = read_clock(&shared.client, &shared.clock).await {
             debug!("cannot read the server's clock: {error:#}");

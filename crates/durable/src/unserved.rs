@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_nats::RequestErrorKind;
-use bootstrap::Client;
+use bootstrap::{Beat, Client};
 use bytes::Bytes;
 use common::{JobKind, subjects};
 use tracing::{debug, info, warn};
@@ -22,20 +22,24 @@ use crate::topology::Stream;
 /// How often they are looked for.
 const PERIOD: Duration = Duration::from_secs(10);
 
+/// How long a look may take: it asks for each kind that is found.
+const LOOK: Duration = Duration::from_mins(1);
+
 /// How many of the oldest jobs are looked at.
 const OLDEST: usize = 64;
 
 /// How many bytes they may have together.
 const MOST_BYTES: usize = 256 * 1024;
 
-pub(crate) async fn look(shared: Arc<Shared>) {
+pub(crate) async fn look(shared: Arc<Shared>, mut life: Beat) {
     loop {
-        match unserved(&shared).await {
+        match life.during(LOOK, unserved(&shared)).await {
             Ok(kinds) => tell(&shared, kinds),
             Err(error) => debug!("cannot look for jobs that nobody serves: {error:#}"),
         }
         // Consumers of a fleet that were started together do not look at the same moment.
-        tokio::time::sleep(PERIOD.mul_f64(rand::random::<f64>() + 0.5)).await;
+        let wait = PERIOD.mul_f64(rand::random::<f64>() + 0.5);
+        life.during(wait, tokio::time::sleep(wait)).await;
     }
 }
 

@@ -14,7 +14,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Request, RequestErrorKind};
-use bootstrap::Client;
+use bootstrap::{Beat, Client, Nats, STILL};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::Deserialize;
@@ -165,9 +165,24 @@ impl Writer {
     /// the answers that are awaited, and nobody waits for them.
     #[must_use]
     pub fn start(client: Client, connected: watch::Receiver<bool>, pace: Pace) -> Self {
+        Self::start_with(client, connected, pace, None)
+    }
+
+    /// The same for a connection of a service, whose health has its signs of life under this name.
+    pub(crate) fn supervised(nats: &Nats, name: &'static str, pace: Pace) -> Self {
+        let life = nats.health.task(name, STILL);
+        Self::start_with(nats.client.clone(), nats.connected(), pace, Some(life))
+    }
+
+    fn start_with(
+        client: Client,
+        connected: watch::Receiver<bool>,
+        pace: Pace,
+        life: Option<Beat>,
+    ) -> Self {
         let (entries, waiting) = mpsc::channel(WAITING);
         let server = Server { client, connected };
-        tokio::spawn(write(server, pace, waiting));
+        tokio::spawn(write(server, pace, waiting, life));
         Self { entries }
     }
 
@@ -205,7 +220,12 @@ fn check(entry: &Entry) {
     );
 }
 
-async fn write(server: Server, pace: Pace, mut waiting: mpsc::Receiver<Waiting>) {
+async fn write(
+    server: Server,
+    pace: Pace,
+    mut waiting: mpsc::Receiver<Waiting>,
+    mut life: Option<Beat>,
+) {
     let mut under_way = JoinSet::new();
     let mut last = 0;
     let mut sent = Instant::now();
@@ -214,7 +234,7 @@ async fn write(server: Server, pace: Pace, mut waiting: mpsc::Receiver<Waiting>)
     loop {
         let first = match next.take() {
             Some(first) => first,
-            None => match waiting.recv().await {
+            None => match alive(&mut life, waiting.recv()).await {
                 Some(first) => first,
                 None => break,
             },
@@ -256,10 +276,11 @@ async fn write(server: Server, pace: Pace, mut waiting: mpsc::Receiver<Waiting>)
                 },
                 Some(_stored) = under_way.join_next() => {}
                 () = sleep_until(until), if has_room => {}
+                () = tick(&mut life) => {}
             }
         }
         while under_way.len() >= UNDER_WAY {
-            under_way.join_next().await;
+            alive(&mut life, under_way.join_next()).await;
         }
         last = batch.messages;
         sent = Instant::now();
@@ -268,6 +289,21 @@ async fn write(server: Server, pace: Pace, mut waiting: mpsc::Receiver<Waiting>)
     }
     // What is under way is for somebody who waits for it.
     under_way.join_all().await;
+}
+
+/// Waits for something that has an end, or that nobody owes.
+async fn alive<T>(life: &mut Option<Beat>, work: impl Future<Output = T>) -> T {
+    match life {
+        Some(life) => life.during(Duration::MAX, work).await,
+        None => work.await,
+    }
+}
+
+async fn tick(life: &mut Option<Beat>) {
+    match life {
+        Some(life) => life.tick().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Entries that are stored together.
@@ -365,8 +401,9 @@ impl Server {
         }
         join_all(batch.into_iter().map(async |Waiting { entry, stored }| {
             let messages: Vec<_> = entry.iter().collect();
+            let result = self.commit(&messages).await;
             // Whoever handed it over may be gone.
-            let _ = stored.send(self.commit(&messages).await);
+            let _ = stored.send(result);
         }))
         .await;
     }

@@ -53,7 +53,7 @@ impl Access {
         let wrong = |text: String| anyhow::Error::new(Misconfigured(text));
         let tokens = match &options.tokens {
             Some(path) => Some(
-                Tokens::watch(path.clone(), context.shutdown.clone())
+                Tokens::watch(path.clone(), &context.health, context.shutdown.clone())
                     .map_err(|error| wrong(format!("--tokens (GATEWAY_TOKENS): {error:#}")))?,
             ),
             None => None,

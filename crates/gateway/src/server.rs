@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use bootstrap::STILL;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::server::conn::http1;
@@ -53,10 +54,13 @@ pub(crate) async fn run(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle)
         .max_buf_size(MOST_HEADERS);
-    while let Some((stream, seat)) = shutdown
-        .run_until_cancelled(next(&listener, &peers, front))
-        .await
-    {
+    let mut life = front.context.health.task("connections", STILL);
+    loop {
+        // Where all places are taken, one may be free in a long time.
+        let next = life.during(Duration::MAX, next(&listener, &peers, front));
+        let Some((stream, seat)) = shutdown.run_until_cancelled(next).await else {
+            break;
+        };
         let connection = Connection {
             protocol: protocol.clone(),
             routes: routes.clone(),
@@ -73,7 +77,7 @@ pub(crate) async fn run(
             drop((open, seat));
         });
     }
-    drop(listener);
+    drop((listener, life));
     connections.close();
     let left = connections.len();
     if left > 0 {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
+use bootstrap::Health;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -16,6 +17,9 @@ use crate::scope::{Scope, Scopes};
 
 /// How often it is looked whether the file has changed.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long that may take.
+const SLOW: Duration = Duration::from_mins(1);
 
 /// The shortest token; a text of this length that was made by chance is not guessed.
 const SHORTEST: usize = 20;
@@ -82,15 +86,19 @@ impl Tokens {
     ///
     /// # Errors
     /// When the file cannot be read, or is wrong.
-    pub(crate) fn watch(path: PathBuf, until: CancellationToken) -> anyhow::Result<Self> {
+    pub(crate) fn watch(
+        path: PathBuf,
+        health: &Health,
+        until: CancellationToken,
+    ) -> anyhow::Result<Self> {
         let mut version = Version::of(&path);
         let tokens = Self {
             known: Arc::new(watch::Sender::new(read(&path)?)),
         };
         let known = Arc::clone(&tokens.known);
-        tokio::spawn(until.run_until_cancelled_owned(async move {
+        let watching = health.supervise("tokens", async move |mut life| {
             loop {
-                tokio::time::sleep(LOOK).await;
+                life.during(LOOK, tokio::time::sleep(LOOK)).await;
                 // A file may be slow, on the disk of another machine say, and nobody else waits for it.
                 let (file, last) = (path.clone(), version);
                 let looking = tokio::task::spawn_blocking(move || {
@@ -98,7 +106,7 @@ impl Tokens {
                     let read = (now != last).then(|| read(&file));
                     (now, read)
                 });
-                let Ok((now, read)) = looking.await else {
+                let Ok((now, read)) = life.during(SLOW, looking).await else {
                     return;
                 };
                 version = now;
@@ -111,7 +119,8 @@ impl Tokens {
                     Some(Err(error)) => error!("the tokens stay as they were: {error:#}"),
                 }
             }
-        }));
+        });
+        tokio::spawn(async move { until.run_until_cancelled(watching).await });
         Ok(tokens)
     }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context as _, bail};
+use bootstrap::Beat;
 use bytes::Bytes;
 use common::{JobId, OutcomeError, codes};
 use tokio::sync::mpsc;
@@ -64,13 +65,22 @@ impl Source {
         })
     }
 
-    /// Starts to read; lines of more than `longest` bytes are refused.
-    pub(crate) fn read(self, longest: usize, waits: bool) -> anyhow::Result<Input> {
+    /// Starts to read; lines of more than `longest` bytes are refused. Nobody takes a thread that
+    /// panics for the end of the input.
+    pub(crate) fn read(
+        self,
+        longest: usize,
+        waits: bool,
+        life: Option<Beat>,
+    ) -> anyhow::Result<Input> {
         // A few batches are enough to keep the publisher busy while this reads on.
         let (sender, batches) = mpsc::channel(4);
         thread::Builder::new()
             .name("input".to_owned())
-            .spawn(move || read(self.reader, longest, waits, &sender))
+            .spawn(move || {
+                let _life = life;
+                read(self.reader, longest, waits, &sender);
+            })
             .context("cannot start a thread to read the input")?;
         Ok(Input {
             batches,
@@ -201,7 +211,7 @@ mod tests {
             length: None,
             reader: Box::new(io::Cursor::new(text.to_owned())),
         };
-        let mut input = source.read(longest, false).unwrap();
+        let mut input = source.read(longest, false, None).unwrap();
         let mut items = Vec::new();
         while let Some(item) = input.next().await.unwrap() {
             items.push(item);
@@ -271,7 +281,7 @@ mod tests {
             length: None,
             reader: Box::new(text.chain(Broken)),
         };
-        let mut input = source.read(80, false).unwrap();
+        let mut input = source.read(80, false, None).unwrap();
         assert!(matches!(input.next().await, Ok(Some(Item::Job(_)))));
         assert_eq!(input.next().await.unwrap_err().to_string(), "unplugged");
     }

@@ -1,4 +1,5 @@
 use std::io;
+use std::time::Duration;
 
 use bootstrap::Nats;
 use tokio::time::Instant;
@@ -34,6 +35,8 @@ impl Jobs {
             let input = source.read(
                 nats.client.max_payload() + SLACK,
                 config.delivery == Guarantee::Durable,
+                // It waits for whoever writes jobs, so its end alone is noticed.
+                Some(nats.health.task("input", Duration::MAX)),
             )?;
             return Ok(Self::Input {
                 input,

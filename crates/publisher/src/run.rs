@@ -1,7 +1,7 @@
 use std::io;
 use std::time::Duration;
 
-use bootstrap::{Context, Nats};
+use bootstrap::{Context, Nats, STILL};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{error, info, warn};
 
@@ -107,7 +107,9 @@ impl Run {
     /// Hands over jobs until there are no more, or the time to stop has run out.
     async fn work(&mut self) -> anyhow::Result<()> {
         let shutdown = self.context.shutdown.clone();
+        let mut life = self.context.health.task("jobs", STILL);
         loop {
+            life.beat();
             self.submit_what_is_there();
             if matches!(self.jobs, Jobs::Ended) {
                 let bad_lines = self.report.counts.bad_lines > 0;
@@ -115,7 +117,9 @@ impl Run {
                     .no_more(bad_lines || self.broken || self.stop_by.is_some());
             }
             self.record_what_happened();
-            self.pass_outcomes_on(false).await?;
+            // Whoever reads them may take its time.
+            life.during(Duration::MAX, self.pass_outcomes_on(false))
+                .await?;
             if matches!(self.jobs, Jobs::Ended) && self.delivery.under_way() == 0 {
                 return Ok(());
             }
@@ -131,7 +135,7 @@ impl Run {
                 }
                 _ = self.tick.tick() => {
                     self.tell();
-                    self.pass_outcomes_on(true).await?;
+                    life.during(Duration::MAX, self.pass_outcomes_on(true)).await?;
                 }
                 driven = self.delivery.drive() => driven?,
                 item = self.jobs.next(), if wants_more => self.take(item),

@@ -204,8 +204,12 @@ impl Stored {
     }
 
     fn add(&mut self, kept: Result<Vec<(u64, Kept)>, tokio::task::JoinError>) {
-        // It neither panics nor is aborted while it is waited for.
-        for (number, kept) in kept.unwrap_or_default() {
+        // It is not aborted while it is waited for. A panic must not leave jobs under way for ever.
+        let kept = kept.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Vec::new(),
+        });
+        for (number, kept) in kept {
             self.under_way.remove(&number);
             self.done.push_back(kept);
         }

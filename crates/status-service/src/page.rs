@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_nats::service::error::Error;
-use bootstrap::Endpoint;
+use bootstrap::{Beat, Endpoint};
 use bytes::Bytes;
 use common::subjects::FLEET;
 use common::{Fleet, FleetMember, FleetRequest, Timestamp};
@@ -28,9 +28,13 @@ pub(crate) async fn answer(
     mut endpoint: Endpoint,
     known: watch::Receiver<Arc<Fleet>>,
     max_payload: impl Fn() -> usize,
+    mut life: Beat,
 ) {
     loop {
-        let request = endpoint.next().await;
+        let request = tokio::select! {
+            request = endpoint.next() => request,
+            () = life.tick() => continue,
+        };
         let fleet = Arc::clone(&known.borrow());
         let answer = page(&fleet, &request.message.payload, max_payload());
         if let Err(error) = request.respond(answer).await {

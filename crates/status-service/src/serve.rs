@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bootstrap::Client;
-use bootstrap::{Context, Nats};
+use bootstrap::{Context, Nats, STILL};
 use common::subjects::FLEET;
 use common::{JobKind, Timestamp};
 use tokio::sync::watch;
@@ -24,6 +24,9 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// How often dead letters, and jobs whose time has come, are counted: that costs the server a look
 /// at each subject, and at each durable consumer.
 const COUNT: Duration = Duration::from_secs(30);
+
+/// How long a look at the durable lane may take: it has several questions, each with an end.
+const LOOK: Duration = Duration::from_mins(1);
 
 /// Asks the consumers every interval, and logs what they answer, until it is told to stop.
 ///
@@ -47,11 +50,14 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
         "asking consumers on jobs.status"
     );
     let client = nats.client.clone();
+    let life = context.health.task("fleet", STILL);
     let rounds = rounds(&context, &config, &nats, &mut asker, &mut log);
     tokio::select! {
         ended = rounds => ended?,
         // Beside the rounds, so that nobody who asks for the fleet waits for the consumers.
-        () = page::answer(endpoint, known, || client.max_payload()) => {}
+        () = page::answer(endpoint, known, || client.max_payload(), life) => {
+            anyhow::bail!("nobody answers on {FLEET} any more");
+        }
     }
     log.last();
     Ok(ExitCode::SUCCESS)
@@ -67,8 +73,9 @@ async fn rounds(
 ) -> anyhow::Result<()> {
     let mut connected = nats.connected();
     // The client is handed out a moment before its connection is said to be up.
+    let mut life = context.health.task("rounds", STILL);
     let first = tokio::select! {
-        up = connected.wait_for(|up| *up) => up.map(|_| ()),
+        up = life.during(Duration::MAX, connected.wait_for(|up| *up)) => up.map(|_| ()),
         () = context.shutdown.cancelled() => Ok(()),
     };
     first.context("the connection to NATS was closed")?;
@@ -78,6 +85,7 @@ async fn rounds(
     loop {
         tokio::select! {
             () = context.shutdown.cancelled() => return Ok(()),
+            () = life.tick() => {}
             changed = connected.changed() => {
                 changed.context("the connection to NATS was closed")?;
                 settled_at = Instant::now() + SETTLE;
@@ -87,16 +95,17 @@ async fn rounds(
                 if !*connected.borrow() {
                     continue;
                 }
-                let answers = asker.ask(log.fleet.awaited(), config.timeout.get());
+                let timeout = config.timeout.get();
+                let answers = asker.ask(log.fleet.awaited(), timeout);
                 let round = tokio::select! {
-                    round = answers => round?,
+                    round = life.during(timeout, answers) => round?,
                     () = context.shutdown.cancelled() => return Ok(()),
                 };
                 // A connection that was lost on the way took answers with it.
                 let lost = connected.has_changed().unwrap_or(true);
                 log.round(&round, lost || Instant::now() < settled_at);
                 tokio::select! {
-                    () = log.queue(&nats.client) => {}
+                    () = life.during(LOOK, log.queue(nats)) => {}
                     () = context.shutdown.cancelled() => return Ok(()),
                 }
             }
@@ -168,7 +177,8 @@ impl Log {
     }
 
     /// Looks at what the durable lane holds, and tells how many jobs that is when it has changed.
-    async fn queue(&mut self, client: &Client) {
+    async fn queue(&mut self, nats: &Nats) {
+        let client = &nats.client;
         match durable::streams(client).await {
             Ok(streams) => {
                 let streams = streams.unwrap_or_default();

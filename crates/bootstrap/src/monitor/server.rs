@@ -23,7 +23,7 @@ use tracing::{debug, error};
 
 use super::Monitor;
 use crate::health::Health;
-use crate::own_thread::on_own_thread;
+use crate::task::Beat;
 
 /// How many connections are served at a time; more wait until one of them ends.
 const CONNECTIONS: usize = 32;
@@ -59,7 +59,7 @@ struct Pages {
 pub(crate) fn serve(
     listener: net::TcpListener,
     monitor: Monitor,
-    health: Health,
+    health: &Health,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     listener
@@ -67,7 +67,7 @@ pub(crate) fn serve(
         .context("cannot serve metrics")?;
     let pages = Pages {
         monitor,
-        health,
+        health: health.clone(),
         shutdown,
     };
     let routes = Router::new()
@@ -75,19 +75,24 @@ pub(crate) fn serve(
         .route("/livez", get(async || page(StatusCode::OK, "alive\n")))
         .route("/readyz", get(readyz))
         .with_state(pages);
-    on_own_thread("monitor", async move || {
+    health.on_own_thread("monitor", async move |life| {
         match TcpListener::from_std(listener) {
-            Ok(listener) => accept(listener, routes).await,
+            Ok(listener) => accept(listener, routes, life).await,
             Err(error) => error!(%error, "cannot serve metrics"),
         }
     })
 }
 
-async fn accept(listener: TcpListener, routes: Router) {
+async fn accept(listener: TcpListener, routes: Router, mut life: Beat) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
-    // It is never closed.
-    while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
-        match listener.accept().await {
+    loop {
+        let next = async {
+            // It is never closed.
+            let permit = Arc::clone(&room).acquire_owned().await.ok();
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = life.during(Duration::MAX, next).await;
+        match accepted {
             Ok((stream, _)) => {
                 let routes = routes.clone();
                 tokio::spawn(async move {
@@ -129,7 +134,11 @@ async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
 
 async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
     if pages.shutdown.is_cancelled() {
-        return page(StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
+        let text = match pages.health.tasks.failure() {
+            Some(why) => format!("stopping: {why}\n"),
+            None => "stopping\n".to_owned(),
+        };
+        return page(StatusCode::SERVICE_UNAVAILABLE, text);
     }
     let health = pages.health.answer();
     let status = if health.healthy {

@@ -18,7 +18,7 @@ fn taken() -> (TcpListener, SocketAddr) {
 fn start(wanted: Option<MonitorAddress>, about: &About) -> anyhow::Result<Monitor> {
     let monitor = Monitor::new(*about, "tester-1");
     let shutdown = CancellationToken::new();
-    monitor.start(wanted, about, Health::default(), shutdown)?;
+    monitor.start(wanted, about, &Health::default(), shutdown)?;
     Ok(monitor)
 }
 
@@ -104,9 +104,12 @@ fn a_scrape_reads_as_open_metrics_and_labels_are_escaped() {
 #[tokio::test]
 async fn pages_are_to_be_read_only_and_readiness_follows_health_and_shutdown() {
     let monitor = Monitor::new(ABOUT, "tester-1");
-    let (health, shutdown) = (Health::new(monitor.links()), CancellationToken::new());
+    let (health, shutdown) = (
+        Health::new(monitor.links(), CancellationToken::new()),
+        CancellationToken::new(),
+    );
     let wanted = MonitorAddress::At("127.0.0.1:0".parse().unwrap());
-    let started = monitor.start(Some(wanted), &ABOUT, health.clone(), shutdown.clone());
+    let started = monitor.start(Some(wanted), &ABOUT, &health, shutdown.clone());
     started.unwrap();
     let address = address_of(&monitor).unwrap();
     let ask = async |method: &str, path: &str| {

@@ -14,8 +14,10 @@ use tracing::{debug, error, info, warn};
 use super::client::{Client, End, EndOnDrop, Replacement};
 use super::filter::{Filter, Offer};
 use crate::cli::{self, Misconfigured};
+use crate::health::Health;
 use crate::monitor::Link;
 use crate::service::Context;
+use crate::task::Beat;
 
 /// The wait between two attempts to reach NATS at the start.
 const RETRY: Duration = Duration::from_secs(1);
@@ -51,6 +53,8 @@ pub(crate) struct StoppedEarly;
 pub struct Nats {
     /// The client.
     pub client: Client,
+    /// What is known of the health of the service.
+    pub health: Health,
     connected: watch::Receiver<bool>,
     link: Arc<Link>,
 }
@@ -89,9 +93,12 @@ impl Nats {
                         Client::supervised(new.client, new.end, connected.clone());
                     link.client.get_or_init(|| replacement.clone());
                     new.gate.install();
-                    tokio::spawn(supervise(connector, replacement, new.gate));
+                    let name = format!("connection {purpose}");
+                    let work = |life| supervise(connector, replacement, new.gate, life);
+                    tokio::spawn(context.health.supervise(name, work));
                     return Ok(Self {
                         client,
+                        health: context.health.clone(),
                         connected,
                         link,
                     });
@@ -403,7 +410,7 @@ fn shuffled(mut addresses: Vec<ServerAddr>) -> Vec<ServerAddr> {
 
 /// Replaces the client of the library when its connection task has ended, and measures whether the
 /// server still answers; until nobody uses the connection.
-async fn supervise(connector: Connector, replacement: Replacement, mut gate: Gate) {
+async fn supervise(connector: Connector, replacement: Replacement, mut gate: Gate, mut life: Beat) {
     let mut probe = tokio::time::interval(PROBE);
     probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut up = connector.up.subscribe();
@@ -417,14 +424,15 @@ async fn supervise(connector: Connector, replacement: Replacement, mut gate: Gat
                 }
                 gate.change(|state| state.installed = false);
                 if !replacement.is_wanted() {
-                    return;
+                    return life.done();
                 }
                 error!(
                     connection = connector.purpose,
                     "the NATS client ended, at a message that it cannot read perhaps: connecting anew"
                 );
-                let Some(new) = connect_again(&connector, &replacement).await else {
-                    return;
+                let again = connect_again(&connector, &replacement);
+                let Some(new) = life.during(Duration::MAX, again).await else {
+                    return life.done();
                 };
                 replacement.install(new.client, new.end).await;
                 gate = new.gate;
@@ -433,7 +441,10 @@ async fn supervise(connector: Connector, replacement: Replacement, mut gate: Gat
             }
             // As soon as it is up, too. Its sender is the connector's.
             () = async { tokio::select! { _ = probe.tick() => {}, _ = up.changed() => {} } } => {
-                let Some(client) = replacement.current() else { return };
+                let Some(client) = replacement.current() else {
+                    return life.done();
+                };
+                life.beat();
                 if !gate.is_up() {
                     answered = Instant::now();
                     continue;

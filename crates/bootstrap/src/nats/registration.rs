@@ -31,8 +31,9 @@ impl Registration {
         let mut lives = nats.client.lives();
         let mut service = start(context, &nats.client).await?;
         let (context, client) = (context.clone(), nats.client.clone());
-        let task = tokio::spawn(async move {
-            while lives.changed().await.is_ok() {
+        let health = context.health.clone();
+        let task = tokio::spawn(health.supervise("registration", async move |mut life| {
+            while life.during(Duration::MAX, lives.changed()).await.is_ok() {
                 // That of the client that has ended goes with it.
                 let mut told = false;
                 service = loop {
@@ -40,10 +41,11 @@ impl Registration {
                         Ok(service) => break service,
                         Err(error) => try_again(&error, &mut told).await,
                     }
+                    life.beat();
                 };
             }
             drop(service);
-        });
+        }));
         Ok(Self { task })
     }
 }

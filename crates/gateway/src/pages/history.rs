@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bootstrap::Beat;
 use common::{Counts, Fleet, FleetRequest, RunTime, Timestamp};
 use durable::{Guarantees, Queues, Stream, StreamDepth, Topology};
 use tokio::sync::watch;
@@ -28,6 +29,9 @@ const MOST_QUEUES: usize = 256;
 
 /// How often the server's promises are looked at, which hardly ever change.
 const GUARANTEES: Duration = Duration::from_secs(30);
+
+/// How long a part of a look may take: it has several questions, each with an end.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// How often the queues are listed, each of which costs the server an answer.
 const QUEUES: Duration = Duration::from_secs(10);
@@ -164,14 +168,15 @@ pub(crate) fn watch_over(app: App) -> (History, Shown) {
     let (snapshots, history) = watch::channel(Arc::new(Snapshot::unknown()));
     let shown = Shown::new(snapshots, &app);
     let showing = shown.clone();
-    tokio::spawn(async move {
-        let looks = look_again_and_again(&app, &showing);
+    let health = app.context.health.clone();
+    tokio::spawn(health.supervise("dashboard", async move |life| {
+        let looks = look_again_and_again(&app, &showing, life);
         let _ = app.context.shutdown.run_until_cancelled(looks).await;
-    });
+    }));
     (history, shown)
 }
 
-async fn look_again_and_again(app: &App, shown: &Shown) {
+async fn look_again_and_again(app: &App, shown: &Shown, mut life: Beat) {
     let start = Instant::now();
     let connected = app.nats.connected();
     let mut points = VecDeque::with_capacity(MOST_POINTS);
@@ -184,15 +189,18 @@ async fn look_again_and_again(app: &App, shown: &Shown) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if guarantees.is_due()
-            && let Ok(found) = durable::guarantees(client, Topology::default()).await
-        {
-            guarantees.keep(Some(Arc::new(found)));
+        life.beat();
+        if guarantees.is_due() {
+            let asking = durable::guarantees(client, Topology::default());
+            if let Ok(found) = life.during(LOOK, asking).await {
+                guarantees.keep(Some(Arc::new(found)));
+            }
         }
-        let mut snapshot = look(app).await;
+        let mut snapshot = life.during(LOOK, look(app)).await;
         if matches!(snapshot.streams, Ok(Some(_))) {
             if queues.is_due() {
-                let found = durable::queues(client, MOST_QUEUES).await;
+                let asking = durable::queues(client, MOST_QUEUES);
+                let found = life.during(LOOK, asking).await;
                 queues.keep(found.ok().map(Arc::new));
             }
         } else {
@@ -218,7 +226,7 @@ async fn look_again_and_again(app: &App, shown: &Shown) {
         }
         points.push_back(point(start.elapsed(), &snapshot, &mut observers));
         snapshot.points = Arc::new(points.iter().copied().collect());
-        shown.show(app, snapshot).await;
+        life.during(LOOK, shown.show(app, snapshot)).await;
     }
 }
 

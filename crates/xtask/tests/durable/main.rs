@@ -17,6 +17,7 @@ mod cut_off;
 #[path = "../system/fixture.rs"]
 mod fixture;
 mod given_up;
+mod health;
 mod identity;
 mod lane;
 mod large;

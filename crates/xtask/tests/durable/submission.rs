@@ -146,6 +146,7 @@ async fn a_full_queue_refuses_what_is_new_loses_nothing_and_has_room_again_when_
         keep: Duration::from_hours(1),
         topology,
         accept_unsafe: false,
+        starved_after: DEADLINE,
     };
     let started = DurableLane::start(&context, options, Arc::clone(&sink) as Arc<dyn Sink>).await;
     let (consumer, end) = started.unwrap().unwrap();

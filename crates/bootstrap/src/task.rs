@@ -1,0 +1,363 @@
+//! Tasks that have to run as long as the service does, and their signs of life.
+//!
+//! A task that stands still makes the service unhealthy, by its name. One that panics, or ends
+//! although nobody told it to, would leave a service that only looks alive: so the service stops as on
+//! SIGTERM, and its process exits with 1.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::health::{Health, lock};
+
+/// How long a task may go without a sign of life: it is seen standing still within ten seconds.
+pub const STILL: Duration = Duration::from_secs(7);
+
+/// How often a task gives one while it waits.
+const PERIOD: Duration = Duration::from_secs(2);
+
+const ALIVE: u8 = 0;
+const PANICKED: u8 = 1;
+const ENDED: u8 = 2;
+/// It may end.
+const DONE: u8 = 3;
+
+/// A task that has to give signs of life.
+#[derive(Debug)]
+struct Task {
+    name: Cow<'static, str>,
+    /// The longest time between two of them.
+    limit: Duration,
+    began: Instant,
+    /// When it gave the last one, in milliseconds since it began.
+    last: AtomicU64,
+    state: AtomicU8,
+}
+
+impl Task {
+    fn silent(&self) -> Duration {
+        let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
+        self.began.elapsed().saturating_sub(last)
+    }
+
+    fn problem(&self) -> Option<String> {
+        let name = &self.name;
+        match self.state.load(Ordering::Relaxed) {
+            PANICKED => return Some(format!("the task \"{name}\" has panicked")),
+            ENDED => return Some(format!("the task \"{name}\" has ended")),
+            _ => {}
+        }
+        let silent = self.silent();
+        (silent > self.limit).then(|| {
+            let seconds = silent.as_secs();
+            format!("the task \"{name}\" stands still for {seconds} s")
+        })
+    }
+}
+
+/// All tasks that have to give signs of life.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tasks {
+    all: Arc<Mutex<Vec<Arc<Task>>>>,
+    /// Why the service cannot go on.
+    failure: Arc<OnceLock<String>>,
+    shutdown: CancellationToken,
+}
+
+impl Tasks {
+    pub(crate) fn new(shutdown: CancellationToken) -> Self {
+        Self {
+            shutdown,
+            ..Self::default()
+        }
+    }
+
+    fn add(&self, task: &Arc<Task>) {
+        lock(&self.all).push(Arc::clone(task));
+    }
+
+    fn remove(&self, task: &Arc<Task>) {
+        lock(&self.all).retain(|other| !Arc::ptr_eq(task, other));
+    }
+
+    /// What is wrong with each of them.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let tasks = lock(&self.all);
+        tasks.iter().filter_map(|task| task.problem()).collect()
+    }
+
+    /// How long each of them has given no sign of life; the longest of those with one name. Those of
+    /// which none is expected are left out.
+    pub(crate) fn silences(&self) -> BTreeMap<Cow<'static, str>, Duration> {
+        let mut silences = BTreeMap::new();
+        for task in lock(&self.all).iter() {
+            if task.limit < Duration::MAX {
+                let silence = silences.entry(task.name.clone()).or_insert(Duration::ZERO);
+                *silence = task.silent().max(*silence);
+            }
+        }
+        silences
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shutdown.is_cancelled()
+    }
+
+    /// Why the service cannot go on, if it cannot.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    fn fail(&self, task: &Task, state: u8) {
+        task.state.store(state, Ordering::Relaxed);
+        let why = task.problem().unwrap_or_default();
+        if self.failure.set(why.clone()).is_ok() {
+            error!("{why}: the service cannot go on without it, and stops");
+            self.shutdown.cancel();
+        }
+    }
+}
+
+/// Gives signs of life for a task. When it is dropped nobody waits for more, unless the task panics.
+#[derive(Debug)]
+pub struct Beat {
+    task: Arc<Task>,
+    tasks: Tasks,
+    interval: Option<Interval>,
+}
+
+impl Beat {
+    /// The task is alive.
+    pub fn beat(&self) {
+        let since = self.task.began.elapsed().as_millis();
+        let since = u64::try_from(since).unwrap_or(u64::MAX);
+        self.task.last.store(since, Ordering::Relaxed);
+    }
+
+    /// Waits until a sign of life is due, and gives it. A loop that waits for something waits for this
+    /// as well: `tokio::select!` may drop it at any time.
+    pub async fn tick(&mut self) {
+        let interval = self.interval.get_or_insert_with(|| {
+            let mut interval = tokio::time::interval(PERIOD);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        });
+        interval.tick().await;
+        self.beat();
+    }
+
+    /// Does something that may take long, but no longer than this; the task counts as alive meanwhile.
+    pub async fn during<T>(&mut self, longest: Duration, work: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut work => {
+                    self.beat();
+                    return result;
+                }
+                () = self.tick(), if began.elapsed() < longest => {}
+            }
+        }
+    }
+
+    /// The task ends because it has nothing more to do.
+    pub fn done(self) {
+        self.task.state.store(DONE, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Beat {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tasks.fail(&self.task, PANICKED);
+        } else {
+            self.tasks.remove(&self.task);
+        }
+    }
+}
+
+impl Health {
+    /// Waits from now on for signs of life of a task, at least one in each `limit`. The task may end at
+    /// any time, but not panic.
+    #[must_use]
+    pub fn task(&self, name: impl Into<Cow<'static, str>>, limit: Duration) -> Beat {
+        let task = Arc::new(Task {
+            name: name.into(),
+            limit,
+            began: Instant::now(),
+            last: AtomicU64::new(0),
+            state: AtomicU8::new(ALIVE),
+        });
+        self.tasks.add(&task);
+        Beat {
+            task,
+            tasks: self.tasks.clone(),
+            interval: None,
+        }
+    }
+
+    /// The same for a task that has to run until the service is told to stop, or it says itself that it
+    /// is done. What is returned is the task: whoever drops it ends it.
+    pub fn supervise<N, W, F>(&self, name: N, work: W) -> impl Future<Output = ()> + use<N, W, F>
+    where
+        N: Into<Cow<'static, str>>,
+        W: FnOnce(Beat) -> F,
+        F: Future<Output = ()>,
+    {
+        let beat = self.task(name, STILL);
+        let (task, tasks) = (Arc::clone(&beat.task), self.tasks.clone());
+        let work = work(beat);
+        async move {
+            work.await;
+            if task.state.load(Ordering::Relaxed) == ALIVE && !tasks.is_stopping() {
+                tasks.add(&task);
+                tasks.fail(&task, ENDED);
+            }
+        }
+    }
+
+    /// The same on a thread and a runtime of its own, which nothing else can keep busy.
+    ///
+    /// # Errors
+    /// When there can be no runtime or no thread; the error names the thread.
+    pub fn on_own_thread<W, F>(&self, name: &'static str, work: W) -> anyhow::Result<()>
+    where
+        W: FnOnce(Beat) -> F + Send + 'static,
+        F: Future<Output = ()>,
+    {
+        let failed = || format!("cannot start the thread {name}");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .with_context(failed)?;
+        let health = self.clone();
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || runtime.block_on(health.supervise(name, work)))
+            .with_context(failed)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use test_support::{DEADLINE, eventually};
+
+    use super::*;
+    use crate::health::tests::well;
+
+    #[test]
+    fn a_task_that_stands_still_is_named_and_one_that_has_ended_is_not() {
+        let (health, _link, _up) = well();
+        let ended = health.task("ended", Duration::ZERO);
+        let alive = health.task("alive", Duration::from_hours(1));
+        alive.beat();
+        drop(ended);
+        assert!(health.answer().healthy, "{}", health.answer().reason);
+        let _silent = health.task("silent", Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(2));
+        let answer = health.answer();
+        assert!(!answer.healthy);
+        let told = "the task \"silent\" stands still for 0 s";
+        assert!(answer.reason.contains(told), "{}", answer.reason);
+        assert!(!health.tasks.is_stopping(), "it may go on");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_or_ends_by_itself_stops_the_service_and_is_named() {
+        for (panics, told) in [
+            (true, "the task \"loop\" has panicked"),
+            (false, "the task \"loop\" has ended"),
+        ] {
+            let (health, _link, _up) = well();
+            let work = async move |_life: Beat| assert!(!panics, "on purpose");
+            let joined = tokio::spawn(health.supervise("loop", work)).await;
+            assert_eq!(joined.is_err(), panics);
+            let reason = health.answer().reason;
+            assert!(reason.contains(told), "{reason}");
+            assert!(health.tasks.is_stopping());
+            assert_eq!(health.tasks.failure(), Some(told));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_task_that_is_done_or_dropped_or_ends_with_the_service_is_no_failure() {
+        let (health, _link, _up) = well();
+        health
+            .supervise("done", async |life: Beat| life.done())
+            .await;
+        let dropped = health.supervise("dropped", async |_life: Beat| pending().await);
+        drop(dropped);
+        let running =
+            tokio::spawn(health.supervise("aborted", async |_life: Beat| pending().await));
+        running.abort();
+        running.await.unwrap_err();
+        assert!(health.answer().healthy, "{}", health.answer().reason);
+        assert!(!health.tasks.is_stopping());
+        health.tasks.shutdown.cancel();
+        health
+            .supervise("told to stop", async |_life: Beat| ())
+            .await;
+        assert_eq!(health.tasks.failure(), None);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_waits_counts_as_alive_and_one_that_takes_too_long_does_not() {
+        let (health, _link, _up) = well();
+        let mut life = health.task("loop", STILL);
+        let moment = Duration::from_millis(5);
+        let last = |life: &Beat| life.task.last.load(Ordering::Relaxed);
+        life.during(Duration::MAX, tokio::time::sleep(moment)).await;
+        let told = last(&life);
+        assert!(told > 0);
+        let long = life.during(Duration::ZERO, pending::<()>());
+        assert!(tokio::time::timeout(PERIOD + moment, long).await.is_err());
+        assert_eq!(last(&life), told, "no sign of life");
+        life.tick().await;
+        assert!(last(&life) > told);
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_panics_or_is_stuck_is_named() {
+        let (health, _link, _up) = well();
+        let (stuck, go_on) = std::sync::mpsc::channel::<()>();
+        let work = async move |mut life: Beat| {
+            life.tick().await;
+            // Whatever else is on this thread waits for it.
+            let _ = go_on.recv();
+            pending::<()>().await;
+        };
+        health.on_own_thread("stuck", work).unwrap();
+        eventually(DEADLINE, "the stuck thread to be named", async || {
+            let reason = health.answer().reason;
+            reason
+                .contains("the task \"stuck\" stands still")
+                .then_some(())
+        })
+        .await;
+        drop(stuck);
+        let work = async |_life: Beat| panic!("on purpose");
+        health.on_own_thread("panicking", work).unwrap();
+        eventually(DEADLINE, "the panic to be named", async || {
+            let reason = health.answer().reason;
+            reason
+                .contains("the task \"panicking\" has panicked")
+                .then_some(())
+        })
+        .await;
+        assert!(health.tasks.is_stopping());
+    }
+}
