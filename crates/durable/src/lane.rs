@@ -29,7 +29,9 @@ use crate::tally::{Figures, Tally};
 use crate::topology::{Stream, Topology};
 use crate::trim::Acked;
 use crate::writer::{Pace, Writer};
-use crate::{cancels, doctor, intake, keeper, overdue, pulse, settle, starved, trim, unserved};
+use crate::{
+    cancels, doctor, intake, keeper, overdue, pulse, settle, starved, storing, trim, unserved,
+};
 
 /// How long the thread waits before it looks for JetStream again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -376,6 +378,11 @@ async fn run(
     background.spawn("watch of the pulls", {
         let silences = puller.silences();
         |shared, life| starved::watch(shared, silences, life)
+    });
+    background.spawn("watch of the storage", |shared, life| {
+        let writes = vec![shared.records.silence(), shared.schedules.silence()];
+        let (client, health) = (shared.client.clone(), shared.nats.health.clone());
+        storing::watch(client, health, writes, life)
     });
     let life_of_intake = shared.nats.health.task("durable intake", STILL);
     let take_jobs = intake::take_jobs(Arc::clone(&shared), puller, records, life_of_intake);

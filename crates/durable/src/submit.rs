@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bootstrap::Client;
+use bootstrap::Health;
 use bootstrap::Nats;
 use bootstrap::trace::TraceContext;
 use bytes::Bytes;
 use common::{DecodeError, Job, JobId, JobKind, Priority, Timestamp, subjects};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::storing;
 use crate::topology::Stream;
 use crate::writer::{
     EXPECTED, EXPECTED_OF, Entry, MOST_MESSAGES, Message, NotStored, Pace, Writer, size_of,
@@ -91,8 +94,8 @@ pub struct Patience {
     /// Whether that time stands still while there is no connection to NATS, so that jobs wait for
     /// it as long as it takes.
     pub wait_for_nats: bool,
-    /// Whether it stands still while the queue is full. That it is gets a line in the log every ten
-    /// seconds.
+    /// Whether it stands still while the queue is full, or the server has stopped storing. That it is
+    /// gets a line in the log every ten seconds.
     pub wait_for_room: bool,
 }
 
@@ -161,18 +164,30 @@ pub struct Submitter {
     jobs: Writer,
     /// When it was last told that there is no room.
     told: Arc<Mutex<Option<Instant>>>,
+    /// Of the service that submits, which has the signs of life of what works here.
+    health: Option<Health>,
+    /// Ends with the last clone.
+    _watch: Option<Arc<JoinSet<()>>>,
 }
 
 impl Submitter {
     /// Prepares to submit over a connection.
     #[must_use]
     pub fn new(nats: &Nats, patience: Patience) -> Self {
+        let jobs = Writer::supervised(nats, "submissions", Pace::Prompt);
+        let (client, health) = (nats.client.clone(), nats.health.clone());
+        let writes = vec![jobs.silence()];
+        let work = |life| storing::watch(client, health, writes, life);
+        let mut watch = JoinSet::new();
+        watch.spawn(nats.health.supervise("watch of the storage", work));
         Self {
-            jobs: Writer::supervised(nats, "submissions", Pace::Prompt),
+            jobs,
             client: nats.client.clone(),
             connected: nats.connected(),
             patience,
             told: Arc::default(),
+            health: Some(nats.health.clone()),
+            _watch: Some(Arc::new(watch)),
         }
     }
 
@@ -185,6 +200,8 @@ impl Submitter {
             connected,
             patience,
             told: Arc::default(),
+            health: None,
+            _watch: None,
         }
     }
 
@@ -294,15 +311,21 @@ impl Submitter {
                     why,
                 },
                 Err(NotStored::NoStream) => SubmitError::NoStream(Stream::Jobs),
+                Err(error @ NotStored::Incomplete) => SubmitError::Unknown(error.to_string()),
                 Err(NotStored::Unknown(why)) => {
                     doubtful = true;
                     SubmitError::Unknown(why)
                 }
             };
+            let stopped = self.health.as_ref().and_then(storing::stopped);
+            let (error, stopped) = match (error, stopped) {
+                (SubmitError::Unknown(_), Some(why)) => (SubmitError::Unknown(why), true),
+                (error, _) => (error, false),
+            };
             if wait_for_nats && connected.has_changed().unwrap_or(true) {
                 until = Instant::now() + confirm;
             }
-            let no_end = wait_for_room && matches!(error, SubmitError::Full { .. });
+            let no_end = wait_for_room && (stopped || matches!(error, SubmitError::Full { .. }));
             let next = Instant::now() + wait.mul_f64(0.5 + 0.5 * rand::random::<f64>());
             if no_end {
                 self.tell(&error);

@@ -223,9 +223,13 @@ pub(crate) async fn remove(client: &Client, stream: Stream, sequence: u64) -> an
     let subject = format!("$JS.API.STREAM.MSG.DELETE.{stream}");
     let request = json!({"seq": sequence, "no_erase": true});
     match api::ask::<Value>(client, subject, &request).await {
-        Ok(_) => Ok(()),
-        // Somebody else has removed it.
-        Err(api::ApiError::Refused { code, .. }) if code == 10043 || code == 10057 => Ok(()),
+        // Or somebody else has removed it. The second number is of all other errors, too.
+        Ok(_) | Err(api::ApiError::Refused { code: 10043, .. }) => Ok(()),
+        Err(api::ApiError::Refused {
+            code: 10057,
+            description,
+            ..
+        }) if description == "no message found" || description == "stream store EOF" => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

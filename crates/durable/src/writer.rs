@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::api::Refusal;
+use crate::silence::Silence;
 
 /// The most messages in a batch (ADR-50).
 pub(crate) const MOST_MESSAGES: usize = 1000;
@@ -120,6 +121,10 @@ pub enum NotStored {
     /// The server refuses it for another reason.
     #[error("the server refuses it: {0}")]
     Refused(String),
+    /// The server has not kept all messages of its batch: it takes no more batches at the moment, or
+    /// its disk takes nothing. None of them is stored.
+    #[error("the server has not kept all of its messages")]
+    Incomplete,
     /// Nobody takes it: there is no such stream, or no JetStream.
     #[error("no stream takes it")]
     NoStream,
@@ -140,6 +145,7 @@ impl NotStored {
             // What the stream, the account and the server may hold.
             10077 | 10002 | 10023 | 10028 | 10047 => Self::Full(description),
             10059 => Self::NoStream,
+            10176 => Self::Incomplete,
             10201 => Self::Repeated,
             // JetStream is there, and not ready.
             10008 => Self::Unknown(description),
@@ -152,6 +158,7 @@ impl NotStored {
 #[derive(Clone, Debug)]
 pub struct Writer {
     entries: mpsc::Sender<Waiting>,
+    silence: Silence,
 }
 
 struct Waiting {
@@ -181,9 +188,19 @@ impl Writer {
         life: Option<Beat>,
     ) -> Self {
         let (entries, waiting) = mpsc::channel(WAITING);
-        let server = Server { client, connected };
+        let silence = Silence::default();
+        let server = Server {
+            client,
+            connected,
+            silence: silence.clone(),
+        };
         tokio::spawn(write(server, pace, waiting, life));
-        Self { entries }
+        Self { entries, silence }
+    }
+
+    /// How long the server has answered nothing of what it was given.
+    pub(crate) fn silence(&self) -> Silence {
+        self.silence.clone()
     }
 
     /// Stores an entry, and returns the stream's sequence of its first message. When it returns,
@@ -370,6 +387,7 @@ fn bytes(entry: &Entry) -> usize {
 struct Server {
     client: Client,
     connected: watch::Receiver<bool>,
+    silence: Silence,
 }
 
 impl Server {
@@ -417,9 +435,15 @@ impl Server {
             Ok(Err(_)) => return Err(NotStored::Unknown("the connection is closed".to_owned())),
             Err(_) => return Err(NotStored::Unknown("no connection to NATS".to_owned())),
         }
+        self.silence.asked();
         tokio::select! {
             biased;
-            result = send(&self.client, messages, until) => result,
+            result = send(&self.client, messages, until) => {
+                if !matches!(result, Err(NotStored::Unknown(_) | NotStored::NoStream)) {
+                    self.silence.over();
+                }
+                result
+            }
             // Also when there is another one already: the answer went to the lost one.
             _ = connected.changed() => {
                 Err(NotStored::Unknown("the connection was lost before the answer".to_owned()))

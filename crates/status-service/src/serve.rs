@@ -8,6 +8,7 @@ use bootstrap::Client;
 use bootstrap::{Context, Nats, STILL};
 use common::subjects::FLEET;
 use common::{JobKind, Timestamp};
+use durable::Storing;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info};
@@ -24,6 +25,12 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// How often dead letters, and jobs whose time has come, are counted: that costs the server a look
 /// at each subject, and at each durable consumer.
 const COUNT: Duration = Duration::from_secs(30);
+
+/// How often the server is asked whether it stores ...
+const STORING: Duration = Duration::from_secs(5);
+
+/// ... and how often where its configuration lets nobody ask.
+const UNKNOWN: Duration = Duration::from_mins(1);
 
 /// How long a look at the durable lane may take: it has several questions, each with an end.
 const LOOK: Duration = Duration::from_mins(1);
@@ -129,6 +136,8 @@ struct Log {
     metrics: Metrics,
     /// When dead letters and due jobs were counted.
     counted_at: Option<Instant>,
+    /// When the server was asked whether it stores, and how long that is good for.
+    asked_storing_at: Option<(Instant, Duration)>,
 }
 
 impl Log {
@@ -144,6 +153,7 @@ impl Log {
             depth: None,
             metrics: Metrics::default(),
             counted_at: None,
+            asked_storing_at: None,
         }
     }
 
@@ -179,6 +189,7 @@ impl Log {
     /// Looks at what the durable lane holds, and tells how many jobs that is when it has changed.
     async fn queue(&mut self, nats: &Nats) {
         let client = &nats.client;
+        self.storing(nats).await;
         match durable::streams(client).await {
             Ok(streams) => {
                 let streams = streams.unwrap_or_default();
@@ -208,6 +219,29 @@ impl Log {
         if self.counted_at.is_none_or(|at| at.elapsed() >= COUNT) {
             self.count(client).await;
         }
+    }
+
+    /// Asks the server whether it stores; seldom where it does not say.
+    async fn storing(&mut self, nats: &Nats) {
+        if self
+            .asked_storing_at
+            .is_some_and(|(at, wait)| at.elapsed() < wait)
+        {
+            return;
+        }
+        let wait = match durable::storing(&nats.client, &nats.health).await {
+            Ok(Storing::Works | Storing::Stopped(_)) => STORING,
+            Ok(Storing::Unknown) => UNKNOWN,
+            Err(error) => {
+                debug!("cannot see whether the server stores: {error:#}");
+                if nats.health.problem("storage").is_some() {
+                    STORING
+                } else {
+                    UNKNOWN
+                }
+            }
+        };
+        self.asked_storing_at = Some((Instant::now(), wait));
     }
 
     /// Counts what the server has to add up.

@@ -8,6 +8,7 @@ use std::thread;
 
 use async_nats::{Client, ConnectOptions};
 use nix::sys::signal::Signal;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -15,6 +16,7 @@ use crate::build_dir::project_root;
 use crate::child;
 use crate::credentials::{ADMIN, Credentials, inbox_prefix};
 use crate::eventually::{DEADLINE, eventually};
+use crate::http::http;
 use crate::monitoring::get_json;
 use crate::nats_binary::nats_binary;
 use crate::ports::Ports;
@@ -293,6 +295,36 @@ impl NatsServer {
         child::resume(self.running());
     }
 
+    /// Lets every write of the server to a file fail, as on a disk that is full: its files may not grow.
+    /// What it logs meanwhile is lost.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn fail_writes(&self) {
+        self.limit_files(Some(1));
+    }
+
+    /// Lets it write again.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn allow_writes(&self) {
+        self.limit_files(None);
+    }
+
+    fn limit_files(&self, bytes: Option<u64>) {
+        let process = Pid::from_child(self.running());
+        // The hard limit stays, so that anybody may lift the other one again.
+        let maximum = getrlimit(Resource::Fsize).maximum;
+        let limit = Rlimit {
+            current: bytes.or(maximum),
+            maximum,
+        };
+        prlimit(Some(process), Resource::Fsize, limit).expect("a limit of a child can be set");
+    }
+
     fn running(&self) -> &Child {
         self.process.as_ref().expect("the server runs")
     }
@@ -341,6 +373,18 @@ impl NatsServer {
     /// When the server does not answer.
     pub async fn connz(&self) -> Value {
         self.monitoring("/connz?subs=true").await
+    }
+
+    /// The status of its monitoring page at this path, such as `/healthz`.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not answer.
+    pub async fn monitoring_status(&self, path: &str) -> u16 {
+        let answer = http("GET", ("127.0.0.1", self.ports().monitoring), path).await;
+        answer
+            .unwrap_or_else(|error| panic!("cannot read {path} of the server: {error:#}"))
+            .status
     }
 
     async fn monitoring(&self, path: &str) -> Value {

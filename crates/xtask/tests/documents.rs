@@ -168,6 +168,7 @@ fn the_channels_are_the_subjects_and_no_others() {
         subjects::overdue(9, id),
         // The server's own, by deploy/nats.conf.
         "jobs.server".to_owned(),
+        "jobs.server.health".to_owned(),
     ]);
     assert_eq!(addresses, expected);
 

@@ -398,3 +398,20 @@ async fn a_discarded_letter_is_gone_and_its_record_will_be() {
             .is_some()
     );
 }
+
+#[tokio::test]
+async fn a_letter_that_the_server_does_not_remove_is_not_said_to_be_discarded() {
+    let (nats, worker, operator) = stand().await;
+    // Without a record there is nothing else to be stored.
+    let id = letter_with(&worker, HeaderMap::new(), None).await;
+    let letter = dead::show(&operator.clone().into(), id).await;
+    let letter = letter.unwrap().unwrap();
+    nats.fail_writes();
+    let refused = dead::discard(&operator.clone().into(), &letter)
+        .await
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("file too large"),
+        "{refused:#}"
+    );
+}

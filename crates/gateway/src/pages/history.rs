@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bootstrap::Beat;
 use common::{Counts, Fleet, FleetRequest, RunTime, Timestamp};
-use durable::{Guarantees, Queues, Stream, StreamDepth, Topology};
+use durable::{Guarantees, Queues, Storing, Stream, StreamDepth, Topology};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -29,6 +29,9 @@ const MOST_QUEUES: usize = 256;
 
 /// How often the server's promises are looked at, which hardly ever change.
 const GUARANTEES: Duration = Duration::from_secs(30);
+
+/// How often the server is asked whether it stores.
+const STORING: Duration = Duration::from_secs(5);
 
 /// How long a part of a look may take: it has several questions, each with an end.
 const LOOK: Duration = Duration::from_secs(30);
@@ -58,6 +61,8 @@ pub(crate) struct Snapshot {
     pub(crate) guarantees: Option<Arc<Guarantees>>,
     /// Why this gateway takes no durable jobs, if it does not.
     pub(crate) refusal: Option<String>,
+    /// Whether the server stores, as it says itself.
+    pub(crate) storing: Option<Storing>,
     /// How evenly jobs were spread when some ended last.
     pub(crate) spread: Option<Evenness>,
     /// What was seen in the last minutes, the oldest first.
@@ -117,6 +122,7 @@ impl Snapshot {
             dead: None,
             guarantees: None,
             refusal: None,
+            storing: None,
             spread: None,
             points: Arc::default(),
         }
@@ -184,12 +190,17 @@ async fn look_again_and_again(app: &App, shown: &Shown, mut life: Beat) {
     let client = &app.nats.client;
     let mut guarantees = NowAndThen::new(GUARANTEES);
     let mut queues = NowAndThen::new(QUEUES);
+    let mut storing = NowAndThen::new(STORING);
     let mut spread = None;
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         life.beat();
+        if storing.is_due() && *connected.borrow() {
+            let asking = durable::storing(client, &app.nats.health);
+            storing.keep(life.during(LOOK, asking).await.ok());
+        }
         if guarantees.is_due() {
             let asking = durable::guarantees(client, Topology::default());
             if let Ok(found) = life.during(LOOK, asking).await {
@@ -214,6 +225,7 @@ async fn look_again_and_again(app: &App, shown: &Shown, mut life: Beat) {
         snapshot.connected = *connected.borrow();
         snapshot.guarantees = guarantees.get();
         snapshot.refusal = app.safety.refusal();
+        snapshot.storing = storing.get();
         spread = snapshot
             .fleet
             .as_deref()

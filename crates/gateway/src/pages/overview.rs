@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use common::{Counts, Fleet, FleetKind, JobState};
-use durable::{Guarantees, Queue, Stream, StreamDepth};
+use durable::{Guarantees, Queue, Storing, Stream, StreamDepth};
 
 use super::Pages;
 use super::chart::Chart;
@@ -146,7 +146,10 @@ impl OverviewPage {
                 Err(why) => Err(why.clone()),
             },
             spread: seen.spread.map(Spread::of),
-            guarantees: checks(seen.guarantees.as_deref(), seen.refusal.as_deref()),
+            guarantees: stopped(seen.storing.as_ref())
+                .into_iter()
+                .chain(checks(seen.guarantees.as_deref(), seen.refusal.as_deref()))
+                .collect(),
         }
     }
 }
@@ -301,6 +304,18 @@ impl Spread {
             most_width: width(most),
             tone: if most > 2.0 * even { "warn" } else { "good" },
         }
+    }
+}
+
+/// What stands before all promises: that nothing is stored.
+fn stopped(storing: Option<&Storing>) -> Option<Check> {
+    match storing {
+        Some(Storing::Stopped(problem)) => Some(Check {
+            tone: "bad",
+            word: "not storing",
+            what: problem.clone(),
+        }),
+        _ => None,
     }
 }
 

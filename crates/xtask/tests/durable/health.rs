@@ -52,6 +52,7 @@ const SERVICES: [About; 4] = [
             "job log",
             "subscriptions",
             "watch of the pulls",
+            "watch of the storage",
         ],
     ),
     (
@@ -63,6 +64,7 @@ const SERVICES: [About; 4] = [
             "registration",
             "scheduled submissions",
             "submissions",
+            "watch of the storage",
         ],
     ),
     (
@@ -82,6 +84,7 @@ const SERVICES: [About; 4] = [
             "scheduled submissions",
             "submissions",
             "tokens",
+            "watch of the storage",
         ],
     ),
 ];

@@ -31,6 +31,7 @@ mod proxy;
 #[path = "../system/raw_client.rs"]
 mod raw_client;
 mod schedules;
+mod storing;
 mod storm;
 mod submission;
 mod time;

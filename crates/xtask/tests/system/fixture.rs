@@ -171,7 +171,7 @@ pub(crate) fn memory_mb(process: u32, name: &str) -> Option<u64> {
 /// A publisher in the middle of a file of jobs.
 pub(crate) struct Bulk {
     pub(crate) publisher: Service,
-    ids: Vec<String>,
+    pub(crate) ids: Vec<String>,
     output: PathBuf,
 }
 

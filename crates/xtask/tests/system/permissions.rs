@@ -64,6 +64,10 @@ const PUBLISH: &[(&str, &[&str])] = &[
     // ... what JetStream is asked, ...
     ("jobs.server", &["publisher", "worker", "gateway"]),
     (
+        "jobs.server.health",
+        &["publisher", "worker", "status", "gateway"],
+    ),
+    (
         "$JS.API.INFO",
         &["publisher", "worker", "status", "gateway"],
     ),
