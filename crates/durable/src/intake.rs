@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bootstrap::{Beat, is_unreadable};
 use common::{
-    Backoff, DeadReason, DecodeError, Job, JobId, JobKind, MaxAttempts, OutcomeError, Priority,
-    codes,
+    Backoff, DeadReason, DecodeError, Job, JobId, JobKind, JobRecord, MaxAttempts, OutcomeError,
+    Priority, codes,
 };
 use tracing::warn;
 
@@ -267,6 +267,21 @@ fn problem_of(
     }
 }
 
+/// Why a message is not of the job with its id, which waits.
+///
+/// A job that waits was read before, and its record is written before its next run: another message
+/// with its id is somebody else's, and must not end it.
+fn of_another_job(waits: &JobRecord, place: &Place) -> Option<&'static str> {
+    let kind = waits.kind.as_ref();
+    if place.run > waits.run {
+        Some("the job with this id waits for an earlier run")
+    } else if kind.is_some_and(|kind| *kind != place.kind) {
+        Some("the job with this id is of another kind")
+    } else {
+        None
+    }
+}
+
 /// Finds out what is to be done with a message; what is to be run is returned, everything else
 /// done in the background.
 fn sort(
@@ -287,20 +302,9 @@ fn sort(
     let due = shared.queues[pulled.queue].stream == Stream::Later;
     let mut found = found;
     let place = place.filter(|place| {
-        // A job that waits was read before, and its record is written before its next run: another
-        // message with its id is somebody else's, and must not end it.
         let record = found.and_then(|found| found.record.as_ref());
         let waits = record.filter(|record| !due && claim::waits(record));
-        let another = waits.and_then(|record| {
-            let kind = record.kind.as_ref();
-            if place.run > record.run {
-                Some("the job with this id waits for an earlier run")
-            } else if kind.is_some_and(|kind| *kind != place.kind) {
-                Some("the job with this id is of another kind")
-            } else {
-                None
-            }
-        });
+        let another = waits.and_then(|record| of_another_job(record, place));
         problem = problem.take().or(another.map(str::to_owned));
         let foreign = waits.is_some() && (unreadable || problem.is_some());
         if foreign {
@@ -372,6 +376,12 @@ fn sort(
             }
         }
     };
+    settle_without_a_run(shared, lease, settlement);
+    None
+}
+
+/// Settles a message whose job is not run now.
+fn settle_without_a_run(shared: &Arc<Shared>, lease: Lease, settlement: Settlement) {
     let lease = Arc::new(lease);
     shared.leases.hold(&lease);
     if !matches!(
@@ -385,5 +395,4 @@ fn sort(
         trace::refused(&lease, &settlement);
     }
     settle::begin(shared, lease, settlement);
-    None
 }

@@ -60,7 +60,7 @@ const SMALL: usize = 4096;
 const SOONEST: Duration = Duration::from_secs(30);
 
 /// ... and not later than this.
-const LATEST: Duration = Duration::from_secs(3600);
+const LATEST: Duration = Duration::from_hours(1);
 
 /// How many markers are read at a time.
 const PAGE: usize = 500;

@@ -107,10 +107,7 @@ impl Problem {
 impl From<anyhow::Error> for Problem {
     fn from(error: anyhow::Error) -> Self {
         match error.downcast_ref() {
-            Some(LeftAsItIs::Busy(id)) => {
-                Self::new(StatusCode::CONFLICT, error.to_string()).of_job(*id)
-            }
-            Some(LeftAsItIs::NoBytes(id)) => {
+            Some(LeftAsItIs::Busy(id) | LeftAsItIs::NoBytes(id)) => {
                 Self::new(StatusCode::CONFLICT, error.to_string()).of_job(*id)
             }
             Some(LeftAsItIs::TooLarge { .. }) => {

@@ -196,7 +196,7 @@ async fn together(
     let stored = stored.map_err(Problem::from);
     // They may have been stored after a new connection to another server.
     let stored = match stored {
-        Ok(_) => app.check_safety().await,
+        Ok(()) => app.check_safety().await,
         Err(problem) => Err(problem),
     };
     if let Err(problem) = stored {

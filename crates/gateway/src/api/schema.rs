@@ -71,7 +71,8 @@ fn generator() -> SchemaGenerator {
     SchemaGenerator::new(settings)
 }
 
-/// The stream of events of a job. OpenAPI 3.1 has no word for its items, so they have a name of ours.
+/// The stream of events of a job. `OpenAPI` 3.1 has no word for its items: they have
+/// a name of ours.
 pub(super) fn events() -> [(&'static str, Value); 2] {
     let stream = json!({
         "type": "string",

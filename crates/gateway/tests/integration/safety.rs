@@ -18,9 +18,10 @@ async fn no_durable_job_is_taken_by_a_server_that_confirms_too_early_unless_that
     let line = |line: &str| line.contains("WARN") && line.contains("sync_interval: always");
     gateway.service.wait_for_line(line).await;
     for path in ["/v1/jobs", "/v1/jobs?wait=1s", "/v1/jobs?all_or_none=true"] {
-        let body = match path.contains("all") {
-            true => format!("[{JOB},{JOB}]"),
-            false => JOB.to_owned(),
+        let body = if path.contains("all") {
+            format!("[{JOB},{JOB}]")
+        } else {
+            JOB.to_owned()
         };
         let answer = gateway.post(path, &body).await;
         assert_eq!(answer.problem().0, 503, "{path}: {answer:?}");

@@ -117,10 +117,10 @@ async fn jobs_that_wait_come_back_when_all_of_them_are_wiped() {
         })
         .await;
     assert_eq!(record.reason, Some(DeadReason::LostSchedule));
-    let late = record.at.milliseconds_ahead_of(run_at);
+    let overdue = record.at.milliseconds_ahead_of(run_at);
     assert!(
-        (0..60_000).contains(&late),
-        "found {late} ms after its time"
+        (0..60_000).contains(&overdue),
+        "found {overdue} ms after its time"
     );
     let letter = lane.dead_letter(large, "note").await.unwrap();
     let headers = letter.headers.unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 
-use async_nats::{HeaderMap, Message};
+use async_nats::{HeaderMap, HeaderValue, Message};
 use common::{JobId, JobState, Timestamp, subjects};
 use serde_json::json;
 use test_support::{DEADLINE, NatsServer, eventually, project_root};
@@ -90,7 +90,7 @@ fn of_the_server(kept: &Message) -> BTreeMap<String, String> {
     let headers = kept.headers.iter().flat_map(HeaderMap::iter);
     headers
         .map(|(name, values)| {
-            let values: Vec<_> = values.iter().map(|value| value.as_str()).collect();
+            let values: Vec<_> = values.iter().map(HeaderValue::as_str).collect();
             (name.to_string(), values.join(" "))
         })
         .filter(|(name, _)| name.to_ascii_lowercase().starts_with("nats-"))

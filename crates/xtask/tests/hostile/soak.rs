@@ -71,10 +71,13 @@ fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap()
 }
 
+/// When a job was submitted, and where its time belongs.
+type Waiting = (Instant, Arc<Mutex<Times>>);
+
 /// What the good user has sent and not heard the end of.
 #[derive(Default)]
 struct Sent {
-    durable: Mutex<HashMap<JobId, (Instant, Arc<Mutex<Times>>)>>,
+    durable: Mutex<HashMap<JobId, Waiting>>,
     durable_count: Mutex<u64>,
     plain: Mutex<u64>,
     confirmed_failed: Mutex<Vec<String>>,
@@ -187,9 +190,8 @@ fn garbage(random: &mut StdRng) -> (RawMessage, Option<String>) {
     let mut reply = None;
     match kind {
         0 => {
-            message.headers = UNREADABLE[random.random_range(0..UNREADABLE.len())]
-                .1
-                .to_vec()
+            let unreadable = UNREADABLE[random.random_range(0..UNREADABLE.len())].1;
+            message.headers = unreadable.to_vec();
         }
         1 => {
             message.subject = format!("jobs.later.{id}");
@@ -226,7 +228,7 @@ fn garbage(random: &mut StdRng) -> (RawMessage, Option<String>) {
     }
     if message.subject.starts_with("jobs.durable") && random.random_bool(0.4) {
         let subjects = ["jobs.create", "jobs.create.echo"];
-        message.subject = subjects[random.random_range(0..2)].to_owned();
+        subjects[random.random_range(0..2)].clone_into(&mut message.subject);
     }
     (message, reply)
 }
