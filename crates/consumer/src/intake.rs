@@ -178,9 +178,10 @@ impl Feed {
                     leaving = None;
                     continue;
                 }
+                // Before messages, which may never end.
+                () = self.life.tick() => continue,
                 message = self.subscription.subscriber.next() => message,
                 () = arrived.cancelled() => return,
-                () = self.life.tick() => continue,
             };
             let Some(first) = first else { return };
             self.take(first).await;

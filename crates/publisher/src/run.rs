@@ -109,7 +109,6 @@ impl Run {
         let shutdown = self.context.shutdown.clone();
         let mut life = self.context.health.task("jobs", STILL);
         loop {
-            life.beat();
             self.submit_what_is_there();
             if matches!(self.jobs, Jobs::Ended) {
                 let bad_lines = self.report.counts.bad_lines > 0;
@@ -117,9 +116,11 @@ impl Run {
                     .no_more(bad_lines || self.broken || self.stop_by.is_some());
             }
             self.record_what_happened();
-            // Whoever reads them may take its time.
-            life.during(Duration::MAX, self.pass_outcomes_on(false))
-                .await?;
+            if self.output.is_some() {
+                // Whoever reads them may take its time.
+                life.during(Duration::MAX, self.pass_outcomes_on(false))
+                    .await?;
+            }
             if matches!(self.jobs, Jobs::Ended) && self.delivery.under_way() == 0 {
                 return Ok(());
             }
@@ -134,6 +135,7 @@ impl Run {
                     return Ok(());
                 }
                 _ = self.tick.tick() => {
+                    life.beat();
                     self.tell();
                     life.during(Duration::MAX, self.pass_outcomes_on(true)).await?;
                 }
