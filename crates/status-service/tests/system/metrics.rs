@@ -72,7 +72,7 @@ async fn the_fleet_is_scraped_as_it_answered() {
 }
 
 /// Has the time of two jobs come, of which a consumer runs one.
-async fn two_are_due(worker: &Client, publisher: &Client) {
+async fn two_are_due(worker: &Client) {
     let kind = "echo".parse().unwrap();
     let config = json!({
         "durable_name": "echo", "ack_policy": "explicit",
@@ -90,7 +90,7 @@ async fn two_are_due(worker: &Client, publisher: &Client) {
         let target = subjects::due_job(id, Priority::Normal, 1, &kind);
         headers.insert("Nats-Schedule-Target", target);
         let job = Request::new().headers(headers).payload("{}".into());
-        let stored = publisher.send_request(subjects::later(id), job).await;
+        let stored = worker.send_request(subjects::later(id), job).await;
         stored.unwrap();
     }
     let next = "$JS.API.CONSUMER.MSG.NEXT.JOBS_LATER.echo";
@@ -123,7 +123,7 @@ async fn what_the_durable_lane_holds_is_scraped() {
         let subject = subjects::durable_job(id, Priority::Normal, 1, &kind);
         publisher.request(subject, job.into()).await.unwrap();
     }
-    two_are_due(&worker, &publisher).await;
+    two_are_due(&worker).await;
     let letter = subjects::dead(JobId::generate(), &kind);
     worker.request(letter, "{}".into()).await.unwrap();
 
