@@ -85,17 +85,17 @@ impl NatsServerBuilder {
             format!("{BARE_CONFIGURATION}{OPEN_CONFIGURATION}")
         } else {
             let path = project_root().join("deploy/nats.conf");
-            let configuration = fs::read_to_string(&path)
-                .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
-            with_admin(&configuration)
+            fs::read_to_string(&path)
+                .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
         };
         let home = tempfile::Builder::new().prefix("nats-").tempdir();
         let home = home.expect("a temporary folder can be created");
-        fs::write(
-            home.path().join(CONFIGURATION_FILE),
-            format!("{configuration}\n{}", self.extra_lines),
-        )
-        .expect("a temporary folder can be written to");
+        let mut configuration = format!("{configuration}\n{}", self.extra_lines);
+        if !self.open {
+            configuration = with_admin(&configuration);
+        }
+        fs::write(home.path().join(CONFIGURATION_FILE), configuration)
+            .expect("a temporary folder can be written to");
         let mut server = NatsServer {
             home,
             process: None,
@@ -107,15 +107,15 @@ impl NatsServerBuilder {
     }
 }
 
-/// The configuration of `deploy/nats.conf` with one more user.
+/// A configuration with one more user, wherever it has the list of users of `deploy/nats.conf`.
 fn with_admin(configuration: &str) -> String {
     const USERS: &str = "\n    users = [\n";
-    assert_eq!(configuration.matches(USERS).count(), 1, "lists of users");
+    assert!(configuration.contains(USERS), "no list of users");
     let admin = format!(
         "{USERS}{{ user: {ADMIN}, password: $NATS_ADMIN_PASSWORD, \
          permissions {{ publish: \">\", subscribe: \">\" }} }}\n"
     );
-    configuration.replacen(USERS, &admin, 1)
+    configuration.replace(USERS, &admin)
 }
 
 /// A nats-server on ports of its own, with the configuration of `deploy/nats.conf` and passwords of

@@ -51,6 +51,7 @@ const SERVICES: [About; 4] = [
             "intake",
             "job log",
             "subscriptions",
+            "watch for overdue jobs",
             "watch of the pulls",
             "watch of the storage",
         ],
@@ -62,7 +63,6 @@ const SERVICES: [About; 4] = [
         &[
             "jobs",
             "registration",
-            "scheduled submissions",
             "submissions",
             "watch of the storage",
         ],
@@ -81,7 +81,6 @@ const SERVICES: [About; 4] = [
             "connections",
             "dashboard",
             "registration",
-            "scheduled submissions",
             "submissions",
             "tokens",
             "watch of the storage",

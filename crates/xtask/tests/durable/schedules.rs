@@ -24,7 +24,7 @@ const BILLING: &str = r#"
 async fn server() -> NatsServer {
     let text = fs::read_to_string(project_root().join("deploy/nats.conf")).unwrap();
     let accounts = &text[text.find("\naccounts {").unwrap()..];
-    let with_billing = accounts.replacen("users = [", &format!("users = [{BILLING}"), 1);
+    let with_billing = accounts.replacen("users = [", &format!("users = [\n{BILLING}"), 1);
     NatsServer::builder().config(&with_billing).start().await
 }
 

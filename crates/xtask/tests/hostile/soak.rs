@@ -32,6 +32,9 @@ const GARBAGE: u64 = 100;
 /// How long the good jobs are alone, to be compared with.
 const ALONE: Duration = Duration::from_mins(2);
 
+/// After so many minutes it is said how good jobs fare.
+const SLICE: usize = 4;
+
 /// The kind of plain publishes, which nothing else has, so that they can be counted.
 const PLAIN: &str = "sha256";
 
@@ -48,6 +51,11 @@ impl Times {
             confirmed: histogram(),
             durable: histogram(),
         }))
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.confirmed.add(&more.confirmed).unwrap();
+        self.durable.add(&more.durable).unwrap();
     }
 
     fn told(&self) -> String {
@@ -262,7 +270,7 @@ async fn send_garbage(server: &NatsServer, stop: CancellationToken) -> BTreeMap<
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it takes twenty minutes, or as many as SOAK_MINUTES says"]
 async fn good_jobs_are_neither_lost_nor_slow_beside_garbage() {
-    let minutes = env::var("SOAK_MINUTES").map_or(20, |minutes| minutes.parse().unwrap());
+    let minutes: u64 = env::var("SOAK_MINUTES").map_or(20, |minutes| minutes.parse().unwrap());
     let lane = Lane::start().await;
     let server = &lane.fixture.server;
     let mut consumers = vec![lane.consumer("a", &[]).await, lane.consumer("b", &[]).await];
@@ -278,9 +286,16 @@ async fn good_jobs_are_neither_lost_nor_slow_beside_garbage() {
     let stop = CancellationToken::new();
     let (beside, garbage) = tokio::join!(
         async {
-            let times = good_jobs(&clients, &sent, Duration::from_mins(minutes)).await;
+            let beside = Times::new();
+            for minute in (0..minutes).step_by(SLICE) {
+                let slice = Duration::from_mins(minutes.min(minute + SLICE as u64) - minute);
+                let times = good_jobs(&clients, &sent, slice).await;
+                let times = times.lock().unwrap();
+                println!("from minute {minute}: {}", times.told());
+                beside.lock().unwrap().add(&times);
+            }
             stop.cancel();
-            times
+            beside
         },
         send_garbage(server, stop.clone())
     );

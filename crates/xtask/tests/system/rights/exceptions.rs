@@ -36,6 +36,16 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         reason: "people ask with `nats micro ls`, `nats micro stats` and the like, as README.md says",
     },
     Exception {
+        user: "publisher",
+        rights: &["publish jobs.server.health"],
+        reason: "asked only when the server leaves a write unanswered; see tests/durable/storing.rs",
+    },
+    Exception {
+        user: "worker",
+        rights: &["publish jobs.server.health"],
+        reason: "asked only when the server leaves a write unanswered; see tests/durable/storing.rs",
+    },
+    Exception {
         user: "worker",
         rights: &["publish $JS.API.STREAM.UPDATE.JOBS_STATE"],
         reason: "a stream of an older version is given the subjects that it lacks",
