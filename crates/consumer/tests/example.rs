@@ -1,42 +1,8 @@
 //! The example of a consumer with handlers of its own does what it says.
 
-use std::env;
-use std::path::PathBuf;
-use std::process::Command;
-
 use async_nats::{Client, Request};
 use common::{Outcome, Status, codes};
-use test_support::{BuildDir, DEADLINE, NatsServer, Service, Signal};
-
-/// Cargo builds the examples together with the tests, unless it was told to build one test only.
-fn example(name: &str) -> PathBuf {
-    let test = env::current_exe().expect("a test is a file");
-    let profile = test
-        .ancestors()
-        .nth(2)
-        .expect("it lies in target/<profile>/deps");
-    let path = profile.join("examples").join(name);
-    if !path.is_file() {
-        let built = BuildDir::current();
-        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .args([
-                "build",
-                "--locked",
-                "--package",
-                "consumer",
-                "--example",
-                name,
-            ])
-            .args(["--profile", &built.profile])
-            .arg("--target-dir")
-            .arg(&built.target)
-            .args(built.triple.iter().flat_map(|triple| ["--target", triple]));
-        let status = cargo.status().expect("cargo can be started");
-        assert!(status.success(), "the example cannot be built");
-    }
-    path
-}
+use test_support::{DEADLINE, NatsServer, Service, Signal, example};
 
 async fn outcome(publisher: &Client, job: serde_json::Value) -> Outcome {
     let request = Request::new()
@@ -51,7 +17,7 @@ async fn outcome(publisher: &Client, job: serde_json::Value) -> Outcome {
 async fn a_consumer_with_handlers_of_its_own_is_a_consumer() {
     let server = NatsServer::start().await;
     let publisher = server.connect_as("publisher").await;
-    let mut consumer = Service::program(example("word_count"))
+    let mut consumer = Service::program(example("consumer", "word_count"))
         .envs(server.env_for("worker"))
         .start();
     let ready = consumer

@@ -168,6 +168,35 @@ fn binary_in_message(message: &[u8]) -> Option<(String, PathBuf)> {
     Some((message.target.name, message.executable?))
 }
 
+/// The program that an example of a package was built to, from a test of that package: cargo builds the
+/// examples together with the tests, unless it was told to build one test only.
+///
+/// # Panics
+/// When it is not there and cannot be built.
+#[must_use]
+pub fn example(package: &str, name: &str) -> PathBuf {
+    let test = env::current_exe().expect("a test is a file");
+    let profile = test
+        .ancestors()
+        .nth(2)
+        .expect("it lies in target/<profile>/deps");
+    let path = profile.join("examples").join(name);
+    if !path.is_file() {
+        let built = BuildDir::current();
+        let status = cargo()
+            .args(["build", "--locked", "--package", package])
+            .args(["--example", name])
+            .args(["--profile", &built.profile])
+            .arg("--target-dir")
+            .arg(&built.target)
+            .args(built.triple.iter().flat_map(|triple| ["--target", triple]))
+            .status()
+            .expect("cargo can be started");
+        assert!(status.success(), "the example cannot be built");
+    }
+    path
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
