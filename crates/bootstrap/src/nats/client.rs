@@ -60,8 +60,8 @@ pub(super) struct End {
     notify: Notify,
 }
 
-/// Tells it when it is dropped: the event callback of the client keeps it, and is itself dropped when
-/// the connection task ends, however that ends.
+/// Marks the end when it is dropped. The client's event callback owns it, and the connection task drops
+/// that callback when it ends, also by a panic.
 #[derive(Debug)]
 pub(super) struct EndOnDrop(pub(super) Arc<End>);
 
@@ -237,9 +237,8 @@ impl Client {
         life.client.send_request(subject, request).await
     }
 
-    /// Asks a question that does no harm when it is asked twice: again on the next connection, if the one
-    /// on which it was asked is lost before the answer comes. `may_be_lost` tells errors that a lost
-    /// connection causes from answers.
+    /// Repeats an idempotent request on the next connection if the current one is lost before the answer
+    /// arrives. `may_be_lost` says whether an error can be the result of a lost connection.
     ///
     /// # Errors
     /// When there is no answer before `until`.
@@ -499,7 +498,7 @@ impl Subscription {
     }
 }
 
-/// Waits until another connection is made; for ever, if nobody tells.
+/// Waits for the next reconnect; never returns for an unsupervised client.
 async fn reconnected(connected: Option<watch::Receiver<bool>>) {
     if let Some(mut connected) = connected {
         while connected.changed().await.is_ok() {

@@ -37,10 +37,10 @@ const PROBE: Duration = Duration::from_secs(2);
 /// How long one measurement waits.
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// A connection on which nothing has come back for so long is given up, and made again.
+/// A connection without an answer for this long is closed and made again.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// A connection that was lost for no longer than this is waited for.
+/// How long after a loss callers wait for the connection to come back.
 const SHORT_LOSS: Duration = Duration::from_secs(1);
 
 /// The service was told to stop while it still waited for NATS.
@@ -204,11 +204,11 @@ async fn round_trip(client: &async_nats::Client, patience: Duration) -> anyhow::
     }
 }
 
-/// Makes clients of the library, all for one purpose.
+/// Creates the library's clients for one connection of a service.
 struct Connector {
     context: Context,
     purpose: String,
-    /// The servers that were given, in an order by chance.
+    /// The configured servers, in random order.
     addresses: Vec<ServerAddr>,
     up: Arc<watch::Sender<bool>>,
     /// Only the one who uses the connection keeps it.
@@ -395,7 +395,7 @@ async fn reconnect(filter: &Filter, servers: &[Server]) -> Option<ReconnectToSer
     }
 }
 
-/// A number below another, by chance: so clients spread over servers.
+/// A random number below `below`, so that clients spread over the servers.
 fn random(below: usize) -> usize {
     let random = uuid::Uuid::new_v4().as_u128() % (below.max(1) as u128);
     usize::try_from(random).unwrap_or(0)
@@ -428,7 +428,7 @@ async fn supervise(connector: Connector, replacement: Replacement, mut gate: Gat
                 }
                 error!(
                     connection = connector.purpose,
-                    "the NATS client ended, at a message that it cannot read perhaps: connecting anew"
+                    "the NATS client ended, perhaps at a message with unreadable headers: reconnecting"
                 );
                 let again = connect_again(&connector, &replacement);
                 let Some(new) = life.during(Duration::MAX, again).await else {
@@ -470,7 +470,7 @@ async fn supervise(connector: Connector, replacement: Replacement, mut gate: Gat
     }
 }
 
-/// Another client in the place of one that has ended; nothing if nobody wants one any more.
+/// Connects again until it succeeds; `None` if the connection is no longer used.
 async fn connect_again(connector: &Connector, replacement: &Replacement) -> Option<NewClient> {
     let mut wait = FIRST_WAIT;
     let mut told = false;

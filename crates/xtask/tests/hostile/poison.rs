@@ -29,7 +29,7 @@ pub(crate) const UNREADABLE: [(&str, &[u8]); 6] = [
 
 /// The line of a service whose client has ended.
 const CLIENT_ENDED: &str =
-    "the NATS client ended, at a message that it cannot read perhaps: connecting anew";
+    "the NATS client ended, perhaps at a message with unreadable headers: reconnecting";
 
 /// A durable job of kind `echo` with these headers.
 pub(crate) fn durable_job(id: JobId, headers: &[u8]) -> RawMessage {

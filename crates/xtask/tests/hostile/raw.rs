@@ -118,16 +118,12 @@ impl RawUser {
 
     /// Waits until the server has read all that was sent.
     pub(crate) async fn settled(&mut self) {
-        let nowhere = RawMessage {
-            subject: format!("{}.settled", self.inbox),
-            headers: Vec::new(),
-            payload: Vec::new(),
-        };
-        // Nobody but this user listens there, and this user gets it.
+        // It comes back to this user, who listens on its own inbox.
         self.next += 1;
         let own = RawMessage {
             subject: format!("{}.{}", self.inbox, self.next),
-            ..nowhere
+            headers: Vec::new(),
+            payload: Vec::new(),
         };
         self.send_to(&own, "x").await;
         let number = self.next;
