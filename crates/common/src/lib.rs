@@ -26,4 +26,5 @@ pub use outcome::{Outcome, OutcomeError, Status, codes};
 pub use portable::{MAX_DEPTH, NotPortable, check_portable};
 pub use record::{DeadReason, FailedAttempt, JobRecord, JobState};
 pub use status::{ConsumerState, ConsumerStatus, Counts, KindStatus, LaneStatus, RunTime};
+pub use subjects::JobSubject;
 pub use timestamp::Timestamp;

@@ -88,6 +88,82 @@ pub fn due_job(id: JobId, priority: Priority, run: u32, kind: &JobKind) -> Strin
     format!("{DUE}.{id}.{priority}.{run}.{kind}")
 }
 
+/// Every job as it was submitted, with wildcards: see [`durable_job`].
+pub const ALL_DURABLE: &str = "jobs.durable.*.*.*.>";
+
+/// Every job whose time has come, with wildcards: see [`due_job`].
+pub const ALL_DUE: &str = "jobs.due.>";
+
+/// Every job that waits for its time, with wildcards: see [`later`].
+pub const ALL_LATER: &str = "jobs.later.*";
+
+/// Every record, with wildcards: see [`state`].
+pub const ALL_STATES: &str = "jobs.state.*";
+
+/// Every request to cancel a job, with wildcards: see [`cancel`].
+pub const ALL_CANCELS: &str = "jobs.cancel.*";
+
+/// Every dead letter, with wildcards: see [`dead`].
+pub const ALL_DEAD: &str = "jobs.dead.*.>";
+
+/// Every marker of a job that waits, with wildcards: see [`overdue`].
+pub const ALL_OVERDUE: &str = "jobs.overdue.*.*";
+
+/// Where the watch for overdue jobs keeps how far it has come.
+pub const OVERDUE_CURSOR: &str = "jobs.overdue.watch.cursor";
+
+/// What the subject of a durable job says: `jobs.durable.<id>.<priority>.<run>.<kind>`, and the same
+/// behind `jobs.due` when its time has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobSubject {
+    /// The job.
+    pub id: JobId,
+    /// Its priority.
+    pub priority: Priority,
+    /// The number of the run, from 1: a job that is put back into the queue gets the next number, so
+    /// that no two messages share a subject.
+    pub run: u32,
+    /// Its kind.
+    pub kind: JobKind,
+}
+
+impl JobSubject {
+    /// Reads a subject behind `jobs.durable` or `jobs.due`.
+    #[must_use]
+    pub fn parse(subject: &str) -> Option<Self> {
+        let mut tokens = subject.splitn(6, '.').skip(2);
+        Some(Self {
+            id: tokens.next()?.parse().ok()?,
+            priority: tokens.next()?.parse().ok()?,
+            run: tokens.next()?.parse().ok().filter(|run| *run > 0)?,
+            kind: tokens.next()?.parse().ok()?,
+        })
+    }
+
+    /// The kind in such a subject, whatever its other tokens are.
+    #[must_use]
+    pub fn kind_in(subject: &str) -> Option<JobKind> {
+        subject.splitn(6, '.').nth(5)?.parse().ok()
+    }
+
+    /// What is used for a message whose subject cannot be read.
+    #[must_use]
+    pub fn of_unreadable(stream_sequence: u64, kind: JobKind) -> Self {
+        Self {
+            id: JobId::of_unreadable(stream_sequence),
+            priority: Priority::Normal,
+            run: 1,
+            kind,
+        }
+    }
+
+    /// The subject on which the server publishes the job when its time has come: [`due_job`].
+    #[must_use]
+    pub fn due(&self) -> String {
+        due_job(self.id, self.priority, self.run, &self.kind)
+    }
+}
+
 /// Where a job waits for its time: a message with the header `Nats-Schedule`, whose target is
 /// [`due_job`]. Only consumers publish there: whoever may could remove the jobs of all others.
 #[must_use]
@@ -127,4 +203,96 @@ pub fn overdue(slot: i64, id: JobId) -> String {
 #[must_use]
 pub fn dead(id: JobId, kind: &JobKind) -> String {
     format!("jobs.dead.{id}.{kind}")
+}
+
+/// Every dead letter of a kind, with wildcards: see [`dead`].
+#[must_use]
+pub fn dead_of_kind(kind: &JobKind) -> String {
+    format!("jobs.dead.*.{kind}")
+}
+
+/// The dead letter of a job, whatever its kind, with wildcards: see [`dead`].
+#[must_use]
+pub fn dead_of_job(id: JobId) -> String {
+    format!("jobs.dead.{id}.>")
+}
+
+/// Reads [`dead`].
+#[must_use]
+pub fn parse_dead(subject: &str) -> Option<(JobId, JobKind)> {
+    let (id, kind) = subject.strip_prefix("jobs.dead.")?.split_once('.')?;
+    Some((id.parse().ok()?, kind.parse().ok()?))
+}
+
+/// Reads [`state`].
+#[must_use]
+pub fn parse_state(subject: &str) -> Option<JobId> {
+    subject.strip_prefix("jobs.state.")?.parse().ok()
+}
+
+/// Reads [`cancel`].
+#[must_use]
+pub fn parse_cancel(subject: &str) -> Option<JobId> {
+    subject.strip_prefix("jobs.cancel.")?.parse().ok()
+}
+
+/// Reads [`later`].
+#[must_use]
+pub fn parse_later(subject: &str) -> Option<JobId> {
+    subject.strip_prefix("jobs.later.")?.parse().ok()
+}
+
+/// The markers of one slot, with a wildcard: see [`overdue`].
+#[must_use]
+pub fn overdue_in(slot: i64) -> String {
+    format!("{OVERDUE}.{slot}.*")
+}
+
+/// Reads [`overdue`].
+#[must_use]
+pub fn parse_overdue(subject: &str) -> Option<(i64, JobId)> {
+    let (slot, id) = subject.strip_prefix("jobs.overdue.")?.split_once('.')?;
+    Some((slot.parse().ok()?, id.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_formatted_is_read_back() {
+        let (id, kind): (JobId, JobKind) = (JobId::generate(), "mail.send".parse().unwrap());
+        let subject = JobSubject {
+            id,
+            priority: Priority::High,
+            run: 3,
+            kind: kind.clone(),
+        };
+        let queued = durable_job(id, Priority::High, 3, &kind);
+        for text in [&queued, &subject.due()] {
+            assert_eq!(JobSubject::parse(text), Some(subject.clone()));
+            assert_eq!(JobSubject::kind_in(text), Some(kind.clone()));
+        }
+        assert_eq!(parse_dead(&dead(id, &kind)), Some((id, kind)));
+        assert_eq!(parse_state(&state(id)), Some(id));
+        assert_eq!(parse_cancel(&cancel(id)), Some(id));
+        assert_eq!(parse_later(&later(id)), Some(id));
+        assert_eq!(parse_overdue(&overdue(17, id)), Some((17, id)));
+    }
+
+    #[test]
+    fn what_is_no_subject_of_a_job_is_not_read_as_one() {
+        let id = JobId::generate();
+        for subject in [
+            String::new(),
+            format!("jobs.durable.{id}.normal.0.echo"),
+            format!("jobs.durable.{id}.urgent.1.echo"),
+            format!("jobs.durable.{id}.normal.1"),
+            "jobs.durable.x.normal.1.echo".to_owned(),
+            OVERDUE_CURSOR.to_owned(),
+        ] {
+            assert_eq!(JobSubject::parse(&subject), None, "{subject}");
+            assert_eq!(parse_overdue(&subject), None, "{subject}");
+        }
+    }
 }

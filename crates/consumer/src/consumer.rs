@@ -9,9 +9,9 @@ use async_nats::Subject;
 use bootstrap::trace::Span;
 use bootstrap::{Context, Nats, Waits};
 use common::{ConsumerState, ConsumerStatus, Counts, JobId, JobKind, Timestamp, subjects};
-use durable::{Lane, Lease};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
+use worker::{Lane, Lease};
 
 use crate::config::Config;
 use crate::inbox::{Delivery, Inbox};
@@ -82,9 +82,34 @@ pub(crate) struct Started {
     pub(crate) served: usize,
     pub(crate) attempt: u32,
     pub(crate) at: Instant,
-    pub(crate) reply: Option<Subject>,
-    pub(crate) lease: Option<Arc<Lease>>,
+    pub(crate) origin: Origin,
     pub(crate) span: Span,
+}
+
+/// Where a job that runs is from, and with it how it is settled.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// From `jobs.create`, or the subject of its kind.
+    Core {
+        /// Reply subject; `None` for a plain publish.
+        reply: Option<Subject>,
+    },
+    /// From the durable lane.
+    Durable(Arc<Lease>),
+}
+
+impl Origin {
+    pub(crate) fn lease(&self) -> Option<&Arc<Lease>> {
+        match self {
+            Self::Core { .. } => None,
+            Self::Durable(lease) => Some(lease),
+        }
+    }
+
+    /// Whether anybody hears how the job ends.
+    pub(crate) fn wants_outcome(&self) -> bool {
+        !matches!(self, Self::Core { reply: None })
+    }
 }
 
 impl Consumer {
@@ -261,7 +286,7 @@ impl Consumer {
             unserved_kinds: self
                 .lane
                 .get()
-                .map(Lane::unserved_kinds)
+                .map(Lane::kinds_without_consumer)
                 .unwrap_or_default(),
             totals,
             lanes,

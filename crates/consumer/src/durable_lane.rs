@@ -7,8 +7,8 @@ use std::time::Duration;
 use bootstrap::Context;
 use bootstrap::trace::Span;
 use common::{DeadReason, JobKind, OutcomeError, codes};
-use durable::{Lane, LaneEnd, LaneOptions, Lease, Settlement, Sink, Topology};
 use tracing::{info, warn};
+use worker::{Lane, LaneEnd, LaneOptions, Lease, Settlement, Sink, Topology};
 
 use crate::config::{Config, Durable};
 use crate::consumer::{Consumer, lock};
@@ -92,21 +92,16 @@ impl Sink for Slots {
             .durable_jobs
             .fetch_add(jobs.len(), Ordering::AcqRel);
         consumer.count_received(jobs.len() as u64);
-        consumer
-            .inbox
-            .put_durable(jobs.into_iter().map(|lease| Delivery {
-                lease: Some(lease),
-                ..Delivery::default()
-            }));
+        consumer.inbox.put_durable(jobs);
     }
 
     fn give_up_waiting(&self, longer_than: Duration) -> Vec<Arc<Lease>> {
         let Some(consumer) = self.0.upgrade() else {
             return Vec::new();
         };
-        let waited = |delivery: &Delivery| {
-            let lease = delivery.lease.as_ref();
-            lease.is_some_and(|lease| lease.age() > longer_than)
+        let waited = |delivery: &Delivery| match delivery {
+            Delivery::Core(_) => false,
+            Delivery::Durable(lease) => lease.age() > longer_than,
         };
         let mut waiting = consumer.inbox.take_out(waited);
         for slot in &consumer.slots {
@@ -117,7 +112,10 @@ impl Sink for Slots {
             .fetch_sub(waiting.len(), Ordering::AcqRel);
         waiting
             .into_iter()
-            .filter_map(|delivery| delivery.lease)
+            .filter_map(|delivery| match delivery {
+                Delivery::Core(_) => None,
+                Delivery::Durable(lease) => Some(lease),
+            })
             .collect()
     }
 
@@ -169,11 +167,6 @@ pub(crate) fn ended(
             };
             (Ending::Succeeded, settlement)
         }
-        Ended::Cancelled => {
-            info!(job.id = %lease.id, job.kind = %kind, elapsed_ms = duration_ms, "job cancelled");
-            trace::end(span, "cancelled", None);
-            (Ending::Cancelled, Settlement::Cancelled)
-        }
         Ended::InvalidPayload(text) => {
             let error = OutcomeError::new(codes::INVALID_PAYLOAD, text);
             failed(consumer, (&lease, span), duration_ms, &error, true);
@@ -205,6 +198,22 @@ pub(crate) fn ended(
     };
     report.ended(ending);
     settle(consumer, lease, settlement);
+}
+
+/// A job was cancelled while its handler ran.
+pub(crate) fn cancelled(
+    consumer: &Consumer,
+    place: usize,
+    (lease, span): (Arc<Lease>, Span),
+    elapsed: Duration,
+) {
+    let report = consumer.report_of(place, true);
+    report.ran(elapsed);
+    let elapsed_ms = (elapsed.as_secs_f64() * 1e6).round() / 1e3;
+    info!(job.id = %lease.id, job.kind = %lease.kind, elapsed_ms, "job cancelled");
+    trace::end(span, "cancelled", None);
+    report.ended(Ending::Cancelled);
+    settle(consumer, lease, Settlement::Cancelled);
 }
 
 fn failed(

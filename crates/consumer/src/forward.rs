@@ -18,7 +18,7 @@ use common::{Backoff, JobId, JobKind, Outcome, WireDuration, codes, subjects};
 use tracing::warn;
 
 use crate::consumer::Consumer;
-use crate::inbox::Delivery;
+use crate::inbox::CoreDelivery;
 use crate::job_log::About;
 use crate::report::Ending;
 use crate::settle::{self, Refusal};
@@ -57,7 +57,7 @@ enum Answer {
 }
 
 /// Passes a job on, in the background.
-pub(crate) async fn pass_on(consumer: &Arc<Consumer>, delivery: Delivery, job: Passed) {
+pub(crate) async fn pass_on(consumer: &Arc<Consumer>, delivery: CoreDelivery, job: Passed) {
     let Ok(permit) = Arc::clone(&consumer.forwards).try_acquire_owned() else {
         if let Some(reply) = delivery.reply {
             let busy = settle::busy(consumer, job.id, job.attempt, reply);
@@ -91,7 +91,7 @@ pub(crate) async fn pass_on(consumer: &Arc<Consumer>, delivery: Delivery, job: P
 }
 
 /// A request is answered with whatever comes of it; its sender submits it again if need be.
-async fn pass_request(consumer: &Consumer, delivery: &Delivery, job: &Passed) {
+async fn pass_request(consumer: &Consumer, delivery: &CoreDelivery, job: &Passed) {
     let Some(reply) = delivery.reply.clone() else {
         return;
     };
@@ -117,7 +117,7 @@ async fn pass_request(consumer: &Consumer, delivery: &Delivery, job: &Passed) {
 }
 
 /// A plain job is passed on until somebody runs it, or nobody can know whether it was run.
-async fn pass_plain(consumer: &Consumer, delivery: &Delivery, job: &Passed) {
+async fn pass_plain(consumer: &Consumer, delivery: &CoreDelivery, job: &Passed) {
     let backoff = Backoff::default();
     for retry in 1.. {
         match ask(consumer, delivery, job).await {
@@ -138,7 +138,7 @@ async fn pass_plain(consumer: &Consumer, delivery: &Delivery, job: &Passed) {
     }
 }
 
-async fn refuse(consumer: &Consumer, delivery: &Delivery, job: &Passed) {
+async fn refuse(consumer: &Consumer, delivery: &CoreDelivery, job: &Passed) {
     let text = format!(
         "field `kind`: no consumer has a handler for the kind \"{}\"",
         job.kind
@@ -151,7 +151,7 @@ async fn refuse(consumer: &Consumer, delivery: &Delivery, job: &Passed) {
 }
 
 /// Sends a job to the subject of its kind once, and waits for what comes of it.
-async fn ask(consumer: &Consumer, delivery: &Delivery, job: &Passed) -> Answer {
+async fn ask(consumer: &Consumer, delivery: &CoreDelivery, job: &Passed) -> Answer {
     let wait = job.timeout.map_or(LONGEST, WireDuration::get) + PATIENCE;
     let mut request = Request::new()
         .payload(delivery.payload.clone())

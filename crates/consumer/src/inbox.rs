@@ -4,22 +4,36 @@ use std::sync::{Arc, Mutex};
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use durable::Lease;
 use tokio::sync::Notify;
+use worker::Lease;
 
 use crate::consumer::lock;
 
 /// A job as it came, not read yet.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    /// From `jobs.create`, or the subject of its kind.
+    Core(CoreDelivery),
+    /// From the durable lane.
+    Durable(Arc<Lease>),
+}
+
+/// A message from `jobs.create`, or the subject of its kind.
 #[derive(Debug, Default)]
-pub(crate) struct Delivery {
+pub(crate) struct CoreDelivery {
     pub(crate) payload: Bytes,
-    /// Where its outcome goes, if its sender asked for it.
+    /// Reply subject; `None` for a plain publish.
     pub(crate) reply: Option<Subject>,
     pub(crate) headers: Option<Box<HeaderMap>>,
-    /// On the subject of which of the kinds that are served it came; `None`: the general one.
+    /// Index of the served kind whose subject delivered this; `None` for `jobs.create`.
     pub(crate) on: Option<usize>,
-    /// What the consumer has of it, if it is from the durable lane.
-    pub(crate) lease: Option<Arc<Lease>>,
+}
+
+impl Delivery {
+    /// Whether it is a plain publish, which nobody would submit again.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self, Self::Core(CoreDelivery { reply: None, .. }))
+    }
 }
 
 /// The jobs that wait for a slot.
@@ -95,16 +109,18 @@ impl Inbox {
             queue.deliveries.extend(deliveries.drain(..));
         } else {
             queue.deliveries.extend(deliveries.drain(..room));
-            let kept = deliveries.extract_if(.., |delivery| delivery.reply.is_none());
+            let kept = deliveries.extract_if(.., |delivery| delivery.is_plain());
             queue.deliveries.extend(kept);
         }
         self.changed(&queue);
     }
 
     /// Takes jobs of the durable lane in; whoever pulls them keeps to the room there is.
-    pub(crate) fn put_durable(&self, deliveries: impl IntoIterator<Item = Delivery>) {
+    pub(crate) fn put_durable(&self, jobs: Vec<Arc<Lease>>) {
         let mut queue = lock(&self.queue);
-        queue.durable.extend(deliveries);
+        queue
+            .durable
+            .extend(jobs.into_iter().map(Delivery::Durable));
         self.changed(&queue);
     }
 
@@ -174,10 +190,9 @@ impl Inbox {
 
 impl Queue {
     fn line_of(&mut self, delivery: &Delivery) -> &mut VecDeque<Delivery> {
-        if delivery.lease.is_some() {
-            &mut self.durable
-        } else {
-            &mut self.deliveries
+        match delivery {
+            Delivery::Core(_) => &mut self.deliveries,
+            Delivery::Durable(_) => &mut self.durable,
         }
     }
 
@@ -208,18 +223,22 @@ mod tests {
 
     fn delivery(number: u8, reply: bool) -> Delivery {
         let reply = reply.then(|| Subject::from_static("_INBOX.x"));
-        Delivery {
+        Delivery::Core(CoreDelivery {
             payload: vec![number].into(),
             reply,
-            ..Delivery::default()
+            ..CoreDelivery::default()
+        })
+    }
+
+    fn number(delivery: &Delivery) -> u8 {
+        match delivery {
+            Delivery::Core(delivery) => delivery.payload[0],
+            Delivery::Durable(lease) => lease.payload[0],
         }
     }
 
     fn numbers<'a>(deliveries: impl IntoIterator<Item = &'a Delivery>) -> Vec<u8> {
-        deliveries
-            .into_iter()
-            .map(|delivery| delivery.payload[0])
-            .collect()
+        deliveries.into_iter().map(number).collect()
     }
 
     #[tokio::test]
@@ -268,7 +287,7 @@ mod tests {
                 tokio::spawn(async move {
                     while let Some(batch) = inbox.take(Share::Fair).await {
                         for delivery in batch {
-                            say.send(delivery.payload[0]).unwrap();
+                            say.send(number(&delivery)).unwrap();
                         }
                     }
                 })

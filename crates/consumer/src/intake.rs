@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::consumer::Consumer;
-use crate::inbox::Delivery;
+use crate::inbox::{CoreDelivery, Delivery};
 use crate::job_log::About;
 use crate::settle;
 
@@ -215,12 +215,11 @@ impl Feed {
     }
 
     fn add(&mut self, message: Message) {
-        self.batch.push(Delivery {
+        self.batch.push(Delivery::Core(CoreDelivery {
             payload: message.payload,
             reply: self.consumer.reply_of(message.reply),
             headers: message.headers.map(Box::new),
             on: self.subscription.on,
-            lease: None,
-        });
+        }));
     }
 }

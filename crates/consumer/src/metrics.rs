@@ -6,9 +6,9 @@ use std::sync::Weak;
 
 use bootstrap::{Families, Times};
 use common::{ConsumerState, Counts, subjects};
-use durable::{Figures, Lane};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
+use worker::{Figures, Lane};
 
 use crate::consumer::Consumer;
 use crate::report::LaneReport;
@@ -193,6 +193,6 @@ fn durable(families: &mut Families<'_>, lane: &Lane, figures: &Figures) -> fmt::
     families.gauge(
         "jobs_unserved_kinds",
         "Kinds of which durable jobs wait and that nobody serves",
-        [([], lane.unserved_kinds().len())],
+        [([], lane.kinds_without_consumer().len())],
     )
 }

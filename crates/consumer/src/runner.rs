@@ -10,23 +10,21 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use async_nats::Subject;
 use bootstrap::is_unreadable;
 use bootstrap::trace::Span;
 use common::{
     ConsumerState, DecodeError, Job, JobId, JobKind, OutcomeError, Status, Timestamp, WireDuration,
     check_portable, codes, subjects,
 };
-use durable::Lease;
 use futures_util::FutureExt as _;
-use tokio_util::sync::CancellationToken;
 use tracing::error;
+use worker::Lease;
 
-use crate::consumer::{Consumer, Started, lock};
+use crate::consumer::{Consumer, Origin, Started, lock};
 use crate::durable_lane;
 use crate::forward::{self, Passed};
 use crate::handler::{Attempt, Failure};
-use crate::inbox::{Delivery, Share};
+use crate::inbox::{CoreDelivery, Delivery, Share};
 use crate::registry::{CallError, Returned};
 use crate::settle::{self, Answer, Refusal, attempt_of};
 use crate::trace;
@@ -38,8 +36,6 @@ const QUICK: Duration = Duration::from_micros(50);
 pub(crate) enum Ended {
     Returned(Returned),
     InvalidPayload(String),
-    /// Somebody cancelled the job; durable lane.
-    Cancelled,
     Failed {
         code: &'static str,
         message: String,
@@ -103,9 +99,7 @@ struct Ready<'p> {
     /// Which attempt it is, from 1.
     number: u32,
     job: Job<'p>,
-    /// To whom it is owed to say how the job ended: to nobody, if there is neither reply nor lease.
-    reply: Option<Subject>,
-    lease: Option<Arc<Lease>>,
+    origin: Origin,
     span: Span,
 }
 
@@ -117,10 +111,23 @@ enum NotRun {
     Elsewhere(Passed),
 }
 
-/// Never, for a job that cannot be cancelled.
-async fn cancelled_by(token: Option<&CancellationToken>) {
-    match token {
-        Some(token) => token.cancelled().await,
+/// How a slot is done with a job that it ran.
+enum Finished {
+    /// The handler has ended, or its time has.
+    Ended(Ended),
+    /// Somebody cancelled the job.
+    Cancelled(Arc<Lease>),
+    /// The consumer stops.
+    Stopped,
+}
+
+/// Waits until the job of a lease is cancelled; for ever without one: only durable jobs can be.
+async fn cancelled(lease: Option<&Arc<Lease>>) -> Arc<Lease> {
+    match lease {
+        Some(lease) => {
+            lease.cancelled.cancelled().await;
+            Arc::clone(lease)
+        }
         None => std::future::pending().await,
     }
 }
@@ -189,32 +196,34 @@ impl Slot<'_> {
         }
     }
 
-    async fn run(&mut self, mut delivery: Delivery) {
+    async fn run(&mut self, delivery: Delivery) {
         let consumer = self.consumer;
         if consumer.state() == ConsumerState::Draining
-            && (delivery.lease.is_some()
-                || delivery.reply.is_some()
-                || consumer.hard_stop.is_cancelled())
+            && (!delivery.is_plain() || consumer.hard_stop.is_cancelled())
         {
-            let interrupted = settle::interrupted_unread(consumer, delivery);
+            let interrupted = settle::not_started(consumer, delivery);
             return settle::send(consumer, interrupted).await;
         }
-        let lease = delivery.lease.take();
-        let payload = match &lease {
-            Some(lease) => lease.payload.clone(),
-            None => std::mem::take(&mut delivery.payload),
-        };
-        let read = match lease {
-            Some(lease) => self.read_durable(lease, &payload),
-            None => self.read(&mut delivery, &payload),
+        let (mut core, payload);
+        let read = match delivery {
+            Delivery::Core(delivery) => {
+                core = delivery;
+                payload = std::mem::take(&mut core.payload);
+                self.read(&mut core, &payload)
+            }
+            Delivery::Durable(lease) => {
+                core = CoreDelivery::default();
+                payload = lease.payload.clone();
+                self.read_durable(lease, &payload)
+            }
         };
         match read {
             Ok(ready) => self.execute(ready).await,
             Err(NotRun::Settled(answer)) => settle::send(consumer, answer).await,
             Err(NotRun::Elsewhere(job)) => {
-                delivery.payload = payload;
+                core.payload = payload;
                 // Seldom, and large: the future of a slot has room for all that it awaits.
-                Box::pin(forward::pass_on(consumer, delivery, job)).await;
+                Box::pin(forward::pass_on(consumer, core, job)).await;
             }
         }
     }
@@ -222,7 +231,7 @@ impl Slot<'_> {
     /// Reads a job of `jobs.create` or of the subject of its kind, and refuses what cannot be run.
     fn read<'p>(
         &mut self,
-        delivery: &mut Delivery,
+        delivery: &mut CoreDelivery,
         payload: &'p [u8],
     ) -> Result<Ready<'p>, NotRun> {
         let consumer = self.consumer;
@@ -278,8 +287,9 @@ impl Slot<'_> {
             place,
             id,
             number,
-            reply: delivery.reply.take(),
-            lease: None,
+            origin: Origin::Core {
+                reply: delivery.reply.take(),
+            },
             span: trace::process(delivery.headers.as_deref(), (id, number), &job, None),
             job,
         })
@@ -302,9 +312,8 @@ impl Slot<'_> {
             place,
             id,
             number,
-            reply: None,
             span: trace::process(lease.headers.as_ref(), (id, number), &job, Some(&lease)),
-            lease: Some(lease),
+            origin: Origin::Durable(lease),
             job,
         })
     }
@@ -340,29 +349,28 @@ impl Slot<'_> {
             id,
             number,
             job,
-            reply,
-            lease,
+            origin,
             span,
         } = ready;
         let served = &consumer.served()[place];
         let timeout = job.timeout.map_or(served.timeout, WireDuration::get);
+        let lease = origin.lease().cloned();
         if lease.is_none() {
             self.begins(job.created_at);
         }
-        let wanted = reply.is_some() || lease.is_some();
+        let wanted = origin.wants_outcome();
         if number > 1 {
             consumer.report_of(place, lease.is_some()).retried();
         }
-        let cancelled = lease.as_ref().map(|lease| {
+        if let Some(lease) = &lease {
             lease.start();
-            lease.cancelled.clone()
-        });
+        }
         let attempt = Attempt {
             id,
             number,
             timeout,
             trace: span.context().map(Arc::new),
-            cancelled: cancelled.clone(),
+            cancelled: lease.as_ref().map(|lease| lease.cancelled.clone()),
         };
         let at = self.now;
         let state = &consumer.slots[self.number];
@@ -371,14 +379,13 @@ impl Slot<'_> {
             served: place,
             attempt: number,
             at,
-            reply,
-            lease,
+            origin,
             span,
         });
 
         // What the handler holds is gone when the job is settled: a program that was given up is
         // killed before anybody is told so.
-        let ended = {
+        let finished = {
             // The handler may panic before there is a future, and in the text of its error.
             let call =
                 async { Ended::from(served.handler.call(job.payload, attempt, wanted).await) };
@@ -386,7 +393,7 @@ impl Slot<'_> {
             // Many jobs end at the first poll; only the others need to hear of time and shutdown,
             // and must not keep the rest of the batch from other slots.
             match futures_util::poll!(call.as_mut()) {
-                Poll::Ready(called) => Some(Ended::of(called)),
+                Poll::Ready(called) => Finished::Ended(Ended::of(called)),
                 Poll::Pending => {
                     let batch = std::mem::take(&mut lock(state).batch);
                     consumer.give_back(batch);
@@ -394,10 +401,10 @@ impl Slot<'_> {
                     tokio::select! {
                         biased;
                         called = tokio::time::timeout(timeout, call) => {
-                            Some(called.map_or_else(|_| timed_out(timeout), Ended::of))
+                            Finished::Ended(called.map_or_else(|_| timed_out(timeout), Ended::of))
                         }
-                        () = cancelled_by(cancelled.as_ref()) => Some(Ended::Cancelled),
-                        () = consumer.hard_stop.cancelled() => None,
+                        lease = cancelled(lease.as_ref()) => Finished::Cancelled(lease),
+                        () = consumer.hard_stop.cancelled() => Finished::Stopped,
                     }
                 }
             }
@@ -425,9 +432,13 @@ impl Slot<'_> {
         }
         // Whoever empties the slot settles the job: if it is empty, shutdown has done so already.
         let Some(started) = started else { return };
-        let answer = match ended {
-            None => settle::interrupted(consumer, started),
-            Some(ended) => settle::ended(consumer, started, elapsed, ended),
+        let answer = match finished {
+            Finished::Ended(ended) => settle::ended(consumer, started, elapsed, ended),
+            Finished::Cancelled(lease) => {
+                durable_lane::cancelled(consumer, place, (lease, started.span), elapsed);
+                None
+            }
+            Finished::Stopped => settle::interrupted(consumer, started),
         };
         if wanted {
             settle::send(consumer, answer).await;

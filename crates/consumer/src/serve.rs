@@ -9,11 +9,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bootstrap::{About, Context, Misconfigured};
 use common::{ConsumerState, JobKind, KindPattern, subjects};
-use durable::LaneEnd;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use worker::LaneEnd;
 
 use crate::config::Config;
 use crate::consumer::{Consumer, lock};
@@ -223,7 +223,7 @@ fn select(
 /// Hands back at once the requests and durable jobs that wait, for others to take them while there
 /// is time; plain publishes, which nobody would submit again, stay in line.
 async fn hand_back_waiting(consumer: &Consumer, deadline: Instant) {
-    let is_request = |delivery: &Delivery| delivery.reply.is_some() || delivery.lease.is_some();
+    let is_request = |delivery: &Delivery| !delivery.is_plain();
     let mut requests = consumer.inbox.take_out(is_request);
     for slot in &consumer.slots {
         requests.extend(take_out(&mut lock(slot).batch, is_request));
@@ -235,7 +235,7 @@ async fn hand_back_waiting(consumer: &Consumer, deadline: Instant) {
 async fn interrupt_unread(consumer: &Consumer, deliveries: Vec<Delivery>, deadline: Instant) {
     let mut left = deliveries.len();
     for delivery in deliveries {
-        let interrupted = settle::interrupted_unread(consumer, delivery);
+        let interrupted = settle::not_started(consumer, delivery);
         let sent = timeout_at(deadline, settle::send(consumer, interrupted)).await;
         if sent.is_err() {
             warn!(

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use common::{Job, JobId, Outcome, OutcomeError, Status, codes, subjects};
 use tracing::{info, warn};
 
-use crate::consumer::{Consumer, Served, Started};
+use crate::consumer::{Consumer, Origin, Served, Started};
 use crate::durable_lane;
-use crate::inbox::Delivery;
+use crate::inbox::{CoreDelivery, Delivery};
 use crate::job_log::About;
 use crate::report::{Ending, KindReport};
 use crate::runner::Ended;
@@ -121,18 +121,19 @@ pub(crate) fn ended(
         id,
         served,
         attempt,
-        reply,
-        lease,
+        origin,
         span,
         ..
     } = started;
-    if let Some(lease) = lease {
-        durable_lane::ended(consumer, served, (lease, span), elapsed, ended);
-        return None;
-    }
+    let reply = match origin {
+        Origin::Core { reply } => reply,
+        Origin::Durable(lease) => {
+            durable_lane::ended(consumer, served, (lease, span), elapsed, ended);
+            return None;
+        }
+    };
     let Served { kind, report, .. } = &consumer.served()[served];
     let (status, ending, result, error) = match ended {
-        Ended::Cancelled => unreachable!("only jobs of the durable lane are cancelled"),
         Ended::Returned(result) => (Status::Succeeded, Ending::Succeeded, result, None),
         Ended::InvalidPayload(text) => {
             let error = OutcomeError::new(codes::INVALID_PAYLOAD, text);
@@ -191,24 +192,26 @@ pub(crate) fn interrupted(consumer: &Consumer, started: Started) -> Option<Answe
         served,
         attempt,
         at,
-        reply,
-        lease,
+        origin,
         span,
     } = started;
     let why = OutcomeError::new(codes::INTERRUPTED, "the consumer stopped");
     trace::end(span, codes::INTERRUPTED, Some(&why));
     let kind = &consumer.served()[served].kind;
     consumer
-        .report_of(served, lease.is_some())
+        .report_of(served, origin.lease().is_some())
         .ended(Ending::Interrupted);
-    if let Some(lease) = lease {
-        warn!(
-            job.id = %id, job.kind = %kind, elapsed_ms = at.elapsed().as_millis(),
-            "job interrupted: it did not end within the grace period, and is given back"
-        );
-        durable_lane::give_back(consumer, lease);
-        return None;
-    }
+    let reply = match origin {
+        Origin::Core { reply } => reply,
+        Origin::Durable(lease) => {
+            warn!(
+                job.id = %id, job.kind = %kind, elapsed_ms = at.elapsed().as_millis(),
+                "job interrupted: it did not end within the grace period, and is given back"
+            );
+            durable_lane::give_back(consumer, lease);
+            return None;
+        }
+    };
     warn!(
         job.id = %id, job.kind = %kind, elapsed_ms = at.elapsed().as_millis(), told = reply.is_some(),
         "job interrupted: it did not end within the grace period"
@@ -218,11 +221,18 @@ pub(crate) fn interrupted(consumer: &Consumer, started: Started) -> Option<Answe
 }
 
 /// Gives a job back that was not started when the consumer stopped.
-pub(crate) fn interrupted_unread(consumer: &Consumer, delivery: Delivery) -> Option<Answer> {
-    if let Some(lease) = delivery.lease {
-        durable_lane::give_back(consumer, lease);
-        return None;
+pub(crate) fn not_started(consumer: &Consumer, delivery: Delivery) -> Option<Answer> {
+    match delivery {
+        Delivery::Core(delivery) => interrupted_unread(consumer, delivery),
+        Delivery::Durable(lease) => {
+            durable_lane::give_back(consumer, lease);
+            None
+        }
     }
+}
+
+/// The same for a job of `jobs.create`.
+pub(crate) fn interrupted_unread(consumer: &Consumer, delivery: CoreDelivery) -> Option<Answer> {
     consumer.report.others.ended(Ending::Interrupted);
     if delivery.reply.is_some() {
         hand_back_unread(consumer, delivery, Status::Interrupted)
@@ -260,6 +270,13 @@ pub(crate) fn busy(consumer: &Consumer, id: Option<JobId>, attempt: u32, reply: 
 
 /// The same for a job that was not read yet.
 pub(crate) fn busy_unread(consumer: &Consumer, delivery: Delivery) -> Option<Answer> {
+    let delivery = match delivery {
+        Delivery::Core(delivery) => delivery,
+        Delivery::Durable(lease) => {
+            durable_lane::give_back(consumer, lease);
+            return None;
+        }
+    };
     consumer.report.others.ended(Ending::Busy);
     hand_back_unread(consumer, delivery, Status::Busy)
 }
@@ -305,7 +322,7 @@ fn not_run(
 }
 
 /// The same for a job that was not read yet.
-fn hand_back_unread(consumer: &Consumer, delivery: Delivery, status: Status) -> Option<Answer> {
+fn hand_back_unread(consumer: &Consumer, delivery: CoreDelivery, status: Status) -> Option<Answer> {
     let reply = delivery.reply?;
     let id = Job::decode(&delivery.payload).ok().and_then(|job| job.id);
     let attempt = attempt_of(delivery.headers.as_deref());

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use async_nats::HeaderMap;
 use bootstrap::trace::{self, Span, TraceContext};
 use common::{Job, JobId, OutcomeError, Timestamp, subjects};
-use durable::Lease;
+use worker::Lease;
 
 use crate::settle::loggable;
 

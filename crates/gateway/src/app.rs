@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::http::StatusCode;
 use bootstrap::{Context, Nats};
-use durable::Submitter;
+use client::Submitter;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 

@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use durable::dead::{Action, Remaining};
-use durable::{DeadLetter, Replayed, Which};
+use client::dead_letters::{Action, Remaining};
+use client::{DeadLetter, Replayed, Which};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};

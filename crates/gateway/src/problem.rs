@@ -3,9 +3,9 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use client::dead_letters::LeftAsItIs;
+use client::{NotStored, SubmitError};
 use common::{DecodeError, JobId};
-use durable::dead::LeftAsItIs;
-use durable::{NotStored, SubmitError};
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bootstrap::{Client, Nats};
-use durable::{Finding, Topology};
+use client::{Finding, Topology};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -100,7 +100,7 @@ impl Safety {
             return Ok(verdict);
         }
         let connection = client.connects();
-        let findings = durable::examine(client, Topology::default()).await?;
+        let findings = client::examine(client, Topology::default()).await?;
         let now = Seen {
             connection,
             at: Instant::now(),

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
+use client::Submitted;
 use common::{Outcome, Status};
-use durable::Submitted;
 use tracing::{debug, info, warn};
 
 use crate::input::BadLine;

@@ -11,9 +11,9 @@ use anyhow::Context as _;
 use bootstrap::{Context, Nats};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
+use client::dead_letters::Remaining;
+use client::{DeadLetter, Replayed, Waited, Which, dead_letters};
 use common::{DeadReason, JobId, JobKind, JobRecord, JobState};
-use durable::dead::Remaining;
-use durable::{DeadLetter, Replayed, Waited, Which, dead};
 use serde_json::json;
 use tracing::warn;
 
@@ -152,12 +152,12 @@ pub(crate) async fn run(context: &Context, operation: Operation) -> anyhow::Resu
     let nats = context.connect("operation").await?;
     let fine = match operation {
         Operation::Info(job) => {
-            let record = durable::look_up(&nats.client, job.id).await?;
+            let record = client::look_up(&nats.client, job.id).await?;
             show_record(&job, record.as_ref())?;
             record.is_some()
         }
         Operation::Wait(Wait { job, timeout }) => {
-            let waited = durable::wait(&nats.client, nats.connected(), job.id, timeout).await?;
+            let waited = client::wait(&nats.client, nats.connected(), job.id, timeout).await?;
             match waited {
                 Waited::Ended(record) => {
                     show_record(&job, Some(&record))?;
@@ -184,7 +184,7 @@ pub(crate) async fn run(context: &Context, operation: Operation) -> anyhow::Resu
 /// nobody knows it.
 async fn cancel(nats: &Nats, job: &Job) -> anyhow::Result<bool> {
     let id = job.id;
-    let known = durable::look_up(&nats.client, id)
+    let known = client::look_up(&nats.client, id)
         .await
         .with_context(|| format!("job {id} is not cancelled: it cannot be looked up"))?;
     let state = known.map(|record| record.state);
@@ -203,7 +203,7 @@ async fn cancel(nats: &Nats, job: &Job) -> anyhow::Result<bool> {
             format!("job {id} is not cancelled: it has ended as {state}"),
         ),
         Some(_) => {
-            durable::cancel(&nats.client, id)
+            client::cancel(&nats.client, id)
                 .await
                 .with_context(|| format!("job {id} is not cancelled"))?;
             (
@@ -228,7 +228,7 @@ async fn see_to(context: &Context, nats: &Nats, operation: Dead) -> anyhow::Resu
             limit,
             json,
         }) => {
-            let letters = dead::list(&nats.client, &filter.which(), 0, limit).await?;
+            let letters = dead_letters::list(&nats.client, &filter.which(), 0, limit).await?;
             for letter in &letters {
                 print(&if json {
                     summary(letter).to_string()
@@ -241,7 +241,7 @@ async fn see_to(context: &Context, nats: &Nats, operation: Dead) -> anyhow::Resu
             }
             Ok(true)
         }
-        Dead::Show(job) => match dead::show(&nats.client, job.id).await? {
+        Dead::Show(job) => match dead_letters::show(&nats.client, job.id).await? {
             Some(letter) => {
                 show_letter(&letter, job.json)?;
                 Ok(true)
@@ -255,7 +255,7 @@ async fn see_to(context: &Context, nats: &Nats, operation: Dead) -> anyhow::Resu
         }) => {
             let payload = payload.map(|payload| Bytes::from(payload.0.get().to_owned()));
             each(context, nats, chosen, rate, async |letter| {
-                let replayed = dead::replay(&nats.client, letter, payload.clone()).await?;
+                let replayed = dead_letters::replay(&nats.client, letter, payload.clone()).await?;
                 Ok(match replayed {
                     Replayed::Yes => "replayed",
                     Replayed::Already => "not replayed: it was before, or somebody else does it",
@@ -265,7 +265,7 @@ async fn see_to(context: &Context, nats: &Nats, operation: Dead) -> anyhow::Resu
         }
         Dead::Discard(chosen) => {
             each(context, nats, chosen, None, async |letter| {
-                dead::discard(&nats.client, letter).await?;
+                dead_letters::discard(&nats.client, letter).await?;
                 Ok("discarded")
             })
             .await
@@ -282,7 +282,7 @@ async fn each(
     action: impl AsyncFn(&DeadLetter) -> anyhow::Result<&'static str>,
 ) -> anyhow::Result<bool> {
     if let Some(id) = id {
-        let Some(letter) = dead::show(&nats.client, id).await? else {
+        let Some(letter) = dead_letters::show(&nats.client, id).await? else {
             return nothing(&Job { id, json: false });
         };
         print(&format!("job {id} {}", action(&letter).await?))?;
@@ -406,7 +406,7 @@ fn show_letter(letter: &DeadLetter, as_json: bool) -> anyhow::Result<()> {
     print(&format!("  {}", shown(&text)))
 }
 
-fn summary(letter: &dead::Summary) -> serde_json::Value {
+fn summary(letter: &dead_letters::Summary) -> serde_json::Value {
     json!({
         "id": letter.id,
         "kind": letter.kind,
@@ -418,7 +418,7 @@ fn summary(letter: &dead::Summary) -> serde_json::Value {
     })
 }
 
-fn line(letter: &dead::Summary) -> String {
+fn line(letter: &dead_letters::Summary) -> String {
     let reason = letter.reason.map_or("?", DeadReason::as_str);
     let error = letter.error.as_ref();
     let error = error.map_or(String::new(), |error| {

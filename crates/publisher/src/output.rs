@@ -4,8 +4,8 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::Context as _;
+use client::Submitted;
 use common::{JobId, Outcome, OutcomeError, Status};
-use durable::Submitted;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 

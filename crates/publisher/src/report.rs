@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use client::Submitted;
 use common::{Outcome, Status};
-use durable::Submitted;
 use hdrhistogram::Histogram;
 use tracing::{info, warn};
 

@@ -78,7 +78,7 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
 
 /// Refuses a server that does not keep what it confirms, unless that is wanted.
 async fn examine(nats: &Nats, accept: bool) -> anyhow::Result<()> {
-    for finding in durable::examine(&nats.client, durable::Topology::default()).await? {
+    for finding in client::examine(&nats.client, client::Topology::default()).await? {
         if finding.breaks && !accept {
             return Err(anyhow::Error::new(Misconfigured(format!(
                 "{finding}; or tell the publisher to go on all the same by --accept-unsafe-server"

@@ -1,4 +1,4 @@
-use durable::{Stream, StreamDepth};
+use client::{Stream, StreamDepth};
 
 /// How many jobs the durable lane holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::RequestErrorKind;
 use bootstrap::Client;
-use durable::Stream;
+use client::Stream;
 use serde_json::{Value, json};
 
 /// How long the server may take to answer.

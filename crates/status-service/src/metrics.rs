@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bootstrap::Families;
+use client::{Storage, Stream, StreamDepth};
 use common::{Counts, Timestamp};
-use durable::{Storage, Stream, StreamDepth};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 

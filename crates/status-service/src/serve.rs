@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use bootstrap::Client;
 use bootstrap::{Context, Nats, STILL};
+use client::WriteHealth;
 use common::subjects::FLEET;
 use common::{JobKind, Timestamp};
-use durable::Storing;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info};
@@ -190,7 +190,7 @@ impl Log {
     async fn queue(&mut self, nats: &Nats) {
         let client = &nats.client;
         self.storing(nats).await;
-        match durable::streams(client).await {
+        match client::streams(client).await {
             Ok(streams) => {
                 let streams = streams.unwrap_or_default();
                 let depth = Depth::of(&streams);
@@ -211,7 +211,7 @@ impl Log {
                 return;
             }
         }
-        let storage = durable::storage(client).await.unwrap_or_else(|error| {
+        let storage = client::storage(client).await.unwrap_or_else(|error| {
             debug!("cannot see how much is stored: {error:#}");
             None
         });
@@ -229,9 +229,9 @@ impl Log {
         {
             return;
         }
-        let wait = match durable::storing(&nats.client, &nats.health).await {
-            Ok(Storing::Works | Storing::Stopped(_)) => STORING,
-            Ok(Storing::Unknown) => UNKNOWN,
+        let wait = match client::check_write_health(&nats.client, &nats.health).await {
+            Ok(WriteHealth::Works | WriteHealth::Stopped(_)) => STORING,
+            Ok(WriteHealth::Unknown) => UNKNOWN,
             Err(error) => {
                 debug!("cannot see whether the server stores: {error:#}");
                 if nats.health.problem("storage").is_some() {
@@ -252,7 +252,7 @@ impl Log {
             debug!("cannot see for how many durable jobs the time has come: {error:#}");
             None
         });
-        let letters = match durable::dead_letters(client).await {
+        let letters = match client::count_dead_letters(client).await {
             Ok(letters) => {
                 // Asked again soon where there is no such stream yet.
                 if letters.is_none() {

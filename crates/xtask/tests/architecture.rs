@@ -125,3 +125,82 @@ fn what_services_share_depends_on_none_of_them() {
         );
     }
 }
+
+#[test]
+fn applications_and_consumers_stand_on_the_broker_and_do_not_know_each_other() {
+    let dependencies = Dependencies::of_this_project();
+    for (crate_of_ours, forbidden) in [
+        ("jetstream", ["client", "worker"]),
+        ("client", ["worker", "consumer"]),
+        ("worker", ["client", "consumer"]),
+    ] {
+        let reached = dependencies.reachable_from(crate_of_ours);
+        assert!(reached.contains("common"), "{reached:?}");
+        for forbidden in forbidden.iter().chain(&SERVICES).chain(&DEVELOPMENT) {
+            assert!(
+                !reached.contains(forbidden),
+                "{crate_of_ours} depends on {forbidden}"
+            );
+        }
+    }
+    for (service, needed, forbidden) in [
+        ("consumer", "worker", "client"),
+        ("publisher", "client", "worker"),
+        ("gateway", "client", "worker"),
+        ("status-service", "client", "worker"),
+    ] {
+        let reached = dependencies.reachable_from(service);
+        assert!(reached.contains(needed), "{service} needs {needed}");
+        assert!(
+            !reached.contains(forbidden),
+            "{service} depends on {forbidden}"
+        );
+    }
+}
+
+/// The lines in which the source of a folder names a module.
+fn lines_naming(folder: &str, module: &str) -> Vec<String> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../");
+    let mut folders = vec![std::path::PathBuf::from(format!("{root}{folder}"))];
+    let mut found = Vec::new();
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(&folder)
+            .unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        for entry in entries {
+            let path = entry.expect("the folder can be read").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            files += 1;
+            let text = std::fs::read_to_string(&path).expect("source is text");
+            let lines = text.lines().filter(|line| line.contains(module));
+            found.extend(lines.map(|line| format!("{}: {line}", path.display())));
+        }
+    }
+    assert!(files > 1, "{folder} holds no source");
+    found
+}
+
+#[test]
+fn maintenance_has_no_part_in_running_a_job_and_the_reverse() {
+    for part in ["crate::settle", "crate::intake", "crate::heartbeat"] {
+        let named = lines_naming("worker/src/maintenance", part);
+        assert!(named.is_empty(), "{named:#?}");
+    }
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../worker/src/");
+    for file in [
+        "intake.rs",
+        "settle.rs",
+        "heartbeat.rs",
+        "decide.rs",
+        "fetch.rs",
+        "lease.rs",
+    ] {
+        let text = std::fs::read_to_string(format!("{root}{file}")).expect("the file is there");
+        assert!(!text.contains("maintenance::"), "{file} names maintenance");
+    }
+    let named = lines_naming("worker/src/store", "maintenance::");
+    assert!(named.is_empty(), "{named:#?}");
+}

@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
+use client::{Which, dead_letters};
 use common::{DeadReason, JobId, JobKind, Timestamp};
-use durable::{Which, dead};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -92,8 +92,8 @@ pub(crate) async fn groups(
         error: None,
     };
     app.check_nats()?;
-    let groups = dead::groups(&app.nats.client, &which, GROUPED).await?;
-    let of = |group: dead::Group| Group {
+    let groups = dead_letters::groups(&app.nats.client, &which, GROUPED).await?;
+    let of = |group: dead_letters::Group| Group {
         kind: group.kind,
         reason: group.reason,
         code: group.code,

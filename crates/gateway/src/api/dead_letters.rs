@@ -8,9 +8,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use client::dead_letters;
+use client::{DeadLetter, Replayed, Which};
 use common::{DeadReason, FailedAttempt, JobId, JobKind, OutcomeError, Timestamp};
-use durable::dead;
-use durable::{DeadLetter, Replayed, Which};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tracing::info;
@@ -85,8 +85,8 @@ pub(crate) struct Letter {
     bytes: usize,
 }
 
-impl From<dead::Summary> for Letter {
-    fn from(letter: dead::Summary) -> Self {
+impl From<dead_letters::Summary> for Letter {
+    fn from(letter: dead_letters::Summary) -> Self {
         Self {
             id: letter.id,
             kind: letter.kind,
@@ -146,7 +146,7 @@ pub(crate) async fn list(
         error: query.error,
     };
     app.check_nats()?;
-    let page = dead::newest(&app.nats.client, &which, cursor, limit).await?;
+    let page = dead_letters::newest(&app.nats.client, &which, cursor, limit).await?;
     Ok(Json(Page {
         letters: page.letters.into_iter().map(Letter::from).collect(),
         next: page.next.map(|next| next.to_string()),
@@ -156,7 +156,7 @@ pub(crate) async fn list(
 
 async fn find(app: &App, id: JobId) -> Result<DeadLetter, Problem> {
     app.check_nats()?;
-    let letter = dead::show(&app.nats.client, id).await?;
+    let letter = dead_letters::show(&app.nats.client, id).await?;
     letter.ok_or_else(|| {
         let text = "there is no dead letter of this job; it may have been replayed or discarded";
         Problem::not_found(text).of_job(id)
@@ -293,7 +293,7 @@ pub(crate) async fn replay(
     let letter = find(&app, id).await?;
     let shared = app.clone();
     let replaying = async move {
-        let replayed = dead::replay(&shared.nats.client, &letter, payload).await;
+        let replayed = dead_letters::replay(&shared.nats.client, &letter, payload).await;
         shared.letters_changed();
         Ok(replayed?)
     };
@@ -363,7 +363,7 @@ pub(crate) async fn discard(
     let letter = find(&app, id).await?;
     let shared = app.clone();
     let discarding = async move {
-        let discarded = dead::discard(&shared.nats.client, &letter).await;
+        let discarded = dead_letters::discard(&shared.nats.client, &letter).await;
         shared.letters_changed();
         Ok(discarded?)
     };

@@ -4,9 +4,9 @@ use std::num::NonZeroU32;
 
 use axum::Json;
 use axum::extract::State;
+use client::Which;
+use client::dead_letters::Action;
 use common::{DeadReason, JobKind};
-use durable::Which;
-use durable::dead::Action;
 use serde::Deserialize;
 use utoipa::IntoParams;
 

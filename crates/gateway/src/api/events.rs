@@ -213,7 +213,7 @@ impl Following {
 /// Looks a job up until that succeeds: a server that has just started may not know its streams yet.
 async fn look_again(app: &App, id: JobId) -> Option<JobRecord> {
     loop {
-        match durable::look_up(&app.nats.client, id).await {
+        match client::look_up(&app.nats.client, id).await {
             Ok(now) => return now,
             Err(error) => debug!(job.id = %id, "cannot look the job up: {error:#}"),
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_nats::{Request, RequestErrorKind};
 use axum::http::StatusCode;
 use bootstrap::trace::{self, Span, TraceContext};
+use client::{NewJob, Submitted, Waited};
 use common::{JobId, JobRecord, JobState, Outcome, Status, subjects};
-use durable::{NewJob, Submitted, Waited};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::debug;
@@ -166,7 +166,7 @@ pub(super) async fn wait_for_stored(
 async fn wait_until(app: &App, id: JobId, until: Instant) -> Waited {
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        match durable::wait(&app.nats.client, app.nats.connected(), id, left).await {
+        match client::wait(&app.nats.client, app.nats.connected(), id, left).await {
             Ok(waited) => return waited,
             Err(error) => debug!(job.id = %id, "cannot wait for the job: {error:#}"),
         }
@@ -193,7 +193,7 @@ async fn store(app: &App, job: &NewJob) -> Result<bool, Problem> {
 /// Whether there is a record under the id of the job: the stream forgets the message of one that is
 /// done, and its record is there for longer.
 pub(super) async fn has_record(app: &App, job: &NewJob) -> Result<bool, Problem> {
-    Ok(!job.fresh && durable::record(&app.nats.client, job.id).await?.is_some())
+    Ok(!job.fresh && client::record(&app.nats.client, job.id).await?.is_some())
 }
 
 fn accepted(id: JobId, known: bool, state: Option<JobState>) -> Answer {

@@ -7,10 +7,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
+use client::{Filter, Listed, Waited};
 use common::{
     DeadReason, JobId, JobKind, JobRecord, JobState, OutcomeError, Timestamp, check_portable,
 };
-use durable::{Filter, Listed, Waited};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracing::info;
@@ -80,7 +80,7 @@ pub(crate) async fn show(
 ) -> Result<Json<Whole>, Problem> {
     let record = look_up(&app, id).await?;
     let message = if query.job {
-        durable::message(&app.nats.client, &record).await?
+        client::message(&app.nats.client, &record).await?
     } else {
         None
     };
@@ -105,7 +105,7 @@ pub(super) fn as_submitted(message: &[u8]) -> (Option<Box<RawValue>>, Option<Str
 /// What is known of a job.
 pub(super) async fn look_up(app: &App, id: JobId) -> Result<JobRecord, Problem> {
     app.check_nats()?;
-    let known = durable::look_up(&app.nats.client, id).await?;
+    let known = client::look_up(&app.nats.client, id).await?;
     known.ok_or_else(|| {
         let text = "nobody knows this job, or does not any more; only durable jobs are kept";
         Problem::not_found(text).of_job(id)
@@ -208,12 +208,12 @@ pub(super) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
 }
 
 /// Reads a cursor.
-pub(super) fn cursor<T: std::str::FromStr<Err = durable::BadCursor>>(
+pub(super) fn cursor<T: std::str::FromStr<Err = client::BadCursor>>(
     text: Option<&str>,
 ) -> Result<Option<T>, Problem> {
     text.map(str::parse)
         .transpose()
-        .map_err(|error: durable::BadCursor| Problem::bad("cursor", error.to_string()))
+        .map_err(|error: client::BadCursor| Problem::bad("cursor", error.to_string()))
 }
 
 /// List jobs
@@ -242,7 +242,7 @@ pub(crate) async fn list(
         state: query.state,
         kind: query.kind,
     };
-    let page = durable::list(&app.nats.client, &filter, cursor, limit).await?;
+    let page = client::list(&app.nats.client, &filter, cursor, limit).await?;
     Ok(Json(Page {
         jobs: page.jobs.into_iter().map(Job::from).collect(),
         next: page.next.map(|next| next.to_string()),
@@ -277,9 +277,9 @@ pub(crate) async fn cancel(
         return ended(before);
     }
     let client = &app.nats.client;
-    durable::cancel(client, id).await?;
+    client::cancel(client, id).await?;
     info!(job.id = %id, by = %operator.name, "asked to cancel a job");
-    let waited = durable::wait(client, app.nats.connected(), id, CANCELLED).await;
+    let waited = client::wait(client, app.nats.connected(), id, CANCELLED).await;
     match waited {
         Ok(Waited::Ended(record)) => ended(*record),
         Ok(Waited::NotYet(Some(record))) => {

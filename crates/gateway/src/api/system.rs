@@ -109,11 +109,11 @@ pub(crate) async fn streams(
     _reader: Reader,
 ) -> Result<Json<Streams>, Problem> {
     app.check_nats()?;
-    let depths = durable::streams(&app.nats.client).await?.ok_or_else(|| {
+    let depths = client::streams(&app.nats.client).await?.ok_or_else(|| {
         let text = "there is no durable lane: a consumer makes it when it starts, on a server with JetStream";
         Problem::away(text)
     })?;
-    let of = |depth: durable::StreamDepth| Stream {
+    let of = |depth: client::StreamDepth| Stream {
         name: depth.stream.name(),
         messages: depth.messages,
         bytes: depth.bytes,
@@ -186,8 +186,8 @@ pub(crate) async fn queues(
     _reader: Reader,
 ) -> Result<Json<Queues>, Problem> {
     app.check_nats()?;
-    let durable::Queues { queues, waiting } = durable::queues(&app.nats.client, QUEUES).await?;
-    let of = |queue: durable::Queue| Queue {
+    let client::Queues { queues, waiting } = client::queues(&app.nats.client, QUEUES).await?;
+    let of = |queue: client::Queue| Queue {
         kind: queue.kind,
         waiting: queue.waiting,
         at_least: queue.at_least,

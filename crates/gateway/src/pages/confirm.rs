@@ -3,7 +3,7 @@
 use askama::Template;
 use axum::extract::{Query, State};
 use axum::response::Response;
-use durable::dead;
+use client::dead_letters;
 
 use super::Pages;
 use super::dead::Chosen;
@@ -51,7 +51,7 @@ async fn confirm(
     let which = chosen.which().map_err(Problem::wrong)?;
     pages.app.check_nats()?;
     let client = &pages.app.nats.client;
-    let groups = dead::groups(client, &which, COUNTED).await;
+    let groups = dead_letters::groups(client, &which, COUNTED).await;
     let groups = groups.map_err(Problem::away)?;
     let count = text::count(groups.groups.iter().map(|group| group.count).sum());
     let (question, consequence, button, action) = if replay {

@@ -3,9 +3,9 @@
 use askama::Template;
 use axum::extract::{Query, State};
 use axum::response::Response;
+use client::Which;
+use client::dead_letters::{self, Cursor};
 use common::{DeadReason, JobId, JobKind};
-use durable::Which;
-use durable::dead::{self, Cursor};
 use serde::{Deserialize, Serialize};
 
 use super::Pages;
@@ -183,7 +183,7 @@ pub(crate) async fn page(
         next: None,
     };
     if let Ok(which) = which {
-        let found = dead::newest(client, &which, cursor, PAGE).await;
+        let found = dead_letters::newest(client, &which, cursor, PAGE).await;
         let found = found.map_err(Problem::away)?;
         page.rows = found.letters.iter().map(Row::of).collect();
         page.next = found.next.map(|next| next.to_string());
@@ -209,7 +209,7 @@ pub(crate) async fn page(
 }
 
 impl Group {
-    fn of(group: &dead::Group) -> Self {
+    fn of(group: &dead_letters::Group) -> Self {
         let chosen = Chosen {
             kind: group.kind.to_string(),
             reason: group.reason.map_or("", DeadReason::as_str).to_owned(),
@@ -233,7 +233,7 @@ impl Group {
 }
 
 impl Row {
-    fn of(letter: &dead::Summary) -> Self {
+    fn of(letter: &dead_letters::Summary) -> Self {
         Self {
             id: letter.id,
             kind: letter.kind.to_string(),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use durable::{Which, dead};
+use client::{Which, dead_letters};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -24,12 +24,12 @@ pub(crate) struct Groups(Arc<Mutex<Option<Found>>>);
 struct Found {
     at: Instant,
     changes: u64,
-    groups: Arc<dead::Groups>,
+    groups: Arc<dead_letters::Groups>,
 }
 
 impl Groups {
     /// The groups of all letters.
-    pub(crate) async fn of_all(&self, app: &App) -> Result<Arc<dead::Groups>, Problem> {
+    pub(crate) async fn of_all(&self, app: &App) -> Result<Arc<dead_letters::Groups>, Problem> {
         // Whoever comes while one reads them waits for the same answer.
         let mut last = self.0.lock().await;
         let changes = app.letter_changes();
@@ -39,7 +39,7 @@ impl Groups {
         {
             return Ok(Arc::clone(&found.groups));
         }
-        let groups = dead::groups(&app.nats.client, &Which::default(), GROUPED).await;
+        let groups = dead_letters::groups(&app.nats.client, &Which::default(), GROUPED).await;
         let groups = Arc::new(groups.map_err(Problem::away)?);
         *last = Some(Found {
             at: Instant::now(),

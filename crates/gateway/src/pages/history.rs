@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bootstrap::Beat;
+use client::{Guarantees, Queues, Stream, StreamDepth, Topology, WriteHealth};
 use common::{Counts, Fleet, FleetRequest, RunTime, Timestamp};
-use durable::{Guarantees, Queues, Storing, Stream, StreamDepth, Topology};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -62,7 +62,7 @@ pub(crate) struct Snapshot {
     /// Why this gateway takes no durable jobs, if it does not.
     pub(crate) refusal: Option<String>,
     /// Whether the server stores, as it says itself.
-    pub(crate) storing: Option<Storing>,
+    pub(crate) storing: Option<WriteHealth>,
     /// How evenly jobs were spread when some ended last.
     pub(crate) spread: Option<Evenness>,
     /// What was seen in the last minutes, the oldest first.
@@ -198,11 +198,11 @@ async fn look_again_and_again(app: &App, shown: &Shown, mut life: Beat) {
         ticks.tick().await;
         life.beat();
         if storing.is_due() && *connected.borrow() {
-            let asking = durable::storing(client, &app.nats.health);
+            let asking = client::check_write_health(client, &app.nats.health);
             storing.keep(life.during(LOOK, asking).await.ok());
         }
         if guarantees.is_due() {
-            let asking = durable::guarantees(client, Topology::default());
+            let asking = client::guarantees(client, Topology::default());
             if let Ok(found) = life.during(LOOK, asking).await {
                 guarantees.keep(Some(Arc::new(found)));
             }
@@ -210,7 +210,7 @@ async fn look_again_and_again(app: &App, shown: &Shown, mut life: Beat) {
         let mut snapshot = life.during(LOOK, look(app)).await;
         if matches!(snapshot.streams, Ok(Some(_))) {
             if queues.is_due() {
-                let asking = durable::queues(client, MOST_QUEUES);
+                let asking = client::queues(client, MOST_QUEUES);
                 let found = life.during(LOOK, asking).await;
                 queues.keep(found.ok().map(Arc::new));
             }
@@ -246,7 +246,7 @@ async fn look(app: &App) -> Snapshot {
     let client = &app.nats.client;
     // The first page of the consumers is asked for by programs as well: one answer does for all.
     let first_page = FleetRequest::default();
-    let (fleet, streams) = tokio::join!(fleet(app, &first_page), durable::streams(client));
+    let (fleet, streams) = tokio::join!(fleet(app, &first_page), client::streams(client));
     Snapshot {
         at: Some(Timestamp::now()),
         fleet: fleet.map_err(|problem| problem.detail.into_owned()),

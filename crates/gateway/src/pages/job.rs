@@ -54,10 +54,10 @@ pub(crate) async fn page(
 ) -> Result<Response, Problem> {
     let id = parse(&id)?;
     pages.app.check_nats()?;
-    let found = durable::look_up(&pages.app.nats.client, id).await;
+    let found = client::look_up(&pages.app.nats.client, id).await;
     let record = found.map_err(Problem::away)?;
     let record = record.ok_or_else(|| Problem::not_found(format!("Nobody knows job {id}.")))?;
-    let message = durable::message(&pages.app.nats.client, &record).await;
+    let message = client::message(&pages.app.nats.client, &record).await;
     let message = message.map_err(Problem::away)?;
     let frame = Frame::new(&pages, "", "jobs");
     let mut page = JobPage::of(frame, record, message.as_deref());
@@ -125,7 +125,7 @@ pub(crate) async fn cancel(
 ) -> Result<Response, Problem> {
     let id = parse(&id)?;
     pages.app.check_nats()?;
-    let asked = durable::cancel(&pages.app.nats.client, id).await;
+    let asked = client::cancel(&pages.app.nats.client, id).await;
     asked.map_err(|error| Problem::not_done(&error.into()))?;
     info!(job.id = %id, by = %operator.name, "asked that a job be cancelled");
     Ok(Redirect::to(&Done::CancelAsked.of_job(id)).into_response())

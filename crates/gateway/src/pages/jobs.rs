@@ -4,8 +4,8 @@ use askama::Template;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
+use client::{Cursor, Filter, Listed};
 use common::{JobId, JobKind, JobState};
-use durable::{Cursor, Filter, Listed};
 use serde::Deserialize;
 
 use super::Pages;
@@ -147,7 +147,7 @@ pub(crate) async fn page(
     };
     if page.wrong.is_none() {
         pages.app.check_nats()?;
-        let found = durable::list(&pages.app.nats.client, &filter, cursor, PAGE).await;
+        let found = client::list(&pages.app.nats.client, &filter, cursor, PAGE).await;
         let found = found.map_err(Problem::away)?;
         page.rows = found.jobs.into_iter().map(Row::of).collect();
         page.looked_at = text::count(found.looked_at as u64);

@@ -6,8 +6,8 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use bytes::Bytes;
+use client::{DeadLetter, Replayed, dead_letters};
 use common::{Job, JobId, check_portable};
-use durable::{DeadLetter, Replayed, dead};
 use serde::Deserialize;
 use tracing::info;
 
@@ -126,7 +126,7 @@ fn is_json(text: &str) -> bool {
 
 async fn find(pages: &Pages, id: JobId) -> Result<Option<DeadLetter>, Problem> {
     pages.app.check_nats()?;
-    let found = dead::show(&pages.app.nats.client, id).await;
+    let found = dead_letters::show(&pages.app.nats.client, id).await;
     found.map_err(Problem::away)
 }
 
@@ -182,7 +182,7 @@ pub(crate) async fn replay(
     let edited = payload.is_some();
     let app = pages.app.clone();
     let work = async move {
-        let replayed = dead::replay(&pages.app.nats.client, &letter, payload).await;
+        let replayed = dead_letters::replay(&pages.app.nats.client, &letter, payload).await;
         pages.app.letters_changed();
         if let Ok(Replayed::Yes) = replayed {
             info!(job.id = %id, by = %operator.name, edited, "replayed a dead letter");
@@ -208,7 +208,7 @@ pub(crate) async fn discard(
         Some(letter) => {
             let app = pages.app.clone();
             let work = async move {
-                let discarded = dead::discard(&pages.app.nats.client, &letter).await;
+                let discarded = dead_letters::discard(&pages.app.nats.client, &letter).await;
                 pages.app.letters_changed();
                 if discarded.is_ok() {
                     info!(job.id = %id, by = %operator.name, "discarded a dead letter");

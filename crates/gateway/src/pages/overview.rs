@@ -4,8 +4,8 @@ use askama::Template;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use client::{Guarantees, Queue, Stream, StreamDepth, WriteHealth};
 use common::{Counts, Fleet, FleetKind, JobState};
-use durable::{Guarantees, Queue, Storing, Stream, StreamDepth};
 
 use super::Pages;
 use super::chart::Chart;
@@ -308,9 +308,9 @@ impl Spread {
 }
 
 /// What stands before all promises: that nothing is stored.
-fn stopped(storing: Option<&Storing>) -> Option<Check> {
+fn stopped(storing: Option<&WriteHealth>) -> Option<Check> {
     match storing {
-        Some(Storing::Stopped(problem)) => Some(Check {
+        Some(WriteHealth::Stopped(problem)) => Some(Check {
             tone: "bad",
             word: "not storing",
             what: problem.clone(),

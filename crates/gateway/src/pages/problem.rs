@@ -5,7 +5,7 @@ use std::fmt::Display;
 use askama::Template;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use durable::NotStored;
+use client::NotStored;
 use tracing::error;
 
 use super::frame::Frame;

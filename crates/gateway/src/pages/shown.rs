@@ -81,7 +81,7 @@ struct DeadCount {
 impl DeadCount {
     async fn look(&mut self, app: &App) {
         let changes = app.letter_changes();
-        let count = durable::dead_letters(&app.nats.client).await;
+        let count = client::count_dead_letters(&app.nats.client).await;
         self.count.keep(count.ok().flatten());
         self.changes = changes;
     }

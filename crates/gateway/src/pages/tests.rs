@@ -1,11 +1,11 @@
 //! Pages made of texts that somebody else has written, and of nothing at all.
 
 use askama::Template;
+use client::{Queue, Queues};
 use common::{
     ConsumerState, Counts, DeadReason, FailedAttempt, Fleet, FleetKind, FleetMember, JobRecord,
     JobState, OutcomeError, Presence, RunTime, Timestamp, codes,
 };
-use durable::{Queue, Queues};
 use std::sync::Arc;
 
 use super::consumers::ConsumersPage;

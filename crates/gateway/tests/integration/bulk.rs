@@ -18,13 +18,13 @@ async fn lines(gateway: &Gateway, path: &str, body: String) -> Answer {
 
 /// How many jobs are in the queue.
 async fn queued(client: &async_nats::Client) -> u64 {
-    let streams = durable::streams(&client.clone().into())
+    let streams = client::streams(&client.clone().into())
         .await
         .unwrap()
         .unwrap();
     let mut jobs = streams
         .iter()
-        .filter(|it| it.stream == durable::Stream::Jobs);
+        .filter(|it| it.stream == client::Stream::Jobs);
     jobs.next().unwrap().messages
 }
 

@@ -250,7 +250,7 @@ async fn whoever_does_it_with_many_is_told_what_went_wrong_and_what_was_done_bef
     let discarding = tokio::spawn(send(request));
     let client = nats.connect_as("operator").await;
     eventually(DEADLINE, "one letter to be discarded", async || {
-        let left = durable::dead_letters(&client.clone().into())
+        let left = client::count_dead_letters(&client.clone().into())
             .await
             .ok()
             .flatten();

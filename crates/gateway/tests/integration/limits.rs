@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use durable::Topology;
+use client::Topology;
 use serde_json::json;
 use test_support::{DEADLINE, NatsServer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -204,7 +204,7 @@ async fn more_requests_than_may_be_are_told_which_limit_it_is() {
     // Seen on NATS: a question to the gateway would take the only place.
     let client = nats.connect_as("gateway").await;
     test_support::eventually(DEADLINE, "the job that is waited for", async || {
-        let streams = durable::streams(&client.clone().into()).await.unwrap()?;
+        let streams = client::streams(&client.clone().into()).await.unwrap()?;
         streams
             .iter()
             .any(|stream| stream.messages > 0)

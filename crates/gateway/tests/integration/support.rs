@@ -156,10 +156,7 @@ pub(crate) async fn consumer(nats: &NatsServer, args: &[&str]) -> Service {
         .await;
     let client = nats.connect_as("admin").await;
     eventually(DEADLINE, "the streams", async || {
-        let streams = durable::streams(&client.clone().into())
-            .await
-            .ok()
-            .flatten();
+        let streams = client::streams(&client.clone().into()).await.ok().flatten();
         streams.filter(|streams| streams.len() == 4)
     })
     .await;

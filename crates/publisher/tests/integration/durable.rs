@@ -2,8 +2,8 @@
 
 use async_nats::Client;
 use bytes::Bytes;
+use client::{Limits, Topology};
 use common::JobId;
-use durable::{Limits, Topology};
 use serde_json::Value;
 use test_support::{DEADLINE, NatsServer, Service, ServiceBuilder, Signal, eventually};
 

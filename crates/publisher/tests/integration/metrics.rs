@@ -1,6 +1,6 @@
 //! What Prometheus sees of a publisher.
 
-use durable::Topology;
+use client::Topology;
 use test_support::{NatsServer, Signal};
 
 use crate::support::{AT_ONCE, Responder, bulk, publisher, run};

@@ -1,8 +1,8 @@
 //! What a person does with durable jobs at a terminal.
 
 use async_nats::Client;
+use client::{NewJob, Patience, Submitter, Topology};
 use common::{JobId, subjects};
-use durable::{NewJob, Patience, Submitter, Topology};
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, Service, bury, put_record};
 use tokio::sync::watch;

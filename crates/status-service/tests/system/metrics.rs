@@ -1,8 +1,8 @@
 //! What Prometheus sees of the status service.
 
 use async_nats::{Client, HeaderMap, Request};
+use client::Topology;
 use common::{ConsumerState, Counts, JobId, Priority, Timestamp, subjects};
-use durable::Topology;
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, eventually};
 

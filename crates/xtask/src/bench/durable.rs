@@ -98,7 +98,7 @@ pub(super) async fn bare_submit_with(
 
 async fn our_submit(stand: &Stand, nats: &NatsServer, count: u64) -> anyhow::Result<f64> {
     let client = nats.connect_as("worker").await;
-    durable::Topology::default()
+    client::Topology::default()
         .ensure(&client.clone().into())
         .await?;
     let input = input_of(count, || job::line("echo"))?;

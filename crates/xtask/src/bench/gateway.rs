@@ -43,7 +43,7 @@ pub(super) async fn measure(stand: &Stand, settings: &Settings) -> anyhow::Resul
 /// A gateway on a server of its own, and where it listens.
 async fn gateway(stand: &Stand, nats: &NatsServer) -> anyhow::Result<(Service, String)> {
     let client = nats.connect_as("worker").await;
-    durable::Topology::default()
+    client::Topology::default()
         .ensure(&client.clone().into())
         .await?;
     let mut gateway = Service::program(stand.binary("gateway")?)

@@ -1,8 +1,8 @@
 //! Messages that the server gives up by itself, or because somebody tells it to.
 
 use async_nats::{HeaderMap, Message, Request};
+use client::Topology;
 use common::{DeadReason, JobId, JobRecord, JobState, Timestamp, subjects};
-use durable::Topology;
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, eventually};
 

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use bootstrap::Context;
 use common::JobKind;
-use durable::{Lane as DurableLane, LaneOptions, Lease, Settlement, Sink, Topology};
 use serde_json::json;
 use test_support::{DEADLINE, Metrics, NatsServer, Service, eventually};
 use tokio_util::sync::CancellationToken;
+use worker::{Lane as DurableLane, LaneOptions, Lease, Settlement, Sink, Topology};
 
 use crate::lane::Lane;
 use crate::proxy::{Proxy, Way};
@@ -42,14 +42,15 @@ const SERVICES: [About; 4] = [
             "durable cancellations",
             "durable heartbeat",
             "durable intake",
-            "durable keeper",
             "durable lane",
-            "durable look for unserved kinds",
+            "durable purge",
             "durable records",
             "durable schedules",
-            "durable trim",
             "intake",
             "job log",
+            "look for kinds without consumer",
+            "maximum deliveries",
+            "requests to cancel",
             "subscriptions",
             "watch for overdue jobs",
             "watch of the pulls",

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use async_nats::HeaderMap;
+use client::Topology;
 use common::{JobId, JobRecord, JobState, Timestamp, subjects};
-use durable::Topology;
 use futures_util::StreamExt as _;
 use serde_json::json;
 use test_support::{DEADLINE, NatsServer, eventually};

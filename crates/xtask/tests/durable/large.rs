@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use client::{Replayed, dead_letters};
 use common::{DeadReason, JobId, JobState, Priority, Timestamp, subjects};
-use durable::{Replayed, dead};
 use serde_json::{Value, json};
 use test_support::DEADLINE;
 
@@ -47,11 +47,11 @@ async fn the_dead_letter_of_a_job_that_fills_a_message_keeps_the_job_and_leaves_
         assert_eq!(reason.map(async_nats::HeaderValue::as_str), header);
         lane.queue_empties().await;
         // It is none the worse for a replay.
-        let letter = dead::show(&lane.operator.clone().into(), id)
+        let letter = dead_letters::show(&lane.operator.clone().into(), id)
             .await
             .unwrap()
             .unwrap();
-        let replayed = dead::replay(&lane.operator.clone().into(), &letter, None)
+        let replayed = dead_letters::replay(&lane.operator.clone().into(), &letter, None)
             .await
             .unwrap();
         assert_eq!(replayed, Replayed::Yes);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap};
+use client::{Topology, dead_letters};
 use common::{DeadReason, JobId, JobRecord, JobState, Timestamp, subjects};
-use durable::{Topology, dead};
 use serde_json::{Value, json};
 use test_support::{DEADLINE, Service, eventually, put};
 
@@ -128,10 +128,12 @@ async fn jobs_that_wait_come_back_when_all_of_them_are_wiped() {
     assert_eq!((reason, &*letter.payload), ("lost_schedule", &b""[..]));
     // There is nothing to be replayed but a payload that somebody gives.
     let client = lane.operator.clone().into();
-    let letter = dead::show(&client, large).await.unwrap().unwrap();
-    let error = dead::replay(&client, &letter, None).await.unwrap_err();
+    let letter = dead_letters::show(&client, large).await.unwrap().unwrap();
+    let error = dead_letters::replay(&client, &letter, None)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("are lost"), "{error}");
-    let replayed = dead::replay(&client, &letter, Some("7".into())).await;
+    let replayed = dead_letters::replay(&client, &letter, Some("7".into())).await;
     replayed.unwrap();
     lane.becomes(large, JobState::Succeeded).await;
 

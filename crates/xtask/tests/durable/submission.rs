@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use common::{JobId, JobKind};
-use durable::{
-    Entry, Lane as DurableLane, LaneOptions, Lease, Limits, Message, NotStored, Pace, Settlement,
-    Sink, Topology, Writer,
-};
+use jetstream::{Entry, Limits, Message, NotStored, Pace, Topology, Writer};
 use serde_json::json;
 use test_support::{DEADLINE, NatsServer, eventually};
 use tokio::sync::watch;
+use worker::{Lane as DurableLane, LaneOptions, Lease, Settlement, Sink};
 
 use crate::fixture::{said, stop};
 use crate::lane::{Lane, succeeded};

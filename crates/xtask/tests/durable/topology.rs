@@ -1,7 +1,7 @@
 //! Servers that are not, or do not stay, as the lane needs them.
 
+use client::Topology;
 use common::JobState;
-use durable::Topology;
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, Service, eventually};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_nats::Client;
 use bytes::Bytes;
+use client::Topology;
 use common::JobId;
-use durable::Topology;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, Service, eventually};
@@ -130,7 +130,7 @@ impl System {
 
     /// What a person does at a terminal; the exit code is not asked.
     async fn operate(&self, arguments: &[&str]) -> String {
-        let operator = Service::named("publisher").envs(self.fixture.server.env_for("operator"));
+        let operator = Service::named("jobs").envs(self.fixture.server.env_for("operator"));
         let mut operator = operator.args(arguments).start();
         operator.wait().await;
         operator.stdout().join("\n")
@@ -292,6 +292,12 @@ impl System {
             .await
             .to_string();
         let nobody = JobId::generate().to_string();
+        for command in ["list", "queues", "fleet"] {
+            let told = self.operate(&[command]).await;
+            assert!(!told.is_empty(), "{command}");
+        }
+        let submitted = self.operate(&["submit", "--kind", "echo", "--wait"]).await;
+        assert!(submitted.contains("succeeded"), "{submitted}");
         for id in [&queued, &nobody] {
             self.operate(&["info", id]).await;
             self.operate(&["wait", id, "--timeout", "100ms"]).await;
@@ -315,7 +321,7 @@ impl System {
         self.operate(&[&["dead", "replay", &dead[0]], &other[..]].concat())
             .await;
         self.operate(&["dead", "discard", &dead[1]]).await;
-        let reason = ["--all", "--reason", "permanent"];
+        let reason = ["--all", "--yes", "--reason", "permanent"];
         let replay = [&["dead", "replay", "--rate", "50"], &reason[..]].concat();
         self.operate(&replay).await;
         self.operate(&[&["dead", "discard"], &reason[..]].concat())

@@ -1,0 +1,49 @@
+//! What replaying and discarding have in common.
+
+use bootstrap::Client;
+use common::{FailedAttempt, JobRecord, JobState, OutcomeError, Timestamp, subjects};
+use jetstream::{ServerClock, Stream, direct_get, manage};
+
+use super::DeadLetter;
+
+/// The record of the job of a letter, and its sequence. One that somebody has removed, or that
+/// cannot be read, is made again from the letter.
+pub(super) async fn record_of(
+    client: &Client,
+    letter: &DeadLetter,
+) -> anyhow::Result<(JobRecord, u64)> {
+    let kept = direct_get::last(client, Stream::State, &subjects::state(letter.id)).await?;
+    let sequence = kept.as_ref().map_or(0, |kept| kept.sequence);
+    let record = kept.and_then(|kept| serde_json::from_slice(&kept.payload).ok());
+    let record = record.unwrap_or_else(|| {
+        let kind = Some(letter.kind.clone());
+        let mut record = JobRecord::new(letter.id, kind, JobState::Dead, letter.at);
+        record.run = letter.run;
+        record.reason = letter.reason;
+        record.failures.clone_from(&letter.failures);
+        record
+    });
+    Ok((record, sequence))
+}
+
+/// Something that was done to a dead letter, among the attempts.
+pub(super) fn mark(at: Timestamp, code: &'static str, message: &str) -> FailedAttempt {
+    FailedAttempt {
+        attempt: 0,
+        consumer: None,
+        at,
+        error: OutcomeError::new(code, message),
+    }
+}
+
+/// The time of the NATS server.
+pub(super) async fn now(client: &Client) -> anyhow::Result<Timestamp> {
+    let clock = ServerClock::default();
+    clock.read(client).await?;
+    Ok(clock.now())
+}
+
+/// Removes a dead letter, and nothing else.
+pub(super) async fn remove(client: &Client, letter: &DeadLetter) -> anyhow::Result<()> {
+    Ok(manage::delete_message(client, Stream::State, letter.sequence).await?)
+}

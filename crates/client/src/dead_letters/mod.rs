@@ -1,0 +1,166 @@
+//! The dead letters: jobs that were given up, as they were submitted.
+
+use async_nats::HeaderMap;
+use bootstrap::Client;
+use bytes::Bytes;
+use common::{
+    DeadReason, FailedAttempt, JobId, JobKind, NotPortable, Priority, Timestamp, subjects,
+};
+use jetstream::{StoredMessage, Stream, direct_get, headers};
+use serde_json::Value;
+
+use failures::add_failures;
+
+mod bulk;
+mod change;
+mod discard;
+mod failures;
+mod groups;
+mod list;
+mod newest;
+mod replay;
+mod summary;
+
+pub use bulk::{Action, Remaining};
+pub use discard::discard;
+pub use groups::{Group, Groups, groups, normalised};
+pub use list::list;
+pub use newest::{Cursor, Letters, count, newest};
+pub use replay::{Replayed, replay};
+pub use summary::Summary;
+
+/// A job that was given up.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// The job.
+    pub id: JobId,
+    /// Its kind.
+    pub kind: JobKind,
+    /// Why it was given up.
+    pub reason: Option<DeadReason>,
+    /// When, by the clock of the NATS server.
+    pub at: Timestamp,
+    /// Its failures, the oldest first: those of its record where the letter had no room for them.
+    pub failures: Vec<FailedAttempt>,
+    /// Its bytes as they were submitted.
+    pub payload: Bytes,
+    /// The headers that it was submitted with.
+    pub headers: HeaderMap,
+    /// What they were where they could not be read, as base64.
+    unreadable_headers: Option<String>,
+    priority: Priority,
+    run: u32,
+    sequence: u64,
+    /// The size of its payload, also where that was left out.
+    size: usize,
+}
+
+/// Which dead letters are meant.
+#[derive(Clone, Debug, Default)]
+pub struct Which {
+    /// Only those of this kind.
+    pub kind: Option<JobKind>,
+    /// Only those that were given up for this reason.
+    pub reason: Option<DeadReason>,
+    /// Only those whose last error has this message, as [`normalised`] makes it: a [`Group`].
+    pub error: Option<String>,
+}
+
+impl Which {
+    fn is(&self, letter: &DeadLetter) -> bool {
+        let message = || {
+            let failure = letter.last_failure();
+            failure.map_or(String::new(), |failure| normalised(&failure.error.message))
+        };
+        (self.kind.is_none() || self.kind.as_ref() == Some(&letter.kind))
+            && (self.reason.is_none() || self.reason == letter.reason)
+            && self.error.as_ref().is_none_or(|error| *error == message())
+    }
+}
+
+/// The subjects of all dead letters, or of those of a kind.
+pub(crate) fn filter(kind: Option<&JobKind>) -> String {
+    kind.map_or_else(|| subjects::ALL_DEAD.to_owned(), subjects::dead_of_kind)
+}
+
+/// Why a dead letter was left as it is; found in an error by [`anyhow::Error::downcast_ref`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeftAsItIs {
+    /// Somebody else does something with it at the same time.
+    #[error("job {0} is being replayed or discarded by somebody else")]
+    Busy(JobId),
+    /// The other payload cannot be read by others.
+    #[error("field `payload`: {0}")]
+    NotPortable(NotPortable),
+    /// There is nothing that could be run again.
+    #[error("the bytes of job {0} are lost: it can be replayed only with a payload")]
+    NoBytes(JobId),
+    /// With the other payload it does not fit into a message.
+    #[error(
+        "with this payload the job has {size} bytes, and a durable one may have {limit} \
+         (max_payload of the server, less what is kept for headers)"
+    )]
+    TooLarge {
+        /// The size of the job in bytes.
+        size: usize,
+        /// The most that is taken.
+        limit: usize,
+    },
+}
+
+impl DeadLetter {
+    /// The headers that the job was submitted with, each value by itself. Those that could not be read
+    /// are one value, as base64.
+    pub fn submitted_headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let readable = self.headers.iter().flat_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            values.iter().map(move |value| (name, value.as_str()))
+        });
+        let unreadable = self.unreadable_headers.as_deref();
+        readable.chain(unreadable.map(|raw| (subjects::UNREADABLE_HEADER, raw)))
+    }
+
+    pub(crate) fn of(kept: StoredMessage) -> Option<Self> {
+        let (id, kind) = subjects::parse_dead(&kept.subject)?;
+        let header = |name: &str| kept.headers.get(name).map(async_nats::HeaderValue::as_str);
+        let word = |text: &str| serde_json::from_value(Value::from(text)).ok();
+        // What cannot be read is what somebody else has put there.
+        let failures = header(subjects::DEAD_FAILURES_HEADER)
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default();
+        let submitted = headers::submitted(Some(&kept.headers));
+        let unreadable = headers::unreadable(Some(&kept.headers)).map(ToOwned::to_owned);
+        let reason = header(subjects::DEAD_REASON_HEADER).and_then(word);
+        let priority = header(subjects::PRIORITY_HEADER)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_default();
+        let run = header(subjects::RUN_HEADER)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(1);
+        Some(Self {
+            id,
+            kind,
+            run,
+            reason,
+            at: kept.at,
+            failures,
+            payload: kept.payload,
+            headers: submitted,
+            unreadable_headers: unreadable,
+            priority,
+            sequence: kept.sequence,
+            size: kept.size,
+        })
+    }
+}
+
+/// The dead letter of a job.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn show(client: &Client, id: JobId) -> anyhow::Result<Option<DeadLetter>> {
+    let kept = direct_get::last(client, Stream::State, &subjects::dead_of_job(id)).await?;
+    let mut letter = kept.and_then(DeadLetter::of);
+    add_failures(client, letter.as_mut_slice()).await?;
+    Ok(letter)
+}

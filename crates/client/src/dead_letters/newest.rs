@@ -1,0 +1,140 @@
+//! The newest dead letters, and how many there are.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bootstrap::Client;
+use common::subjects;
+use jetstream::{StoredMessage, Stream, direct_get};
+
+use super::failures::add_failures;
+use super::{DeadLetter, Summary, Which, filter};
+use crate::cursor::BadCursor;
+use crate::reverse_scan::{PAGE_BYTES, ReverseScan};
+
+/// How many letters are looked at for one page: where a filter leaves few of them, a page may be
+/// short, or empty, though there are more.
+const LOOKED_AT: usize = 5000;
+
+/// How many are matched at a time.
+const CHUNK: usize = 256;
+
+/// A place among the dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Down to where they were seen.
+    seen: u64,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.seen)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = BadCursor;
+
+    fn from_str(text: &str) -> Result<Self, BadCursor> {
+        let seen = u64::from_str_radix(text, 16).map_err(|_| BadCursor)?;
+        let cursor = Self { seen };
+        // Each has one spelling, and no sign.
+        (cursor.to_string() == text)
+            .then_some(cursor)
+            .ok_or(BadCursor)
+    }
+}
+
+/// Part of the dead letters.
+#[derive(Clone, Debug)]
+pub struct Letters {
+    /// The letters, the newest first.
+    pub letters: Vec<Summary>,
+    /// Where they go on; absent at the end.
+    pub next: Option<Cursor>,
+    /// How many were looked at.
+    pub looked_at: usize,
+}
+
+/// Dead letters that are meant, the newest first, from where a cursor says; at most `most`.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn newest(
+    client: &Client,
+    which: &Which,
+    cursor: Option<Cursor>,
+    most: usize,
+) -> anyhow::Result<Letters> {
+    within(client, which, cursor, most, LOOKED_AT).await
+}
+
+/// The same, of so many that are looked at.
+pub(super) async fn within(
+    client: &Client,
+    which: &Which,
+    cursor: Option<Cursor>,
+    most: usize,
+    looked_at: usize,
+) -> anyhow::Result<Letters> {
+    let before = cursor.map(|cursor| cursor.seen);
+    let subjects = filter(which.kind.as_ref());
+    let scan = ReverseScan::new(client, Stream::State, subjects, before, most).await?;
+    let mut scan = scan.without_payloads();
+    let mut page = Letters {
+        letters: Vec::new(),
+        next: None,
+        looked_at: 0,
+    };
+    let mut seen = before.unwrap_or(u64::MAX);
+    let mut rest = false;
+    let enough = |scan: &ReverseScan| scan.bytes_read() >= PAGE_BYTES && scan.peek().is_none();
+    while page.letters.len() < most && page.looked_at < looked_at && !enough(&scan) {
+        let mut some = Vec::new();
+        let mut sequences = Vec::new();
+        let chunk = CHUNK.min(most).min(looked_at - page.looked_at);
+        while sequences.len() < chunk && !enough(&scan) {
+            scan.fill().await?;
+            let Some(kept) = scan.take() else { break };
+            sequences.push(kept.sequence);
+            some.extend(DeadLetter::of(kept));
+        }
+        let Some(last) = sequences.last() else { break };
+        add_failures(client, &mut some).await?;
+        page.looked_at += sequences.len();
+        seen = *last;
+        for letter in some.into_iter().filter(|letter| which.is(letter)) {
+            if page.letters.len() == most {
+                // It is the first of the next page.
+                rest = true;
+                break;
+            }
+            seen = if page.letters.len() + 1 == most {
+                letter.sequence
+            } else {
+                seen
+            };
+            page.letters.push(letter.summary());
+        }
+        rest |= page.letters.len() == most && seen > *last;
+    }
+    let more = rest || !scan.is_over();
+    page.next = more.then(|| Cursor {
+        seen: if !rest && scan.peek().is_none() {
+            scan.reached()
+        } else {
+            seen
+        },
+    });
+    Ok(page)
+}
+
+/// How many dead letters there are.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn count(client: &Client) -> anyhow::Result<u64> {
+    let first = direct_get::batch(client, Stream::State, subjects::ALL_DEAD, 1, 1, 1).await?;
+    let after = first.first().map(StoredMessage::pending_after);
+    Ok(after.map_or(0, |after| after.saturating_add(1)))
+}

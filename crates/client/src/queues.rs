@@ -1,0 +1,204 @@
+//! Which kinds have jobs that wait, and how many.
+//!
+//! A kind that a consumer has served has durable consumers, which count its jobs. Jobs of other
+//! kinds are found by their subjects: all of them while a stream holds few jobs, and among the
+//! oldest where it holds many.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use bootstrap::Client;
+use common::{JobKind, JobSubject, Timestamp, subjects};
+use futures_util::future::join_all;
+use jetstream::{ApiError, StoredMessage, Stream, direct_get, is_served, jobs_of_kind, manage};
+
+/// Of how many queues it is looked up since when their first job waits, and who serves them.
+const MOST_LOOKED_UP: usize = 50;
+
+/// How long it is waited for whoever serves a kind. Where nobody does, the server says so at once.
+const SERVED: Duration = Duration::from_secs(1);
+
+/// How many jobs a stream holds at the most when the server is asked for all their subjects: some
+/// 100 bytes each.
+const FEW: u64 = 10_000;
+
+/// How many of the oldest jobs are looked at where there are more.
+const OLDEST: usize = 200;
+
+/// How many bytes they may have together.
+const MOST_BYTES: usize = 256 * 1024;
+
+/// The jobs that wait or run, by kind.
+#[derive(Clone, Debug, Default)]
+pub struct Queues {
+    /// The kinds, those with the most jobs first.
+    pub queues: Vec<Queue>,
+    /// Jobs that wait for a consumer, of all kinds, also of those that are not among the queues.
+    ///
+    /// Where a stream holds more than 10,000 jobs, those of the last seconds are in it that have
+    /// ended and are not removed yet: so it may be too large, but not too small.
+    pub waiting: u64,
+}
+
+/// The jobs of one kind that wait or run.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    /// The kind.
+    pub kind: JobKind,
+    /// Jobs that wait for a consumer.
+    pub waiting: u64,
+    /// Whether there may be more of them: no consumer has ever served the kind, and the stream
+    /// holds more than 10,000 jobs, of which only the oldest were looked at.
+    pub at_least: bool,
+    /// Jobs that are with consumers.
+    pub running: u64,
+    /// Those of them that were delivered more than once.
+    pub redelivered: u64,
+    /// Since when the first of those that wait has been there, as far as it was looked up.
+    pub oldest: Option<Timestamp>,
+    /// Whether a consumer serves the kind now, as far as it was looked up.
+    pub served: Option<bool>,
+}
+
+/// A queue that is being put together, and from where on its jobs wait.
+struct Draft {
+    queue: Queue,
+    ahead: Vec<(Stream, u64)>,
+}
+
+impl Draft {
+    fn new(kind: JobKind) -> Self {
+        Self {
+            queue: Queue {
+                kind,
+                waiting: 0,
+                at_least: false,
+                running: 0,
+                redelivered: 0,
+                oldest: None,
+                served: None,
+            },
+            ahead: Vec::new(),
+        }
+    }
+}
+
+/// The jobs that wait or run, by kind, those with the most jobs first; at most `most` kinds.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn queues(client: &Client, most: usize) -> anyhow::Result<Queues> {
+    let mut drafts: BTreeMap<JobKind, Draft> = BTreeMap::new();
+    let mut waiting = 0;
+    for stream in [Stream::Jobs, Stream::Later] {
+        // Before the durable consumers, so that a job whose kind is served meanwhile is not missed.
+        let held = held(client, stream).await?;
+        let consumers = manage::consumers_of_kinds(client, stream).await?;
+        let (mut pending, mut running) = (0, 0);
+        for (kind, consumer) in &consumers {
+            let draft = drafts
+                .entry(kind.clone())
+                .or_insert_with(|| Draft::new(kind.clone()));
+            pending += consumer.num_pending;
+            running += consumer.num_ack_pending as u64;
+            draft.queue.waiting += consumer.num_pending;
+            draft.queue.running += consumer.num_ack_pending as u64;
+            draft.queue.redelivered += consumer.num_redelivered as u64;
+            if consumer.num_pending > 0 {
+                draft
+                    .ahead
+                    .push((stream, consumer.delivered.stream_sequence + 1));
+            }
+        }
+        for (kind, count) in held.kinds {
+            if consumers.contains_key(&kind) {
+                continue;
+            }
+            let draft = drafts
+                .entry(kind.clone())
+                .or_insert_with(|| Draft::new(kind));
+            pending += count;
+            draft.queue.waiting += count;
+            draft.queue.at_least |= !held.all;
+            draft.ahead.push((stream, 1));
+        }
+        waiting += if held.all {
+            pending
+        } else {
+            pending.max(held.jobs.saturating_sub(running))
+        };
+    }
+    let mut drafts: Vec<_> = drafts.into_values().collect();
+    drafts.sort_by_key(|draft| Reverse((draft.queue.waiting, draft.queue.running)));
+    drafts.truncate(most);
+    let looked_up = drafts
+        .iter_mut()
+        .filter(|draft| draft.queue.waiting > 0)
+        .take(MOST_LOOKED_UP)
+        .map(|draft| look_up(client, draft));
+    for looked_up in join_all(looked_up).await {
+        looked_up?;
+    }
+    Ok(Queues {
+        queues: drafts.into_iter().map(|draft| draft.queue).collect(),
+        waiting,
+    })
+}
+
+/// Looks up since when the first job of a queue waits, and whether anybody serves it.
+async fn look_up(client: &Client, Draft { queue, ahead }: &mut Draft) -> Result<(), ApiError> {
+    for (stream, from) in ahead.drain(..) {
+        let filter = jobs_of_kind(stream, &queue.kind);
+        let first = direct_get::next(client, stream, &filter, from).await?;
+        let first = first.map(|kept| kept.at);
+        queue.oldest = match (queue.oldest, first) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+    }
+    // Without an answer in time it is not known.
+    queue.served = is_served(client, &queue.kind, SERVED).await.unwrap_or(None);
+    Ok(())
+}
+
+/// The jobs in a stream, whether they wait, run or have just ended.
+#[derive(Default)]
+struct Held {
+    /// How many there are.
+    jobs: u64,
+    /// Of which kinds those are that were looked at.
+    kinds: HashMap<JobKind, u64>,
+    /// Whether all of them were.
+    all: bool,
+}
+
+async fn held(client: &Client, stream: Stream) -> anyhow::Result<Held> {
+    let filter = match stream {
+        Stream::Later => subjects::ALL_DUE,
+        _ => ">",
+    };
+    let oldest = direct_get::batch(client, stream, filter, 1, OLDEST, MOST_BYTES).await;
+    let oldest = manage::existing(oldest)?.unwrap_or_default();
+    let left = oldest.last().map_or(0, StoredMessage::pending_after);
+    let mut held = Held {
+        jobs: left.saturating_add(oldest.len() as u64),
+        all: left <= FEW,
+        ..Held::default()
+    };
+    let mut count = |subject: &str, messages: u64| {
+        if let Some(kind) = JobSubject::kind_in(subject) {
+            *held.kinds.entry(kind).or_default() += messages;
+        }
+    };
+    if left == 0 || left > FEW {
+        for job in &oldest {
+            count(&job.subject, 1);
+        }
+        return Ok(held);
+    }
+    for (subject, messages) in manage::subjects(client, stream, filter).await? {
+        count(&subject, messages);
+    }
+    Ok(held)
+}

@@ -1,0 +1,222 @@
+//! Reads messages of a stream by direct get (ADR-31), without a consumer.
+
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::{HeaderMap, Message, StatusCode};
+use bootstrap::Client;
+use bytes::Bytes;
+use common::{Job, Timestamp};
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::request::{ApiError, PATIENCE, may_be_lost};
+use crate::topology::Stream;
+
+/// How long the answer to a request for several messages may take.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// A message as it is stored in a stream.
+#[derive(Clone, Debug)]
+pub struct StoredMessage {
+    /// Its subject.
+    pub subject: String,
+    /// Its sequence in the stream.
+    pub sequence: u64,
+    /// When it was stored, by the clock of the NATS server.
+    pub at: Timestamp,
+    /// Its headers, and those that the server adds to an answer.
+    pub headers: HeaderMap,
+    /// Its body; empty after [`StoredMessage::without_payload`].
+    pub payload: Bytes,
+    /// The size of the body in bytes, also after [`StoredMessage::without_payload`].
+    pub size: usize,
+    /// The `run_at` of the job in the body, kept by [`StoredMessage::without_payload`].
+    run_at: Option<Timestamp>,
+}
+
+impl StoredMessage {
+    /// Drops the body, which may be large, and keeps what lists need of it.
+    #[must_use]
+    pub fn without_payload(mut self) -> Self {
+        self.run_at = self.run_at();
+        self.payload = Bytes::new();
+        self
+    }
+
+    /// How many messages that match the request come after this one; `u64::MAX` if the server does
+    /// not say so.
+    #[must_use]
+    pub fn pending_after(&self) -> u64 {
+        let pending = self.headers.get("Nats-Num-Pending");
+        pending
+            .and_then(|pending| pending.as_str().parse().ok())
+            .unwrap_or(u64::MAX)
+    }
+
+    /// The `run_at` of the job in the body.
+    #[must_use]
+    pub fn run_at(&self) -> Option<Timestamp> {
+        self.run_at
+            .or_else(|| Job::decode(&self.payload).ok()?.run_at)
+    }
+}
+
+/// Reads the last message on a subject, which may hold wildcards.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn last(
+    client: &Client,
+    stream: Stream,
+    subject: &str,
+) -> Result<Option<StoredMessage>, ApiError> {
+    one(client, stream, &json!({"last_by_subj": subject})).await
+}
+
+/// Reads the message with a sequence.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn at(
+    client: &Client,
+    stream: Stream,
+    sequence: u64,
+) -> Result<Option<StoredMessage>, ApiError> {
+    one(client, stream, &json!({"seq": sequence})).await
+}
+
+/// Reads the first message at or after a sequence whose subject matches a filter.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn next(
+    client: &Client,
+    stream: Stream,
+    filter: &str,
+    from: u64,
+) -> Result<Option<StoredMessage>, ApiError> {
+    let body = json!({"seq": from, "next_by_subj": filter});
+    one(client, stream, &body).await
+}
+
+async fn one(
+    client: &Client,
+    stream: Stream,
+    body: &Value,
+) -> Result<Option<StoredMessage>, ApiError> {
+    let api = format!("$JS.API.DIRECT.GET.{stream}");
+    let body = Bytes::from(body.to_string());
+    let ask = || client.request(api.clone(), body.clone());
+    let answer = match client
+        .ask_again_if_lost(Instant::now() + PATIENCE, ask, may_be_lost)
+        .await
+    {
+        Err(_) => return Err(no_answer(&api, format!("no answer within {PATIENCE:?}"))),
+        Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => {
+            return Err(ApiError::NoJetStream(api));
+        }
+        Ok(Err(error)) => return Err(no_answer(&api, error.to_string())),
+        Ok(Ok(answer)) => answer,
+    };
+    match answer.status {
+        Some(StatusCode::NOT_FOUND) => Ok(None),
+        None | Some(StatusCode::OK) => stored(answer)
+            .map(Some)
+            .ok_or_else(|| no_answer(&api, "an answer that cannot be read".to_owned())),
+        Some(status) => Err(refused(&api, status, &answer)),
+    }
+}
+
+/// Reads messages at or after a sequence whose subjects match a filter: at most `most`, and about
+/// `most_bytes` together. An empty list is the end.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn batch(
+    client: &Client,
+    stream: Stream,
+    filter: &str,
+    from: u64,
+    most: usize,
+    most_bytes: usize,
+) -> Result<Vec<StoredMessage>, ApiError> {
+    let api = format!("$JS.API.DIRECT.GET.{stream}");
+    let body = json!({
+        "seq": from, "next_by_subj": filter, "batch": most, "max_bytes": most_bytes,
+    });
+    let body = Bytes::from(body.to_string());
+    let ask = || all(client, &api, body.clone());
+    match client
+        .ask_again_if_lost(Instant::now() + LONGEST, ask, |error| {
+            matches!(error, ApiError::NoAnswer { .. })
+        })
+        .await
+    {
+        Ok(found) => found,
+        Err(_) => Err(no_answer(&api, format!("not all within {LONGEST:?}"))),
+    }
+}
+
+/// All answers to a question for several messages.
+async fn all(client: &Client, api: &str, body: Bytes) -> Result<Vec<StoredMessage>, ApiError> {
+    let inbox = client.new_inbox();
+    let failed = |error: &dyn std::fmt::Display| no_answer(api, error.to_string());
+    let mut answers = client
+        .subscribe(inbox.clone())
+        .await
+        .map_err(|error| failed(&error))?;
+    client
+        .publish_with_reply(api.to_owned(), inbox, body)
+        .await
+        .map_err(|error| failed(&error))?;
+    let mut found = Vec::new();
+    loop {
+        let answer = match tokio::time::timeout(PATIENCE, answers.next()).await {
+            Err(_) => return Err(no_answer(api, format!("no answer within {PATIENCE:?}"))),
+            Ok(None) => return Err(no_answer(api, "the connection is closed".to_owned())),
+            Ok(Some(answer)) => answer,
+        };
+        match answer.status {
+            None | Some(StatusCode::OK) => {
+                let unreadable = || no_answer(api, "an answer that cannot be read".to_owned());
+                found.push(stored(answer).ok_or_else(unreadable)?);
+            }
+            Some(StatusCode::NOT_FOUND) => return Ok(found),
+            // The end of what was asked for.
+            Some(status) if status.as_u16() == 204 => return Ok(found),
+            Some(StatusCode::NO_RESPONDERS) => return Err(ApiError::NoJetStream(api.to_owned())),
+            Some(status) => return Err(refused(api, status, &answer)),
+        }
+    }
+}
+
+fn stored(answer: Message) -> Option<StoredMessage> {
+    let headers = answer.headers?;
+    let text = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
+    Some(StoredMessage {
+        subject: text("Nats-Subject")?,
+        sequence: text("Nats-Sequence")?.parse().ok()?,
+        at: text("Nats-Time-Stamp")?.parse().ok()?,
+        size: answer.payload.len(),
+        run_at: None,
+        payload: answer.payload,
+        headers,
+    })
+}
+
+fn no_answer(api: &str, problem: String) -> ApiError {
+    ApiError::NoAnswer {
+        subject: api.to_owned(),
+        problem,
+    }
+}
+
+fn refused(api: &str, status: StatusCode, answer: &Message) -> ApiError {
+    ApiError::Refused {
+        subject: api.to_owned(),
+        code: ErrorCode(u64::from(status.as_u16())),
+        description: answer.description.clone().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,103 @@
+//! The headers of NATS that durable jobs use, and what is done to the headers of a job.
+
+use async_nats::HeaderMap;
+use common::subjects;
+
+use crate::batch::Message;
+
+/// The sequence that the last message with the subject must have; 0 if there must be none (ADR-50).
+pub const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
+
+/// The subject, with wildcards, whose last message [`EXPECTED_LAST`] is about, if that is not the
+/// subject of the message itself.
+pub const EXPECTED_LAST_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+
+/// Identifies a message, or an entry by its first message: stored before, it is refused.
+pub const MESSAGE_ID: &str = "Nats-Msg-Id";
+
+/// How long a message is kept, such as `24h` (ADR-43).
+pub const TTL: &str = "Nats-TTL";
+
+/// When a scheduled message is due: `@at` and a time (ADR-51). See [`schedule_at`].
+pub const SCHEDULE: &str = "Nats-Schedule";
+
+/// The subject on which a scheduled message is published when it is due (ADR-51).
+pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
+
+pub(crate) const BATCH_ID: &str = "Nats-Batch-Id";
+pub(crate) const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+pub(crate) const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+
+/// The most bytes of headers that a stream takes.
+const MOST_HEADERS: usize = 65_535;
+
+/// What a batch may add to the headers of a message, in bytes.
+const OF_A_BATCH: usize = 128;
+
+/// Headers that this system adds to a job: what a dead letter and a marker say of it, and what holds
+/// for its first delivery alone.
+const ADDED: [&str; 7] = [
+    subjects::UNREADABLE_HEADER,
+    subjects::FRESH_HEADER,
+    subjects::DEAD_REASON_HEADER,
+    subjects::DEAD_FAILURES_HEADER,
+    subjects::PRIORITY_HEADER,
+    subjects::RUN_HEADER,
+    subjects::DUE_HEADER,
+];
+
+/// The value of [`SCHEDULE`] for a time.
+#[must_use]
+pub fn schedule_at(time: common::Timestamp) -> String {
+    format!("@at {time}")
+}
+
+/// The time in the [`SCHEDULE`] header of a message; the inverse of [`schedule_at`].
+#[must_use]
+pub fn scheduled_time(headers: &HeaderMap) -> Option<common::Timestamp> {
+    let schedule = headers.get(SCHEDULE)?.as_str();
+    schedule.strip_prefix("@at ")?.parse().ok()
+}
+
+/// Whether the server takes a message of this size, also as part of a batch.
+#[must_use]
+pub fn fits(message: &Message, max_payload: usize) -> bool {
+    let headers = size_of(&message.headers) + "NATS/1.0\r\n\r\n".len() + OF_A_BATCH;
+    headers <= MOST_HEADERS && headers + message.payload.len() <= max_payload
+}
+
+/// The size of headers in bytes, without the version line and the end that every header block has.
+#[must_use]
+pub fn size_of(headers: &HeaderMap) -> usize {
+    let each = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values
+            .iter()
+            .map(move |value| name.len() + value.as_str().len() + ": \r\n".len())
+    });
+    each.sum()
+}
+
+/// The raw headers of a message that could not be read, as base64.
+#[must_use]
+pub fn unreadable(headers: Option<&HeaderMap>) -> Option<&str> {
+    let raw = headers?.get(subjects::UNREADABLE_HEADER)?;
+    Some(raw.as_str())
+}
+
+/// The headers with which a job was submitted: without those of the server and those that this
+/// system added.
+#[must_use]
+pub fn submitted(headers: Option<&HeaderMap>) -> HeaderMap {
+    let mut own = HeaderMap::new();
+    for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
+        let text: &str = name.as_ref();
+        if text.to_ascii_lowercase().starts_with("nats-") || ADDED.contains(&text) {
+            continue;
+        }
+        for value in values {
+            own.append(name.clone(), value.clone());
+        }
+    }
+    own
+}

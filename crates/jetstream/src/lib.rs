@@ -1,0 +1,29 @@
+//! The broker side of durable jobs: what is asked of JetStream, and how it is stored there.
+//!
+//! Applications use the crate `client`, consumers the crate `worker`; both stand on this one.
+
+pub mod batch;
+mod clock;
+pub mod direct_get;
+pub mod headers;
+pub mod job_messages;
+pub mod manage;
+pub mod preflight;
+pub mod records;
+pub mod request;
+mod served;
+mod topology;
+mod unanswered;
+mod usage;
+pub mod write_health;
+
+pub use batch::{Entry, Message, NotStored, Pace, Writer};
+pub use clock::ServerClock;
+pub use direct_get::StoredMessage;
+pub use preflight::Finding;
+pub use request::ApiError;
+pub use served::is_served;
+pub use topology::{ACK_WAIT, Limits, Stream, Topology, consumer_name, jobs_of_kind};
+pub use unanswered::Unanswered;
+pub use usage::{Guarantees, Storage, StreamDepth, dead_letters, guarantees, storage, streams};
+pub use write_health::WriteHealth;

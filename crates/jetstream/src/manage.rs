@@ -1,0 +1,218 @@
+//! What is asked of JetStream about streams and consumers: information, lists, deletion.
+//!
+//! See [`crate::request`] for why these calls do not go through the library's context. Its types are
+//! used where they hold what is needed; [`StreamInfo`] is ours because the library's has neither the
+//! server's time nor the configuration as it is.
+
+use std::collections::{BTreeMap, HashMap};
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::account::Account;
+use async_nats::jetstream::consumer::Info as ConsumerInfo;
+use bootstrap::Client;
+use common::{JobKind, Timestamp};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::request::{ApiError, ask};
+use crate::topology::{Stream, consumer_name, kind_of_consumer};
+
+/// A stream as the server describes it.
+#[derive(Debug, Deserialize)]
+pub struct StreamInfo {
+    /// Its configuration, with fields that this version does not know.
+    pub config: Value,
+    /// What it holds.
+    pub state: StreamState,
+    /// The time of the server.
+    #[serde(rename = "ts")]
+    pub now: Timestamp,
+}
+
+/// What a stream holds.
+#[derive(Debug, Deserialize)]
+pub struct StreamState {
+    /// The number of its messages.
+    pub messages: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
+    /// The sequence of its first message.
+    #[serde(rename = "first_seq")]
+    pub first_sequence: u64,
+    /// When its first message was stored; without a meaning in an empty stream.
+    #[serde(rename = "first_ts")]
+    pub first_time: Timestamp,
+    /// The last sequence that it gave to a message.
+    #[serde(rename = "last_seq")]
+    pub last_sequence: u64,
+}
+
+/// `None` in place of the error that says that there is no JetStream or no such stream.
+///
+/// # Errors
+/// Every other error.
+pub fn existing<T>(answer: Result<T, ApiError>) -> Result<Option<T>, ApiError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(ApiError::Refused { .. } | ApiError::NoJetStream(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The account of the user; an error if it has no JetStream.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn account(client: &Client) -> Result<Account, ApiError> {
+    ask(client, "$JS.API.INFO".to_owned(), &Value::Null).await
+}
+
+/// Describes a stream.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn stream_info(client: &Client, stream: Stream) -> Result<StreamInfo, ApiError> {
+    ask(client, info_of(stream), &Value::Null).await
+}
+
+/// The number of subjects in a stream that match a filter.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn count_subjects(
+    client: &Client,
+    stream: Stream,
+    filter: &str,
+) -> Result<u64, ApiError> {
+    #[derive(Deserialize)]
+    struct Info {
+        /// Absent when there are none.
+        #[serde(default)]
+        total: u64,
+    }
+    // A page behind the last subject: the total is in the answer, the subjects are not.
+    let page = json!({"subjects_filter": filter, "offset": i32::MAX});
+    let info: Info = ask(client, info_of(stream), &page).await?;
+    Ok(info.total)
+}
+
+/// The subjects in a stream that match a filter, with the number of messages on each.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn subjects(
+    client: &Client,
+    stream: Stream,
+    filter: &str,
+) -> Result<HashMap<String, u64>, ApiError> {
+    #[derive(Deserialize)]
+    struct Info {
+        state: State,
+    }
+    #[derive(Deserialize)]
+    struct State {
+        /// Absent when there are none.
+        #[serde(default)]
+        subjects: Option<HashMap<String, u64>>,
+    }
+    let info: Info = ask(client, info_of(stream), &json!({"subjects_filter": filter})).await?;
+    Ok(info.state.subjects.unwrap_or_default())
+}
+
+/// Describes a durable consumer.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn consumer_info(
+    client: &Client,
+    stream: Stream,
+    consumer: &str,
+) -> Result<ConsumerInfo, ApiError> {
+    let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}");
+    ask(client, subject, &Value::Null).await
+}
+
+/// The durable consumers of all kinds on a stream; none without the stream.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn consumers_of_kinds(
+    client: &Client,
+    stream: Stream,
+) -> Result<BTreeMap<JobKind, ConsumerInfo>, ApiError> {
+    #[derive(Deserialize)]
+    struct Page {
+        total: usize,
+        #[serde(default)]
+        consumers: Option<Vec<ConsumerInfo>>,
+    }
+    let (mut of_kinds, mut seen) = (BTreeMap::new(), 0);
+    loop {
+        let subject = format!("$JS.API.CONSUMER.LIST.{stream}");
+        let page = existing(ask::<Page>(client, subject, &json!({"offset": seen})).await)?;
+        let Some(page) = page else {
+            return Ok(of_kinds);
+        };
+        let found = page.consumers.unwrap_or_default();
+        let over = found.is_empty();
+        seen += found.len();
+        for consumer in found {
+            // Other programs may have durable consumers of their own.
+            if let Some(kind) = kind_of_consumer(&consumer.name)
+                && consumer_name(&kind) == consumer.name
+            {
+                of_kinds.insert(kind, consumer);
+            }
+        }
+        if over || seen >= page.total {
+            return Ok(of_kinds);
+        }
+    }
+}
+
+/// Deletes one message; a message that does not exist is no error.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn delete_message(
+    client: &Client,
+    stream: Stream,
+    sequence: u64,
+) -> Result<(), ApiError> {
+    let subject = format!("$JS.API.STREAM.MSG.DELETE.{stream}");
+    let body = json!({"seq": sequence, "no_erase": true});
+    match ask::<Value>(client, subject, &body).await {
+        Ok(_)
+        | Err(ApiError::Refused {
+            code: ErrorCode::SEQUENCE_NOT_FOUND,
+            ..
+        }) => Ok(()),
+        // The server gives every other error this code, too.
+        Err(ApiError::Refused {
+            code: ErrorCode::STREAM_MESSAGE_DELETE_FAILED,
+            description,
+            ..
+        }) if description == "no message found" || description == "stream store EOF" => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Purges the messages below a sequence whose subjects match a filter.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn purge_below(
+    client: &Client,
+    stream: Stream,
+    filter: &str,
+    sequence: u64,
+) -> Result<(), ApiError> {
+    let subject = format!("$JS.API.STREAM.PURGE.{stream}");
+    let body = json!({"filter": filter, "seq": sequence});
+    ask::<Value>(client, subject, &body).await?;
+    Ok(())
+}
+
+fn info_of(stream: Stream) -> String {
+    format!("$JS.API.STREAM.INFO.{stream}")
+}

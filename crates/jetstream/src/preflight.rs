@@ -1,0 +1,193 @@
+//! Checks whether a server keeps what is promised of durable jobs.
+
+use std::fmt;
+
+use bootstrap::Client;
+use serde_json::Value;
+
+use crate::request::{self, ApiError};
+use crate::topology::{Stream, Topology};
+
+/// Where a server of this system answers how it is set up; see deploy/nats.conf.
+const SERVER: &str = "jobs.server";
+
+/// A setting of the server that breaks or weakens what is promised of durable jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether the promise is broken; otherwise it only cannot be verified.
+    pub breaks: bool,
+    /// What is wrong, and what to do.
+    pub what: String,
+}
+
+impl Finding {
+    fn breaks(what: String) -> Self {
+        Self { breaks: true, what }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// Checks the server and the streams that exist.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn examine(client: &Client, topology: Topology) -> anyhow::Result<Vec<Finding>> {
+    match request::ask::<Value>(client, "$JS.API.INFO".to_owned(), &Value::Null).await {
+        Ok(_) => {}
+        Err(ApiError::NoJetStream(_) | ApiError::Refused { .. }) => {
+            let what = "the server has no JetStream for this user, so nothing can be stored";
+            return Ok(vec![Finding::breaks(what.to_owned())]);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    examine_jetstream(client, topology).await
+}
+
+/// The same for a server that is known to have JetStream.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn examine_jetstream(
+    client: &Client,
+    topology: Topology,
+) -> anyhow::Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    match request::ask::<Value>(client, SERVER.to_owned(), &Value::Null).await {
+        Ok(answer) => findings.extend(server(&answer)),
+        Err(ApiError::NoJetStream(_)) => findings.push(Finding {
+            breaks: false,
+            what: format!(
+                "nobody answers on {SERVER}, so it cannot be seen whether the server syncs each \
+                 write before it confirms it: see to it that its jetstream block says \
+                 `sync_interval: always`, or let it answer as deploy/nats.conf does"
+            ),
+        }),
+        Err(error) => return Err(error.into()),
+    }
+    // The fourth holds no jobs, and not every user may look at it.
+    for stream in [Stream::Jobs, Stream::Later, Stream::State] {
+        let subject = format!("$JS.API.STREAM.INFO.{stream}");
+        match request::ask::<Value>(client, subject, &Value::Null).await {
+            Ok(info) => findings.extend(self::stream(stream, &info["config"], topology)),
+            // It is not there yet, or this user may not look at it.
+            Err(ApiError::Refused { .. } | ApiError::NoJetStream(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(findings)
+}
+
+/// Whether each write is on the disk before it is confirmed; `None` if the server does not say.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn is_synced(client: &Client) -> Result<Option<bool>, ApiError> {
+    match request::ask::<Value>(client, SERVER.to_owned(), &Value::Null).await {
+        Ok(answer) => Ok(Some(
+            answer["data"]["jetstream"]["config"]["sync_always"] == Value::Bool(true),
+        )),
+        Err(ApiError::NoJetStream(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn server(answer: &Value) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let config = &answer["data"]["jetstream"]["config"];
+    if config["sync_always"] != Value::Bool(true) {
+        findings.push(Finding::breaks(
+            "the server confirms jobs before they are on its disk, so a power cut loses some that \
+             were confirmed: set `sync_interval: always` in its jetstream block, and restart it"
+                .to_owned(),
+        ));
+    }
+    if config["strict"] != Value::Bool(true) {
+        findings.push(Finding {
+            breaks: false,
+            what: "the server takes requests with unknown fields, so an acknowledgement that \
+                   somebody has sent to its interface may pass for one: set `strict: true` in its \
+                   jetstream block"
+                .to_owned(),
+        });
+    }
+    findings
+}
+
+fn stream(stream: Stream, config: &Value, topology: Topology) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let limited = ["max_bytes", "max_msgs", "max_age"]
+        .iter()
+        .any(|limit| config[limit].as_i64().is_some_and(|limit| limit > 0));
+    if config["discard"] == "old" && limited {
+        findings.push(Finding::breaks(format!(
+            "the stream {stream} drops what is old when it is full: give it `discard: new`, or no \
+             limits"
+        )));
+    }
+    let (wanted, there) = (
+        topology.replicas.unwrap_or(1) as u64,
+        config["num_replicas"].as_u64().unwrap_or(1),
+    );
+    if there < wanted {
+        findings.push(Finding::breaks(format!(
+            "the stream {stream} is kept on {there} servers, and {wanted} are asked for"
+        )));
+    }
+    if config["storage"] != "file" {
+        findings.push(Finding::breaks(format!(
+            "the stream {stream} is kept in memory: a restart of the server loses it"
+        )));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_confirms_too_early_breaks_the_promise() {
+        let answer = |always, strict| json!({"data": {"jetstream": {"config": {"sync_always": always, "strict": strict}}}});
+        assert!(server(&answer(true, true)).is_empty());
+        let lazy = server(&answer(false, true));
+        assert!(
+            lazy[0].breaks && lazy[0].what.contains("sync_interval: always"),
+            "{lazy:?}"
+        );
+        assert!(!server(&answer(true, false))[0].breaks);
+        // A server without JetStream, say.
+        assert!(server(&json!({}))[0].breaks);
+    }
+
+    #[test]
+    fn a_stream_that_forgets_breaks_the_promise() {
+        let good = json!({"discard": "new", "max_bytes": 5, "num_replicas": 1, "storage": "file"});
+        let all = |config: &Value, replicas| {
+            let topology = Topology {
+                replicas: Some(replicas),
+                ..Topology::default()
+            };
+            stream(Stream::Jobs, config, topology)
+        };
+        assert!(all(&good, 1).is_empty());
+        assert!(all(&good, 3)[0].what.contains("1 servers"));
+        let mut drops = good.clone();
+        drops["discard"] = "old".into();
+        assert!(all(&drops, 1)[0].what.contains("drops what is old"));
+        drops["max_bytes"] = (-1).into();
+        assert!(
+            all(&drops, 1).is_empty(),
+            "without limits nothing is dropped"
+        );
+        let mut memory = good;
+        memory["storage"] = "memory".into();
+        assert!(all(&memory, 1)[0].what.contains("in memory"));
+    }
+}

@@ -1,0 +1,235 @@
+//! Reads and encodes the records of jobs.
+
+use std::collections::HashMap;
+
+use anyhow::Context as _;
+use async_nats::{HeaderMap, StatusCode};
+use bootstrap::{Client, Subscriber};
+use bytes::Bytes;
+use common::{JobId, JobRecord, OutcomeError, subjects};
+use futures_util::StreamExt as _;
+use serde_json::json;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::batch::Message;
+use crate::headers::{EXPECTED_LAST, TTL};
+use crate::request::PATIENCE;
+use crate::topology::Stream;
+
+/// What is stored as the record of a job.
+#[derive(Debug)]
+pub struct StoredRecord {
+    /// The record; `None` if what is stored cannot be read.
+    pub record: Option<JobRecord>,
+    /// Its sequence in the stream, which the next record has to expect.
+    pub sequence: u64,
+}
+
+/// Looks up many records with one request.
+#[derive(Debug)]
+pub struct Records {
+    client: Client,
+    inbox: String,
+    answers: Subscriber,
+    /// The number of the request, so that late answers to an earlier one are recognised.
+    request: u64,
+}
+
+/// The most records in one request; the server takes 1,024.
+pub const MOST: usize = 512;
+
+impl Records {
+    /// Subscribes to the answers.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn new(client: &Client) -> anyhow::Result<Self> {
+        let inbox = client.new_inbox();
+        let answers = client.subscribe(format!("{inbox}.*")).await?;
+        Ok(Self {
+            client: client.clone(),
+            inbox,
+            answers,
+            request: 0,
+        })
+    }
+
+    /// The records of these jobs, at most [`MOST`]. A job without a record is not in the map.
+    ///
+    /// # Errors
+    /// When the server does not answer in time, or not with all.
+    pub async fn of(
+        &mut self,
+        ids: impl IntoIterator<Item = JobId>,
+    ) -> anyhow::Result<HashMap<JobId, StoredRecord>> {
+        let subjects: Vec<_> = ids.into_iter().map(subjects::state).collect();
+        let mut found = HashMap::new();
+        if subjects.is_empty() {
+            return Ok(found);
+        }
+        self.request += 1;
+        let reply = format!("{}.{}", self.inbox, self.request);
+        let body = json!({"multi_last": subjects}).to_string();
+        let subject = format!("$JS.API.DIRECT.GET.{}", Stream::State);
+        let ask = self
+            .client
+            .publish_with_reply(subject, reply.clone(), body.into());
+        let answers = async {
+            ask.await?;
+            while let Some(answer) = self.answers.next().await {
+                if answer.subject.as_str() != reply {
+                    continue;
+                }
+                match answer.status {
+                    None | Some(StatusCode::OK) => {
+                        let headers = answer.headers.unwrap_or_default();
+                        let (id, sequence) = origin(&headers)
+                            .context("a record without the headers of a direct answer")?;
+                        let record = serde_json::from_slice(&answer.payload)
+                            .inspect_err(|error| {
+                                warn!(job.id = %id, %error, "a record that cannot be read");
+                            })
+                            .ok();
+                        found.insert(id, StoredRecord { record, sequence });
+                    }
+                    // The end, or nothing at all.
+                    Some(StatusCode::NOT_FOUND) => return Ok(()),
+                    Some(status) if status.as_u16() == 204 => {
+                        let left = answer.headers.as_ref().and_then(|headers| {
+                            headers.get("Nats-Num-Pending")?.as_str().parse().ok()
+                        });
+                        anyhow::ensure!(left.unwrap_or(0) == 0, "the server did not give all");
+                        return Ok(());
+                    }
+                    Some(StatusCode::NO_RESPONDERS) => {
+                        anyhow::bail!("the stream {} is not there", Stream::State)
+                    }
+                    Some(status) => anyhow::bail!(
+                        "the server refuses to look up records: {status} {}",
+                        answer.description.unwrap_or_default()
+                    ),
+                }
+            }
+            anyhow::bail!("the connection to NATS is closed")
+        };
+        tokio::time::timeout(PATIENCE, answers)
+            .await
+            .with_context(|| format!("no answer within {PATIENCE:?}"))??;
+        Ok(found)
+    }
+}
+
+/// The message that stores a record. The stream takes it only if the last record has the expected sequence;
+/// it is removed after the time to live, if there is one.
+#[must_use]
+pub fn message(id: JobId, record: Bytes, expected: u64, ttl: Option<&str>) -> Message {
+    let mut headers = HeaderMap::new();
+    headers.insert(EXPECTED_LAST, expected.to_string());
+    if let Some(ttl) = ttl {
+        headers.insert(TTL, ttl);
+    }
+    Message {
+        subject: subjects::state(id),
+        headers,
+        payload: record,
+    }
+}
+
+/// The longest text of an error, in bytes, in a record that has many.
+pub const SHORT: usize = 512;
+
+/// Cuts the text of an error to so many bytes.
+pub fn shorten(error: &mut OutcomeError, longest: usize) {
+    let end = error.message.floor_char_boundary(longest);
+    error.message.truncate(end);
+}
+
+/// A record as it is sent. It fits into a message, however much has failed: if need be, the texts
+/// of the failures are cut and the oldest left out, but for the last, from which attempts are
+/// counted.
+///
+/// # Panics
+/// Never: a record is plain data with text for keys.
+#[must_use]
+pub fn encode(record: &JobRecord, limit: usize) -> Bytes {
+    let encoded = |record: &JobRecord| {
+        serde_json::to_vec(record).expect("a record is plain data with text for keys")
+    };
+    let mut bytes = encoded(record);
+    if bytes.len() > limit {
+        let mut record = record.clone();
+        for longest in [SHORT, 0] {
+            for failure in &mut record.failures {
+                shorten(&mut failure.error, longest);
+            }
+            bytes = encoded(&record);
+            while bytes.len() > limit && record.failures.len() > 1 {
+                record.failures.drain(..record.failures.len() / 2);
+                bytes = encoded(&record);
+            }
+            if bytes.len() <= limit {
+                break;
+            }
+        }
+    }
+    bytes.into()
+}
+
+/// Of which job an answer holds the record, and its sequence.
+fn origin(headers: &HeaderMap) -> Option<(JobId, u64)> {
+    let subject = headers.get(async_nats::header::NATS_SUBJECT)?.as_str();
+    let id = subject.strip_prefix("jobs.state.")?.parse().ok()?;
+    let sequence = headers.get(async_nats::header::NATS_SEQUENCE)?;
+    Some((id, sequence.as_str().parse().ok()?))
+}
+
+/// The record of one job.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn one(client: &Client, id: JobId) -> anyhow::Result<Option<StoredRecord>> {
+    let ask = || async move {
+        let mut records = Records::new(client).await?;
+        records.of([id]).await
+    };
+    let until = Instant::now() + 2 * PATIENCE;
+    let found = client.ask_again_if_lost(until, ask, |_| true).await;
+    Ok(found.context("no answer")??.remove(&id))
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{FailedAttempt, JobState, Timestamp, codes};
+
+    use super::*;
+
+    #[test]
+    fn a_record_fits_however_much_has_failed_and_keeps_its_result_and_its_last_failure() {
+        let mut record = JobRecord::new(
+            JobId::generate(),
+            None,
+            JobState::Succeeded,
+            Timestamp::now(),
+        );
+        let result = format!("\"{}\"", "x".repeat(10_000));
+        record.result = serde_json::from_str(&result).ok();
+        record.failures = (1..=200)
+            .map(|attempt| FailedAttempt {
+                attempt,
+                consumer: None,
+                at: record.at,
+                error: OutcomeError::new(codes::TRANSIENT, "\u{1}ü".repeat(1000)),
+            })
+            .collect();
+        for limit in [10_500, 14_000, 50_000, 1_000_000] {
+            let bytes = encode(&record, limit);
+            assert!(bytes.len() <= limit, "{}", bytes.len());
+            let kept: JobRecord = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(kept.result.unwrap().get(), result);
+            assert_eq!(kept.failures.last().unwrap().attempt, 200);
+        }
+        let whole: JobRecord = serde_json::from_slice(&encode(&record, usize::MAX)).unwrap();
+        assert_eq!(whole.failures, record.failures);
+    }
+}

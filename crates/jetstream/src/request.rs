@@ -1,0 +1,115 @@
+//! Requests to the JetStream API, each with a deadline.
+//!
+//! They are written here, and not with the `jetstream` module of async-nats, for three reasons: a
+//! [`Client`] may be given a new connection at any time, while the library's context keeps the one
+//! it was made with; a request whose connection was lost is sent again on the next one; and a caller
+//! can tell a refusal from an answer that never came. The library's types describe what is sent and
+//! what comes back wherever they hold all that is needed.
+
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::{RequestError, RequestErrorKind};
+use bootstrap::Client;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// How long JetStream may take to answer.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why JetStream did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// JetStream refused the request.
+    #[error("{subject}: {description} (error {})", .code.0)]
+    Refused {
+        /// The subject of the request.
+        subject: String,
+        /// The server's error code, or the status of a direct get.
+        code: ErrorCode,
+        /// The server's description of the error.
+        description: String,
+    },
+    /// Nobody answers: there is no JetStream, or this user may not use it so.
+    #[error("{0}: nobody answers; does the server run JetStream for this account?")]
+    NoJetStream(String),
+    /// No answer, or none that makes sense.
+    #[error("{subject}: {problem}")]
+    NoAnswer {
+        /// The subject of the request.
+        subject: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// The error in an answer of JetStream.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Refusal {
+    pub(crate) err_code: ErrorCode,
+    #[serde(default)]
+    pub(crate) description: String,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    error: Option<Refusal>,
+}
+
+/// Whether an error may come from a lost connection, so that the request is worth repeating.
+#[must_use]
+pub fn may_be_lost(error: &RequestError) -> bool {
+    error.kind() == RequestErrorKind::Other
+}
+
+/// Sends a request to JetStream and reads its answer. `Value::Null` sends no body.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn ask<T: DeserializeOwned>(
+    client: &Client,
+    subject: String,
+    body: &Value,
+) -> Result<T, ApiError> {
+    let no_answer = |subject: &str, problem: String| ApiError::NoAnswer {
+        subject: subject.to_owned(),
+        problem,
+    };
+    let body = if body.is_null() {
+        Vec::new()
+    } else {
+        body.to_string().into_bytes()
+    };
+    let body = Bytes::from(body);
+    // Every request made through this function may be repeated without a further effect.
+    let ask = || client.request(subject.clone(), body.clone());
+    let answer = match client
+        .ask_again_if_lost(Instant::now() + PATIENCE, ask, may_be_lost)
+        .await
+    {
+        Err(_) => {
+            return Err(no_answer(
+                &subject,
+                format!("no answer within {PATIENCE:?}"),
+            ));
+        }
+        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
+            return Err(ApiError::NoJetStream(subject));
+        }
+        Ok(Err(error)) => return Err(no_answer(&subject, error.to_string())),
+        Ok(Ok(answer)) => answer,
+    };
+    if let Ok(Answer { error: Some(error) }) = serde_json::from_slice(&answer.payload) {
+        return Err(ApiError::Refused {
+            subject,
+            code: error.err_code,
+            description: error.description,
+        });
+    }
+    serde_json::from_slice(&answer.payload)
+        .map_err(|error| no_answer(&subject, format!("an answer that cannot be read: {error}")))
+}

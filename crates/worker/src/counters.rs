@@ -1,0 +1,54 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bootstrap::{Times, Waits};
+
+/// Counters of durable jobs in one consumer, beside how they ended.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    redelivered: AtomicU64,
+    dead_letters: AtomicU64,
+    restored: AtomicU64,
+    lost: AtomicU64,
+    pub(crate) waits: Waits,
+}
+
+/// What a consumer has counted of the lane since it started, beside how its jobs ended.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// Messages that were not delivered for the first time.
+    pub redelivered: u64,
+    /// Dead letters that were stored.
+    pub dead_letters: u64,
+    /// Jobs that waited, whose message was lost, and that were scheduled again.
+    pub restored: u64,
+    /// Those that ended as dead letters instead.
+    pub lost: u64,
+    /// How long jobs waited: from when the server had them in its queue until they were first
+    /// delivered here.
+    pub waits: Times,
+}
+
+impl Counters {
+    pub(crate) fn redelivered(&self) {
+        self.redelivered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn dead_letter(&self) {
+        self.dead_letters.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn overdue(&self, restored: usize, lost: usize) {
+        self.restored.fetch_add(restored as u64, Ordering::Relaxed);
+        self.lost.fetch_add(lost as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn figures(&self) -> Figures {
+        Figures {
+            redelivered: self.redelivered.load(Ordering::Relaxed),
+            dead_letters: self.dead_letters.load(Ordering::Relaxed),
+            restored: self.restored.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
+            waits: self.waits.times(),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Tells the server again and again that this consumer is working on its jobs.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bootstrap::{Beat, Client};
+use common::JobState;
+use jetstream::records::{self, Records};
+use tracing::debug;
+
+use crate::lane::Sink;
+use crate::lease::{Lease, Leases};
+use crate::settle::{Settlement, Settler};
+use crate::store::{JobStore, Written};
+
+const BEAT: Duration = Duration::from_secs(1);
+
+/// How many beats lie between two in-progress signs for a job: a third of the ack wait.
+const IN_PROGRESS: u64 = 5;
+
+/// A job that waits here for longer is given back, for another consumer to take.
+const WAITS: Duration = Duration::from_secs(1);
+
+/// What keeps the leases of a consumer alive.
+pub(crate) struct Heartbeat {
+    pub(crate) client: Client,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) sink: Arc<dyn Sink>,
+    pub(crate) store: Arc<JobStore>,
+    pub(crate) settler: Settler,
+}
+
+impl Heartbeat {
+    pub(crate) async fn run(self, life: Beat) {
+        let mut beat = tokio::time::interval(BEAT);
+        let mut records = None;
+        for number in 0_u64.. {
+            beat.tick().await;
+            life.beat();
+            if number % IN_PROGRESS == 0 {
+                self.say_in_progress(&life).await;
+                if records.is_none() {
+                    records = Records::new(&self.client).await.ok();
+                }
+                if let Some(records) = &mut records {
+                    self.find_ended(records).await;
+                }
+            }
+            for lease in self.sink.give_up_waiting(WAITS) {
+                self.settler.begin(lease, Settlement::GivenBack);
+            }
+            let long = |lease: &Lease| {
+                lease.is_started()
+                    && lease.age() >= BEAT
+                    && !lease.announced.load(Ordering::Relaxed)
+            };
+            for lease in self.leases.select(long) {
+                lease.announced.store(true, Ordering::Relaxed);
+                tokio::spawn(announce(Arc::clone(&self.store), lease));
+            }
+        }
+    }
+
+    async fn say_in_progress(&self, life: &Beat) {
+        for lease in self.leases.select(|lease| lease.age() >= BEAT) {
+            if let Some(delivery) = &lease.delivery {
+                let _ = self
+                    .client
+                    .publish(delivery.ack.clone(), "+WPI".into())
+                    .await;
+            }
+            life.beat();
+        }
+    }
+
+    /// A job may have been cancelled while this consumer was cut off, and so did not hear of it.
+    async fn find_ended(&self, records: &mut Records) {
+        let leases = self
+            .leases
+            .select(|lease| lease.is_started() && lease.age() >= BEAT);
+        for leases in leases.chunks(records::MOST) {
+            let found = records.of(leases.iter().map(|lease| lease.id)).await;
+            let found = match found {
+                Ok(found) => found,
+                Err(error) => return debug!("cannot look up jobs that run: {error:#}"),
+            };
+            for lease in leases {
+                let record = found.get(&lease.id).and_then(|found| found.record.as_ref());
+                if record.is_some_and(|record| record.state.is_final()) {
+                    lease.cancelled.cancel();
+                }
+            }
+        }
+    }
+}
+
+/// Lets everybody see that a job runs, where and since when.
+async fn announce(store: Arc<JobStore>, lease: Arc<Lease>) {
+    let mut record = store.record(&lease);
+    let since = i64::try_from(lease.age().as_millis()).unwrap_or(0);
+    record.state = JobState::Running;
+    record.at = record.at.shifted(-since);
+    record.settled_deliveries = record.settled_deliveries.saturating_sub(1);
+    if store.write(&lease, &record, Vec::new()).await == Written::Ended {
+        lease.cancelled.cancel();
+    }
+}

@@ -1,0 +1,392 @@
+//! Takes messages from the queues and decides what is done with each.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bootstrap::{Beat, Nats, is_unreadable};
+use common::{
+    Backoff, DeadReason, DecodeError, Job, JobId, JobKind, JobRecord, JobSubject, MaxAttempts,
+    OutcomeError, codes,
+};
+use jetstream::batch::MOST_MESSAGES;
+use jetstream::records::{self, Records, StoredRecord};
+use jetstream::request::PATIENCE;
+use jetstream::{ServerClock, Stream, Topology};
+use tokio::sync::Notify;
+use tracing::warn;
+
+use crate::counters::Counters;
+use crate::decide::{self, Sighting, Verdict};
+use crate::fetch::{Event, Fetcher, Pulled, QueueIndex};
+use crate::first_delivery::FirstDelivery;
+use crate::lane::Sink;
+use crate::lease::{Lease, Leases};
+use crate::phases::Phases;
+use crate::settle::{Settlement, Settler, Settling};
+use crate::trace;
+
+/// How long freed room is gathered before it is asked for, so that a pull is worth it.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// Less than this part of all room is little.
+const FEW: usize = 4;
+
+/// How often pulls are looked at that may have been lost.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often a durable consumer is found gone, a second apart, before it is made again.
+const GONE: u32 = 3;
+
+/// How long jobs wait for the cancellations that came while no consumer was there.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// The most jobs whose settlement may be under way before no more are taken: two full batches.
+/// Whatever is lost with a server has to run again.
+const SETTLING: usize = 2 * MOST_MESSAGES;
+
+/// Takes jobs for a [`Sink`], as many as it has room for.
+pub(crate) struct Intake {
+    pub(crate) nats: Nats,
+    pub(crate) topology: Topology,
+    pub(crate) sink: Arc<dyn Sink>,
+    pub(crate) settler: Settler,
+    pub(crate) settling: Arc<Settling>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) clock: Arc<ServerClock>,
+    pub(crate) phases: Phases,
+    /// Told when the sink may have more room.
+    pub(crate) room: Arc<Notify>,
+    pub(crate) fetcher: Fetcher<JobKind>,
+    pub(crate) records: Records,
+    pub(crate) first_delivery: FirstDelivery,
+}
+
+impl Intake {
+    /// Takes jobs until the consumer leaves; then gives back what the server had sent.
+    ///
+    /// # Errors
+    /// When the connection is closed for good.
+    pub(crate) async fn run(mut self, mut life: Beat) -> anyhow::Result<()> {
+        let phases = self.phases.clone();
+        let may_begin = async {
+            phases.begun().await;
+            // What was cancelled before this consumer came is not run if that can be helped.
+            let _ = tokio::time::timeout(CATCH_UP, phases.caught_up()).await;
+        };
+        tokio::select! {
+            () = life.during(Duration::MAX, may_begin) => {}
+            () = phases.leaving() => return Ok(()),
+        }
+        let mut connected = self.nats.connected();
+        let mut gone = HashMap::new();
+        let mut tick = tokio::time::interval(TICK);
+        let (settling, freed) = (Arc::clone(&self.settling), Arc::clone(&self.room));
+        loop {
+            life.beat();
+            let full = settling.count() >= SETTLING;
+            let room = if full { 0 } else { self.sink.room() };
+            self.fetcher.pull(room).await;
+            tokio::select! {
+                biased;
+                () = phases.leaving() => break,
+                event = self.fetcher.next() => match event? {
+                    Event::Pulled(batch) => self.take(batch).await,
+                    Event::Gone(queue) => self.see_to_gone(queue, &mut gone).await,
+                    Event::Ended => {}
+                },
+                changed = connected.changed() => {
+                    changed?;
+                    self.fetcher.forget();
+                    self.first_delivery.renew().await;
+                }
+                () = freed.notified() => {
+                    // A pull for a few of many is not worth it, as long as others run.
+                    if self.sink.room() * FEW < self.sink.capacity() {
+                        tokio::time::sleep(GATHER).await;
+                    }
+                }
+                () = settling.fallen(), if full => {}
+                _ = tick.tick() => self.first_delivery.renew().await,
+            }
+        }
+        self.take_what_was_sent().await
+    }
+
+    /// After the consumer has left: takes what the server had sent before it heard of it.
+    async fn take_what_was_sent(&mut self) -> anyhow::Result<()> {
+        self.fetcher.leave().await;
+        let nats = self.nats.clone();
+        let mut arrived = std::pin::pin!(nats.round_trip(PATIENCE));
+        loop {
+            let batch = tokio::select! {
+                biased;
+                event = self.fetcher.next() => event?,
+                // Without a connection nothing arrives, and the server delivers it again.
+                _ = &mut arrived => return Ok(()),
+            };
+            if let Event::Pulled(batch) = batch {
+                self.take(batch).await;
+            }
+        }
+    }
+
+    /// The durable consumer of a queue does not exist any more.
+    async fn see_to_gone(&mut self, queue: QueueIndex, gone: &mut HashMap<QueueIndex, u32>) {
+        self.first_delivery.forget();
+        self.fetcher.pause(queue);
+        // Not at once: the server (2.15.1) still removes the files of a stream that was deleted, and
+        // would remove those of the new one.
+        let times = gone.entry(queue).or_insert(0);
+        *times += 1;
+        if *times == GONE {
+            gone.remove(&queue);
+            self.restore(queue).await;
+        }
+    }
+
+    /// Somebody has deleted a durable consumer: it is made again.
+    async fn restore(&self, queue: QueueIndex) {
+        let queue = self.fetcher.queue(queue);
+        let client = &self.nats.client;
+        // The stream may be gone as well.
+        let restored = async {
+            self.topology.ensure(client).await?;
+            self.topology
+                .ensure_consumer(client, queue.stream, &queue.of)
+                .await
+        };
+        match restored.await {
+            Ok(name) => {
+                warn!(stream = %queue.stream, consumer = name, "a durable consumer was gone, and is made again");
+            }
+            Err(error) => warn!("a durable consumer is gone and cannot be made again: {error:#}"),
+        }
+    }
+
+    /// Runs or settles the messages of a pull.
+    async fn take(&mut self, batch: Vec<Pulled<JobKind>>) {
+        if batch.iter().any(|pulled| pulled.begins_anew) {
+            self.first_delivery.forget();
+        }
+        let mut batch: Vec<_> = batch
+            .into_iter()
+            .map(|pulled| (JobSubject::parse(&pulled.subject), pulled))
+            .collect();
+        while !batch.is_empty() {
+            let rest = batch.split_off(batch.len().min(records::MOST));
+            let may_skip = self.first_delivery.may_skip_look_up();
+            let ids = batch
+                .iter()
+                .filter(|(_, pulled)| !may_skip(pulled))
+                .filter_map(|(subject, _)| Some(subject.as_ref()?.id));
+            let Some(found) = self.look_up(ids.collect()).await else {
+                return;
+            };
+            let mut to_run = Vec::with_capacity(batch.len());
+            for (subject, pulled) in batch {
+                let unreadable = || JobId::of_unreadable(pulled.stream_sequence);
+                let id = subject
+                    .as_ref()
+                    .map_or_else(unreadable, |subject| subject.id);
+                let message = (pulled.queue.stream, pulled.stream_sequence, id);
+                if self.leases.has(message, pulled.delivered) {
+                    continue;
+                }
+                // Several messages may be of one job.
+                let found = subject.as_ref().and_then(|subject| found.get(&subject.id));
+                to_run.extend(self.sort(subject, pulled, found));
+            }
+            if self.phases.is_leaving() {
+                for lease in to_run {
+                    self.settler.begin(lease, Settlement::GivenBack);
+                }
+            } else if !to_run.is_empty() {
+                self.sink.take(to_run);
+            }
+            batch = rest;
+        }
+    }
+
+    /// Looks records up until it works: the messages are this consumer's, and stay so. `None` if
+    /// everything ends before.
+    async fn look_up(&mut self, ids: Vec<JobId>) -> Option<HashMap<JobId, StoredRecord>> {
+        let mut told = false;
+        let mut connected = self.nats.connected();
+        connected.mark_unchanged();
+        loop {
+            // An answer that went to a lost connection is not waited for.
+            let found = tokio::select! {
+                found = self.records.of(ids.iter().copied()) => found,
+                Ok(()) = connected.changed() => continue,
+            };
+            match found {
+                Ok(found) => return Some(found),
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!("cannot look up what is known of jobs, trying again: {error:#}");
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(TICK) => {}
+                () = self.phases.ended() => return None,
+            }
+        }
+    }
+
+    /// Finds out what is to be done with a message; what is to be run is returned, everything else
+    /// done in the background.
+    fn sort(
+        &self,
+        subject: Option<JobSubject>,
+        pulled: Pulled<JobKind>,
+        found: Option<&StoredRecord>,
+    ) -> Option<Arc<Lease>> {
+        let now = self.clock.now();
+        let job = Job::decode(&pulled.payload);
+        let mut problem = problem_of(&job, subject.as_ref(), &pulled.subject);
+        let (max_attempts, backoff, deadline, run_at) = match &job {
+            Ok(job) => (job.max_attempts, job.backoff, job.deadline, job.run_at),
+            Err(_) => (None, None, None, None),
+        };
+        let max_attempts = max_attempts.unwrap_or(MaxAttempts::default()).get();
+        let unreadable = is_unreadable(pulled.headers.as_ref());
+        let due = pulled.queue.stream == Stream::Later;
+        let mut found = found;
+        let subject = subject.filter(|subject| {
+            let record = found.and_then(|found| found.record.as_ref());
+            let waits = record.filter(|record| !due && decide::waits(record));
+            let another = waits.and_then(|record| of_another_job(record, subject));
+            problem = problem.take().or(another.map(str::to_owned));
+            let foreign = waits.is_some() && (unreadable || problem.is_some());
+            if foreign {
+                found = None;
+            }
+            !foreign
+        });
+        let subject = subject.unwrap_or_else(|| {
+            JobSubject::of_unreadable(pulled.stream_sequence, pulled.queue.of.clone())
+        });
+        let verdict = decide::decide(Sighting {
+            record: found.and_then(|found| found.record.as_ref()),
+            run: subject.run,
+            due,
+            delivered: pulled.delivered,
+            max_attempts,
+            deadline,
+            run_at,
+            now,
+        });
+        let stored = pulled.stored;
+        let first = pulled.delivered == 1;
+        if !first {
+            self.counters.redelivered();
+        }
+        let mut lease = Lease::of_delivery(subject, pulled, found);
+        lease.max_attempts = max_attempts;
+        lease.backoff = backoff.unwrap_or(Backoff::default());
+        let settlement = match (verdict, problem) {
+            (Verdict::Done, _) => Settlement::OnlyAck,
+            _ if unreadable => Settlement::Dead {
+                reason: DeadReason::UnreadableHeaders,
+                error: Some(OutcomeError::new(
+                    codes::UNREADABLE_HEADERS,
+                    "the headers of the message, or its subject, cannot be read; the headers are kept with the dead letter, as base64",
+                )),
+            },
+            (_, Some(problem)) => Settlement::Dead {
+                reason: DeadReason::Undecodable,
+                error: Some(OutcomeError::new(codes::INVALID_JOB, problem)),
+            },
+            (Verdict::Run { attempt, failures }, None) => {
+                lease.attempt = attempt;
+                lease.failures = failures;
+                if let Some(stored) = stored.filter(|_| first) {
+                    self.counters.waits.add(now.since(stored), 1);
+                }
+                let lease = Arc::new(lease);
+                self.leases.hold(&lease);
+                return Some(lease);
+            }
+            (Verdict::PutOff { run, until }, None) => Settlement::PutOff { run, until },
+            (Verdict::Early { until }, None) => Settlement::Early { until },
+            (Verdict::Waits { until }, None) => {
+                let record = found.and_then(|found| found.record.clone());
+                record.map_or(Settlement::GivenBack, |record| Settlement::Waits {
+                    record: Box::new(record),
+                    until,
+                })
+            }
+            (Verdict::Expired { failures }, None) => {
+                lease.failures = failures;
+                Settlement::Expired
+            }
+            (Verdict::Exhausted { failures }, None) => {
+                lease.failures = failures;
+                Settlement::Dead {
+                    reason: DeadReason::DeliveriesExhausted,
+                    error: None,
+                }
+            }
+        };
+        self.settle_without_a_run(lease, settlement);
+        None
+    }
+
+    /// Settles a message whose job is not run now.
+    fn settle_without_a_run(&self, lease: Lease, settlement: Settlement) {
+        let lease = Arc::new(lease);
+        self.leases.hold(&lease);
+        if !matches!(
+            settlement,
+            Settlement::OnlyAck
+                | Settlement::PutOff { .. }
+                | Settlement::Waits { .. }
+                | Settlement::Early { .. }
+        ) {
+            self.sink.refused(Some(&lease.kind), &settlement);
+            trace::refused(&lease, &settlement);
+        }
+        self.settler.begin(lease, settlement);
+    }
+}
+
+/// Why a message is not the job that its subject says.
+fn problem_of(
+    job: &Result<Job<'_>, DecodeError>,
+    subject: Option<&JobSubject>,
+    text: &str,
+) -> Option<String> {
+    match (job, subject) {
+        (Err(error), _) => Some(error.to_string()),
+        (Ok(_), None) => Some(format!(
+            "the subject {text:?} is not jobs.durable.<id>.<priority>.<run>.<kind>"
+        )),
+        (Ok(job), Some(subject)) if job.kind != subject.kind => Some(format!(
+            "field `kind`: a job of kind \"{}\" came on a subject of kind \"{}\"",
+            job.kind, subject.kind
+        )),
+        (Ok(job), Some(subject)) if job.id.is_some_and(|id| id != subject.id) => Some(format!(
+            "field `id`: not the id in the subject, which is {}",
+            subject.id
+        )),
+        _ => None,
+    }
+}
+
+/// Why a message is not of the job with its id, which waits.
+///
+/// A job that waits was read before, and its record is written before its next run: another message
+/// with its id is somebody else's, and must not end it.
+fn of_another_job(waits: &JobRecord, subject: &JobSubject) -> Option<&'static str> {
+    let kind = waits.kind.as_ref();
+    if subject.run > waits.run {
+        Some("the job with this id waits for an earlier run")
+    } else if kind.is_some_and(|kind| *kind != subject.kind) {
+        Some("the job with this id is of another kind")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,464 @@
+//! The consumer's side of the lane: takes jobs, keeps them alive, and settles them.
+//!
+//! All of it has a thread, a runtime and a connection of its own: handlers that keep every other
+//! thread busy cannot keep the server waiting for a sign of life.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bootstrap::{Beat, Client, Context, Nats, STILL};
+use common::JobKind;
+use jetstream::records::Records;
+use jetstream::{
+    ApiError, ServerClock, Stream, Topology, manage, preflight, request, write_health,
+};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tracing::warn;
+
+use crate::cancel_listener::CancelListener;
+use crate::counters::{Counters, Figures};
+use crate::fetch::{Fetcher, Queue};
+use crate::first_delivery::{Cancellations, FirstDelivery};
+use crate::heartbeat::Heartbeat;
+use crate::intake::Intake;
+use crate::lease::{Lease, Leases};
+use crate::maintenance::{
+    self, Cancel, KindsFound, KindsWithoutConsumer, MaxDeliveries, OverdueWatch, Purge,
+    SharedQueue, StarvedPulls,
+};
+use crate::phases::Phases;
+use crate::settle::{Settlement, Settler, Settling};
+use crate::store::JobStore;
+
+/// How long the thread waits before it looks for JetStream again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The respect in which a service has a problem whose lane does not run.
+const RESPECT: &str = "durable lane";
+
+/// Who runs the jobs that the lane takes.
+pub trait Sink: Send + Sync + 'static {
+    /// Total number of slots.
+    fn capacity(&self) -> usize;
+
+    /// Number of further jobs that it takes now.
+    fn room(&self) -> usize;
+
+    /// Takes jobs, also if there are more than there is room for: each of them is settled by
+    /// [`Lane::settle`] in the end.
+    fn take(&self, jobs: Vec<Arc<Lease>>);
+
+    /// Gives jobs back that have waited for longer than this and were not started.
+    fn give_up_waiting(&self, longer_than: Duration) -> Vec<Arc<Lease>>;
+
+    /// A job of this kind ended here without its handler being called: its deadline had passed, or
+    /// it could not be run at all.
+    fn refused(&self, kind: Option<&JobKind>, settlement: &Settlement);
+}
+
+/// How the lane works.
+#[derive(Clone, Debug)]
+pub struct LaneOptions {
+    /// The name of the consumer.
+    pub instance: String,
+    /// The kinds that it serves.
+    pub kinds: Vec<JobKind>,
+    /// How long the records of jobs that have ended are kept, but for dead ones.
+    pub keep: Duration,
+    /// The streams.
+    pub topology: Topology,
+    /// Whether to go on with a server that does not keep what the lane promises.
+    pub accept_unsafe: bool,
+    /// How long no pull may come to a good end, while jobs wait, before that is a problem.
+    pub starved_after: Duration,
+}
+
+/// The lane, while it runs.
+#[derive(Clone)]
+pub struct Lane {
+    handle: Arc<Handle>,
+    settlements: mpsc::UnboundedSender<(Arc<Lease>, Settlement)>,
+}
+
+/// The end of a [`Lane`].
+#[derive(Debug)]
+pub struct LaneEnd(oneshot::Receiver<anyhow::Result<()>>);
+
+/// What the service's own threads see of the lane's thread.
+struct Handle {
+    phases: Phases,
+    leases: Arc<Leases>,
+    settling: Arc<Settling>,
+    counters: Arc<Counters>,
+    room: Arc<Notify>,
+    without_consumer: KindsFound,
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").finish_non_exhaustive()
+    }
+}
+
+impl Lane {
+    /// Prepares to take jobs; `None` if the server has no JetStream for this account.
+    ///
+    /// # Errors
+    /// When the streams or durable consumers cannot be made, or differ from what is declared.
+    pub async fn start(
+        context: &Context,
+        options: LaneOptions,
+        sink: Arc<dyn Sink>,
+    ) -> anyhow::Result<Option<(Self, LaneEnd)>> {
+        let (ready, started) = oneshot::channel();
+        let (said, ended) = oneshot::channel();
+        let (settlements, to_settle) = mpsc::unbounded_channel();
+        let context = context.clone();
+        let health = context.health.clone();
+        health.on_own_thread("durable lane", async move |mut life| {
+            let opening = Box::pin(open(&context, options, sink));
+            match life.during(Duration::MAX, opening).await {
+                Ok(Some(parts)) => {
+                    // The starter may be gone because the service was told to stop.
+                    let _ = ready.send(Ok(Some(Arc::clone(&parts.handle))));
+                    let ended = parts.run(to_settle, &mut life).await;
+                    let _ = said.send(ended);
+                }
+                Ok(None) => drop(ready.send(Ok(None))),
+                Err(error) => drop(ready.send(Err(error))),
+            }
+            // Whoever started it has heard why it ends.
+            life.done();
+        })?;
+        let handle = started
+            .await
+            .context("the thread of the durable lane ended")??;
+        Ok(handle.map(|handle| {
+            let lane = Self {
+                handle,
+                settlements,
+            };
+            (lane, LaneEnd(ended))
+        }))
+    }
+
+    /// Starts to take jobs.
+    pub fn begin(&self) {
+        self.handle.phases.begin();
+    }
+
+    /// Settles a job, in the background: stores what became of it, and then acknowledges it.
+    pub fn settle(&self, lease: Arc<Lease>, settlement: Settlement) {
+        self.handle.settling.add();
+        // The thread ends after all that was to be settled; an error is a thread that panicked,
+        // after which the job is delivered again.
+        if self.settlements.send((lease, settlement)).is_err() {
+            self.handle.settling.remove();
+        }
+    }
+
+    /// The kinds of which jobs wait and that no consumer serves, as far as their jobs are among the
+    /// oldest.
+    #[must_use]
+    pub fn kinds_without_consumer(&self) -> Vec<JobKind> {
+        self.handle.without_consumer.kinds()
+    }
+
+    /// What was counted of the lane here, beside how jobs ended.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.handle.counters.figures()
+    }
+
+    /// The sink may have more room.
+    pub fn room_changed(&self) {
+        self.handle.room.notify_one();
+    }
+
+    /// Takes no more jobs. What the server has sent is given back.
+    pub fn leave(&self) {
+        self.handle.phases.leave();
+    }
+
+    /// Waits until the sink is given no more jobs, after [`Lane::leave`].
+    pub async fn left(&self) {
+        self.handle.phases.left().await;
+    }
+
+    /// Waits until all jobs are settled and the server has heard of it.
+    ///
+    /// # Errors
+    /// When that does not come to pass within `patience`: the jobs are delivered again.
+    pub async fn finish(&self, mut end: LaneEnd, patience: Duration) -> anyhow::Result<()> {
+        let deadline = tokio::time::Instant::now() + patience;
+        self.leave();
+        let all_settled = async {
+            self.left().await;
+            self.handle.settling.none().await;
+        };
+        let in_time = tokio::time::timeout_at(deadline, all_settled).await.is_ok();
+        let left = self.handle.leases.count();
+        self.handle.phases.end();
+        let ended = tokio::time::timeout_at(deadline, end.wait()).await;
+        anyhow::ensure!(
+            in_time && ended.is_ok(),
+            "{left} jobs were not settled in time and will be delivered again"
+        );
+        ended.unwrap_or(Ok(()))
+    }
+}
+
+impl LaneEnd {
+    /// Waits until the lane has ended: because of an error, if nobody told it to.
+    ///
+    /// # Errors
+    /// Why it ended.
+    pub async fn wait(&mut self) -> anyhow::Result<()> {
+        (&mut self.0)
+            .await
+            .context("the thread of the durable lane ended")?
+    }
+}
+
+async fn open(
+    context: &Context,
+    options: LaneOptions,
+    sink: Arc<dyn Sink>,
+) -> anyhow::Result<Option<Parts>> {
+    let nats = context.connect("durable").await?;
+    let client = nats.client.clone();
+    let clock = Arc::new(ServerClock::default());
+    let mut told = false;
+    let queues = loop {
+        match prepare(&client, &options, &clock).await {
+            Ok(Some(queues)) => break queues,
+            Ok(None) => return Ok(None),
+            // NATS was lost, or JetStream is not ready yet.
+            Err(error) if is_away(&error) => {
+                let problem = format!("the durable lane waits for JetStream: {error:#}");
+                if !std::mem::replace(&mut told, true) {
+                    warn!("{problem}");
+                }
+                context.health.set_problem(RESPECT, Some(problem));
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = context.shutdown.cancelled() => return Ok(None),
+        }
+    };
+    context.health.set_problem(RESPECT, None);
+    let fetcher = Fetcher::new(&client, queues.clone()).await?;
+    let handle = Arc::new(Handle {
+        phases: Phases::default(),
+        leases: Arc::default(),
+        settling: Arc::default(),
+        counters: Arc::default(),
+        room: Arc::default(),
+        without_consumer: KindsFound::default(),
+    });
+    let store = JobStore::new(
+        &nats,
+        (options.instance.clone(), options.keep),
+        Arc::clone(&clock),
+        Arc::clone(&handle.counters),
+        handle.phases.clone(),
+    );
+    Ok(Some(Parts {
+        nats,
+        options,
+        sink,
+        clock,
+        queues,
+        fetcher,
+        store: Arc::new(store),
+        handle,
+    }))
+}
+
+/// Makes streams and durable consumers that are missing; `None` without JetStream.
+async fn prepare(
+    client: &Client,
+    options: &LaneOptions,
+    clock: &ServerClock,
+) -> anyhow::Result<Option<Vec<Arc<Queue<JobKind>>>>> {
+    // JetStream may be off, for the server or for this account.
+    if manage::existing(manage::account(client).await)?.is_none() {
+        return Ok(None);
+    }
+    let topology = options.topology;
+    topology.ensure(client).await?;
+    for finding in preflight::examine_jetstream(client, topology).await? {
+        if !finding.breaks || options.accept_unsafe {
+            warn!("{finding}");
+        } else {
+            anyhow::bail!(
+                "{finding}; or tell the consumer to go on all the same by --accept-unsafe-server"
+            );
+        }
+    }
+    let mut queues = Vec::new();
+    for kind in &options.kinds {
+        for stream in [Stream::Jobs, Stream::Later] {
+            let consumer = topology.ensure_consumer(client, stream, kind).await?;
+            queues.push(Arc::new(Queue {
+                stream,
+                consumer,
+                of: kind.clone(),
+            }));
+        }
+    }
+    maintenance::ensure_queues(topology, client).await?;
+    clock.read(client).await?;
+    Ok(Some(queues))
+}
+
+/// Whether the error is transient: JetStream is not reachable yet.
+fn is_away(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref::<ApiError>(),
+        Some(ApiError::NoAnswer { .. } | ApiError::NoJetStream(_))
+    )
+}
+
+/// What runs on the lane's thread, before it begins.
+struct Parts {
+    nats: Nats,
+    options: LaneOptions,
+    sink: Arc<dyn Sink>,
+    clock: Arc<ServerClock>,
+    queues: Vec<Arc<Queue<JobKind>>>,
+    fetcher: Fetcher<JobKind>,
+    store: Arc<JobStore>,
+    handle: Arc<Handle>,
+}
+
+impl Parts {
+    /// Runs until everything ends, or the intake fails.
+    async fn run(
+        self,
+        mut to_settle: mpsc::UnboundedReceiver<(Arc<Lease>, Settlement)>,
+        life: &mut Beat,
+    ) -> anyhow::Result<()> {
+        let (nats, handle) = (self.nats.clone(), Arc::clone(&self.handle));
+        let settler = Settler::new(
+            Arc::clone(&self.store),
+            Arc::clone(&handle.leases),
+            Arc::clone(&handle.settling),
+        );
+        let cancellations = Cancellations::default();
+        // They end when this does.
+        let _background = self.start_background(&settler, &cancellations);
+        let intake = Intake {
+            records: Records::new(&nats.client).await?,
+            first_delivery: FirstDelivery::new(nats.client.clone(), cancellations),
+            nats: nats.clone(),
+            topology: self.options.topology,
+            sink: self.sink,
+            settler: settler.clone(),
+            settling: Arc::clone(&handle.settling),
+            leases: Arc::clone(&handle.leases),
+            counters: Arc::clone(&handle.counters),
+            clock: self.clock,
+            phases: handle.phases.clone(),
+            room: Arc::clone(&handle.room),
+            fetcher: self.fetcher,
+        };
+        let mut intake = tokio::spawn(intake.run(nats.health.task("durable intake", STILL)));
+        let mut taking = true;
+        loop {
+            tokio::select! {
+                biased;
+                () = life.tick() => {}
+                Some((lease, settlement)) = to_settle.recv() => {
+                    settler.settle_counted(lease, settlement);
+                }
+                ended = &mut intake, if taking => {
+                    taking = false;
+                    handle.phases.set_left();
+                    ended.context("the durable lane's intake panicked")??;
+                }
+                () = handle.phases.ended() => break,
+            }
+        }
+        // So that the last acknowledgements have arrived.
+        nats.round_trip(request::PATIENCE).await
+    }
+
+    /// Starts each background task with what it needs.
+    fn start_background(&self, settler: &Settler, cancellations: &Cancellations) -> JoinSet<()> {
+        let Handle {
+            phases,
+            leases,
+            counters,
+            without_consumer,
+            ..
+        } = &*self.handle;
+        let (nats, client, health) = (&self.nats, &self.nats.client, &self.nats.health);
+        let mut tasks = JoinSet::new();
+        let heartbeat = Heartbeat {
+            client: client.clone(),
+            leases: Arc::clone(leases),
+            sink: Arc::clone(&self.sink),
+            store: Arc::clone(&self.store),
+            settler: settler.clone(),
+        };
+        tasks.spawn(health.supervise("durable heartbeat", |life| heartbeat.run(life)));
+        let listener = CancelListener {
+            client: client.clone(),
+            leases: Arc::clone(leases),
+            cancellations: cancellations.clone(),
+        };
+        tasks.spawn(health.supervise("durable cancellations", |life| listener.run(life)));
+        let purge = Purge {
+            client: client.clone(),
+            clock: Arc::clone(&self.clock),
+            queues: self.queues.clone(),
+            acknowledged: self.store.acknowledged(),
+        };
+        tasks.spawn(health.supervise("durable purge", |life| purge.run(life)));
+        let kinds = KindsWithoutConsumer {
+            client: client.clone(),
+            served: self.options.kinds.clone(),
+            found: without_consumer.clone(),
+        };
+        tasks.spawn(health.supervise("look for kinds without consumer", |life| kinds.run(life)));
+        let cancel = Cancel {
+            store: Arc::clone(&self.store),
+            phases: phases.clone(),
+        };
+        let topology = self.options.topology;
+        let queue = SharedQueue::new(nats, topology, phases);
+        tasks.spawn(health.supervise("requests to cancel", |life| cancel.run(queue, life)));
+        let max_deliveries = MaxDeliveries {
+            store: Arc::clone(&self.store),
+            phases: phases.clone(),
+        };
+        let queue = SharedQueue::new(nats, topology, phases);
+        tasks.spawn(health.supervise("maximum deliveries", |life| max_deliveries.run(queue, life)));
+        let overdue = OverdueWatch {
+            client: client.clone(),
+            store: Arc::clone(&self.store),
+            clock: Arc::clone(&self.clock),
+            counters: Arc::clone(counters),
+            phases: phases.clone(),
+        };
+        tasks.spawn(health.supervise("watch for overdue jobs", |life| overdue.run(life)));
+        let pulls = StarvedPulls {
+            nats: nats.clone(),
+            pulls: self.fetcher.unanswered(),
+            after: self.options.starved_after,
+        };
+        tasks.spawn(health.supervise("watch of the pulls", |life| pulls.run(life)));
+        let writes = self.store.unanswered();
+        let (client, of_service) = (client.clone(), health.clone());
+        tasks.spawn(health.supervise("watch of the storage", |life| {
+            write_health::watch(client, of_service, writes, life)
+        }));
+        tasks
+    }
+}

@@ -1,0 +1,24 @@
+//! The consumer's side of durable jobs: fetch them, decide what is done with each, keep them alive,
+//! settle them; and maintenance of the streams.
+
+mod acknowledged;
+mod cancel_listener;
+mod counters;
+mod decide;
+mod fetch;
+mod first_delivery;
+mod heartbeat;
+mod intake;
+mod lane;
+mod lease;
+mod maintenance;
+mod phases;
+mod settle;
+mod store;
+mod trace;
+
+pub use counters::Figures;
+pub use jetstream::Topology;
+pub use lane::{Lane, LaneEnd, LaneOptions, Sink};
+pub use lease::Lease;
+pub use settle::Settlement;

@@ -1,0 +1,111 @@
+//! Carries out requests to cancel jobs.
+
+use std::sync::Arc;
+
+use bootstrap::Beat;
+use common::{JobId, JobState, subjects};
+use jetstream::job_messages::{self, Place};
+use jetstream::records::{self, StoredRecord};
+use jetstream::{NotStored, Stream, manage};
+use tracing::info;
+
+use super::shared_queue::{Declared, Requests, SharedQueue};
+use crate::fetch::Pulled;
+use crate::phases::Phases;
+use crate::store::JobStore;
+
+pub(super) const QUEUE: Declared = Declared {
+    stream: Stream::State,
+    consumer: "cancels",
+    filter: subjects::ALL_CANCELS,
+};
+
+pub(crate) struct Cancel {
+    pub(crate) store: Arc<JobStore>,
+    pub(crate) phases: Phases,
+}
+
+impl Requests for Cancel {
+    async fn before_pull(&self) {
+        if !self.phases.is_caught_up() && self.no_request_waits().await {
+            self.phases.catch_up();
+        }
+    }
+
+    async fn carry_out(&self, request: &Pulled<()>) -> anyhow::Result<()> {
+        // See the listener: a message that is not empty is no request.
+        match subjects::parse_cancel(&request.subject) {
+            Some(id) if request.payload.is_empty() => self.cancel(id).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Cancel {
+    pub(crate) async fn run(self, queue: SharedQueue, life: Beat) {
+        queue.run(QUEUE, &self, life).await;
+    }
+
+    /// Whether all requests so far are carried out.
+    async fn no_request_waits(&self) -> bool {
+        let info = manage::consumer_info(&self.store.client, QUEUE.stream, QUEUE.consumer).await;
+        info.is_ok_and(|info| info.num_pending == 0 && info.num_ack_pending == 0)
+    }
+
+    async fn cancel(&self, id: JobId) -> anyhow::Result<()> {
+        if !self.mark_cancelled(id).await? {
+            return Ok(());
+        }
+        let client = &self.store.client;
+        for place in Place::ALL {
+            let mut removed = None;
+            while let Some(message) = job_messages::read(client, id, place).await? {
+                let again = removed.replace(message.sequence) == Some(message.sequence);
+                anyhow::ensure!(!again, "a message that was deleted is still there");
+                manage::delete_message(client, place.stream(), message.sequence).await?;
+            }
+        }
+        info!(job.id = %id, "job cancelled");
+        Ok(())
+    }
+
+    /// Makes the record of a job say that it is cancelled; false if it has ended otherwise, or nobody
+    /// knows it.
+    async fn mark_cancelled(&self, id: JobId) -> anyhow::Result<bool> {
+        let client = &self.store.client;
+        loop {
+            let (record, expected) = match records::one(client, id).await? {
+                Some(StoredRecord { record, sequence }) => (record, sequence),
+                None => (None, 0),
+            };
+            match record.as_ref().map(|record| record.state) {
+                // Perhaps by a consumer that came no further.
+                Some(JobState::Cancelled) => return Ok(true),
+                Some(state) if state.is_final() => return Ok(false),
+                _ => {}
+            }
+            let known = match record {
+                Some(record) => Some(record),
+                None => job_messages::record_of_waiting(client, id).await?,
+            };
+            // It may have been put off since its record was looked for.
+            if known.is_none() && expected == 0 && records::one(client, id).await?.is_some() {
+                continue;
+            }
+            let Some(mut record) = known else {
+                info!(job.id = %id, "nobody knows the job that is to be cancelled");
+                return Ok(false);
+            };
+            record.state = JobState::Cancelled;
+            record.at = self.store.clock.now();
+            record.consumer = None;
+            record.next_at = None;
+            match self.store.write_cancelled(id, &record, expected).await {
+                Ok(()) => return Ok(true),
+                // It has moved on meanwhile.
+                Err(NotStored::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Finds kinds whose jobs wait although no consumer serves them.
+//!
+//! What consumers are done with is removed from the stream, so such jobs end up in front. They are
+//! looked for there, among a bounded number of the oldest jobs.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bootstrap::{Beat, Client};
+use common::{JobKind, JobSubject, subjects};
+use jetstream::request::PATIENCE;
+use jetstream::{Stream, direct_get, is_served, manage};
+use tracing::{debug, info, warn};
+
+/// How often they are looked for.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// How long a look may take: it asks for each kind that is found.
+const LOOK: Duration = Duration::from_mins(1);
+
+/// How many of the oldest jobs are looked at.
+const OLDEST: usize = 64;
+
+/// How many bytes they may have together.
+const MOST_BYTES: usize = 256 * 1024;
+
+/// The kinds that were found; clones hold the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KindsFound(Arc<Mutex<BTreeSet<JobKind>>>);
+
+impl KindsFound {
+    pub(crate) fn kinds(&self) -> Vec<JobKind> {
+        self.lock().iter().cloned().collect()
+    }
+
+    /// Replaces what was found, and logs what is new and what is over.
+    fn replace(&self, kinds: BTreeSet<JobKind>) {
+        let mut known = self.lock();
+        for kind in kinds.difference(&known) {
+            warn!(job.kind = %kind, "durable jobs wait, and no consumer serves their kind");
+        }
+        if kinds.is_empty() && !known.is_empty() {
+            info!("every waiting kind has a consumer again");
+        }
+        *known = kinds;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<JobKind>> {
+        // Nothing panics while it is locked.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(crate) struct KindsWithoutConsumer {
+    pub(crate) client: Client,
+    /// The kinds that this consumer serves itself.
+    pub(crate) served: Vec<JobKind>,
+    pub(crate) found: KindsFound,
+}
+
+impl KindsWithoutConsumer {
+    pub(crate) async fn run(self, mut life: Beat) {
+        loop {
+            match life.during(LOOK, self.look()).await {
+                Ok(kinds) => self.found.replace(kinds),
+                Err(error) => debug!("cannot look for kinds without consumer: {error:#}"),
+            }
+            // Consumers of a fleet that were started together do not look at the same moment.
+            let wait = PERIOD.mul_f64(rand::random::<f64>() + 0.5);
+            life.during(wait, tokio::time::sleep(wait)).await;
+        }
+    }
+
+    async fn look(&self) -> anyhow::Result<BTreeSet<JobKind>> {
+        let mut kinds = BTreeSet::new();
+        for (stream, filter) in [
+            (Stream::Jobs, subjects::ALL_DURABLE),
+            (Stream::Later, subjects::ALL_DUE),
+        ] {
+            for kind in self.kinds_of_oldest(stream, filter).await? {
+                if !self.served.contains(&kind)
+                    && !kinds.contains(&kind)
+                    && is_served(&self.client, &kind, PATIENCE).await? == Some(false)
+                {
+                    kinds.insert(kind);
+                }
+            }
+        }
+        Ok(kinds)
+    }
+
+    /// The kinds of the oldest jobs.
+    async fn kinds_of_oldest(
+        &self,
+        stream: Stream,
+        filter: &str,
+    ) -> anyhow::Result<BTreeSet<JobKind>> {
+        let jobs = direct_get::batch(&self.client, stream, filter, 1, OLDEST, MOST_BYTES).await;
+        // A stream that does not exist holds none.
+        let jobs = manage::existing(jobs)?.unwrap_or_default();
+        let subjects = jobs
+            .iter()
+            .filter_map(|job| JobSubject::parse(&job.subject));
+        Ok(subjects.map(|subject| subject.kind).collect())
+    }
+}

@@ -1,0 +1,121 @@
+//! Moves messages that the server gave up, after its own limit of deliveries, to the dead letters.
+
+use std::sync::Arc;
+
+use bootstrap::Beat;
+use common::{DeadReason, JobSubject, Timestamp};
+use jetstream::records;
+use jetstream::{Stream, consumer_name, direct_get, manage};
+use serde::Deserialize;
+use tracing::warn;
+
+use super::shared_queue::{Declared, Requests, SharedQueue};
+use crate::decide::{self, Sighting, Verdict};
+use crate::fetch::Pulled;
+use crate::lease::Lease;
+use crate::phases::Phases;
+use crate::store::JobStore;
+
+pub(super) const QUEUE: Declared = Declared {
+    stream: Stream::Advisories,
+    consumer: "given-up",
+    filter: "",
+};
+
+/// The server's advisory on a message that it delivers no more.
+#[derive(Deserialize)]
+struct Advisory {
+    stream: String,
+    consumer: String,
+    stream_seq: u64,
+    timestamp: Timestamp,
+    #[serde(default)]
+    deliveries: u64,
+}
+
+pub(crate) struct MaxDeliveries {
+    pub(crate) store: Arc<JobStore>,
+    pub(crate) phases: Phases,
+}
+
+impl Requests for MaxDeliveries {
+    async fn carry_out(&self, request: &Pulled<()>) -> anyhow::Result<()> {
+        let Ok(advisory) = serde_json::from_slice(&request.payload) else {
+            warn!("an advisory that cannot be read");
+            return Ok(());
+        };
+        self.bury(advisory).await
+    }
+}
+
+impl MaxDeliveries {
+    pub(crate) async fn run(self, queue: SharedQueue, life: Beat) {
+        queue.run(QUEUE, &self, life).await;
+    }
+
+    /// Moves the message of an advisory to the dead letters.
+    async fn bury(&self, advisory: Advisory) -> anyhow::Result<()> {
+        let client = &self.store.client;
+        let stream = Stream::ALL
+            .into_iter()
+            .find(|stream| stream.name() == advisory.stream);
+        let Some(stream) = stream else { return Ok(()) };
+        let message = direct_get::at(client, stream, advisory.stream_seq).await?;
+        // One that is younger is of a stream that was made again meanwhile.
+        let Some(message) = message.filter(|message| message.at <= advisory.timestamp) else {
+            return Ok(());
+        };
+        // What a durable consumer of another program gave up is still in the queue of its kind.
+        let kind = JobSubject::kind_in(&message.subject);
+        let Some(kind) = kind.filter(|kind| consumer_name(kind) == advisory.consumer) else {
+            return Ok(());
+        };
+        let subject = JobSubject::parse(&message.subject)
+            .unwrap_or_else(|| JobSubject::of_unreadable(advisory.stream_seq, kind));
+        let id = subject.id;
+        loop {
+            let found = records::one(client, id).await?;
+            let record = found.as_ref().and_then(|found| found.record.as_ref());
+            let verdict = decide::decide(Sighting {
+                record,
+                run: subject.run,
+                due: true,
+                delivered: 0,
+                max_attempts: u32::MAX,
+                deadline: None,
+                run_at: None,
+                now: self.store.clock.now(),
+            });
+            let (headers, payload) = (message.headers.clone(), message.payload.clone());
+            let mut lease =
+                Lease::without_delivery(subject.clone(), Some(headers), payload, found.as_ref());
+            lease.attempt = record.map_or(0, |record| record.attempt);
+            lease.delivered = advisory.deliveries.into();
+            let is_over = match verdict {
+                Verdict::Done => true,
+                Verdict::PutOff { run, until } => {
+                    self.store.finish_put_off(&lease, run, until).await;
+                    true
+                }
+                _ => {
+                    warn!(job.id = %id, job.kind = %subject.kind, deliveries = advisory.deliveries, "the server gave up a job, which goes to the dead letters");
+                    let record = self.store.record(&lease);
+                    let reason = DeadReason::DeliveriesExhausted;
+                    self.store.die(&lease, record, reason, None).await;
+                    // Whether that came to pass is seen in the record: another consumer may have
+                    // written one.
+                    false
+                }
+            };
+            anyhow::ensure!(!self.phases.is_ended(), "the lane has ended");
+            if is_over {
+                break;
+            }
+        }
+        // If this fails, the purge removes it: its dead letter is stored.
+        if let Err(error) = manage::delete_message(client, stream, advisory.stream_seq).await {
+            warn!(job.id = %id, "the message of a dead job cannot be deleted: {error:#}");
+        }
+        Ok(())
+    }
+}

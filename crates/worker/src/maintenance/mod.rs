@@ -1,0 +1,26 @@
+//! What is done for jobs that no consumer runs: it has no part in running one.
+
+mod cancel;
+mod kinds_without_consumer;
+mod max_deliveries;
+mod overdue;
+mod purge;
+mod shared_queue;
+mod starved_pulls;
+
+use bootstrap::Client;
+use jetstream::Topology;
+
+pub(crate) use cancel::Cancel;
+pub(crate) use kinds_without_consumer::{KindsFound, KindsWithoutConsumer};
+pub(crate) use max_deliveries::MaxDeliveries;
+pub(crate) use overdue::OverdueWatch;
+pub(crate) use purge::Purge;
+pub(crate) use shared_queue::SharedQueue;
+pub(crate) use starved_pulls::StarvedPulls;
+
+/// Creates the durable consumers of the small queues that all consumers share.
+pub(crate) async fn ensure_queues(topology: Topology, client: &Client) -> anyhow::Result<()> {
+    cancel::QUEUE.ensure(topology, client).await?;
+    max_deliveries::QUEUE.ensure(topology, client).await
+}
