@@ -11,6 +11,7 @@ use serde_json::Value;
 use test_support::{NatsServer, Service, project_root};
 
 const FOLDER: &str = "deploy/observe";
+const GUIDE: &str = "docs/guide/operations.md";
 
 fn read(file: &str) -> String {
     let path = project_root().join(FOLDER).join(file);
@@ -113,7 +114,7 @@ async fn shown() -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn each_metric_that_alerts_dashboard_and_readme_name_is_one_that_services_show_and_none_is_untold()
+async fn each_metric_that_alerts_dashboard_and_guide_name_is_one_that_services_show_and_none_is_untold()
  {
     let mut expressions = Vec::new();
     for alert in alerts() {
@@ -129,11 +130,11 @@ async fn each_metric_that_alerts_dashboard_and_readme_name_is_one_that_services_
 
     // A histogram is written under its own name.
     let families: BTreeSet<_> = shown.iter().map(|name| family_of(name, &shown)).collect();
-    let told = in_readme();
+    let told = in_guide();
     let untold: Vec<_> = families.difference(&told).collect();
-    assert!(untold.is_empty(), "not in README.md: {untold:?}");
+    assert!(untold.is_empty(), "not in {GUIDE}: {untold:?}");
     let unknown: Vec<_> = told.difference(&families).collect();
-    assert!(unknown.is_empty(), "only in README.md: {unknown:?}");
+    assert!(unknown.is_empty(), "only in {GUIDE}: {unknown:?}");
 }
 
 fn family_of(name: &str, shown: &BTreeSet<String>) -> String {
@@ -143,10 +144,10 @@ fn family_of(name: &str, shown: &BTreeSet<String>) -> String {
     histogram.unwrap_or(name).to_owned()
 }
 
-/// The metrics that README.md names in its tables of them.
-fn in_readme() -> BTreeSet<String> {
-    let readme = fs::read_to_string(project_root().join("README.md")).unwrap();
-    let section = readme.split_once("\n### Metrics and alerts\n").unwrap().1;
+/// The metrics that the guide names in its tables of them.
+fn in_guide() -> BTreeSet<String> {
+    let guide = fs::read_to_string(project_root().join(GUIDE)).unwrap();
+    let section = guide.split_once("\n## Metrics and alerts\n").unwrap().1;
     let section = section.split("\n## ").next().unwrap();
     let rows = section.lines().filter(|line| line.starts_with('|'));
     let words = rows.flat_map(|row| row.split('`').skip(1).step_by(2));

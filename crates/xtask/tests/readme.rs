@@ -1,35 +1,74 @@
-//! What README.md says is so: its tables are those of `--help`, and its examples run.
+//! What README.md and the guide say is so: their tables are those of `--help`, their examples run, and
+//! their links lead somewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use common::{Job, Outcome};
 use test_support::{DEADLINE, NatsServer, Service, ServiceBuilder, eventually, project_root};
+
+const README: &str = "README.md";
+const GUIDE: &str = "docs/guide";
+const SUBMITTING: &str = "docs/guide/submitting.md";
+const HANDLERS: &str = "docs/guide/handlers.md";
+const DURABLE_JOBS: &str = "docs/guide/durable-jobs.md";
+const HTTP_API: &str = "docs/guide/http-api.md";
+const OPERATIONS: &str = "docs/guide/operations.md";
+const CONFIGURATION: &str = "docs/guide/configuration.md";
 
 fn read(file: &str) -> String {
     fs::read_to_string(project_root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
-/// The code blocks of README.md in a language.
-fn blocks(language: &str) -> Vec<String> {
-    let readme = read("README.md");
+/// The files of the guide, by their names in its folder.
+fn guide() -> BTreeSet<String> {
+    let folder = fs::read_dir(project_root().join(GUIDE)).expect("there is a guide");
+    let names = folder.map(|entry| entry.expect("it can be listed").file_name());
+    names
+        .map(|name| name.into_string().expect("names are plain"))
+        .filter(|name| Path::new(name).extension().is_some_and(|it| it == "md"))
+        .collect()
+}
+
+/// README.md, and the pages of the guide.
+fn pages() -> Vec<String> {
+    let guide = guide().into_iter().map(|name| format!("{GUIDE}/{name}"));
+    [README.to_owned()].into_iter().chain(guide).collect()
+}
+
+/// The code blocks of a page in a language.
+fn blocks(page: &str, language: &str) -> Vec<String> {
     let opening = format!("\n```{language}\n");
-    let found: Vec<String> = readme
+    read(page)
         .split(&opening)
         .skip(1)
         .map(|rest| rest.split_once("```").expect("a block ends").0.to_owned())
+        .collect()
+}
+
+/// The code blocks of all pages in a language, each with its page.
+fn all_blocks(language: &str) -> Vec<(String, String)> {
+    let pages = pages().into_iter();
+    let found: Vec<_> = pages
+        .flat_map(|page| {
+            let blocks = blocks(&page, language).into_iter();
+            blocks
+                .map(|block| (page.clone(), block))
+                .collect::<Vec<_>>()
+        })
         .collect();
-    assert!(!found.is_empty(), "README.md has no block of {language}");
+    assert!(!found.is_empty(), "no page has a block of {language}");
     found
 }
 
-/// The code block that holds a text.
-fn block(language: &str, text: &str) -> String {
-    let found = blocks(language)
+/// The code block of a page that holds a text.
+fn block(page: &str, language: &str, text: &str) -> String {
+    let found = blocks(page, language)
         .into_iter()
         .find(|block| block.contains(text));
-    found.unwrap_or_else(|| panic!("no block of {language} in README.md holds {text:?}"))
+    found.unwrap_or_else(|| panic!("no block of {language} in {page} holds {text:?}"))
 }
 
 /// Of a flag, its variable and its default.
@@ -63,12 +102,12 @@ async fn flags_of(service: &str) -> Flags {
     flags
 }
 
-/// The table below a heading of README.md; `*` in a variable is filled in.
+/// The table below a heading of the page on configuration; `*` in a variable is filled in.
 fn table(heading: &str, prefix: &str) -> Flags {
-    let readme = read("README.md");
-    let section = readme
-        .split_once(&format!("\n### {heading}\n"))
-        .unwrap_or_else(|| panic!("README.md has no heading {heading}"))
+    let page = read(CONFIGURATION);
+    let section = page
+        .split_once(&format!("\n## {heading}\n"))
+        .unwrap_or_else(|| panic!("{CONFIGURATION} has no heading {heading}"))
         .1;
     let section = section.split("\n#").next().unwrap_or_default();
     let rows = section.lines().filter(|line| line.starts_with("| `--"));
@@ -101,7 +140,7 @@ async fn each_flag_stands_in_the_tables_with_its_variable_and_default() {
 }
 
 #[test]
-fn the_handler_in_rust_is_the_example_that_the_library_compiles() {
+fn each_example_in_rust_is_compiled_in_the_library_or_here() {
     let library = read("crates/consumer/src/lib.rs");
     let documentation: Vec<&str> = library
         .lines()
@@ -109,19 +148,76 @@ fn the_handler_in_rust_is_the_example_that_the_library_compiles() {
         .map(|line| line.strip_prefix(' ').unwrap_or(line))
         .collect();
     let documentation = documentation.join("\n");
-    for block in blocks("rust") {
-        assert!(
-            documentation.contains(&block),
-            "not in the documentation of the consumer:\n{block}"
-        );
+    let here = read("crates/xtask/tests/readme.rs");
+    let examples = all_blocks("rust");
+    assert!(examples.len() >= 5, "{examples:?}");
+    for (page, example) in examples {
+        let compiled = documentation.contains(&example) || here.contains(&example);
+        assert!(compiled, "{page}: this is not compiled:\n{example}");
     }
+}
+
+// As README.md and the page on submitting show it.
+async fn checksum(url: &str, password: &str) -> Result<String, Box<dyn std::error::Error>> {
+    let options = async_nats::ConnectOptions::new()
+        .user_and_password("publisher".into(), password.into())
+        .custom_inbox_prefix("_INBOX_publisher");
+    let nats = options.connect(url).await?;
+    let job = r#"{"kind": "sha256", "payload": {"text": "abc"}}"#;
+    let outcome = nats.request("jobs.create", job.into()).await?;
+    Ok(String::from_utf8(outcome.payload.to_vec())?)
+}
+
+// As the page on durable jobs shows it.
+async fn checksum_durably(nats: async_nats::Client) -> anyhow::Result<client::Waited> {
+    let (_up, connected) = tokio::sync::watch::channel(true);
+    let patience = client::Patience {
+        confirm: std::time::Duration::from_secs(30),
+        wait_for_nats: true,
+        wait_for_room: true,
+    };
+    let nats = nats.into();
+    let submitter = client::Submitter::over(&nats, connected.clone(), patience);
+    let job = client::NewJob::decode(r#"{"kind": "sha256", "payload": {"text": "abc"}}"#.into())?;
+    submitter.submit(&job).await?; // the job is on the server's disk
+    client::wait(&nats, connected, job.id, std::time::Duration::from_mins(1)).await
+}
+
+#[tokio::test]
+async fn a_client_in_rust_submits_a_job() {
+    let server = NatsServer::start().await;
+    let mut consumer = Service::named("consumer")
+        .envs(server.env_for("worker"))
+        .start();
+    consumer
+        .wait_for_line(|line| line.contains("taking jobs"))
+        .await;
+    let password = password(&server, "publisher");
+    let outcome = checksum(&server.url(), &password).await.unwrap();
+    assert!(outcome.contains("ba7816bf8f01cfea"), "{outcome}");
+}
+
+#[tokio::test]
+async fn a_client_in_rust_submits_a_durable_job_and_waits_for_its_end() {
+    let server = NatsServer::start().await;
+    let mut consumer = Service::named("consumer")
+        .envs(server.env_for("worker"))
+        .start();
+    consumer
+        .wait_for_line(|line| line.contains("taking durable jobs"))
+        .await;
+    let operator = server.connect_as("operator").await;
+    let client::Waited::Ended(record) = checksum_durably(operator).await.unwrap() else {
+        panic!("the job has not ended");
+    };
+    assert_eq!(record.state, common::JobState::Succeeded, "{record:?}");
 }
 
 #[test]
 fn each_job_that_is_shown_is_one() {
-    for block in blocks("json") {
+    for (page, block) in all_blocks("json") {
         for line in block.lines() {
-            Job::decode(line.as_bytes()).unwrap_or_else(|error| panic!("{error}: {line}"));
+            Job::decode(line.as_bytes()).unwrap_or_else(|error| panic!("{page}: {error}: {line}"));
         }
     }
 }
@@ -135,32 +231,145 @@ fn each_code_of_the_publisher_is_told() {
         .filter_map(|line| line.split('"').nth(1))
         .collect();
     assert!(codes.len() >= 3, "{codes:?}");
-    let readme = read("README.md");
+    let told: String = pages().iter().map(|page| read(page)).collect();
     for code in codes {
-        assert!(readme.contains(&format!("`{code}`")), "{code} is not told");
+        assert!(told.contains(&format!("`{code}`")), "{code} is not told");
     }
 }
 
+/// The anchors of a page: its headings in the form that links use.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|heading| {
+            let words = heading.trim_start_matches('#').trim().to_lowercase();
+            let kept = words.chars().filter_map(|letter| match letter {
+                ' ' => Some('-'),
+                '-' | '_' => Some(letter),
+                _ => letter.is_alphanumeric().then_some(letter),
+            });
+            kept.collect()
+        })
+        .collect()
+}
+
 #[test]
-fn each_link_leads_to_a_file() {
+fn each_link_leads_to_a_file_and_to_a_heading_in_it() {
+    let others = ["docs/architecture.md", "CONTRIBUTING.md", "CHANGELOG.md"];
     let mut links = 0;
-    for file in ["README.md", "docs/architecture.md"] {
-        let text = read(file);
+    for file in pages().into_iter().chain(others.map(str::to_owned)) {
+        let text = read(&file);
         let folder = project_root()
-            .join(file)
+            .join(&file)
             .parent()
             .map(Path::to_owned)
             .unwrap();
         for link in text.split("](").skip(1) {
-            let target = link.split([')', '#']).next().unwrap_or_default();
+            let target = link.split(')').next().unwrap_or_default();
+            if target.starts_with("https://") {
+                continue;
+            }
             links += 1;
-            assert!(folder.join(target).exists(), "{file} links to {target}");
+            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let path = if path.is_empty() {
+                project_root().join(&file)
+            } else {
+                folder.join(path)
+            };
+            assert!(path.exists(), "{file} links to {target}");
+            if !anchor.is_empty() {
+                let anchors = anchors(&fs::read_to_string(&path).unwrap());
+                assert!(anchors.contains(anchor), "{file} links to {target}");
+            }
         }
     }
-    assert!(links >= 8, "only {links} links were found");
+    assert!(links >= 60, "only {links} links were found");
 }
 
-/// A script of README.md that runs as it stands there.
+#[test]
+fn the_contents_of_the_guide_name_each_page() {
+    let pages = guide();
+    let contents = ["README.md", "SUMMARY.md"];
+    assert!(pages.len() > contents.len(), "{pages:?}");
+    for list in contents {
+        let text = read(&format!("{GUIDE}/{list}"));
+        for page in &pages {
+            let named = contents.contains(&page.as_str()) || text.contains(&format!("]({page})"));
+            assert!(named, "{list} does not name {page}");
+        }
+    }
+}
+
+#[test]
+fn a_shell_can_read_each_command() {
+    for (page, block) in all_blocks("sh") {
+        let read = Command::new("bash").args(["-n", "-c", &block]).output();
+        let read = read.expect("bash can be started");
+        let said = String::from_utf8_lossy(&read.stderr);
+        assert!(read.status.success(), "{page}: {said}\n{block}");
+    }
+}
+
+/// The arguments of each call of one of our programs in the commands of the pages.
+fn calls(program: &str) -> Vec<(String, Vec<String>)> {
+    let path = format!("/{program}");
+    let mut calls = Vec::new();
+    for (page, block) in all_blocks("sh") {
+        let block = block.replace("\\\n", " ");
+        // A comment ends a line, and a pipe a command.
+        let lines = block.lines().filter_map(|line| line.split(" #").next());
+        for command in lines.flat_map(|line| line.split(" | ")) {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            // A path, and not the address of something on the web.
+            let is_program =
+                |word: &&str| *word == program || (word.ends_with(&path) && !word.contains("://"));
+            let Some(place) = words.iter().position(is_program) else {
+                continue;
+            };
+            // `nats --user publisher` does not call the publisher.
+            if words[0] == "nats" {
+                continue;
+            }
+            let arguments = words[place + 1..].iter();
+            let arguments = arguments.take_while(|word| !word.starts_with(['"', '>', '<']));
+            let arguments: Vec<_> = arguments.map(|word| (*word).to_owned()).collect();
+            if !arguments.is_empty() {
+                calls.push((page.clone(), arguments));
+            }
+        }
+    }
+    calls
+}
+
+#[tokio::test]
+async fn each_call_of_our_programs_has_subcommands_and_flags_that_they_have() {
+    for (program, fewest) in [("publisher", 6), ("jobs", 15)] {
+        let calls = calls(program);
+        assert!(calls.len() >= fewest, "{program}: {calls:?}");
+        for (page, arguments) in calls {
+            let subcommand = arguments
+                .iter()
+                .take_while(|word| word.chars().all(char::is_alphabetic));
+            let mut help = Service::named(program)
+                .args(subcommand)
+                .arg("--help")
+                .start();
+            assert!(
+                help.wait().await.success(),
+                "{page}: {program} {arguments:?}"
+            );
+            let said = help.stdout().join("\n");
+            for flag in arguments.iter().filter(|word| word.starts_with("--")) {
+                assert!(
+                    said.contains(flag.as_str()),
+                    "{page}: {flag} of {program} {arguments:?}"
+                );
+            }
+        }
+    }
+}
+
+/// A script of a page, which runs as it stands there.
 fn python(script: &str) -> ServiceBuilder {
     let command = test_support::python();
     let mut builder = Service::program(command.get_program())
@@ -199,18 +408,20 @@ async fn a_client_in_python_submits_a_job_and_asks_how_consumers_are() {
         .wait_for_line(|line| line.contains("taking jobs"))
         .await;
 
-    let submit = python(&block("python", "jobs.create"))
-        .env("NATS_URL", server.url())
-        .env("NATS_PUBLISHER_PASSWORD", password(&server, "publisher"))
-        .start();
-    tells_the_checksum(submit).await;
+    for page in [README, SUBMITTING] {
+        let submit = python(&block(page, "python", "jobs.create"))
+            .env("NATS_URL", server.url())
+            .env("NATS_PUBLISHER_PASSWORD", password(&server, "publisher"))
+            .start();
+        tells_the_checksum(submit).await;
+    }
 
-    let mut ask = python(&block("python", "jobs.status"))
+    let mut ask = python(&block(OPERATIONS, "python", "jobs.status"))
         .env("NATS_URL", server.url())
         .env("NATS_STATUS_PASSWORD", password(&server, "status"))
         .start();
     assert!(ask.wait().await.success());
-    assert_eq!(ask.stdout(), ["consumer-1 running 1"]);
+    assert_eq!(ask.stdout(), ["consumer-1 running 2"]);
 }
 
 #[tokio::test]
@@ -222,7 +433,7 @@ async fn a_client_in_python_submits_a_durable_job_and_waits_for_its_end() {
     consumer
         .wait_for_line(|line| line.contains("taking durable jobs"))
         .await;
-    let submit = python(&block("python", "jobs.durable"))
+    let submit = python(&block(DURABLE_JOBS, "python", "jobs.durable"))
         .env("NATS_URL", server.url())
         .env("NATS_PUBLISHER_PASSWORD", password(&server, "publisher"))
         .env("NATS_OPERATOR_PASSWORD", password(&server, "operator"))
@@ -231,39 +442,11 @@ async fn a_client_in_python_submits_a_durable_job_and_waits_for_its_end() {
 }
 
 #[tokio::test]
-async fn the_commands_for_durable_jobs_are_subcommands() {
-    let commands = block("sh", "operator info $ID") + &block("sh", "operator dead list");
-    let mut tried = 0;
-    for line in commands.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [first, words @ ..] = &words[..] else {
-            continue;
-        };
-        assert_eq!(*first, "operator", "{line}");
-        let subcommand = words
-            .iter()
-            .take_while(|word| word.chars().all(char::is_alphabetic));
-        let mut help = Service::named("publisher")
-            .args(subcommand)
-            .arg("--help")
-            .start();
-        assert!(help.wait().await.success(), "{line}");
-        let said = help.stdout().join("\n");
-        for flag in words.iter().take_while(|word| **word != "#") {
-            let known = !flag.starts_with("--") || said.contains(flag);
-            assert!(known, "{flag} of {line}");
-        }
-        tried += 1;
-    }
-    assert!(tried >= 8, "only {tried} commands were found");
-}
-
-#[tokio::test]
 async fn the_tokens_that_are_shown_are_taken() {
     let server = NatsServer::builder().open().start().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens.toml");
-    fs::write(&file, block("toml", "[[token]]")).unwrap();
+    fs::write(&file, block(HTTP_API, "toml", "[[token]]")).unwrap();
     let mut gateway = Service::named("gateway")
         .envs(server.env_for("gateway"))
         .args(["--listen", "127.0.0.1:0", "--tokens"])
@@ -278,43 +461,50 @@ async fn the_tokens_that_are_shown_are_taken() {
     assert_eq!(answer.unwrap().status, 401);
 }
 
+/// The outcome of a job that is submitted as a request.
+async fn outcome(client: &async_nats::Client, job: serde_json::Value) -> Outcome {
+    let request = client.request("jobs.create", job.to_string().into());
+    let answer = tokio::time::timeout(DEADLINE, request).await;
+    let answer = answer.expect("an answer in time").expect("an answer");
+    serde_json::from_slice(&answer.payload).expect("an outcome")
+}
+
 #[tokio::test]
 async fn the_declared_handlers_are_taken_and_run() {
-    let server = NatsServer::builder().open().start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("handlers.toml");
-    fs::write(&file, block("toml", "[handlers.")).unwrap();
-    let mut consumer = Service::named("consumer")
-        .envs(server.env_for("worker"))
-        .env("CONSUMER_HANDLERS", &file)
-        .env("WEBHOOK_TOKEN", "secret")
-        .start();
-    let kinds = consumer
-        .wait_for_line(|line| line.contains("taking jobs"))
+    for page in [README, HANDLERS] {
+        let server = NatsServer::builder().open().start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("handlers.toml");
+        fs::write(&file, block(page, "toml", "[handlers.")).unwrap();
+        let mut consumer = Service::named("consumer")
+            .envs(server.env_for("worker"))
+            .env("CONSUMER_HANDLERS", &file)
+            .env("WEBHOOK_TOKEN", "secret")
+            .start();
+        let kinds = consumer
+            .wait_for_line(|line| line.contains("taking jobs"))
+            .await;
+
+        let client = server.connect_as("publisher").await;
+        let path = file.to_str().unwrap();
+        let checksum = serde_json::json!({"kind": "checksum.file", "payload": {"path": path}});
+        let checksum = outcome(&client, checksum).await;
+        let result = checksum.result.expect("a result").get().to_owned();
+        assert!(result.ends_with(&format!("  {path}\"")), "{result}");
+        if page == README {
+            continue;
+        }
+
+        assert!(kinds.contains("web.hook"), "{kinds}");
+        let _service = python(&block(page, "python", "handlers.reverse"))
+            .env("NATS_URL", server.url())
+            .env("NATS_REVERSER_PASSWORD", "any")
+            .start();
+        let reversed = eventually(DEADLINE, "the service that reverses texts", async || {
+            let job = serde_json::json!({"kind": "text.reverse", "payload": {"text": "abc"}});
+            outcome(&client, job).await.result
+        })
         .await;
-    assert!(kinds.contains("web.hook"), "{kinds}");
-
-    let client = server.connect_as("publisher").await;
-    let outcome = async |job: serde_json::Value| {
-        let request = client.request("jobs.create", job.to_string().into());
-        let answer = tokio::time::timeout(DEADLINE, request).await;
-        let answer = answer.expect("an answer in time").expect("an answer");
-        serde_json::from_slice::<Outcome>(&answer.payload).expect("an outcome")
-    };
-    let path = file.to_str().unwrap();
-    let checksum = serde_json::json!({"kind": "checksum.file", "payload": {"path": path}});
-    let checksum = outcome(checksum).await;
-    let result = checksum.result.expect("a result").get().to_owned();
-    assert!(result.ends_with(&format!("  {path}\"")), "{result}");
-
-    let _service = python(&block("python", "handlers.reverse"))
-        .env("NATS_URL", server.url())
-        .env("NATS_REVERSER_PASSWORD", "any")
-        .start();
-    let reversed = eventually(DEADLINE, "the service that reverses texts", async || {
-        let job = serde_json::json!({"kind": "text.reverse", "payload": {"text": "abc"}});
-        outcome(job).await.result
-    })
-    .await;
-    assert_eq!(reversed.get(), r#"{"text": "cba"}"#);
+        assert_eq!(reversed.get(), r#"{"text": "cba"}"#);
+    }
 }
