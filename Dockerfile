@@ -1,4 +1,5 @@
-# All services from one build; each of the last stages is the image of one of them. Nothing here needs BuildKit.
+# All services and the command line from one build; each of the last stages is the image of one of them. Nothing here
+# needs BuildKit.
 
 # The manifests, and an empty source for each crate: what the dependencies need to be compiled without our own code.
 # This stage runs on each change, but its outcome, and so the cache of the next one, changes with the manifests only.
@@ -15,12 +16,12 @@ RUN find crates -type f ! -path '*/src/main.rs' ! -path '*/src/lib.rs' ! -path '
 FROM rust:1.95-slim-bookworm AS dependencies
 WORKDIR /build
 COPY --from=manifests /build ./
-RUN cargo build --release --locked -p publisher -p consumer -p status-service -p gateway \
+RUN cargo build --release --locked -p publisher -p consumer -p status-service -p gateway -p cli \
  && for crate in crates/*; do cargo clean --release --locked -p "${crate#crates/}" || exit; done
 
 FROM dependencies AS build
 COPY crates crates
-RUN cargo build --release --locked -p publisher -p consumer -p status-service -p gateway
+RUN cargo build --release --locked -p publisher -p consumer -p status-service -p gateway -p cli
 
 # What the images share: certificates for TLS, and a user who owns nothing.
 FROM debian:bookworm-slim AS runtime
@@ -38,6 +39,10 @@ ENTRYPOINT ["/usr/local/bin/consumer"]
 FROM runtime AS status-service
 COPY --from=build /build/target/release/status-service /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/status-service"]
+
+FROM runtime AS jobs
+COPY --from=build /build/target/release/jobs /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/jobs"]
 
 FROM runtime AS gateway
 COPY --from=build /build/target/release/gateway /usr/local/bin/

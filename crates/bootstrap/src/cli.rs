@@ -81,43 +81,46 @@ fn instance_name(text: &str) -> Result<String, String> {
 
 /// Reads command line and variables, or ends the process: with 0 after help or version, with 2
 /// after a mistake.
-pub(crate) fn parse<C: Parser>(about: &About) -> (C, ArgMatches) {
-    let command = command::<C>(about);
+pub(crate) fn parse<C: Parser>(command: &Command) -> (C, ArgMatches) {
     let result = command.clone().try_get_matches().and_then(|matches| {
         let config = C::from_arg_matches(&matches)?;
         Ok((config, matches))
     });
-    result.unwrap_or_else(|error| name_variables(error, &command).exit())
+    result.unwrap_or_else(|error| name_variables(error, command).exit())
 }
 
 /// The command of a service: its own flags, a variable for each, and `healthcheck`.
 pub(crate) fn command<C: Parser>(about: &About) -> Command {
-    let command = C::command();
-    let set_aside = excluded(&command, on_the_line);
-    command
+    with_variables(C::command(), Some(about.prefix))
         .name(about.name)
         .version(about.version)
         .max_term_width(100)
         .subcommand_negates_reqs(true)
-        .mut_args(|arg| {
-            let variable = match (arg.get_env(), arg.get_long()) {
-                (Some(variable), _) => variable.to_owned(),
-                (None, Some("help" | "version") | None) => return arg,
-                (None, Some(long)) => OsString::from(variable(about.prefix, long)),
-            };
-            // Compose files pass variables on that nobody set as empty ones.
-            let empty = std::env::var_os(&variable).is_some_and(|value| value.is_empty());
-            let unheeded = empty || set_aside.contains(arg.get_id());
-            arg.env(if unheeded {
-                Resettable::Reset
-            } else {
-                Resettable::Value(clap::builder::OsStr::from(variable))
-            })
-        })
         .subcommand(
             Command::new("healthcheck")
                 .about("Ask the instance at --health-socket whether it is healthy; exit with 0 if it is, else 1"),
         )
+}
+
+/// Gives each flag its variable: the one that it names or, where there is a prefix, that and the
+/// flag's name.
+pub(crate) fn with_variables(command: Command, prefix: Option<&str>) -> Command {
+    let set_aside = excluded(&command, on_the_line);
+    command.mut_args(|arg| {
+        let variable = match (arg.get_env(), arg.get_long(), prefix) {
+            (Some(variable), _, _) => variable.to_owned(),
+            (None, Some("help" | "version") | None, _) | (None, _, None) => return arg,
+            (None, Some(long), Some(prefix)) => OsString::from(variable(prefix, long)),
+        };
+        // Compose files pass variables on that nobody set as empty ones.
+        let empty = std::env::var_os(&variable).is_some_and(|value| value.is_empty());
+        let unheeded = empty || set_aside.contains(arg.get_id());
+        arg.env(if unheeded {
+            Resettable::Reset
+        } else {
+            Resettable::Value(clap::builder::OsStr::from(variable))
+        })
+    })
 }
 
 fn variable(prefix: &str, flag: &str) -> String {

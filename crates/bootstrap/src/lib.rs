@@ -13,6 +13,7 @@ mod service;
 mod shutdown;
 mod task;
 mod telemetry;
+mod tool;
 pub mod trace;
 
 pub use cli::{Misconfigured, Options};
@@ -22,3 +23,4 @@ pub use nats::{Client, Endpoint, Nats, NatsOptions, Registration, Subscriber, is
 pub use service::{About, Context, run};
 pub use task::{Beat, STILL};
 pub use telemetry::{LogFormat, redirect_logs};
+pub use tool::{Tool, ToolOptions};

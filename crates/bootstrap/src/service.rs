@@ -136,14 +136,30 @@ pub fn run<C: Parser>(
     options: impl FnOnce(&C) -> &Options,
     serve: impl AsyncFnOnce(Context, C) -> anyhow::Result<ExitCode>,
 ) -> ExitCode {
-    let (config, matches) = cli::parse::<C>(&about);
+    let (config, matches) = cli::parse::<C>(&cli::command::<C>(&about));
     let options = options(&config).clone();
     if matches.subcommand_name() == Some("healthcheck") {
         let variable = format!("{}_HEALTH_SOCKET", about.prefix);
         return health::check(options.health_socket.as_deref(), &variable);
     }
     let context = Context::new(about, options, CancellationToken::new());
-    let options = &context.options;
+    // Whoever runs a command at a terminal waits for its end, and scrapes nothing.
+    let monitored = matches.subcommand_name().is_none();
+    let report = |error: &anyhow::Error| error!("{error:#}");
+    live(&context, monitored, report, |context| {
+        serve(context, config)
+    })
+}
+
+/// Starts what surrounds the work, does the work, and ends what surrounds it; see [`run`]. An error
+/// of the work is given to `report`.
+pub(crate) fn live(
+    context: &Context,
+    monitored: bool,
+    report: impl FnOnce(&anyhow::Error),
+    work: impl AsyncFnOnce(Context) -> anyhow::Result<ExitCode>,
+) -> ExitCode {
+    let (about, options) = (context.about, &context.options);
     if let Err(error) = telemetry::init(&options.filter, options.log_format, &context.instance) {
         eprintln!("error: {error:#}");
         return ExitCode::from(2);
@@ -180,8 +196,7 @@ pub fn run<C: Parser>(
                 .serve(path)
                 .map_err(|error| cli::misconfigured(&error))?;
         }
-        // Whoever runs a command at a terminal waits for its end, and scrapes nothing.
-        if matches.subcommand_name().is_none() {
+        if monitored {
             context
                 .monitor
                 .start(
@@ -202,7 +217,7 @@ pub fn run<C: Parser>(
             }
         };
         tokio::select! {
-            result = serve(context.clone(), config) => result,
+            result = work(context.clone()) => result,
             () = overdue => Err(anyhow::anyhow!("the service did not stop in its grace period")),
         }
     });
@@ -223,7 +238,7 @@ pub fn run<C: Parser>(
             info!("stopped: {error}");
             return ExitCode::SUCCESS;
         }
-        error!("{error:#}");
+        report(&error);
         if error.is::<Misconfigured>() {
             ExitCode::from(2)
         } else {

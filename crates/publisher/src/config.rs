@@ -2,7 +2,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::operations::Operation;
 use clap::Parser;
 use common::{JobKind, MaxAttempts, Priority, WireDuration, check_portable};
 use serde_json::value::RawValue;
@@ -133,9 +132,6 @@ pub struct Config {
 
     #[command(flatten, next_help_heading = "Service")]
     pub(crate) options: bootstrap::Options,
-
-    #[command(subcommand)]
-    pub(crate) operation: Option<Operation>,
 }
 
 /// What the publisher promises of a job.

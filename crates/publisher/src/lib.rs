@@ -16,7 +16,6 @@ mod jobs;
 mod lanes;
 mod lines;
 mod metrics;
-mod operations;
 mod output;
 mod pace;
 mod progress;

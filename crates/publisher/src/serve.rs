@@ -8,7 +8,6 @@ use crate::config::{Config, Guarantee};
 use crate::delivery::Delivery;
 use crate::input::{Source, same_file};
 use crate::jobs::Jobs;
-use crate::operations;
 use crate::output::Output;
 use crate::progress::{Bar, LogWriter};
 use crate::run::Run;
@@ -24,11 +23,6 @@ use crate::submitter::SubmitOptions;
 /// # Errors
 /// When the configuration is wrong, NATS refuses the service, or an outcome cannot be written.
 pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode> {
-    if let Some(operation) = config.operation {
-        // What they print is on standard output.
-        bootstrap::redirect_logs(LogWriter::new(None, true));
-        return operations::run(&context, operation).await;
-    }
     let (source, output) = open(&config).map_err(|error| Misconfigured(format!("{error:#}")))?;
     let bar = source
         .as_ref()

@@ -14,6 +14,9 @@ use crate::file_lock::file_lock;
 /// The packages, and so the binaries, of the services.
 pub const SERVICES: [&str; 4] = ["publisher", "consumer", "status-service", "gateway"];
 
+/// The package of the command line, and its binary.
+const COMMAND_LINE: (&str, &str) = ("cli", "jobs");
+
 /// The root folder of this project's source.
 #[must_use]
 #[expect(clippy::missing_panics_doc, reason = "this crate lies where it lies")]
@@ -97,7 +100,8 @@ impl BuildDir {
     }
 }
 
-/// Builds the binaries of all services into `into`, and returns the path of each by its name.
+/// Builds the binaries of all services and of the command line `jobs` into `into`, and returns the
+/// path of each by its name.
 ///
 /// What cargo says on the way goes to `progress`; on failure its last words are part of the error
 /// only if they were not shown.
@@ -126,8 +130,9 @@ pub fn build_services(
         .arg(&into.target)
         .stdout(Stdio::piped())
         .stderr(progress);
-    for service in SERVICES {
-        cargo.args(["--package", service]);
+    let (command_line, jobs) = COMMAND_LINE;
+    for package in SERVICES.into_iter().chain([command_line]) {
+        cargo.args(["--package", package]);
     }
     if let Some(triple) = &into.triple {
         cargo.args(["--target", triple]);
@@ -145,9 +150,9 @@ pub fn build_services(
         .split(|&byte| byte == b'\n')
         .filter_map(binary_in_message)
         .collect();
-    for service in SERVICES {
-        if !binaries.contains_key(service) {
-            bail!("the package {service} has no binary of its own name");
+    for binary in SERVICES.into_iter().chain([jobs]) {
+        if !binaries.contains_key(binary) {
+            bail!("no package has the binary {binary}");
         }
     }
     Ok(binaries)

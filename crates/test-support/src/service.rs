@@ -122,8 +122,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// For one of our own services, see [`SERVICES`](crate::SERVICES). It is built if need be, and
-    /// inherits nothing of the test's environment but `PATH`, `HOME` and the like.
+    /// For one of our own services, see [`SERVICES`](crate::SERVICES), or the command line `jobs`. It
+    /// is built if need be, and inherits nothing of the test's environment but `PATH`, `HOME` and the like.
     ///
     /// # Panics
     ///

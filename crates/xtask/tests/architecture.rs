@@ -5,7 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use test_support::cargo;
 
-const SERVICES: [&str; 4] = ["publisher", "consumer", "status-service", "gateway"];
+/// The services, and the tool that people use at a terminal.
+const PROGRAMS: [&str; 5] = [
+    "publisher",
+    "consumer",
+    "status-service",
+    "gateway",
+    "cli",
+];
 const DEVELOPMENT: [&str; 2] = ["test-support", "xtask"];
 
 /// What each package needs to be built, without what only its tests need.
@@ -81,7 +88,7 @@ fn the_message_crate_knows_neither_nats_nor_tokio_nor_any_crate_of_ours() {
     assert!(reached.contains("serde_json"), "{reached:?}");
     for forbidden in ["async-nats", "tokio", "bootstrap"]
         .iter()
-        .chain(&SERVICES)
+        .chain(&PROGRAMS)
         .chain(&DEVELOPMENT)
     {
         assert!(
@@ -92,22 +99,22 @@ fn the_message_crate_knows_neither_nats_nor_tokio_nor_any_crate_of_ours() {
 }
 
 #[test]
-fn no_service_depends_on_another_and_none_on_what_is_for_development() {
+fn no_program_depends_on_another_and_none_on_what_is_for_development() {
     let dependencies = Dependencies::of_this_project();
-    for service in SERVICES {
-        let reached = dependencies.reachable_from(service);
+    for program in PROGRAMS {
+        let reached = dependencies.reachable_from(program);
         assert!(
             reached.contains("common") && reached.contains("async-nats"),
             "{reached:?}"
         );
-        for forbidden in SERVICES
+        for forbidden in PROGRAMS
             .iter()
             .chain(&DEVELOPMENT)
-            .filter(|name| **name != service)
+            .filter(|name| **name != program)
         {
             assert!(
                 !reached.contains(forbidden),
-                "{service} depends on {forbidden}"
+                "{program} depends on {forbidden}"
             );
         }
     }
@@ -118,7 +125,7 @@ fn what_services_share_depends_on_none_of_them() {
     let dependencies = Dependencies::of_this_project();
     let reached = dependencies.reachable_from("bootstrap");
     assert!(reached.contains("async-nats"), "{reached:?}");
-    for forbidden in SERVICES.iter().chain(&DEVELOPMENT) {
+    for forbidden in PROGRAMS.iter().chain(&DEVELOPMENT) {
         assert!(
             !reached.contains(forbidden),
             "bootstrap depends on {forbidden}"
@@ -136,7 +143,7 @@ fn applications_and_consumers_stand_on_the_broker_and_do_not_know_each_other() {
     ] {
         let reached = dependencies.reachable_from(crate_of_ours);
         assert!(reached.contains("common"), "{reached:?}");
-        for forbidden in forbidden.iter().chain(&SERVICES).chain(&DEVELOPMENT) {
+        for forbidden in forbidden.iter().chain(&PROGRAMS).chain(&DEVELOPMENT) {
             assert!(
                 !reached.contains(forbidden),
                 "{crate_of_ours} depends on {forbidden}"
@@ -148,6 +155,7 @@ fn applications_and_consumers_stand_on_the_broker_and_do_not_know_each_other() {
         ("publisher", "client", "worker"),
         ("gateway", "client", "worker"),
         ("status-service", "client", "worker"),
+        ("cli", "client", "worker"),
     ] {
         let reached = dependencies.reachable_from(service);
         assert!(reached.contains(needed), "{service} needs {needed}");

@@ -46,6 +46,7 @@ async fn a_mistake_is_named_by_flag_or_variable_and_ends_with_2() {
         (&[], "PUBLISHER_IN_FLIGHT=many", &["PUBLISHER_IN_FLIGHT"]),
         (&[], "PUBLISHER_BY_KIND=perhaps", &["PUBLISHER_BY_KIND"]),
         (&["--kind", "a b"], "", &["--kind", "invalid kind"]),
+        (&["info"], "", &["unrecognized subcommand", "info"]),
         (&["--payload", "{"], "", &["--payload", "not JSON"]),
         (
             &["--interval", "1s", "--rate", "5"],

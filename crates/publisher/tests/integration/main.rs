@@ -8,7 +8,6 @@ mod command_line;
 mod confirmed;
 mod durable;
 mod metrics;
-mod operations;
 mod outage;
 mod schedule;
 mod stopping;

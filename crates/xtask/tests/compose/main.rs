@@ -44,9 +44,10 @@ async fn the_system_comes_up_shares_the_jobs_scales_and_goes_down() {
     let observer = Observer(project.connect_as("status").await);
     observer.statuses(4, |it| it.totals.processed > 0).await;
     run_by_hand(&project);
+    submit_by_hand(&project);
     let over_http = over_http::run(project.gateway_port).await;
     let first = stop_publisher(&project);
-    let by_hand = BY_HAND.len() as u64 + over_http;
+    let by_hand = BY_HAND.len() as u64 + 1 + over_http;
     agree(&project, &observer, 4, first + by_hand).await;
     say_their_own_names(&project, &observer).await;
 
@@ -174,6 +175,17 @@ fn run_by_hand(project: &Project) {
             &serde_json::json!(format!("{hash}  -")),
         ]
     );
+}
+
+/// A durable job is submitted and waited for at a terminal, as README.md says.
+fn submit_by_hand(project: &Project) {
+    let submit = ["submit", "--kind", "echo", "--payload", "[1.50]", "--wait"];
+    let run = ["run", "--rm", "-T", "jobs", "--json"];
+    let record = project.compose(&[&run[..], &submit].concat());
+    let record: Value =
+        serde_json::from_str(&record).unwrap_or_else(|error| panic!("{error}: {record}"));
+    assert_eq!(record["state"], "succeeded", "{record}");
+    assert_eq!(record["result"], serde_json::json!([1.50]), "{record}");
 }
 
 /// How many jobs it has brought to a good end since it was started; none may have ended otherwise.

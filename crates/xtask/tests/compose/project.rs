@@ -197,7 +197,15 @@ impl Drop for Project {
                 shown(logs)
             );
         }
-        let down = ["down", "--volumes", "--remove-orphans", "--rmi", "local"];
+        let down = [
+            "--profile",
+            "tools",
+            "down",
+            "--volumes",
+            "--remove-orphans",
+            "--rmi",
+            "local",
+        ];
         let output = self.command(&down).output();
         if !output.is_ok_and(|output| output.status.success()) {
             eprintln!("the containers of {} could not be removed", self.name);

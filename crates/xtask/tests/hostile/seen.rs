@@ -77,7 +77,7 @@ fn ids_of(list: &[Value]) -> Vec<JobId> {
 
 /// What somebody at a terminal is told; it must succeed.
 async fn terminal(server: &NatsServer, arguments: &[&str]) -> String {
-    let mut operator = Service::named("publisher")
+    let mut operator = Service::named("jobs")
         .envs(server.env_for("operator"))
         .args(arguments)
         .start();

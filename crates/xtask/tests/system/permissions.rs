@@ -30,9 +30,12 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("jobs.created", &[]),
     ("jobs.status", &["status"]),
     ("jobs.status.all", &[]),
-    ("jobs.fleet", &["gateway"]),
+    ("jobs.fleet", &["operator", "gateway"]),
     ("jobs.fleet.all", &[]),
-    ("jobs.serves.echo", &["publisher", "worker", "gateway"]),
+    (
+        "jobs.serves.echo",
+        &["publisher", "worker", "operator", "gateway"],
+    ),
     ("handlers.resize", &["worker"]),
     ("_INBOX_publisher.a.b", &["publisher", "worker"]),
     ("_INBOX_status.a.b", &["worker", "status"]),
@@ -63,19 +66,13 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("jobs.events.1", &[]),
     // ... what JetStream is asked, ...
     ("jobs.server", &["publisher", "worker", "gateway"]),
-    (
-        "jobs.server.health",
-        &["publisher", "worker", "status", "gateway"],
-    ),
+    ("jobs.server.health", &USERS),
     (
         "$JS.API.INFO",
         &["publisher", "worker", "status", "gateway"],
     ),
     ("$JS.API.STREAM.INFO.JOBS", &USERS),
-    (
-        "$JS.API.STREAM.INFO.JOBS_LATER",
-        &["publisher", "worker", "status", "gateway"],
-    ),
+    ("$JS.API.STREAM.INFO.JOBS_LATER", &USERS),
     ("$JS.API.STREAM.INFO.JOBS_STATE", &USERS),
     (
         "$JS.API.STREAM.INFO.JOBS_ADVISORIES",
@@ -107,8 +104,11 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$JS.API.DIRECT.GET.JOBS_STATE.jobs.state.1", &[]),
     ("$JS.API.CONSUMER.NAMES.JOBS", &[]),
     ("$JS.API.CONSUMER.NAMES.JOBS_LATER", &[]),
-    ("$JS.API.CONSUMER.LIST.JOBS", &["gateway"]),
-    ("$JS.API.CONSUMER.LIST.JOBS_LATER", &["status", "gateway"]),
+    ("$JS.API.CONSUMER.LIST.JOBS", &["operator", "gateway"]),
+    (
+        "$JS.API.CONSUMER.LIST.JOBS_LATER",
+        &["status", "operator", "gateway"],
+    ),
     ("$JS.API.CONSUMER.INFO.JOBS.echo", &["worker"]),
     ("$JS.API.CONSUMER.INFO.JOBS_LATER.echo", &["worker"]),
     ("$JS.API.CONSUMER.INFO.JOBS_STATE.cancels", &["worker"]),

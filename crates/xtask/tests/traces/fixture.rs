@@ -116,7 +116,7 @@ impl Fixture {
 
     /// Waits until a durable job has ended, without success.
     pub(crate) async fn ends(&self, id: &str) {
-        let wait = Service::named("publisher").envs(self.server.env_for("operator"));
+        let wait = Service::named("jobs").envs(self.server.env_for("operator"));
         let status = wait.args(["wait", id]).start().wait().await;
         assert_eq!(status.code(), Some(1));
     }
@@ -124,7 +124,7 @@ impl Fixture {
     /// Puts a dead letter back into the queue, as soon as there is one.
     pub(crate) async fn replay(&self, id: &str) {
         eventually(DEADLINE, "a dead letter to replay", async || {
-            let replay = Service::named("publisher").envs(self.server.env_for("operator"));
+            let replay = Service::named("jobs").envs(self.server.env_for("operator"));
             let mut replay = replay.args(["dead", "replay", id]).start();
             replay.wait().await.success().then_some(())
         })

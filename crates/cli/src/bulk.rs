@@ -1,0 +1,228 @@
+//! Replays or discards many dead letters.
+
+use std::io::Write as _;
+use std::num::NonZeroU32;
+
+use bootstrap::Client;
+use bytes::Bytes;
+use client::dead_letters::{self, Remaining};
+use client::{DeadLetter, Replayed, Which};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::command::dead::Chosen;
+use crate::dead::{line, summary};
+use crate::print::{Printer, note, print};
+use crate::until;
+
+/// How many dead letters are read at a time.
+const PAGE: usize = 500;
+
+/// What is done with dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Put the job into the queue again; with the most a second, if there is a limit.
+    Replay(Option<NonZeroU32>),
+    /// Remove the dead letter for good.
+    Discard,
+}
+
+impl Action {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Replay(_) => "replay",
+            Self::Discard => "discard",
+        }
+    }
+
+    pub(crate) fn did(self) -> &'static str {
+        match self {
+            Self::Replay(_) => "replayed",
+            Self::Discard => "discarded",
+        }
+    }
+
+    fn rate(self) -> Option<NonZeroU32> {
+        match self {
+            Self::Replay(rate) => rate,
+            Self::Discard => None,
+        }
+    }
+
+    pub(crate) async fn apply(
+        self,
+        client: &Client,
+        letter: &DeadLetter,
+        payload: Option<Bytes>,
+    ) -> anyhow::Result<Replayed> {
+        match self {
+            Self::Replay(_) => dead_letters::replay(client, letter, payload).await,
+            Self::Discard => {
+                dead_letters::discard(client, letter).await?;
+                Ok(Replayed::Yes)
+            }
+        }
+    }
+}
+
+/// What became of one.
+pub(crate) fn told(action: Action, done: Replayed) -> &'static str {
+    match done {
+        Replayed::Yes => action.did(),
+        Replayed::Already => "not replayed: it was before, or somebody else does it",
+    }
+}
+
+/// Does something with the dead letters that are meant, once that is sure to be wanted; false if
+/// some were left as they are.
+pub(crate) async fn run(
+    client: &Client,
+    out: Printer,
+    stop: &CancellationToken,
+    action: Action,
+    chosen: &Chosen,
+) -> anyhow::Result<bool> {
+    let which = chosen.filter.which();
+    if chosen.dry_run {
+        return until(stop, rehearse(client, out, action, &which)).await;
+    }
+    if !chosen.yes {
+        let asking = stop.run_until_cancelled(ask(client, action, &which));
+        match asking.await.transpose()? {
+            Some(Answer::Yes) => {}
+            Some(Answer::NothingMatches) => return report(out, action, &Counts::default(), true),
+            Some(Answer::No) | None => {
+                note("nothing was changed");
+                return Ok(false);
+            }
+        }
+    }
+    let mut counts = Counts::default();
+    let mut letters = Remaining::new(client, &which, action.rate()).await?;
+    while let Some(next) = stop.run_until_cancelled(letters.next()).await {
+        let Some(letter) = next? else { break };
+        match action.apply(client, &letter, None).await {
+            Ok(Replayed::Yes) => counts.done += 1,
+            Ok(Replayed::Already) => counts.already += 1,
+            Err(error) => {
+                counts.failed += 1;
+                note(&format!("job {} is left as it is: {error:#}", letter.id));
+            }
+        }
+    }
+    report(out, action, &counts, !stop.is_cancelled())
+}
+
+/// Lists what would be done, the oldest first, and counts it.
+async fn rehearse(
+    client: &Client,
+    out: Printer,
+    action: Action,
+    which: &Which,
+) -> anyhow::Result<bool> {
+    let (mut count, mut after) = (0_u64, 0);
+    loop {
+        let letters = dead_letters::list(client, which, after, PAGE).await?;
+        for letter in &letters {
+            out.either(&summary(letter), || line(letter))?;
+            after = letter.position();
+        }
+        count += letters.len() as u64;
+        if letters.len() < PAGE {
+            break;
+        }
+    }
+    if !out.json {
+        print(&format!(
+            "{} would be {}",
+            dead_letters_of(count),
+            action.did()
+        ))?;
+    }
+    Ok(true)
+}
+
+enum Answer {
+    Yes,
+    No,
+    NothingMatches,
+}
+
+/// Asks on the terminal whether so many are to be touched.
+async fn ask(client: &Client, action: Action, which: &Which) -> anyhow::Result<Answer> {
+    let count = count(client, which).await?;
+    if count == 0 {
+        return Ok(Answer::NothingMatches);
+    }
+    eprint!("{} {}? [y/N] ", action.verb(), dead_letters_of(count));
+    std::io::stderr().flush()?;
+    let read = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let line = read.await??;
+    let yes = ["y", "yes"].contains(&line.trim().to_lowercase().as_str());
+    Ok(if yes { Answer::Yes } else { Answer::No })
+}
+
+async fn count(client: &Client, which: &Which) -> anyhow::Result<u64> {
+    if which.kind.is_none() && which.reason.is_none() && which.error.is_none() {
+        return dead_letters::count(client).await;
+    }
+    let (mut count, mut cursor) = (0, None);
+    loop {
+        let page = dead_letters::newest(client, which, cursor, PAGE).await?;
+        count += page.letters.len() as u64;
+        cursor = page.next;
+        if cursor.is_none() {
+            return Ok(count);
+        }
+    }
+}
+
+fn dead_letters_of(count: u64) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} dead letter{plural}")
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    done: u64,
+    already: u64,
+    failed: u64,
+}
+
+fn report(out: Printer, action: Action, counts: &Counts, complete: bool) -> anyhow::Result<bool> {
+    let (
+        did,
+        Counts {
+            done,
+            already,
+            failed,
+        },
+    ) = (action.did(), counts);
+    let mut json = json!({did: done, "failed": failed, "complete": complete});
+    if let Action::Replay(_) = action {
+        json["already"] = json!(already);
+    }
+    out.either(&json, || {
+        let parts = [
+            (*done, did),
+            (*already, told(action, Replayed::Already)),
+            (*failed, "left as they are"),
+        ];
+        let parts = parts.iter().filter(|(count, _)| *count > 0);
+        let lines: Vec<_> = parts
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        if lines.is_empty() {
+            "no dead letters match".to_owned()
+        } else {
+            lines.join("\n")
+        }
+    })?;
+    if !complete {
+        note("stopped: some dead letters were not reached");
+    }
+    Ok(*failed == 0 && complete)
+}

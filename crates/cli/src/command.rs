@@ -1,0 +1,250 @@
+//! What can be said on the command line.
+
+pub(crate) mod dead;
+
+use std::io::IsTerminal as _;
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use bootstrap::ToolOptions;
+use clap::{Args, Parser, Subcommand};
+use client::Cursor;
+use common::{JobId, JobKind, JobState, MaxAttempts, Priority, Timestamp, WireDuration};
+
+use self::dead::Dead;
+use crate::values::{self, Payload};
+
+/// Submit durable jobs, follow them, and handle dead letters.
+///
+/// Results go to standard output, and everything else to standard error. The exit code is 0 when the
+/// command did what it was asked for, 1 when it did not, 2 after a mistake on the command line, and
+/// 130 after Ctrl-C.
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Config {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Print JSON: one object, or for lists one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) options: ToolOptions,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Submit a durable job and print its id
+    Submit(Submit),
+    /// Show a job; exit with 1 if nobody knows it
+    Info {
+        /// The job
+        id: JobId,
+    },
+    /// Wait until a job has ended, and show it; exit with 0 if it succeeded, else 1
+    Wait {
+        /// The job
+        id: JobId,
+
+        /// How long to wait
+        #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
+        timeout: Duration,
+    },
+    /// Cancel a job; exit with 1 if it has ended otherwise, or nobody knows it
+    Cancel {
+        /// The job
+        id: JobId,
+    },
+    /// List jobs, those that changed last first
+    List(List),
+    /// Show how many jobs wait and run, by kind
+    ///
+    /// For the first 50 kinds of which jobs wait, it also shows since when the oldest of them waits and
+    /// whether a consumer serves the kind.
+    Queues,
+    /// Handle dead letters: jobs that failed for good
+    #[command(subcommand)]
+    Dead(Dead),
+    /// Show the consumers, what state they are in, and how much they do
+    Fleet {
+        /// Only consumers whose name or host contains this
+        #[arg(long, value_name = "TEXT")]
+        search: Option<String>,
+    },
+    /// Show queues and consumers again and again, until Ctrl-C
+    ///
+    /// On a terminal each view replaces the one before it. Elsewhere they follow one another.
+    Top(Top),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page of all commands, as troff
+    Man,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Submit {
+    /// Which handler runs it
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: JobKind,
+
+    /// What the handler gets: JSON, @ and a file that holds it, or - for standard input
+    /// [default: null]
+    #[arg(long, value_name = "JSON|@FILE|-", allow_negative_numbers = true)]
+    pub(crate) payload: Option<Payload>,
+
+    /// Its id, a UUID; a job whose id is known already is not stored again [default: a new one]
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Option<JobId>,
+
+    /// Which jobs go first; it is kept with the job, and consumers do not heed it yet
+    #[arg(long, value_name = "PRIORITY", default_value = "normal", value_parser = values::priority())]
+    pub(crate) priority: Priority,
+
+    /// Run it no sooner than this long from now [default: at once]
+    #[arg(long, value_name = "DURATION", conflicts_with = "run_at")]
+    pub(crate) delay: Option<WireDuration>,
+
+    /// Run it no sooner than this, such as 2026-01-31T09:30:00Z [default: at once]
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    pub(crate) run_at: Option<Timestamp>,
+
+    /// The longest run of one attempt [default: the handler's]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<WireDuration>,
+
+    /// Do not start it after this, such as 2026-01-31T09:30:00Z [default: no end]
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    pub(crate) deadline: Option<Timestamp>,
+
+    /// How often it is tried, 1 to 100 [default: the handler's, else 5]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) max_attempts: Option<MaxAttempts>,
+
+    /// Wait until it has ended, and show it; exit with 0 if it succeeded, else 1
+    #[arg(long)]
+    pub(crate) wait: bool,
+
+    /// With --wait: how long to wait
+    #[arg(
+        long, value_name = "DURATION", default_value = "1m", requires = "wait",
+        value_parser = humantime::parse_duration
+    )]
+    pub(crate) wait_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct List {
+    /// Only jobs in this state
+    #[arg(long, value_name = "STATE", value_parser = values::state())]
+    pub(crate) state: Option<JobState>,
+
+    /// Only jobs of this kind
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: Option<JobKind>,
+
+    /// The most jobs that are listed
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value = "50",
+        conflicts_with = "all"
+    )]
+    pub(crate) limit: NonZeroU64,
+
+    /// List all jobs, however many there are
+    #[arg(long)]
+    pub(crate) all: bool,
+
+    /// Go on where a list has ended, which says this on standard error
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) cursor: Option<Cursor>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Top {
+    /// The time between two views, at least 100ms
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub(crate) interval: Duration,
+
+    /// How many views are shown [default: no end]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) count: Option<NonZeroU64>,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(interval) if interval < Duration::from_millis(100) => {
+            Err("at least 100ms is needed".to_owned())
+        }
+        Ok(interval) => Ok(interval),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl Command {
+    /// Refuses what shows to be wrong before there is a connection.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Dead(dead) => dead.check(std::io::stdin().is_terminal()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn parse(args: &[&str]) -> Result<Config, String> {
+        let matches = crate::TOOL
+            .command::<Config>()
+            .try_get_matches_from([&["jobs"], args].concat());
+        let config = matches.and_then(|matches| clap::FromArgMatches::from_arg_matches(&matches));
+        config.map_err(|error: clap::Error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_is_sound() {
+        crate::TOOL.command::<Config>().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_the_tool_may_stand_anywhere() {
+        for args in [["--json", "queues"], ["queues", "--json"]] {
+            assert!(parse(&args).unwrap().json, "{args:?}");
+        }
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let config = parse(&["dead", "show", id, "--log", "debug"]).unwrap();
+        assert_eq!(config.options.filter, "debug");
+    }
+
+    #[test]
+    fn what_excludes_each_other_is_refused() {
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let time = "2026-01-31T09:30:00Z";
+        for args in [
+            &["dead", "replay", id, "--all"][..],
+            &["dead", "discard", id, "--kind", "mail"],
+            &["dead", "discard", "--all", "--yes", "--dry-run"],
+            &["dead", "replay", "--all", "--payload", "1"],
+            &["dead", "replay", id, "--rate", "5"],
+            &["submit", "--kind", "a", "--delay", "1s", "--run-at", time],
+            &["list", "--all", "--limit", "5"],
+        ] {
+            let error = parse(args).unwrap_err();
+            assert!(error.contains("cannot be used with"), "{args:?}: {error}");
+        }
+        for args in [
+            &["dead", "replay", "--rate", "5"][..],
+            &["submit", "--kind", "a", "--wait-timeout", "1s"],
+            &["submit"],
+            &["dead", "discard"],
+        ] {
+            let error = parse(args).unwrap_err();
+            assert!(error.contains("required"), "{args:?}: {error}");
+        }
+    }
+}

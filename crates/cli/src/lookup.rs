@@ -1,0 +1,116 @@
+//! One job: show it, wait for it, cancel it.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bootstrap::Nats;
+use client::Waited;
+use common::{JobId, JobRecord, JobState};
+use serde_json::json;
+
+use crate::print::{Printer, failure, note, shown};
+
+pub(crate) async fn info(nats: &Nats, out: Printer, id: JobId) -> anyhow::Result<bool> {
+    let record = client::look_up(&nats.client, id).await?;
+    show(out, id, record.as_ref())?;
+    Ok(record.is_some())
+}
+
+/// Waits for a job and shows it; whether it succeeded.
+pub(crate) async fn wait(
+    nats: &Nats,
+    out: Printer,
+    id: JobId,
+    timeout: Duration,
+) -> anyhow::Result<bool> {
+    let waited = client::wait(&nats.client, nats.connected(), id, timeout).await;
+    match waited.with_context(|| format!("cannot wait for job {id}"))? {
+        Waited::Ended(record) => {
+            show(out, id, Some(&record))?;
+            Ok(record.state == JobState::Succeeded)
+        }
+        Waited::NotYet(record) => {
+            show(out, id, record.as_deref())?;
+            let timeout = humantime::format_duration(timeout);
+            note(&format!("job {id} has not ended within {timeout}"));
+            Ok(false)
+        }
+    }
+}
+
+/// Requests that a job be cancelled if it can be, and says so; false if it has ended otherwise, or
+/// nobody knows it.
+pub(crate) async fn cancel(nats: &Nats, out: Printer, id: JobId) -> anyhow::Result<bool> {
+    let known = client::look_up(&nats.client, id)
+        .await
+        .with_context(|| format!("job {id} is not cancelled: it cannot be looked up"))?;
+    let state = known.map(|record| record.state);
+    let (said, text) = match state {
+        None => (
+            "refused",
+            format!("job {id} is not cancelled: nobody knows it, or does not any more"),
+        ),
+        Some(JobState::Cancelled) => ("done", format!("job {id} is cancelled")),
+        Some(JobState::Dead) => (
+            "refused",
+            format!("job {id} is not cancelled: it is dead; discard its dead letter instead"),
+        ),
+        Some(state) if state.is_final() => (
+            "refused",
+            format!("job {id} is not cancelled: it has ended as {state}"),
+        ),
+        Some(_) => {
+            client::cancel(&nats.client, id)
+                .await
+                .with_context(|| format!("job {id} is not cancelled"))?;
+            (
+                "requested",
+                format!("asked for job {id} to be cancelled, unless it ends first"),
+            )
+        }
+    };
+    let state = state.map_or("unknown", JobState::as_str);
+    out.either(&json!({"id": id, "cancel": said, "state": state}), || text)?;
+    Ok(said != "refused")
+}
+
+/// Prints what is known of a job.
+fn show(out: Printer, id: JobId, record: Option<&JobRecord>) -> anyhow::Result<()> {
+    match record {
+        Some(record) => out.either(record, || text(record)),
+        None => out.either(&json!({"id": id, "state": "unknown"}), || {
+            format!("nobody knows job {id}, or does not any more")
+        }),
+    }
+}
+
+fn text(record: &JobRecord) -> String {
+    let mut lines = vec![format!("job       {}", record.id)];
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            lines.push(format!("{name:<9} {value}"));
+        }
+    };
+    add("kind", record.kind.as_ref().map(ToString::to_string));
+    add(
+        "state",
+        Some(format!("{} since {}", record.state, record.at)),
+    );
+    add("reason", record.reason.map(|reason| reason.to_string()));
+    add("next run", record.next_at.map(|at| at.to_string()));
+    add("consumer", record.consumer.as_deref().map(shown));
+    add(
+        "attempt",
+        (record.attempt > 0).then(|| record.attempt.to_string()),
+    );
+    add("took", record.duration_ms.map(|took| format!("{took} ms")));
+    add(
+        "result",
+        record.result.as_ref().map(|result| shown(result.get())),
+    );
+    for failed in &record.failures {
+        let (name, text) = failure(failed);
+        add(&name, Some(text));
+    }
+    lines.join("\n")
+}

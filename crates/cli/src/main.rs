@@ -1,0 +1,109 @@
+//! The command line `jobs`: what people and scripts do with durable jobs.
+
+mod bulk;
+mod command;
+mod dead;
+mod fleet;
+mod list;
+mod lookup;
+mod manual;
+mod print;
+mod queues;
+mod submit;
+mod top;
+mod values;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use bootstrap::{Context, Nats, Tool};
+use tokio_util::sync::CancellationToken;
+
+use crate::command::{Command, Config};
+use crate::print::Printer;
+
+pub(crate) const TOOL: Tool = Tool {
+    name: "jobs",
+    version: env!("CARGO_PKG_VERSION"),
+    inbox_prefix: "_INBOX_operator",
+};
+
+/// How long the tool tries to reach NATS.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// The exit code after Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    TOOL.run(|config: &Config| &config.options, run)
+}
+
+/// Runs the command; the exit code says whether it came out as one would wish.
+async fn run(context: Context, config: Config) -> anyhow::Result<ExitCode> {
+    let out = Printer { json: config.json };
+    // It is large: whatever a command does is in it.
+    match Box::pin(on_nats_or_alone(&context, out, config.command)).await {
+        Ok(true) => Ok(ExitCode::SUCCESS),
+        _ if context.shutdown.is_cancelled() => Ok(INTERRUPTED.into()),
+        Ok(false) => Ok(ExitCode::FAILURE),
+        Err(error) if print::is_closed(&error) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error),
+    }
+}
+
+async fn on_nats_or_alone(
+    context: &Context,
+    out: Printer,
+    command: Command,
+) -> anyhow::Result<bool> {
+    match command {
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man => manual::page(),
+        command => {
+            command.check()?;
+            let nats = connect(context).await?;
+            on_nats(&nats, out, &context.shutdown, command).await
+        }
+    }
+}
+
+async fn on_nats(
+    nats: &Nats,
+    out: Printer,
+    stop: &CancellationToken,
+    command: Command,
+) -> anyhow::Result<bool> {
+    match command {
+        Command::Submit(submit) => submit::run(nats, out, stop, submit).await,
+        Command::Info { id } => until(stop, lookup::info(nats, out, id)).await,
+        Command::Wait { id, timeout } => until(stop, lookup::wait(nats, out, id, timeout)).await,
+        Command::Cancel { id } => until(stop, lookup::cancel(nats, out, id)).await,
+        Command::List(list) => until(stop, list::run(nats, out, list)).await,
+        Command::Queues => until(stop, queues::run(nats, out)).await,
+        Command::Dead(dead) => dead::run(nats, out, stop, dead).await,
+        Command::Fleet { search } => until(stop, fleet::run(nats, out, search)).await,
+        Command::Top(top) => top::run(nats, out, stop, top).await,
+        // They need no connection.
+        Command::Completions { .. } | Command::Man => Ok(true),
+    }
+}
+
+/// Does work of which nothing is left when it is interrupted.
+pub(crate) async fn until(
+    stop: &CancellationToken,
+    work: impl Future<Output = anyhow::Result<bool>>,
+) -> anyhow::Result<bool> {
+    let done = stop.run_until_cancelled(work).await;
+    done.unwrap_or(Ok(false))
+}
+
+async fn connect(context: &Context) -> anyhow::Result<Nats> {
+    let connected = tokio::time::timeout(CONNECT, context.connect("command")).await;
+    connected.unwrap_or_else(|_| {
+        bail!(
+            "no connection to NATS within {CONNECT:?}: check that it runs, and that --nats-url or \
+             NATS_URL says where"
+        )
+    })
+}

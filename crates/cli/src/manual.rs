@@ -1,0 +1,82 @@
+//! What the command says of itself to shells and to `man`.
+
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+use clap::Command;
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use crate::TOOL;
+use crate::command::Config;
+
+pub(crate) fn completions(shell: Shell) -> anyhow::Result<bool> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut TOOL.command::<Config>(), TOOL.name, &mut script);
+    write(&script)
+}
+
+/// One page: the command, then each subcommand with what is its own.
+pub(crate) fn page() -> anyhow::Result<bool> {
+    let command = TOOL.command::<Config>();
+    // What the short help leaves out, a page would show without its text.
+    let whole = command.clone().mut_args(|arg| arg.hide_short_help(false));
+    let man = Man::new(whole.override_usage("jobs [OPTIONS] <COMMAND>"));
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    for render in [
+        Man::render_name_section,
+        Man::render_synopsis_section,
+        Man::render_description_section,
+        Man::render_options_section,
+    ] {
+        page.extend(own_lines(|text| render(&man, text))?.bytes());
+    }
+    for subcommand in command.get_subcommands() {
+        section(TOOL.name, subcommand, &mut page)?;
+    }
+    write(&page)
+}
+
+fn section(parent: &str, command: &Command, page: &mut Vec<u8>) -> anyhow::Result<()> {
+    let name = format!("{parent} {}", command.get_name());
+    let own = command.clone().bin_name(&name);
+    let man = Man::new(own);
+    let has_options = command.get_arguments().next().is_some();
+    let text = own_lines(|text| {
+        man.render_synopsis_section(text)?;
+        man.render_description_section(text)?;
+        if has_options {
+            man.render_options_section(text)?;
+        }
+        Ok(())
+    })?;
+    // The sections of the page are its commands.
+    let text = text.replace("\n.SH ", "\n.SS ");
+    let text = text
+        .strip_prefix(".SH ")
+        .map_or(text.clone(), |rest| format!(".SS {rest}"));
+    writeln!(page, ".SH \"{}\"", name.to_uppercase())?;
+    page.extend(text.bytes());
+    for subcommand in command.get_subcommands() {
+        section(&name, subcommand, page)?;
+    }
+    Ok(())
+}
+
+/// What is rendered, without the definition of an apostrophe that stands above each part, and has to
+/// be there once.
+fn own_lines(render: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> anyhow::Result<String> {
+    let mut text = Vec::new();
+    render(&mut text)?;
+    let text = String::from_utf8(text)?;
+    let own = |line: &&str| !line.starts_with(".ie ") && !line.starts_with(".el ");
+    Ok(text.split_inclusive('\n').filter(own).collect())
+}
+
+fn write(text: &[u8]) -> anyhow::Result<bool> {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(text).and_then(|()| stdout.flush());
+    written.context("cannot write to standard output")?;
+    Ok(true)
+}

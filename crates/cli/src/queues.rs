@@ -1,0 +1,112 @@
+//! The queues: how many jobs wait and run, by kind.
+
+use bootstrap::Nats;
+use client::{Queue, Queues};
+use common::Timestamp;
+use serde_json::{Value, json};
+
+use crate::print::{Printer, duration, print, table};
+
+/// The most kinds that are shown.
+const MOST: usize = 1000;
+
+pub(crate) async fn run(nats: &Nats, out: Printer) -> anyhow::Result<bool> {
+    let queues = client::queues(&nats.client, MOST).await?;
+    if out.json {
+        for queue in &queues.queues {
+            print(&as_json(queue).to_string())?;
+        }
+    } else {
+        print(&lines(&queues, MOST).join("\n"))?;
+    }
+    Ok(true)
+}
+
+/// The same fields as on HTTP.
+pub(crate) fn as_json(queue: &Queue) -> Value {
+    let mut all = json!({
+        "kind": queue.kind,
+        "waiting": queue.waiting,
+        "running": queue.running,
+        "redelivered": queue.redelivered,
+        "served": queue.served,
+        "oldest": queue.oldest,
+        "oldest_age_ms": queue.oldest.map(|at| Timestamp::now().milliseconds_ahead_of(at).max(0)),
+        "at_least": queue.at_least.then_some(true),
+    });
+    if let Value::Object(fields) = &mut all {
+        fields.retain(|_, value| !value.is_null());
+    }
+    all
+}
+
+/// The queues as a table with a line above it; at most so many of them.
+pub(crate) fn lines(queues: &Queues, most: usize) -> Vec<String> {
+    let all = &queues.queues;
+    let mut lines = vec![format!("{} jobs wait", queues.waiting)];
+    if all.is_empty() {
+        return lines;
+    }
+    let now = Timestamp::now();
+    let row = |queue: &Queue| {
+        let more = if queue.at_least { "+" } else { "" };
+        let oldest = queue.oldest.map(|at| duration(now.since(at)));
+        let served = match queue.served {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "unknown",
+        };
+        [
+            queue.kind.to_string(),
+            format!("{}{more}", queue.waiting),
+            queue.running.to_string(),
+            oldest.unwrap_or_else(|| "-".to_owned()),
+            served.to_owned(),
+        ]
+    };
+    let rows: Vec<_> = all.iter().take(most).map(row).collect();
+    let names = ["KIND", "WAITING", "RUNNING", "OLDEST", "SERVED"];
+    lines.extend(table(names, &rows));
+    if all.len() > most {
+        lines.push(format!("and {} more kinds", all.len() - most));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_says_how_many_wait_and_who_serves_them() {
+        let queue = |kind: &str, waiting, served, at_least| Queue {
+            kind: kind.parse().unwrap(),
+            waiting,
+            at_least,
+            running: 2,
+            redelivered: 0,
+            oldest: None,
+            served,
+        };
+        let queues = Queues {
+            queues: vec![
+                queue("mail.send", 12, Some(true), false),
+                queue("report", 5, Some(false), true),
+                queue("c", 0, None, false),
+            ],
+            waiting: 17,
+        };
+        assert_eq!(
+            lines(&queues, 2),
+            [
+                "17 jobs wait",
+                "KIND       WAITING  RUNNING  OLDEST  SERVED",
+                "mail.send  12       2        -       yes",
+                "report     5+       2        -       no",
+                "and 1 more kinds",
+            ]
+        );
+        let unknown = as_json(&queues.queues[2]);
+        assert!(unknown.get("served").is_none() && unknown.get("at_least").is_none());
+    }
+}

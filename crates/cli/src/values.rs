@@ -1,0 +1,109 @@
+//! What can stand behind a flag.
+
+use std::io::Read as _;
+use std::str::FromStr;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use common::{DeadReason, JobState, Priority, Timestamp, check_portable};
+use serde_json::value::RawValue;
+
+const STATES: [JobState; 9] = [
+    JobState::Scheduled,
+    JobState::Queued,
+    JobState::Running,
+    JobState::Retrying,
+    JobState::Succeeded,
+    JobState::Dead,
+    JobState::Cancelled,
+    JobState::Expired,
+    JobState::Unreadable,
+];
+
+/// Any JSON, kept as it was written.
+#[derive(Clone, Debug)]
+pub(crate) struct Payload(pub(crate) Box<RawValue>);
+
+impl FromStr for Payload {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (json, source) = match text.strip_prefix('@') {
+            Some(path) => {
+                let json = std::fs::read_to_string(path)
+                    .map_err(|error| format!("cannot read {path}: {error}"))?;
+                (json, format!("{path}: "))
+            }
+            None if text == "-" => {
+                let mut json = String::new();
+                let read = std::io::stdin().read_to_string(&mut json);
+                read.map_err(|error| format!("cannot read standard input: {error}"))?;
+                (json, "standard input: ".to_owned())
+            }
+            None => (text.to_owned(), String::new()),
+        };
+        // Checked by parsing, and not by `RawValue::from_string`, which keeps white space around.
+        let payload: Box<RawValue> = serde_json::from_str(json.trim())
+            .map_err(|error| format!("{source}not JSON: {error}"))?;
+        check_portable(&payload).map_err(|error| format!("{source}{error}"))?;
+        Ok(Self(payload))
+    }
+}
+
+pub(crate) fn state() -> impl TypedValueParser<Value = JobState> {
+    words(STATES.map(|state| (state.as_str(), state)))
+}
+
+pub(crate) fn reason() -> impl TypedValueParser<Value = DeadReason> {
+    words(DeadReason::ALL.map(|reason| (reason.as_str(), reason)))
+}
+
+pub(crate) fn priority() -> impl TypedValueParser<Value = Priority> {
+    words([
+        ("high", Priority::High),
+        ("normal", Priority::Normal),
+        ("low", Priority::Low),
+    ])
+}
+
+/// One of these words, which completions offer.
+fn words<T: Copy + Send + Sync + 'static, const N: usize>(
+    values: [(&'static str, T); N],
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(values.map(|(word, _)| word)).try_map(move |text| {
+        let found = values.iter().find(|(word, _)| *word == text);
+        found.map(|(_, value)| *value).ok_or("not one of the words")
+    })
+}
+
+pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
+    let parsed = text.parse();
+    parsed.map_err(|_| "not a time such as 2026-01-31T09:30:00Z (RFC 3339)".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_is_json_or_a_file_that_holds_it() {
+        let read = |text: &str| text.parse::<Payload>().map(|payload| payload.0.to_string());
+        assert_eq!(read(" [1.50, 2] ").unwrap(), "[1.50, 2]");
+        assert!(read("{").unwrap_err().contains("not JSON"));
+        let error = read("@/no/such/file").unwrap_err();
+        assert!(error.contains("cannot read /no/such/file"), "{error}");
+        let error = read(concat!("@", env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap_err();
+        assert!(error.contains("Cargo.toml: not JSON"), "{error}");
+        let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
+        let error = read(&deep).unwrap_err();
+        assert!(error.contains("nested deeper than 128 levels"), "{error}");
+    }
+
+    #[test]
+    fn a_time_is_written_as_rfc_3339_has_it() {
+        assert!(moment("2026-01-31T09:30:00+01:00").is_ok());
+        for wrong in ["2026-01-31", "1h", ""] {
+            let error = moment(wrong).unwrap_err();
+            assert!(error.contains("2026-01-31T09:30:00Z"), "{error}");
+        }
+    }
+}

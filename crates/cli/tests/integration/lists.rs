@@ -1,0 +1,117 @@
+//! Lists of jobs, of queues and of consumers.
+
+use serde_json::json;
+
+use crate::support::Desk;
+
+#[tokio::test]
+async fn jobs_are_listed_by_state_and_kind_the_newest_first() {
+    let desk = Desk::new().await;
+    assert_eq!(desk.ask(&["list"]).await, (0, "no jobs match".to_owned()));
+    let mail = desk.submit(r#"{"kind":"mail"}"#).await;
+    let report = desk.submit(r#"{"kind":"report"}"#).await;
+    desk.record(report, json!({"kind": "report", "state": "succeeded"}))
+        .await;
+    let listed = desk.tell(&["list", "--json"]).await.lines();
+    let ids: Vec<_> = listed.iter().map(|job| &job["id"]).collect();
+    assert_eq!(ids, [&json!(report), &json!(mail)]);
+    assert!(listed[1].get("error").is_none(), "{listed:?}");
+    let (_, text) = desk.ask(&["list", "--state", "succeeded"]).await;
+    assert!(
+        text.contains(&format!("{report} report succeeded")),
+        "{text}"
+    );
+    let (_, text) = desk.ask(&["list", "--kind", "mail"]).await;
+    assert!(text.contains(&format!("{mail} mail queued")), "{text}");
+    assert_eq!(text.lines().count(), 1);
+}
+
+#[tokio::test]
+async fn a_list_goes_on_where_it_has_ended_or_is_whole() {
+    let desk = Desk::new().await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.insert(0, desk.submit(r#"{"kind":"mail"}"#).await.to_string());
+    }
+    let (mut seen, mut cursor) = (Vec::new(), None);
+    loop {
+        let mut args = vec!["list", "--json", "--limit", "2"];
+        args.extend(
+            cursor
+                .iter()
+                .flat_map(|cursor: &String| ["--cursor", cursor]),
+        );
+        let told = desk.tell(&args).await;
+        let ids = told.lines();
+        seen.extend(ids.iter().map(|job| job["id"].as_str().unwrap().to_owned()));
+        let next = told.err.split_once("there are more: --cursor ");
+        cursor = next.map(|(_, cursor)| cursor.to_owned());
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, ids);
+    let all = desk.tell(&["list", "--json", "--all"]).await.lines();
+    assert_eq!(all.len(), 5);
+}
+
+#[tokio::test]
+async fn queues_say_how_many_jobs_wait_and_whether_anybody_serves_them() {
+    let desk = Desk::new().await;
+    let (code, text) = desk.ask(&["queues"]).await;
+    assert_eq!((code, text.as_str()), (0, "0 jobs wait"));
+    for kind in ["mail", "mail", "report"] {
+        desk.submit(&json!({"kind": kind}).to_string()).await;
+    }
+    let (_, text) = desk.ask(&["queues"]).await;
+    let lines: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(lines[0], ["3", "jobs", "wait"]);
+    assert_eq!(lines[1], ["KIND", "WAITING", "RUNNING", "OLDEST", "SERVED"]);
+    assert_eq!(
+        (lines[2][..3].to_vec(), lines[2][4]),
+        (vec!["mail", "2", "0"], "no")
+    );
+    let queues = desk.tell(&["queues", "--json"]).await.lines();
+    assert_eq!(queues.len(), 2);
+    assert_eq!(
+        (&queues[0]["waiting"], &queues[0]["served"]),
+        (&json!(2), &json!(false))
+    );
+    assert!(queues[0]["oldest_age_ms"].is_u64());
+}
+
+#[tokio::test]
+async fn the_fleet_is_shown_with_all_its_consumers() {
+    let desk = Desk::new().await;
+    let told = desk.tell(&["fleet"]).await;
+    assert_eq!(told.code, 1);
+    assert!(
+        told.err.contains("jobs.fleet: start a status service"),
+        "{}",
+        told.err
+    );
+    desk.answer_for_the_fleet().await;
+    let (code, text) = desk.ask(&["fleet"]).await;
+    assert_eq!(code, 0);
+    assert!(!text.contains('\u{1b}'), "{text}");
+    for part in [
+        "1 consumers answer, 1 are missing",
+        "3 of 8 slots",
+        "consumer-a",
+        "missing",
+        "3/8",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let fleet = desk.tell(&["fleet", "--json"]).await.json();
+    assert_eq!(fleet["consumers"].as_array().unwrap().len(), 2);
+    assert!(fleet.get("next").is_none());
+    let found = desk
+        .tell(&["fleet", "--json", "--search", "nobody"])
+        .await
+        .json();
+    assert_eq!(found["consumers"], json!([]));
+}

@@ -1,0 +1,13 @@
+//! The command line as a process, with a real nats-server.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bulk;
+mod command_line;
+mod dead;
+mod lists;
+mod lookup;
+mod submit;
+mod support;
+mod terminal;
+mod top;
