@@ -1,7 +1,7 @@
 //! What the lane holds, and what is promised of it.
 
 use async_nats::{Client, HeaderMap};
-use client::{Queues, Stream, Topology, guarantees, queues, streams};
+use client::{Limits, Queues, Stream, Topology, guarantees, queues, streams};
 use common::JobId;
 use futures_util::StreamExt as _;
 use serde_json::json;
@@ -82,6 +82,7 @@ async fn a_stream_of_an_older_version_is_given_the_subjects_that_it_lacks_and_ke
     let mut expected = before["config"].clone();
     let subjects = expected["subjects"].as_array_mut().unwrap();
     subjects.push(json!("jobs.overdue.*.*"));
+    expected["metadata"]["jobs.revision"] = json!("1");
     assert_eq!(after["config"], expected);
     let record = client::record(&worker.clone().into(), id).await.unwrap();
     assert_eq!(record.unwrap().state, common::JobState::Running);
@@ -96,18 +97,52 @@ async fn a_stream_of_an_older_version_is_given_the_subjects_that_it_lacks_and_ke
 }
 
 #[tokio::test]
-async fn a_stream_of_a_later_version_is_left_as_it_is() {
+async fn what_a_later_version_declared_is_left_as_it_is() {
     let nats = NatsServer::start().await;
     let worker = nats.connect_as("worker").await;
-    let later = ["jobs.overdue.*.*", "jobs.something.*"];
-    make_older(&worker, &later).await;
-    let before = info(&worker, "JOBS_STATE").await;
+    let client = worker.clone().into();
     let topology = Topology::default();
-    topology.ensure(&worker.clone().into()).await.unwrap();
-    assert_eq!(
-        info(&worker, "JOBS_STATE").await["config"],
-        before["config"]
-    );
+    topology.ensure(&client).await.unwrap();
+    let mut later = info(&worker, "JOBS").await["config"].take();
+    later["max_bytes"] = json!(1_000_000);
+    later["metadata"]["jobs.revision"] = json!("1000");
+    update(&worker, "JOBS", &later).await;
+    topology.ensure(&client).await.unwrap();
+    let config = info(&worker, "JOBS").await["config"].take();
+    assert_eq!(config["max_bytes"], 1_000_000);
+    assert_eq!(config["metadata"]["jobs.revision"], "1000");
+}
+
+#[tokio::test]
+async fn limits_are_changed_on_a_live_stream_and_a_live_durable_consumer() {
+    let nats = NatsServer::start().await;
+    let worker = nats.connect_as("worker").await;
+    let client = worker.clone().into();
+    let small = Topology {
+        limits: Limits {
+            jobs_bytes: 1_000_000,
+        },
+        ..Topology::default()
+    };
+    small.ensure(&client).await.unwrap();
+    queue(&nats.connect_as("gateway").await, "echo", 3).await;
+    let kind = "echo".parse().unwrap();
+    durable_consumer_with(&worker, "echo", &json!({"max_ack_pending": 7})).await;
+
+    let topology = Topology::default();
+    topology.ensure(&client).await.unwrap();
+    topology
+        .ensure_consumer(&client, Stream::Jobs, &kind)
+        .await
+        .unwrap();
+    let stream = info(&worker, "JOBS").await;
+    assert_eq!(stream["config"]["max_bytes"], topology.limits.jobs_bytes);
+    assert_eq!(stream["state"]["messages"], 3);
+    let subject = "$JS.API.CONSUMER.INFO.JOBS.echo";
+    let answer = worker.request(subject, "".into()).await.unwrap();
+    let consumer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert_eq!(consumer["config"]["max_ack_pending"], 65_536);
+    assert_eq!(consumer["num_pending"], 3);
 }
 
 #[tokio::test]
@@ -122,21 +157,35 @@ async fn subjects_that_cannot_be_added_are_named_with_what_it_takes() {
     made.await.unwrap();
     let error = topology.ensure(&worker.into()).await.unwrap_err();
     let text = format!("{error:#}");
-    for part in [
-        r#"["jobs.overdue.*.*"]"#,
-        "$JS.API.STREAM.UPDATE.JOBS_STATE",
-    ] {
+    for part in [r#""jobs.overdue.*.*""#, "$JS.API.STREAM.UPDATE.JOBS_STATE"] {
         assert!(text.contains(part), "{text}");
     }
 }
 
+/// Changes a stream.
+async fn update(worker: &Client, stream: &str, config: &serde_json::Value) {
+    let subject = format!("$JS.API.STREAM.UPDATE.{stream}");
+    let answer = worker.request(subject, config.to_string().into());
+    let answer: serde_json::Value = serde_json::from_slice(&answer.await.unwrap().payload).unwrap();
+    assert!(answer["error"].is_null(), "{answer}");
+}
+
 /// Makes the durable consumer of a kind, as a consumer does that serves it.
 async fn durable_consumer(worker: &Client, kind: &str) {
+    durable_consumer_with(worker, kind, &json!({})).await;
+}
+
+/// The same with some settings of its own: the others are those that are declared.
+async fn durable_consumer_with(worker: &Client, kind: &str, settings: &serde_json::Value) {
     let name = kind.replace('.', "=");
     let filter = format!("jobs.durable.*.*.*.{kind}");
-    let config = json!({
+    let mut config = json!({
         "durable_name": name, "ack_policy": "explicit", "filter_subject": filter,
+        "ack_wait": 15_000_000_000_u64, "max_deliver": 1000, "max_waiting": 4096,
     });
+    for (field, value) in settings.as_object().unwrap() {
+        config[field] = value.clone();
+    }
     let request = json!({"stream_name": "JOBS", "config": config, "action": "create"});
     let subject = format!("$JS.API.CONSUMER.CREATE.JOBS.{name}.{filter}");
     worker

@@ -52,7 +52,12 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         user: "worker",
-        rights: &["publish $JS.API.STREAM.UPDATE.JOBS_STATE"],
-        reason: "a stream of an older version is given the subjects that it lacks",
+        rights: &[
+            "publish $JS.API.STREAM.UPDATE.JOBS",
+            "publish $JS.API.STREAM.UPDATE.JOBS_LATER",
+            "publish $JS.API.STREAM.UPDATE.JOBS_STATE",
+            "publish $JS.API.STREAM.UPDATE.JOBS_ADVISORIES",
+        ],
+        reason: "a stream of an older version is changed to what this one declares",
     },
 ];

@@ -1,0 +1,188 @@
+//! The streams and durable consumers of durable jobs, declared in one place.
+
+mod reconcile;
+
+use std::fmt;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Republish, RetentionPolicy, StorageType,
+};
+use common::{JobKind, subjects};
+
+/// How long a delivered job stays with its consumer without a sign of life.
+pub const ACK_WAIT: Duration = Duration::from_secs(15);
+
+/// How often a message is delivered before the server gives it up. The consumers give it up long
+/// before: this is for the case that they never get to it.
+const MAX_DELIVER: i64 = 1000;
+
+/// How many jobs of one kind may be with consumers at a time.
+const MAX_ACK_PENDING: i64 = 65_536;
+
+/// A stream of durable jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// Jobs that wait for a consumer.
+    Jobs,
+    /// Jobs that wait for their time, and those whose time has come.
+    Later,
+    /// Records, requests to cancel, dead letters, and what the watch for overdue jobs needs.
+    State,
+    /// What the server says of messages that it gave up.
+    Advisories,
+}
+
+/// What is declared: the streams with their bounds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Topology {
+    /// How much the streams may hold.
+    pub limits: Limits,
+    /// On how many servers of a cluster each stream is kept.
+    pub replicas: Option<usize>,
+}
+
+/// How much the streams may hold. A full one refuses what is new, and forgets nothing.
+///
+/// Only the queue has a limit of its own, so that jobs which wait cannot take the room for what
+/// becomes of them. The others are bounded by what the account may store: a limit of their own
+/// would cost the server a third more for each record, since it adds up whole batches again and
+/// again.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Jobs that wait or run, in bytes.
+    pub jobs_bytes: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            jobs_bytes: 2 << 30,
+        }
+    }
+}
+
+impl Stream {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Jobs, Self::Later, Self::State, Self::Advisories];
+
+    /// Its name on the server.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Jobs => "JOBS",
+            Self::Later => "JOBS_LATER",
+            Self::State => "JOBS_STATE",
+            Self::Advisories => "JOBS_ADVISORIES",
+        }
+    }
+}
+
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl Topology {
+    /// What a stream is to be like.
+    fn stream(self, stream: Stream) -> Config {
+        let names: &[&str] = match stream {
+            Stream::Jobs => &[subjects::ALL_DURABLE],
+            Stream::Later => &[subjects::ALL_LATER, subjects::ALL_DUE],
+            Stream::State => &[
+                subjects::ALL_STATES,
+                subjects::ALL_CANCELS,
+                subjects::ALL_DEAD,
+                subjects::ALL_OVERDUE,
+            ],
+            Stream::Advisories => &[
+                "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.JOBS.*",
+                "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.JOBS_LATER.*",
+                "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.JOBS.*",
+                "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.JOBS_LATER.*",
+            ],
+        };
+        let max_bytes = match stream {
+            Stream::Jobs => self.limits.jobs_bytes,
+            Stream::Later | Stream::State => -1,
+            Stream::Advisories => 64 << 20,
+        };
+        Config {
+            name: stream.name().to_owned(),
+            subjects: names.iter().map(|&name| name.to_owned()).collect(),
+            // Advisories are so few that each may be removed when it was seen to.
+            retention: if stream == Stream::Advisories {
+                RetentionPolicy::WorkQueue
+            } else {
+                RetentionPolicy::Limits
+            },
+            storage: StorageType::File,
+            num_replicas: self.replicas.unwrap_or(1),
+            max_bytes,
+            max_messages: -1,
+            max_messages_per_subject: if stream == Stream::Advisories { -1 } else { 1 },
+            // A stream with schedules must not refuse what is new, so it would have to forget what
+            // is old. Without a limit of its own it does neither.
+            discard: if stream == Stream::Later {
+                DiscardPolicy::Old
+            } else {
+                DiscardPolicy::New
+            },
+            // A job that is known is refused, by whatever client it is submitted again.
+            discard_new_per_subject: stream == Stream::Jobs,
+            max_consumers: -1,
+            max_message_size: -1,
+            allow_direct: true,
+            allow_atomic_publish: stream != Stream::Advisories,
+            allow_message_schedules: stream == Stream::Later,
+            allow_message_ttl: stream == Stream::State,
+            republish: (stream == Stream::State).then(|| Republish {
+                source: subjects::ALL_STATES.to_owned(),
+                destination: "jobs.events.{{wildcard(1)}}".to_owned(),
+                headers_only: false,
+            }),
+            metadata: reconcile::revision(),
+            ..Config::default()
+        }
+    }
+
+    /// What a durable pull consumer is to be like.
+    fn pull_consumer(self, name: &str, filter: &str) -> pull::Config {
+        pull::Config {
+            durable_name: Some(name.to_owned()),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            max_deliver: MAX_DELIVER,
+            max_ack_pending: MAX_ACK_PENDING,
+            filter_subject: filter.to_owned(),
+            max_waiting: 4096,
+            metadata: reconcile::revision(),
+            ..pull::Config::default()
+        }
+    }
+}
+
+/// The name of the durable consumer of a kind: `=` stands for the dots, which a name cannot hold.
+#[must_use]
+pub fn consumer_name(kind: &JobKind) -> String {
+    kind.as_str().replace('.', "=")
+}
+
+/// The kind that a durable consumer of this name serves; the inverse of [`consumer_name`].
+#[must_use]
+pub(crate) fn kind_of_consumer(name: &str) -> Option<JobKind> {
+    name.replace('=', ".").parse().ok()
+}
+
+/// The subjects of all queued jobs of a kind in a stream, with wildcards.
+#[must_use]
+pub fn jobs_of_kind(stream: Stream, kind: &JobKind) -> String {
+    let first = if stream == Stream::Later {
+        subjects::DUE
+    } else {
+        subjects::DURABLE
+    };
+    format!("{first}.*.*.*.{kind}")
+}

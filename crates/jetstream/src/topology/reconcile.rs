@@ -1,0 +1,374 @@
+//! Makes the server's streams and durable consumers what is declared.
+//!
+//! What is missing is created. A setting that may change on a live stream or consumer is changed to
+//! what is declared; a stream that lacks subjects is given them. A setting that may not change is an
+//! error that names each field.
+//!
+//! Versions with different declarations may run at the same time. So each declaration has a revision,
+//! which is kept in the metadata of what it declares: a version leaves alone what a later revision has
+//! declared, and does not change it back.
+
+use std::collections::HashMap;
+
+use anyhow::Context as _;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::IntoConsumerConfig as _;
+use bootstrap::Client;
+use common::JobKind;
+use serde_json::{Map, Value, json};
+use tracing::info;
+
+use super::{Stream, Topology, consumer_name, jobs_of_kind};
+use crate::request::{self, ApiError};
+
+/// The revision of what this version declares. Count it up with each change of a declared value.
+const REVISION: u64 = 1;
+
+/// The key of the revision in the metadata of a stream or consumer.
+const REVISION_KEY: &str = "jobs.revision";
+
+/// The settings of a stream that may change while it is used.
+const CHANGEABLE_OF_STREAM: [&str; 2] = ["max_bytes", "num_replicas"];
+
+/// The settings of a durable consumer that may change while it is used.
+const CHANGEABLE_OF_CONSUMER: [&str; 3] = ["ack_wait", "max_ack_pending", "max_deliver"];
+
+/// The metadata of what this version declares.
+pub(super) fn revision() -> HashMap<String, String> {
+    HashMap::from([(REVISION_KEY.to_owned(), REVISION.to_string())])
+}
+
+/// What has to be done so that what exists is what is declared.
+#[derive(Debug, PartialEq)]
+enum Plan {
+    /// A later version has declared it.
+    LeaveAlone,
+    /// It is as declared.
+    Nothing,
+    /// These fields are to be set to these values.
+    Change(Map<String, Value>),
+    /// It differs in what may not change: in these fields, each with both values.
+    Refuse(Vec<String>),
+}
+
+impl Topology {
+    /// Creates the streams that are missing, and changes those that exist to what is declared, as far
+    /// as that is possible while they are used. More subjects than declared may be there.
+    ///
+    /// # Errors
+    /// When there is no JetStream, when it refuses, and when a stream differs in a setting that may
+    /// not change: the error names each field.
+    pub async fn ensure(self, client: &Client) -> anyhow::Result<()> {
+        for stream in Stream::ALL {
+            self.reconcile_stream(client, stream).await?;
+        }
+        Ok(())
+    }
+
+    async fn reconcile_stream(self, client: &Client, stream: Stream) -> anyhow::Result<()> {
+        let declared = serde_json::to_value(self.stream(stream))
+            .context("a stream's configuration is plain data")?;
+        let create = format!("$JS.API.STREAM.CREATE.{stream}");
+        let Err(error) = request::ask::<Value>(client, create.clone(), &declared).await else {
+            return Ok(());
+        };
+        // It may exist all the same: the server looks first whether there is room for one more.
+        let ApiError::Refused { code, .. } = error else {
+            return Err(error).with_context(|| format!("cannot create the stream {stream}"));
+        };
+        let info = format!("$JS.API.STREAM.INFO.{stream}");
+        let Ok(mut info) = request::ask::<Value>(client, info, &Value::Null).await else {
+            return Err(error).with_context(|| format!("cannot create the stream {stream}"));
+        };
+        let existing = info["config"].take();
+        let mut declared = declared;
+        declared["subjects"] = json!(all_subjects(&declared, &existing));
+        let merged = match plan(&declared, &existing, &CHANGEABLE_OF_STREAM) {
+            Plan::LeaveAlone => return Ok(()),
+            Plan::Refuse(differences) => return Err(differs(stream, &differences)),
+            Plan::Nothing if code != ErrorCode::STREAM_NAME_EXIST => return Ok(()),
+            Plan::Nothing => existing,
+            Plan::Change(changes) => {
+                let changed = with(&existing, &changes);
+                update_stream(client, stream, &changes, &changed).await?;
+                changed
+            }
+        };
+        // A field that is not declared may differ as well.
+        declared["metadata"] = merged["metadata"].clone();
+        match request::ask::<Value>(client, create, &declared).await {
+            Err(ApiError::Refused { code, .. }) if code == ErrorCode::STREAM_NAME_EXIST => {
+                Err(differs(stream, &[]))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Creates the durable consumer of a kind on a stream, or changes it to what is declared, and
+    /// returns its name.
+    ///
+    /// # Errors
+    /// When JetStream refuses, or the consumer differs in a setting that may not change.
+    pub async fn ensure_consumer(
+        self,
+        client: &Client,
+        stream: Stream,
+        kind: &JobKind,
+    ) -> anyhow::Result<String> {
+        let name = consumer_name(kind);
+        self.ensure_pull_consumer(client, stream, &name, jobs_of_kind(stream, kind))
+            .await?;
+        Ok(name)
+    }
+
+    /// Creates a durable pull consumer, or changes it to what is declared.
+    ///
+    /// # Errors
+    /// When JetStream refuses, or the consumer differs in a setting that may not change.
+    pub async fn ensure_pull_consumer(
+        self,
+        client: &Client,
+        stream: Stream,
+        name: &str,
+        filter: String,
+    ) -> anyhow::Result<()> {
+        let declared = self.pull_consumer(name, &filter).into_consumer_config();
+        let declared =
+            serde_json::to_value(declared).context("a consumer's configuration is plain data")?;
+        let mut subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}");
+        if !filter.is_empty() {
+            subject = format!("{subject}.{filter}");
+        }
+        let create = async |config: &Value, action: &str| {
+            let body = json!({"stream_name": stream.name(), "config": config, "action": action});
+            request::ask::<Value>(client, subject.clone(), &body).await
+        };
+        let failed = || format!("cannot create the durable consumer {name} of {stream}");
+        match create(&declared, "create").await {
+            Ok(_) => return Ok(()),
+            Err(ApiError::Refused { code, .. }) if code == ErrorCode::CONSUMER_ALREADY_EXISTS => {}
+            Err(error) => return Err(error).with_context(failed),
+        }
+        let info = format!("$JS.API.CONSUMER.INFO.{stream}.{name}");
+        let info: Value = request::ask(client, info, &Value::Null).await?;
+        let existing = &info["config"];
+        match plan(&declared, existing, &CHANGEABLE_OF_CONSUMER) {
+            Plan::LeaveAlone => Ok(()),
+            Plan::Change(changes) => {
+                create(&with(existing, &changes), "update")
+                    .await
+                    .with_context(failed)?;
+                report_change(&format!("durable consumer {name} of {stream}"), &changes);
+                Ok(())
+            }
+            Plan::Nothing => Err(consumer_differs(
+                stream,
+                name,
+                "it differs in a field that is not declared",
+            )),
+            Plan::Refuse(differences) => {
+                Err(consumer_differs(stream, name, &differences.join("; ")))
+            }
+        }
+    }
+}
+
+/// Compares what is declared with what exists. `changeable` names the fields that may change, beside
+/// the subjects of a stream, of which `declared` has those that exist, too.
+fn plan(declared: &Value, existing: &Value, changeable: &[&str]) -> Plan {
+    let differing = differing_fields(declared, existing);
+    let may_change =
+        |field: &str| changeable.contains(&field) || field == "subjects" || field == "metadata";
+    if differing.iter().any(|field| !may_change(field)) {
+        let named = differing.iter().filter(|field| **field != "metadata");
+        let both = |field: &&String| {
+            format!(
+                "{field} is {} instead of {}",
+                existing[*field], declared[*field]
+            )
+        };
+        return Plan::Refuse(named.map(|field| both(&field)).collect());
+    }
+    if revision_of(existing) > REVISION {
+        return Plan::LeaveAlone;
+    }
+    let mut changes: Map<String, Value> = differing
+        .into_iter()
+        .map(|field| (field.clone(), declared[field].clone()))
+        .collect();
+    if changes.is_empty() {
+        return Plan::Nothing;
+    }
+    let mut metadata = existing["metadata"]
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
+    metadata.insert(REVISION_KEY.to_owned(), json!(REVISION.to_string()));
+    changes.insert("metadata".to_owned(), Value::Object(metadata));
+    Plan::Change(changes)
+}
+
+fn revision_of(config: &Value) -> u64 {
+    let revision = config["metadata"][REVISION_KEY].as_str();
+    revision.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// The fields of what is declared that have another value in what exists.
+fn differing_fields<'a>(declared: &'a Value, existing: &Value) -> Vec<&'a String> {
+    let fields = declared.as_object().into_iter().flatten();
+    fields
+        .filter(|(field, declared)| !is_same(declared, &existing[field.as_str()]))
+        .map(|(field, _)| field)
+        .collect()
+}
+
+fn is_same(declared: &Value, existing: &Value) -> bool {
+    let is_empty = |value: &Value| {
+        value.is_null()
+            || *value == json!(0)
+            || *value == json!(-1)
+            || *value == json!(false)
+            || *value == json!("")
+            || value.as_object().is_some_and(Map::is_empty)
+    };
+    declared == existing
+        || (is_empty(declared) && is_empty(existing))
+        || (declared.is_object() && differing_fields(declared, existing).is_empty())
+}
+
+fn with(config: &Value, changes: &Map<String, Value>) -> Value {
+    let mut config = config.clone();
+    for (field, value) in changes {
+        config[field] = value.clone();
+    }
+    config
+}
+
+/// The subjects that exist, and those that are declared and do not.
+fn all_subjects(declared: &Value, existing: &Value) -> Vec<Value> {
+    let subjects = |config: &Value| config["subjects"].as_array().cloned().unwrap_or_default();
+    let mut all = subjects(existing);
+    for subject in subjects(declared) {
+        if !all.contains(&subject) {
+            all.push(subject);
+        }
+    }
+    all
+}
+
+async fn update_stream(
+    client: &Client,
+    stream: Stream,
+    changes: &Map<String, Value>,
+    config: &Value,
+) -> anyhow::Result<()> {
+    let update = format!("$JS.API.STREAM.UPDATE.{stream}");
+    request::ask::<Value>(client, update.clone(), config)
+        .await
+        .map_err(|error| {
+            // Not as it came: a request that this user may not send has no answer, and a caller that
+            // takes it for a lost one would wait for ever.
+            anyhow::anyhow!(
+                "the stream {stream} was made by an older version or changed, and cannot be changed \
+                 to what is declared ({}): {error}; a consumer needs the right to publish to \
+                 {update}, as in deploy/nats.conf",
+                in_words(changes)
+            )
+        })?;
+    report_change(&format!("stream {stream}"), changes);
+    Ok(())
+}
+
+fn report_change(what: &str, changes: &Map<String, Value>) {
+    info!(
+        "changed the {what} to what is declared: {}",
+        in_words(changes)
+    );
+}
+
+fn in_words(changes: &Map<String, Value>) -> String {
+    let fields = changes
+        .iter()
+        .map(|(field, value)| format!("{field} = {value}"));
+    fields.collect::<Vec<_>>().join(", ")
+}
+
+fn differs(stream: Stream, differences: &[String]) -> anyhow::Error {
+    let differences = if differences.is_empty() {
+        "it differs in a field that is not declared".to_owned()
+    } else {
+        differences.join("; ")
+    };
+    anyhow::anyhow!(
+        "the stream {stream} is there, but not as it is declared; change it, or what is declared, \
+         so that they agree: {differences}"
+    )
+}
+
+fn consumer_differs(stream: Stream, name: &str, differences: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "the durable consumer {name} of the stream {stream} is there, but not as it is declared; \
+         change or delete it: {differences}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHANGEABLE: [&str; 1] = ["max_bytes"];
+
+    fn config(max_bytes: i64, revision: Option<u64>) -> Value {
+        let mut config = json!({"subjects": ["a"], "storage": "file", "max_bytes": max_bytes});
+        if let Some(revision) = revision {
+            config["metadata"] = json!({"jobs.revision": revision.to_string()});
+        }
+        config
+    }
+
+    fn declared() -> Value {
+        config(2, Some(REVISION))
+    }
+
+    #[test]
+    fn what_is_as_declared_is_left_whatever_the_server_adds() {
+        let mut existing = declared();
+        existing["metadata"]["_nats.level"] = json!("4");
+        existing["max_age"] = json!(0);
+        assert_eq!(plan(&declared(), &existing, &CHANGEABLE), Plan::Nothing);
+    }
+
+    #[test]
+    fn what_may_change_is_changed_and_says_who_declared_it() {
+        for revision in [None, Some(REVISION)] {
+            let Plan::Change(changes) = plan(&declared(), &config(1, revision), &CHANGEABLE) else {
+                panic!("not changed")
+            };
+            assert_eq!(changes["max_bytes"], 2);
+            assert_eq!(changes["metadata"]["jobs.revision"], REVISION.to_string());
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_declared_is_not_changed_back() {
+        let later = config(1, Some(REVISION + 1));
+        assert_eq!(plan(&declared(), &later, &CHANGEABLE), Plan::LeaveAlone);
+    }
+
+    #[test]
+    fn what_may_not_change_is_named_field_by_field_also_for_a_later_version() {
+        for revision in [None, Some(REVISION + 1)] {
+            let mut existing = config(1, revision);
+            existing["storage"] = json!("memory");
+            let Plan::Refuse(differences) = plan(&declared(), &existing, &CHANGEABLE) else {
+                panic!("taken")
+            };
+            let text = differences.join("; ");
+            assert!(
+                text.contains(r#"storage is "memory" instead of "file""#),
+                "{text}"
+            );
+            assert!(text.contains("max_bytes is 1 instead of 2"), "{text}");
+        }
+    }
+}
