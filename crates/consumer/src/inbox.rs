@@ -7,66 +7,76 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use worker::Lease;
 
-use crate::consumer::lock;
+use crate::kinds::KindIndex;
+use crate::lock::lock;
 
-/// A job as it came, not read yet.
+/// A job that waits for a slot; it was not read yet.
 #[derive(Debug)]
-pub(crate) enum Delivery {
-    /// From `jobs.create`, or the subject of its kind.
-    Core(CoreDelivery),
-    /// From the durable lane.
+pub(crate) enum WaitingJob {
+    Core(CoreMessage),
     Durable(Arc<Lease>),
 }
 
-/// A message from `jobs.create`, or the subject of its kind.
+/// A message from `jobs.create` or `jobs.create.<kind>`.
 #[derive(Debug, Default)]
-pub(crate) struct CoreDelivery {
+pub(crate) struct CoreMessage {
     pub(crate) payload: Bytes,
     /// Reply subject; `None` for a plain publish.
     pub(crate) reply: Option<Subject>,
     pub(crate) headers: Option<Box<HeaderMap>>,
     /// Index of the served kind whose subject delivered this; `None` for `jobs.create`.
-    pub(crate) on: Option<usize>,
+    pub(crate) subject_kind: Option<KindIndex>,
 }
 
-impl Delivery {
+impl CoreMessage {
+    /// Whether it is a plain publish, which nobody would submit again.
+    fn is_plain(&self) -> bool {
+        self.reply.is_none()
+    }
+}
+
+impl WaitingJob {
     /// Whether it is a plain publish, which nobody would submit again.
     pub(crate) fn is_plain(&self) -> bool {
-        matches!(self, Self::Core(CoreDelivery { reply: None, .. }))
+        matches!(self, Self::Core(message) if message.is_plain())
     }
 }
 
 /// The jobs that wait for a slot.
 ///
-/// Jobs move in and out in batches, for one lock and at most one wake-up each: a wake-up of a
-/// thread costs more than a short job. A slot that leaves some behind wakes the next, so that
-/// all of them get to work. Jobs of the durable lane wait in a line of their own, so that a flood
-/// in one lane does not hold up the other: slots take from both in turn.
+/// Jobs move in and out in batches, with one lock and at most one wake-up for each batch: to wake
+/// a thread costs more than a short job. A slot that leaves jobs behind wakes the next slot, so
+/// that all slots get to work. Core and durable jobs wait in separate lines and slots take from
+/// both in turn, so that a flood in one lane does not delay the other.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     queue: Mutex<Queue>,
-    /// The length of the queue, to be read without the lock.
+    /// How many core jobs wait; read without the lock.
     waiting: AtomicUsize,
+    /// The number of core jobs at which the inbox is full.
     limit: usize,
+    /// The number of slots that take from it.
     slots: usize,
+    /// Notified when jobs wait, and when the inbox is closed.
     arrived: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    deliveries: VecDeque<Delivery>,
-    durable: VecDeque<Delivery>,
-    /// Whether the durable lane is next.
+    core: VecDeque<WaitingJob>,
+    durable: VecDeque<WaitingJob>,
+    /// Whether the next slot takes from the durable line.
     durable_is_next: bool,
+    /// Nothing more will be put in.
     closed: bool,
 }
 
 /// How many jobs a slot takes at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Share {
-    /// As many as there are for each slot, up to a bound: for jobs that end at once.
+    /// An equal share for each slot, up to [`BATCH`]: for jobs that end at once.
     Fair,
-    /// One: what was taken with a job waits for it, also if it keeps its thread busy for long.
+    /// One job: the rest of a batch would wait for a long one.
     One,
 }
 
@@ -88,6 +98,7 @@ impl Inbox {
         self.limit
     }
 
+    /// How many core jobs wait.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
     }
@@ -100,47 +111,48 @@ impl Inbox {
         self.waiting() <= self.limit / 2
     }
 
-    /// Takes deliveries in as far as there is room, and beyond it those that nobody would submit
-    /// again; leaves the others where they are.
-    pub(crate) fn put(&self, deliveries: &mut Vec<Delivery>) {
+    /// Takes core messages in while there is room, and plain publishes also beyond it. Leaves the
+    /// requests that found no room in `messages`.
+    pub(crate) fn put(&self, messages: &mut Vec<CoreMessage>) {
         let mut queue = lock(&self.queue);
-        let room = self.limit.saturating_sub(queue.deliveries.len());
-        if deliveries.len() <= room {
-            queue.deliveries.extend(deliveries.drain(..));
+        let room = self.limit.saturating_sub(queue.core.len());
+        if messages.len() <= room {
+            queue.core.extend(messages.drain(..).map(WaitingJob::Core));
         } else {
-            queue.deliveries.extend(deliveries.drain(..room));
-            let kept = deliveries.extract_if(.., |delivery| delivery.is_plain());
-            queue.deliveries.extend(kept);
+            queue
+                .core
+                .extend(messages.drain(..room).map(WaitingJob::Core));
+            let plain = messages.extract_if(.., |message| message.is_plain());
+            queue.core.extend(plain.map(WaitingJob::Core));
         }
         self.changed(&queue);
     }
 
-    /// Takes jobs of the durable lane in; whoever pulls them keeps to the room there is.
+    /// Takes durable jobs in. There is no bound here: the lane pulls no more than there is room.
     pub(crate) fn put_durable(&self, jobs: Vec<Arc<Lease>>) {
         let mut queue = lock(&self.queue);
         queue
             .durable
-            .extend(jobs.into_iter().map(Delivery::Durable));
+            .extend(jobs.into_iter().map(WaitingJob::Durable));
         self.changed(&queue);
     }
 
-    /// Puts a batch that a slot cannot get to back in front.
-    pub(crate) fn give_back(&self, mut batch: VecDeque<Delivery>) {
+    /// Puts the batch of a slot back to the front of the lines.
+    pub(crate) fn put_back(&self, mut batch: VecDeque<WaitingJob>) {
         if batch.is_empty() {
             return;
         }
         let mut queue = lock(&self.queue);
-        while let Some(delivery) = batch.pop_back() {
-            queue.line_of(&delivery).push_front(delivery);
+        while let Some(job) = batch.pop_back() {
+            queue.line_of(&job).push_front(job);
         }
         self.changed(&queue);
     }
 
-    /// Waits for jobs and takes this slot's share of them, or just one; `None` when the inbox is
-    /// closed and empty.
-    pub(crate) async fn take(&self, share: Share) -> Option<VecDeque<Delivery>> {
+    /// Waits for jobs and takes a slot's share of them; `None` when the inbox is closed and empty.
+    pub(crate) async fn take(&self, share: Share) -> Option<VecDeque<WaitingJob>> {
         loop {
-            // Registered before the look, so that what comes in between is not missed.
+            // Created before the queue is read, so that no notification in between is missed.
             let arrived = self.arrived.notified();
             {
                 let mut queue = lock(&self.queue);
@@ -163,24 +175,24 @@ impl Inbox {
         }
     }
 
-    /// Takes out all that waits for which `wanted` holds.
-    pub(crate) fn take_out(&self, wanted: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+    /// Removes and returns the waiting jobs that match.
+    pub(crate) fn take_matching(&self, matches: impl Fn(&WaitingJob) -> bool) -> Vec<WaitingJob> {
         let mut queue = lock(&self.queue);
-        let mut out = take_out(&mut queue.deliveries, &wanted);
-        out.extend(take_out(&mut queue.durable, &wanted));
+        let mut taken = take_matching(&mut queue.core, &matches);
+        taken.extend(take_matching(&mut queue.durable, &matches));
         self.changed(&queue);
-        out
+        taken
     }
 
-    /// Nothing more will come.
+    /// Lets the slots end when they have taken everything: nothing more will be put in.
     pub(crate) fn close(&self) {
         lock(&self.queue).closed = true;
         self.arrived.notify_waiters();
     }
 
-    /// Called under the lock when the number of waiting jobs has changed.
+    /// To be called under the lock after the number of waiting jobs has changed.
     fn changed(&self, queue: &Queue) {
-        let waiting = queue.deliveries.len();
+        let waiting = queue.core.len();
         self.waiting.store(waiting, Ordering::Release);
         if waiting > 0 || !queue.durable.is_empty() {
             self.arrived.notify_one();
@@ -189,66 +201,67 @@ impl Inbox {
 }
 
 impl Queue {
-    fn line_of(&mut self, delivery: &Delivery) -> &mut VecDeque<Delivery> {
-        match delivery {
-            Delivery::Core(_) => &mut self.deliveries,
-            Delivery::Durable(_) => &mut self.durable,
+    fn line_of(&mut self, job: &WaitingJob) -> &mut VecDeque<WaitingJob> {
+        match job {
+            WaitingJob::Core(_) => &mut self.core,
+            WaitingJob::Durable(_) => &mut self.durable,
         }
     }
 
-    /// The line that is next, or the other one if nobody waits in it.
-    fn next_line(&mut self) -> &mut VecDeque<Delivery> {
+    /// The line whose turn it is, or the other one if it is empty.
+    fn next_line(&mut self) -> &mut VecDeque<WaitingJob> {
         self.durable_is_next = !self.durable_is_next;
-        if self.durable.is_empty() || (!self.durable_is_next && !self.deliveries.is_empty()) {
-            &mut self.deliveries
+        if self.durable.is_empty() || (!self.durable_is_next && !self.core.is_empty()) {
+            &mut self.core
         } else {
             &mut self.durable
         }
     }
 }
 
-/// Takes those out for which `wanted` holds; the others keep their order.
-pub(crate) fn take_out(
-    deliveries: &mut VecDeque<Delivery>,
-    wanted: impl Fn(&Delivery) -> bool,
-) -> Vec<Delivery> {
-    let (out, stay) = deliveries.drain(..).partition::<VecDeque<_>, _>(wanted);
-    *deliveries = stay;
-    out.into()
+/// Removes and returns the jobs that match; the others keep their order.
+pub(crate) fn take_matching(
+    jobs: &mut VecDeque<WaitingJob>,
+    matches: impl Fn(&WaitingJob) -> bool,
+) -> Vec<WaitingJob> {
+    let (taken, kept) = jobs.drain(..).partition::<VecDeque<_>, _>(matches);
+    *jobs = kept;
+    taken.into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn delivery(number: u8, reply: bool) -> Delivery {
+    fn message(number: u8, reply: bool) -> CoreMessage {
         let reply = reply.then(|| Subject::from_static("_INBOX.x"));
-        Delivery::Core(CoreDelivery {
+        CoreMessage {
             payload: vec![number].into(),
             reply,
-            ..CoreDelivery::default()
-        })
-    }
-
-    fn number(delivery: &Delivery) -> u8 {
-        match delivery {
-            Delivery::Core(delivery) => delivery.payload[0],
-            Delivery::Durable(lease) => lease.payload[0],
+            ..CoreMessage::default()
         }
     }
 
-    fn numbers<'a>(deliveries: impl IntoIterator<Item = &'a Delivery>) -> Vec<u8> {
-        deliveries.into_iter().map(number).collect()
+    fn number(job: &WaitingJob) -> u8 {
+        match job {
+            WaitingJob::Core(message) => message.payload[0],
+            WaitingJob::Durable(lease) => lease.payload[0],
+        }
+    }
+
+    fn numbers<'a>(jobs: impl IntoIterator<Item = &'a WaitingJob>) -> Vec<u8> {
+        jobs.into_iter().map(number).collect()
     }
 
     #[tokio::test]
-    async fn what_finds_no_room_is_left_unless_nobody_would_submit_it_again() {
+    async fn requests_that_find_no_room_are_left_and_plain_publishes_are_kept() {
         let inbox = Inbox::new(2, 1);
-        let mut deliveries: Vec<_> = (0..6)
-            .map(|number| delivery(number, number % 2 == 0))
+        let mut messages: Vec<_> = (0..6)
+            .map(|number| message(number, number % 2 == 0))
             .collect();
-        inbox.put(&mut deliveries);
-        assert_eq!(numbers(&deliveries), [2, 4]);
+        inbox.put(&mut messages);
+        let left: Vec<_> = messages.iter().map(|message| message.payload[0]).collect();
+        assert_eq!(left, [2, 4]);
         assert!(inbox.is_full());
         let batch = inbox.take(Share::Fair).await.unwrap();
         assert_eq!(numbers(&batch), [0, 1, 3, 5]);
@@ -256,22 +269,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slot_takes_its_share_and_gives_back_to_the_front() {
+    async fn a_slot_takes_its_share_and_puts_back_to_the_front() {
         let inbox = Inbox::new(100, 4);
-        inbox.put(&mut (0..10).map(|number| delivery(number, true)).collect());
+        inbox.put(&mut (0..10).map(|number| message(number, true)).collect());
         let mut batch = inbox.take(Share::Fair).await.unwrap();
         assert_eq!(numbers(&batch), [0, 1, 2]);
         batch.pop_front();
-        inbox.give_back(batch);
+        inbox.put_back(batch);
         assert_eq!(inbox.waiting(), 9);
         assert_eq!(numbers(&inbox.take(Share::Fair).await.unwrap()), [1, 2, 3]);
         assert_eq!(numbers(&inbox.take(Share::One).await.unwrap()), [4]);
     }
 
     #[tokio::test]
-    async fn a_closed_inbox_gives_what_it_has_and_then_ends() {
+    async fn a_closed_inbox_is_emptied_and_then_ends() {
         let inbox = Inbox::new(100, 1);
-        inbox.put(&mut vec![delivery(1, false)]);
+        inbox.put(&mut vec![message(1, false)]);
         inbox.close();
         assert!(inbox.take(Share::One).await.is_some());
         assert!(inbox.take(Share::One).await.is_none());
@@ -286,15 +299,15 @@ mod tests {
                 let (inbox, say) = (inbox.clone(), say.clone());
                 tokio::spawn(async move {
                     while let Some(batch) = inbox.take(Share::Fair).await {
-                        for delivery in batch {
-                            say.send(number(&delivery)).unwrap();
+                        for job in batch {
+                            say.send(number(&job)).unwrap();
                         }
                     }
                 })
             })
             .collect();
         tokio::task::yield_now().await;
-        inbox.put(&mut (0..50).map(|number| delivery(number, false)).collect());
+        inbox.put(&mut (0..50).map(|number| message(number, false)).collect());
         for number in 0..50 {
             assert_eq!(heard.recv().await, Some(number));
         }

@@ -1,7 +1,7 @@
-//! Runs jobs: takes them from the queue group `workers`, hands each to the handler of its kind,
-//! and answers with the outcome.
+//! Runs jobs: takes them from the queue group `workers`, calls the handler of their kind, and
+//! replies with the outcome.
 //!
-//! A consumer with handlers of its own is a `main` that calls [`run`]:
+//! A consumer with its own handlers is a `main` that calls [`run`]:
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -13,23 +13,30 @@
 //! }
 //! ```
 
+mod any_handler;
+mod attempt_end;
 mod config;
 mod consumer;
-mod control;
+mod core_lane;
+mod counters;
 mod declared;
 mod durable_lane;
-mod forward;
 mod handler;
 mod handlers;
 mod inbox;
-mod intake;
 mod job_log;
+mod job_summary;
+mod kinds;
+mod lock;
 mod metrics;
 mod registry;
-mod report;
-mod runner;
+mod running;
 mod serve;
 mod settle;
+mod slot;
+mod state;
+mod status;
+mod stop;
 mod trace;
 
 pub use config::Config;

@@ -1,4 +1,4 @@
-//! The consumer with the handlers that come with it, and those declared in a file.
+//! The consumer with the built-in handlers and those declared in a file.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! What a scrape reads of a consumer: what it counts for `jobs.status` anyway, so that no job
-//! costs more.
+//! The metrics of a consumer. A scrape reads what is counted for `jobs.status` anyway, so metrics
+//! cost the jobs nothing.
 
 use std::fmt;
 use std::sync::Weak;
@@ -11,12 +11,12 @@ use prometheus_client::encoding::DescriptorEncoder;
 use worker::{Figures, Lane};
 
 use crate::consumer::Consumer;
-use crate::report::LaneReport;
+use crate::counters::LaneCounters;
 
-/// Stands for all kinds without a handler: what a message calls itself must not make a label.
+/// The label of all kinds without a handler: a message must not be able to create labels.
 const OTHER: &str = "other";
 
-/// Reads a consumer, and does not keep it alive.
+/// Reads the metrics of a consumer without keeping it alive.
 #[derive(Debug)]
 pub(crate) struct Metrics(pub(crate) Weak<Consumer>);
 
@@ -26,13 +26,13 @@ impl Collector for Metrics {
             return Ok(());
         };
         let mut families = Families::new(encoder);
-        let lane = consumer.lane.get();
-        let mut lanes = vec![(subjects::CORE_LANE, &consumer.report)];
+        let lane = consumer.durable.lane();
+        let mut lanes = vec![(subjects::CORE_LANE, &consumer.core)];
         if lane.is_some() {
-            lanes.push((subjects::DURABLE_LANE, &consumer.durable_report));
+            lanes.push((subjects::DURABLE_LANE, &consumer.durable.counters));
         }
         jobs(&mut families, &lanes)?;
-        now(&mut families, &consumer)?;
+        state(&mut families, &consumer)?;
         let figures = lane.map(|lane| (lane, lane.figures()));
         let durable_waits = figures.as_ref().map(|(_, figures)| figures.waits.clone());
         waits(&mut families, consumer.waits.times(), durable_waits)?;
@@ -43,10 +43,12 @@ impl Collector for Metrics {
 }
 
 /// How jobs ended.
-fn jobs(families: &mut Families<'_>, lanes: &[(&'static str, &LaneReport)]) -> fmt::Result {
+fn jobs(families: &mut Families<'_>, lanes: &[(&'static str, &LaneCounters)]) -> fmt::Result {
     let counts: Vec<_> = lanes
         .iter()
-        .flat_map(|(lane, report)| counts_of(report).map(|(kind, counts)| (*lane, kind, counts)))
+        .flat_map(|(lane, counters)| {
+            counts_of(counters).map(|(kind, counts)| (*lane, kind, counts))
+        })
         .collect();
     let by = |label: &'static str, values: fn(&Counts) -> Vec<(&'static str, u64)>| {
         counts.iter().flat_map(move |(lane, kind, counts)| {
@@ -73,7 +75,7 @@ fn jobs(families: &mut Families<'_>, lanes: &[(&'static str, &LaneReport)]) -> f
     )?;
     families.counter(
         "jobs_handed_back_total",
-        "Jobs that were handed back undone, because the consumer was full or stopped",
+        "Jobs that were handed back undone because the consumer was full or stopped",
         by("reason", |counts| {
             vec![("busy", counts.busy), ("interrupted", counts.interrupted)]
         }),
@@ -89,9 +91,9 @@ fn jobs(families: &mut Families<'_>, lanes: &[(&'static str, &LaneReport)]) -> f
     families.histogram(
         "jobs_run_seconds",
         "How long handlers ran, to about one percent; kinds that never ran are left out",
-        lanes.iter().flat_map(|(lane, report)| {
-            report.kinds().filter_map(move |(kind, report)| {
-                let times = report.run_times();
+        lanes.iter().flat_map(|(lane, counters)| {
+            counters.kinds().filter_map(move |(kind, counters)| {
+                let times = counters.run_times();
                 let labels = [("lane", *lane), ("kind", kind.as_str())];
                 (times.count() > 0).then_some((labels, times))
             })
@@ -99,14 +101,14 @@ fn jobs(families: &mut Families<'_>, lanes: &[(&'static str, &LaneReport)]) -> f
     )
 }
 
-/// The counts of each kind, and of all others together.
-fn counts_of(report: &LaneReport) -> impl Iterator<Item = (String, Counts)> {
-    let kinds = report.kinds();
+/// The counts of each kind, and of all other kinds together.
+fn counts_of(counters: &LaneCounters) -> impl Iterator<Item = (String, Counts)> {
+    let kinds = counters.kinds();
     let mut counts: Vec<_> = kinds
-        .map(|(kind, report)| (kind.to_string(), report.counts()))
+        .map(|(kind, counters)| (kind.to_string(), counters.counts()))
         .collect();
-    let others = report.others.counts();
-    // It is a name that a kind may have, too.
+    let others = counters.others.counts();
+    // A kind may have this name, too.
     match counts.iter_mut().find(|(kind, _)| kind == OTHER) {
         Some((_, counts)) => *counts += others,
         None => counts.push((OTHER.to_owned(), others)),
@@ -114,10 +116,10 @@ fn counts_of(report: &LaneReport) -> impl Iterator<Item = (String, Counts)> {
     counts.into_iter()
 }
 
-/// How the consumer is now.
-fn now(families: &mut Families<'_>, consumer: &Consumer) -> fmt::Result {
+/// The state of the consumer.
+fn state(families: &mut Families<'_>, consumer: &Consumer) -> fmt::Result {
     let (in_flight, waiting) = consumer.in_flight_and_waiting();
-    let state = consumer.state();
+    let state = consumer.state.get();
     for (name, help, value) in [
         ("jobs_in_flight", "Jobs that run", in_flight),
         (
@@ -155,7 +157,7 @@ fn now(families: &mut Families<'_>, consumer: &Consumer) -> fmt::Result {
     )
 }
 
-/// How long jobs waited before they began.
+/// How long jobs waited before they started.
 fn waits(families: &mut Families<'_>, core: Times, durable: Option<Times>) -> fmt::Result {
     let lanes = [
         (subjects::CORE_LANE, Some(core)),
@@ -171,7 +173,7 @@ fn waits(families: &mut Families<'_>, core: Times, durable: Option<Times>) -> fm
     )
 }
 
-/// What there is in the durable lane alone.
+/// What only durable jobs have.
 fn durable(families: &mut Families<'_>, lane: &Lane, figures: &Figures) -> fmt::Result {
     families.counter(
         "jobs_redelivered_total",

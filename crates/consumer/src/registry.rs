@@ -1,85 +1,20 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
 use common::JobKind;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 
-use crate::handler::{Attempt, Failure, Handler};
+use crate::any_handler::{AnyHandler, Function, Typed};
+use crate::handler::{Failure, Handler};
 
-/// Which handler runs which kind.
+/// The handlers of a consumer, by the kind of jobs that they run.
 #[derive(Default)]
 pub struct Registry {
     handlers: BTreeMap<JobKind, Box<dyn AnyHandler>>,
+    /// Invalid and duplicate kinds; reported when the consumer starts.
     mistakes: Vec<String>,
-}
-
-/// A payload as it was written; `None` is `null`.
-pub(crate) type Payload<'a> = Option<&'a RawValue>;
-
-/// A result as it will be written; `None` if nobody asked for it.
-pub(crate) type Returned = Option<Box<RawValue>>;
-
-/// A call of a handler: a future, unless it ended at once, which then costs no allocation.
-pub(crate) enum Running<'a> {
-    Ended(Option<Result<Returned, CallError>>),
-    Going(Pin<Box<dyn Future<Output = Result<Returned, CallError>> + Send + 'a>>),
-}
-
-/// A handler whose types are no longer known.
-pub(crate) trait AnyHandler: Send + Sync {
-    /// Starts one attempt; the result is only made if it is `wanted`.
-    fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Running<'a>;
-
-    /// See [`Handler::timeout`].
-    fn timeout(&self) -> Option<Duration>;
-}
-
-/// Why a call gave no result.
-#[derive(Debug)]
-pub(crate) enum CallError {
-    /// The handler does not take this payload, and was not called.
-    InvalidPayload(String),
-    /// The handler failed.
-    Failed(Failure),
-}
-
-impl<'a> Running<'a> {
-    pub(crate) fn ended(result: Result<Returned, CallError>) -> Self {
-        Self::Ended(Some(result))
-    }
-
-    pub(crate) fn going(
-        future: impl Future<Output = Result<Returned, CallError>> + Send + 'a,
-    ) -> Self {
-        Self::Going(Box::pin(future))
-    }
-
-    /// A call whose result comes by itself; one that is not `wanted` is thrown away.
-    pub(crate) fn going_if_wanted(
-        wanted: bool,
-        future: impl Future<Output = Result<Returned, CallError>> + Send + 'a,
-    ) -> Self {
-        Self::going(async move { future.await.map(|result| result.filter(|_| wanted)) })
-    }
-}
-
-impl Future for Running<'_> {
-    type Output = Result<Returned, CallError>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
-            Self::Ended(result) => {
-                Poll::Ready(result.take().expect("a future is not polled after its end"))
-            }
-            Self::Going(future) => future.as_mut().poll(context),
-        }
-    }
 }
 
 impl Registry {
@@ -89,8 +24,7 @@ impl Registry {
         Self::default()
     }
 
-    /// A registry with the handlers that come with the consumer: `echo`, `sleep`, `fail` and
-    /// `sha256`.
+    /// A registry with the built-in handlers: `echo`, `sleep`, `fail` and `sha256`.
     #[must_use]
     pub fn built_in() -> Self {
         crate::handlers::built_in()
@@ -98,17 +32,15 @@ impl Registry {
 
     /// Adds a handler.
     ///
-    /// A kind that is not one, or that has a handler already, is reported when the consumer
-    /// starts.
+    /// An invalid kind, or one with a handler already, is an error when the consumer starts.
     #[must_use]
     pub fn with<H: Handler>(self, handler: H) -> Self {
         self.with_any(H::KIND, Box::new(Typed(handler)))
     }
 
-    /// Adds a function as a handler, without a limit of its own on how long it runs.
+    /// Adds a function as a handler. It has no time-out of its own.
     ///
-    /// A kind that is not one, or that has a handler already, is reported when the consumer
-    /// starts.
+    /// An invalid kind, or one with a handler already, is an error when the consumer starts.
     #[must_use]
     pub fn with_fn<P, O, F, R>(self, kind: &str, function: F) -> Self
     where
@@ -117,14 +49,7 @@ impl Registry {
         F: Fn(P) -> R + Send + Sync + 'static,
         R: Future<Output = Result<O, Failure>> + Send + 'static,
     {
-        let call = move |payload: Payload<'_>, wanted: bool| match read(payload) {
-            Ok(payload) => {
-                let running = function(payload);
-                Running::going(async move { written(running.await, wanted) })
-            }
-            Err(error) => Running::ended(Err(error)),
-        };
-        self.with_any(kind, Box::new(Function(call)))
+        self.with_any(kind, Function::new(function))
     }
 
     pub(crate) fn with_any(mut self, kind_text: &str, handler: Box<dyn AnyHandler>) -> Self {
@@ -142,7 +67,7 @@ impl Registry {
         self
     }
 
-    /// The handlers by kind, or what is wrong with them.
+    /// The handlers by kind; an error lists all mistakes.
     pub(crate) fn into_handlers(self) -> Result<BTreeMap<JobKind, Box<dyn AnyHandler>>, String> {
         if self.mistakes.is_empty() {
             Ok(self.handlers)
@@ -152,73 +77,17 @@ impl Registry {
     }
 }
 
-struct Typed<H>(H);
-
-impl<H: Handler> AnyHandler for Typed<H> {
-    fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Running<'a> {
-        match read(payload) {
-            Ok(payload) => {
-                Running::going(
-                    async move { written(self.0.handle(payload, attempt).await, wanted) },
-                )
-            }
-            Err(error) => Running::ended(Err(error)),
-        }
-    }
-
-    fn timeout(&self) -> Option<Duration> {
-        self.0.timeout()
-    }
-}
-
-struct Function<F>(F);
-
-impl<F> AnyHandler for Function<F>
-where
-    F: Fn(Payload<'_>, bool) -> Running<'static> + Send + Sync,
-{
-    fn call<'a>(&'a self, payload: Payload<'a>, _: Attempt, wanted: bool) -> Running<'a> {
-        (self.0)(payload, wanted)
-    }
-
-    fn timeout(&self) -> Option<Duration> {
-        None
-    }
-}
-
-fn read<P: DeserializeOwned>(payload: Payload<'_>) -> Result<P, CallError> {
-    let text = payload.map_or("null", RawValue::get);
-    // As with whole jobs, only a payload that is wrong pays for naming its wrong part.
-    serde_json::from_str(text).map_err(|error| {
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        let located = serde_path_to_error::deserialize::<_, P>(&mut deserializer).err();
-        let path = located
-            .filter(|located| located.path().iter().len() > 0)
-            .map(|located| format!(".{}", located.path()))
-            .unwrap_or_default();
-        CallError::InvalidPayload(format!("field `payload{path}`: {error}"))
-    })
-}
-
-fn written<O: Serialize>(result: Result<O, Failure>, wanted: bool) -> Result<Returned, CallError> {
-    let output = result.map_err(CallError::Failed)?;
-    if !wanted {
-        return Ok(None);
-    }
-    serde_json::value::to_raw_value(&output)
-        .map(Some)
-        .map_err(|error| {
-            let error = anyhow::Error::new(error).context("the result cannot be written as JSON");
-            CallError::Failed(Failure::Permanent(error))
-        })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use common::JobId;
     use serde::Deserialize;
+    use serde_json::value::RawValue;
 
     use super::*;
+    use crate::any_handler::{CallError, Returned};
+    use crate::handler::Attempt;
 
     #[derive(Deserialize)]
     struct Mail {

@@ -1,4 +1,4 @@
-//! What a trace says of an attempt at a job.
+//! The span of an attempt at a job.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,20 +7,20 @@ use bootstrap::trace::{self, Span, TraceContext};
 use common::{Job, JobId, OutcomeError, Timestamp, subjects};
 use worker::Lease;
 
-use crate::settle::loggable;
+use crate::job_log::loggable;
 
-/// Begins the span of an attempt; its parent is whoever handed the job over, also where another
-/// consumer has passed it on, and for each attempt anew.
+/// Begins the span of an attempt. Its parent is the span that submitted the job, for every
+/// attempt and also when another consumer forwarded the job.
 ///
-/// Most jobs have no headers, and most consumers record nothing: then it costs next to nothing.
+/// Most jobs have no headers and most consumers record no traces: then this costs next to nothing.
 pub(crate) fn process(
     headers: Option<&HeaderMap>,
-    about: (JobId, u32),
+    attempt: (JobId, u32),
     job: &Job<'_>,
     lease: Option<&Lease>,
 ) -> Span {
     if headers.is_some() || trace::is_on() {
-        begin(headers, about, job, lease)
+        begin(headers, attempt, job, lease)
     } else {
         Span::default()
     }
@@ -29,7 +29,7 @@ pub(crate) fn process(
 #[inline(never)]
 fn begin(
     headers: Option<&HeaderMap>,
-    (id, number): (JobId, u32),
+    (id, attempt): (JobId, u32),
     job: &Job<'_>,
     lease: Option<&Lease>,
 ) -> Span {
@@ -47,7 +47,7 @@ fn begin(
     if span.is_recorded() {
         span.set("messaging.consumer.group.name", subjects::WORKERS);
         span.set("jobs.lane", lane);
-        span.set("jobs.attempt", i64::from(number));
+        span.set("jobs.attempt", i64::from(attempt));
         let waited = match lease {
             Some(lease) => lease.queued_at().map(since),
             None => job
@@ -62,20 +62,21 @@ fn begin(
     span
 }
 
-/// Nothing, where the clock of the server is ahead.
+/// Time since a moment; zero if the clock of the server is ahead of ours.
 fn since(moment: SystemTime) -> Duration {
     let now = SystemTime::now();
     now.duration_since(moment).unwrap_or_default()
 }
 
-/// Ends it with what became of the attempt: before the job is settled, which is for others to see.
+/// Ends the span with the outcome of the attempt. Called before the job is settled: once it is,
+/// others can see it.
 pub(crate) fn end(span: Span, outcome: &'static str, error: Option<&OutcomeError>) {
     if span.is_recorded() {
-        conclude(span, outcome, error);
+        end_recorded(span, outcome, error);
     }
 }
 
-fn conclude(mut span: Span, outcome: &'static str, error: Option<&OutcomeError>) {
+fn end_recorded(mut span: Span, outcome: &'static str, error: Option<&OutcomeError>) {
     span.set("jobs.outcome", outcome);
     if let Some(error) = error {
         span.failed(&error.code, &loggable(error));

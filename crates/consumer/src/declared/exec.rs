@@ -24,8 +24,8 @@ use super::process_group::ProcessGroup;
 use super::result::Form;
 use super::size::Size;
 use super::standard_error::StandardError;
+use crate::any_handler::{AnyHandler, Call, CallError, Payload, Returned};
 use crate::handler::{Attempt, Failure};
-use crate::registry::{AnyHandler, CallError, Payload, Returned, Running};
 
 /// How long processes that a program has left behind may keep its output open, to say what they
 /// have still to say, before they are killed; and how long output is read after that.
@@ -51,8 +51,8 @@ pub(super) struct Exec {
 }
 
 impl AnyHandler for Exec {
-    fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Running<'a> {
-        Running::going_if_wanted(wanted, async move {
+    fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Call<'a> {
+        Call::pending_if_wanted(wanted, async move {
             let payload = payload.unwrap_or(RawValue::NULL);
             let arguments = self.arguments(payload)?;
             let input = self.input(payload)?;

@@ -20,8 +20,8 @@ use super::file::Mistaken;
 use super::result::Form;
 use super::retry_after::retry_after;
 use super::size::Size;
+use crate::any_handler::{AnyHandler, Call, CallError, Payload, Returned};
 use crate::handler::{Attempt, Failure};
-use crate::registry::{AnyHandler, CallError, Payload, Returned, Running};
 
 /// A service may use it to do what a job asks for once only.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -264,9 +264,9 @@ fn is_same_server(from: &Url, to: &Url) -> bool {
 }
 
 impl AnyHandler for Http {
-    fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Running<'a> {
+    fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Call<'a> {
         let asking = self.ask(payload, attempt).map_err(CallError::Failed);
-        Running::going_if_wanted(wanted, asking)
+        Call::pending_if_wanted(wanted, asking)
     }
 
     fn timeout(&self) -> Option<Duration> {

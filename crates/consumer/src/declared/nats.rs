@@ -15,8 +15,8 @@ use serde_json::value::RawValue;
 use super::excerpt;
 use super::http::invites_repetition;
 use super::result::Form;
+use crate::any_handler::{AnyHandler, Call, CallError, Payload, Returned};
 use crate::handler::{Attempt, Failure};
-use crate::registry::{AnyHandler, CallError, Payload, Returned, Running};
 
 /// The id of the job, the same for all its attempts.
 const ID_HEADER: &str = "Jobs-Id";
@@ -99,9 +99,9 @@ impl Declaration {
 }
 
 impl AnyHandler for Nats {
-    fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Running<'a> {
+    fn call<'a>(&'a self, payload: Payload<'a>, attempt: Attempt, wanted: bool) -> Call<'a> {
         let asking = self.ask(payload, attempt).map_err(CallError::Failed);
-        Running::going_if_wanted(wanted, asking)
+        Call::pending_if_wanted(wanted, asking)
     }
 
     fn timeout(&self) -> Option<Duration> {

@@ -3,8 +3,8 @@ use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::excerpt;
+use crate::any_handler::Returned;
 use crate::handler::Failure;
-use crate::registry::Returned;
 
 /// How the result of a job is read from what a program or service said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

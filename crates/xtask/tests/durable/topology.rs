@@ -29,7 +29,7 @@ async fn without_jetstream_a_consumer_says_so_once_and_serves_the_other_lane() {
         .envs(server.env_for("worker"))
         .env("LOG_FORMAT", "json")
         .start();
-    let message = "the server has no JetStream: serving jobs.create alone";
+    let message = "the server has no JetStream for this user: taking core jobs only";
     consumer.wait_for_line(|line| line.contains(message)).await;
     let answer = client.request("jobs.create", r#"{"kind": "echo", "payload": 7}"#.into());
     let answer: Value = serde_json::from_slice(&answer.await.unwrap().payload).unwrap();

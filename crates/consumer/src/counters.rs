@@ -1,23 +1,23 @@
-//! What is counted, so that `jobs.status` can be answered at any time without stopping anything.
+//! Counters of jobs, which can be read at any time without stopping the jobs.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bootstrap::Times;
 use common::{Counts, JobKind, KindStatus, LaneStatus, RunTime};
 use hdrhistogram::Histogram;
 
-/// The bounds between which run times are counted for a scrape, in seconds.
+/// Upper bounds of the buckets of run times in a scrape, in seconds.
 const BOUNDS: [f64; 17] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
     300.0, 1800.0,
 ];
 
-/// How one kind of jobs ended in one lane.
+/// How jobs of one kind ended in one lane.
 #[derive(Debug)]
-pub(crate) struct KindReport {
+pub(crate) struct KindCounters {
     succeeded: AtomicU64,
     failed: AtomicU64,
     rejected: AtomicU64,
@@ -30,16 +30,16 @@ pub(crate) struct KindReport {
     run: Mutex<Histogram<u64>>,
 }
 
-/// How the jobs of one lane ended; the kinds are those that have a handler, so that no message
-/// can make it grow.
+/// How the jobs of one lane ended. Only kinds with a handler have their own counters, so that no
+/// message can make this grow.
 #[derive(Debug)]
-pub(crate) struct LaneReport {
-    kinds: BTreeMap<JobKind, std::sync::Arc<KindReport>>,
-    /// Jobs whose kind has no handler here, or could not be read.
-    pub(crate) others: KindReport,
+pub(crate) struct LaneCounters {
+    kinds: BTreeMap<JobKind, Arc<KindCounters>>,
+    /// Jobs of a kind without a handler here, or of a kind that could not be read.
+    pub(crate) others: KindCounters,
 }
 
-/// In which way a job ended.
+/// How a job ended for this consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     Succeeded,
@@ -51,7 +51,7 @@ pub(crate) enum Ending {
     Cancelled,
 }
 
-impl KindReport {
+impl KindCounters {
     pub(crate) fn new() -> Self {
         Self {
             succeeded: AtomicU64::default(),
@@ -66,7 +66,7 @@ impl KindReport {
         }
     }
 
-    /// A job ended.
+    /// Counts a job that ended.
     pub(crate) fn ended(&self, ending: Ending) {
         let counter = match ending {
             Ending::Succeeded => &self.succeeded,
@@ -80,16 +80,16 @@ impl KindReport {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A job is started that was started before.
+    /// Counts a job whose attempt is not the first.
     pub(crate) fn retried(&self) {
         self.retried.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A handler returned after this time.
+    /// Records how long a handler ran.
     pub(crate) fn ran(&self, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         if let Ok(mut histogram) = self.run.lock() {
-            // It grows with what it is given; only a value of centuries has no place in it.
+            // The histogram resizes itself; an error would take a value of centuries.
             let _ = histogram.record(nanoseconds);
         }
     }
@@ -112,9 +112,9 @@ impl KindReport {
         }
     }
 
-    /// Run times by bounds, to the precision of the histogram: about one percent.
+    /// Run times in buckets, with the precision of the histogram: about one percent.
     pub(crate) fn run_times(&self) -> Times {
-        // A copy, so that no slot waits while it is added up.
+        // A copy, so that no slot waits while it is summed up.
         let histogram = self.run.lock().map(|histogram| histogram.clone());
         let mut times = Times {
             buckets: BOUNDS.map(|bound| (bound, 0)).into(),
@@ -133,7 +133,7 @@ impl KindReport {
                 .iter_mut()
                 .find(|(bound, _)| seconds <= *bound)
             {
-                Some((_, of_bucket)) => *of_bucket += count,
+                Some((_, in_bucket)) => *in_bucket += count,
                 None => times.above += count,
             }
         }
@@ -160,28 +160,29 @@ impl KindReport {
     }
 }
 
-impl LaneReport {
+impl LaneCounters {
     pub(crate) fn new<'a>(kinds: impl IntoIterator<Item = &'a JobKind>) -> Self {
         let kinds = kinds
             .into_iter()
-            .map(|kind| (kind.clone(), KindReport::new().into()));
+            .map(|kind| (kind.clone(), KindCounters::new().into()));
         Self {
             kinds: kinds.collect(),
-            others: KindReport::new(),
+            others: KindCounters::new(),
         }
     }
 
-    pub(crate) fn kind(&self, kind: &JobKind) -> Option<std::sync::Arc<KindReport>> {
+    /// The counters of a kind; `None` without a handler.
+    pub(crate) fn kind(&self, kind: &JobKind) -> Option<Arc<KindCounters>> {
         self.kinds.get(kind).cloned()
     }
 
-    /// Each kind.
-    pub(crate) fn kinds(&self) -> impl Iterator<Item = (&JobKind, &KindReport)> {
+    /// The counters of each kind with a handler.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = (&JobKind, &KindCounters)> {
         let kinds = self.kinds.iter();
-        kinds.map(|(kind, report)| (kind, report.as_ref()))
+        kinds.map(|(kind, counters)| (kind, counters.as_ref()))
     }
 
-    /// All kinds together.
+    /// The sum of all kinds.
     pub(crate) fn counts(&self) -> Counts {
         let mut counts = self.others.counts();
         for kind in self.kinds.values() {
@@ -191,11 +192,11 @@ impl LaneReport {
     }
 
     pub(crate) fn status(&self) -> LaneStatus {
-        // Each counter is read once, so that the lane is the sum of its kinds also while jobs end.
+        // Each counter is read once, so that the sums are right also while jobs end.
         let mut counts = self.others.counts();
         let mut kinds = BTreeMap::new();
-        for (kind, report) in &self.kinds {
-            let status = report.status();
+        for (kind, counters) in &self.kinds {
+            let status = counters.status();
             counts += status.counts;
             if status.counts != Counts::default() {
                 kinds.insert(kind.to_string(), status);
@@ -210,16 +211,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_is_the_sum_of_its_kinds_and_of_what_had_none() {
+    fn a_lane_is_the_sum_of_its_kinds_and_of_jobs_without_one() {
         let echo: JobKind = "echo".parse().unwrap();
         let idle: JobKind = "idle".parse().unwrap();
-        let lane = LaneReport::new([&echo, &idle]);
-        let report = lane.kind(&echo).unwrap();
-        report.ended(Ending::Succeeded);
-        report.ended(Ending::Failed);
-        report.ended(Ending::Busy);
-        report.retried();
-        report.ran(Duration::from_millis(3));
+        let lane = LaneCounters::new([&echo, &idle]);
+        let counters = lane.kind(&echo).unwrap();
+        counters.ended(Ending::Succeeded);
+        counters.ended(Ending::Failed);
+        counters.ended(Ending::Busy);
+        counters.retried();
+        counters.ran(Duration::from_millis(3));
         lane.others.ended(Ending::Rejected);
 
         let status = lane.status();
@@ -233,7 +234,7 @@ mod tests {
         );
         assert_eq!(status.counts, lane.counts());
         assert_eq!(status.kinds.keys().collect::<Vec<_>>(), ["echo"]);
-        let times = report.run_times();
+        let times = counters.run_times();
         assert_eq!((times.count(), times.above), (1, 0));
         assert_eq!(times.buckets[2], (0.005, 1));
         assert!((0.0029..0.0031).contains(&times.sum), "{times:?}");
