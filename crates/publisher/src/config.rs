@@ -6,14 +6,14 @@ use clap::Parser;
 use common::{JobKind, MaxAttempts, Priority, WireDuration, check_portable};
 use serde_json::value::RawValue;
 
-/// Hand jobs over to the consumers: one by one, at a rate, or in bulk from newline-delimited JSON.
+/// Submits jobs to the consumers: one by one, at a rate, or in bulk from newline-delimited JSON.
 ///
-/// By default one job a second, for ever, each followed until a consumer has answered with its
-/// outcome.
+/// By default it generates one job a second, without end, and follows each until a consumer has
+/// answered with its outcome.
 #[derive(Clone, Debug, Parser)]
-#[command(next_help_heading = "Jobs made here")]
+#[command(next_help_heading = "Generated jobs")]
 pub struct Config {
-    /// Time between two jobs; with 0s they are made as fast as they are taken
+    /// Time between two jobs; 0s generates them as fast as they are taken
     #[arg(
         long, value_name = "DURATION", default_value = "1s", conflicts_with = "rate",
         value_parser = humantime::parse_duration
@@ -24,15 +24,15 @@ pub struct Config {
     #[arg(long, value_name = "NUMBER", value_parser = rate)]
     pub(crate) rate: Option<f64>,
 
-    /// How many jobs are made [default: no end]
+    /// How many jobs to generate [default: no end]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
 
-    /// Which handler runs them
+    /// Kind of the jobs, which decides what handler runs them
     #[arg(long, value_name = "KIND", default_value = "echo")]
     pub(crate) kind: JobKind,
 
-    /// What the handler gets: JSON, or @ and a file that holds it
+    /// Payload of the jobs: JSON, or @ and the path of a file that holds it
     #[arg(
         long,
         value_name = "JSON|@FILE",
@@ -40,24 +40,25 @@ pub struct Config {
     )]
     pub(crate) payload: Payload,
 
-    /// The longest run of one attempt [default: the handler's]
+    /// Longest run of one attempt [default: the handler's]
     #[arg(long, value_name = "DURATION")]
     pub(crate) timeout: Option<WireDuration>,
 
-    /// How long after it was made a job may still be started [default: no end]
+    /// How long after its creation a job may still start [default: no end]
     #[arg(long, value_name = "DURATION")]
     pub(crate) deadline: Option<WireDuration>,
 
-    /// Delivery durable: high, normal or low; it is kept with the job, and nothing heeds it yet
+    /// Delivery durable: high, normal or low; it is stored with the job and has no effect yet
     #[arg(long, value_name = "PRIORITY", default_value = "normal")]
     pub(crate) priority: Priority,
 
-    /// Delivery durable: how long after it was made a job is run at the earliest [default: at once]
+    /// Delivery durable: how long after its creation a job may start at the earliest [default: at
+    /// once]
     #[arg(long, value_name = "DURATION")]
     pub(crate) delay: Option<WireDuration>,
 
-    /// Read jobs from a file, one JSON object a line, or from standard input with `-`; then none
-    /// are made here
+    /// Read jobs from a file, one JSON object a line, or from standard input with `-`, instead of
+    /// generating them
     #[arg(
         long, value_name = "FILE|-", help_heading = "Jobs in bulk",
         conflicts_with_all = ["interval", "rate", "count", "kind", "payload", "timeout", "deadline", "priority", "delay"]
@@ -65,13 +66,13 @@ pub struct Config {
     pub(crate) input: Option<PathBuf>,
 
     /// Write the outcome of each job to a file, one JSON object a line, or to standard output with
-    /// `-`; logs then go to standard error. A file that exists is replaced
+    /// `-`; logs then go to standard error. An existing file is replaced
     #[arg(long, value_name = "FILE|-", help_heading = "Jobs in bulk")]
     pub(crate) output: Option<PathBuf>,
 
-    /// What is promised: that a job is done at least once while this publisher lives (confirmed),
-    /// at most once and without an answer (fire-and-forget), or at least once whatever crashes,
-    /// from the moment that the server has stored it (durable)
+    /// How often each job runs: at least once while this publisher lives (confirmed); at most once,
+    /// without an outcome (fire-and-forget); at least once whatever crashes, as soon as the server
+    /// has stored it (durable)
     #[arg(
         long,
         value_name = "GUARANTEE",
@@ -80,7 +81,7 @@ pub struct Config {
     )]
     pub(crate) delivery: Guarantee,
 
-    /// How many jobs wait for their outcome at the same time, or with durable to be stored; 1 to
+    /// Most jobs that wait at the same time for their outcome, or with durable to be stored; 1 to
     /// 65536 [default: 256; with durable 4096]
     #[arg(
         long, value_name = "NUMBER", help_heading = "Delivery",
@@ -88,15 +89,15 @@ pub struct Config {
     )]
     pub(crate) in_flight: Option<u32>,
 
-    /// How long an outcome is waited for before the job is submitted again; where a job's own
-    /// time-out is longer, that and 5s. With durable, how long the server may take to store a job
+    /// How long to wait for an outcome before the job is submitted again; at least the job's own
+    /// time-out plus 5s. With durable: how long the server may take to store a job
     #[arg(
         long, value_name = "DURATION", default_value = "30s", help_heading = "Delivery",
-        value_parser = some_time
+        value_parser = positive_duration
     )]
     pub(crate) confirm_timeout: Duration,
 
-    /// How often a job is submitted before it has failed, 1 to 100, unless it says so itself
+    /// Most attempts of a job without a `max_attempts` of its own, 1 to 100
     #[arg(
         long,
         value_name = "NUMBER",
@@ -122,7 +123,7 @@ pub struct Config {
     )]
     pub(crate) all_or_none: bool,
 
-    /// Delivery durable: go on with a server that may lose what it has confirmed, with a warning
+    /// Delivery durable: use a server that may lose jobs it has confirmed, with a warning
     #[arg(
         long,
         help_heading = "Delivery",
@@ -134,7 +135,7 @@ pub struct Config {
     pub(crate) options: bootstrap::Options,
 }
 
-/// What the publisher promises of a job.
+/// The values of `--delivery`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Guarantee {
     Confirmed,
@@ -142,18 +143,18 @@ pub(crate) enum Guarantee {
     Durable,
 }
 
-/// Any JSON, kept as it was written.
+/// Any JSON, exactly as it was written.
 #[derive(Clone, Debug)]
 pub(crate) struct Payload(pub(crate) Box<RawValue>);
 
 impl Config {
-    /// The part that every service has.
+    /// The options that every service has.
     #[must_use]
     pub fn options(&self) -> &bootstrap::Options {
         &self.options
     }
 
-    /// How many jobs are under way at the same time.
+    /// The most jobs under way at the same time.
     pub(crate) fn in_flight(&self) -> usize {
         let default = match self.delivery {
             Guarantee::Durable => 4096,
@@ -162,7 +163,7 @@ impl Config {
         self.in_flight.map_or(default, |number| number as usize)
     }
 
-    /// The time between two jobs that are made here.
+    /// The time between two generated jobs.
     pub(crate) fn interval_between_jobs(&self) -> Duration {
         match self.rate {
             Some(rate) => Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::MAX),
@@ -183,7 +184,7 @@ impl FromStr for Payload {
                 (json, format!("{path}: "))
             }
         };
-        // Checked by parsing, and not by `RawValue::from_string`, which keeps white space around.
+        // Parsed, because `RawValue::from_string` would keep white space around the value.
         let payload: Box<RawValue> = serde_json::from_str(json.trim())
             .map_err(|error| format!("{file}not JSON: {error}"))?;
         check_portable(&payload).map_err(|error| format!("{file}{error}"))?;
@@ -194,14 +195,14 @@ impl FromStr for Payload {
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(rate),
-        _ => Err("jobs a second, a number above 0, such as 50 or 0.5".to_owned()),
+        _ => Err("expected jobs a second: a number above 0, such as 50 or 0.5".to_owned()),
     }
 }
 
-fn some_time(text: &str) -> Result<Duration, String> {
+fn positive_duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(duration) if duration.is_zero() => Err("more than 0s is needed".to_owned()),
-        Ok(duration) if duration > WireDuration::MAX => Err("no more than 366 days".to_owned()),
+        Ok(duration) if duration.is_zero() => Err("must be more than 0s".to_owned()),
+        Ok(duration) if duration > WireDuration::MAX => Err("must be at most 366 days".to_owned()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
     }
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_as_promised() {
+    fn the_defaults_are_as_documented() {
         let config = parse(&[]).unwrap();
         assert_eq!(config.interval, Duration::from_secs(1));
         assert_eq!(config.delivery, Guarantee::Confirmed);
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_excludes_each_other_is_refused() {
+    fn flags_that_exclude_each_other_are_refused() {
         for arguments in [
             &["--rate", "5", "--interval", "1s"][..],
             &["--input", "-", "--rate", "5"],

@@ -1,40 +1,28 @@
-//! Hands jobs over to the consumers: one by one, at a rate, or in bulk from newline-delimited
-//! JSON; each of them at most once without an answer, or at least once while the publisher lives.
+//! Submits jobs: one by one, at a rate, or in bulk from newline-delimited JSON.
 //!
-//! [`serve()`] is the service. A program that submits jobs of its own uses a [`Submitter`].
+//! Jobs come from a [`source`], go to NATS by one of the three ways of `--delivery`, and their
+//! outcomes go into a [`report`].
+//!
+//! [`serve()`] is the service. A program that submits confirmed jobs of its own uses a
+//! [`ConfirmedSubmitter`].
 
-mod answer;
-mod bad_lines;
-mod closed;
+pub mod codes;
 mod config;
+mod confirmed;
+mod connection_closed;
 mod delivery;
-mod engine;
-mod held;
-mod input;
-mod job_log;
-mod jobs;
-mod lanes;
-mod lines;
-mod metrics;
-mod output;
-mod pace;
-mod progress;
-mod reply_subject;
+mod durable;
+mod fire_and_forget;
+mod outcome;
 mod report;
 mod run;
-mod schedule;
 mod serve;
-mod slots;
-mod stored;
+mod source;
 mod submission;
-mod submitter;
 mod trace;
-mod unconfirmed;
-mod window;
 
-pub use answer::own_codes as codes;
-pub use closed::ConnectionClosed;
 pub use config::Config;
+pub use confirmed::{ConfirmedOptions, ConfirmedSubmitter, Finished};
+pub use connection_closed::ConnectionClosed;
 pub use serve::serve;
 pub use submission::{InvalidJob, Submission};
-pub use submitter::{Finished, SubmitOptions, Submitter};

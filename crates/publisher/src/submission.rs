@@ -3,20 +3,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{Backoff, DecodeError, Job, JobId, JobKind, MaxAttempts, Priority, Timestamp, codes};
 
-/// A job as it is handed over: its message, and what of it the publisher has to know.
+/// A job to submit: its message, and the fields that the publisher needs.
 #[derive(Clone, Debug)]
 pub struct Submission {
     pub(crate) message: Bytes,
     pub(crate) id: JobId,
-    /// Whether the publisher has made the id.
-    pub(crate) fresh: bool,
+    /// Whether the publisher generated the id, so that no other job can have it.
+    pub(crate) id_is_new: bool,
     pub(crate) kind: JobKind,
     pub(crate) terms: Terms,
-    /// Where in the input the job stands, if it is from there.
-    pub(crate) origin: Option<Origin>,
+    /// The line of the input that holds the job; `None` if the publisher generated it.
+    pub(crate) input_line: Option<InputLine>,
 }
 
-/// What a job says of how it is submitted; each of it is rare.
+/// The fields of a job that say how to submit it. Most jobs have none of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Terms {
     pub(crate) timeout: Option<Duration>,
@@ -27,34 +27,34 @@ pub(crate) struct Terms {
     pub(crate) run_at: Option<Timestamp>,
 }
 
-/// A line of the input.
+/// The place of a line in the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Origin {
+pub(crate) struct InputLine {
     /// Its number, from 1.
-    pub(crate) line: u64,
-    /// How far the input is read with it, from the end of the line that was a job before it.
+    pub(crate) number: u64,
+    /// Its length in bytes, with its end and the blank lines before it.
     pub(crate) bytes: u64,
 }
 
-/// Bytes that cannot be submitted.
+/// Why a message cannot be submitted.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct InvalidJob {
-    /// A word for programs: one of [`common::codes`].
+    /// An error code for programs: one of [`common::codes`].
     pub code: &'static str,
-    /// The id, if the bytes hold a good one.
+    /// The job's id; `None` if the message holds no valid one.
     pub id: Option<JobId>,
     reason: String,
 }
 
 impl Submission {
-    /// Reads a job. One with an id is sent byte for byte as it is; one without is given one, so
-    /// that it keeps it when it is submitted again, and a time of creation.
+    /// Reads a core job. A job with an id is sent byte for byte as it is. A job without one gets an
+    /// id, which it keeps when it is sent again, and a `created_at`.
     ///
     /// # Errors
-    /// When the bytes are not a job; the error names the field. Also when the job has a field
-    /// `run_at`: only the durable lane can let it wait, and to run it now would not be what it
-    /// asks for. A `priority` is passed on, but nothing waits in this lane that it could overtake.
+    /// When the message is not a job; the error names the field. Also when the job has a `run_at`,
+    /// because only durable jobs can wait for their time. A `priority` is allowed and has no effect
+    /// on core jobs.
     pub fn decode(message: Bytes) -> Result<Self, InvalidJob> {
         let submission = Self::decode_durable(message)?;
         if submission.terms.run_at.is_some() {
@@ -68,10 +68,10 @@ impl Submission {
         Ok(submission)
     }
 
-    /// The same for the durable lane, where a job can wait for its time.
+    /// Reads a durable job, which may have a `run_at`; otherwise like [`Submission::decode`].
     ///
     /// # Errors
-    /// When the bytes are not a job; the error names the field.
+    /// When the message is not a job; the error names the field.
     pub fn decode_durable(message: Bytes) -> Result<Self, InvalidJob> {
         let mut job = Job::decode(&message)?;
         if job.id.is_some() {
@@ -79,31 +79,31 @@ impl Submission {
             return Ok(Self {
                 message,
                 id,
-                fresh: false,
+                id_is_new: false,
                 kind,
                 terms,
-                origin: None,
+                input_line: None,
             });
         }
         job.created_at.get_or_insert_with(Timestamp::now);
         Ok(Self::encode(job))
     }
 
-    /// Makes the message of a job, which is given an id if it has none.
+    /// Makes the message of a job. A job without an id gets one.
     pub(crate) fn encode(mut job: Job<'_>) -> Self {
-        let fresh = job.id.is_none();
+        let id_is_new = job.id.is_none();
         job.id.get_or_insert_with(JobId::generate);
         let message = serde_json::to_vec(&job)
-            .expect("a job has no keys but texts, and all its moments can be written down")
+            .expect("all keys of a job are strings, and all its timestamps can be formatted")
             .into();
         let (id, kind, terms) = Self::parts(job);
         Self {
             message,
             id,
-            fresh,
+            id_is_new,
             kind,
             terms,
-            origin: None,
+            input_line: None,
         }
     }
 
@@ -119,8 +119,9 @@ impl Submission {
         (job.id.unwrap_or_else(JobId::generate), job.kind, terms)
     }
 
-    pub(crate) fn line(&self) -> Option<u64> {
-        self.origin.map(|origin| origin.line)
+    /// The number of its line in the input; `None` if the publisher generated the job.
+    pub(crate) fn line_number(&self) -> Option<u64> {
+        self.input_line.map(|line| line.number)
     }
 }
 
@@ -130,7 +131,7 @@ impl From<DecodeError> for InvalidJob {
             DecodeError::NotJson(_) => (codes::INVALID_JSON, None),
             DecodeError::NotAJob { id, .. } => (codes::INVALID_JOB, *id),
         };
-        // A message is one line: the number in the text would pass for that of the input's line.
+        // A message is one line. Its line number would be mistaken for that of the input.
         let reason = error
             .to_string()
             .replace(" at line 1 column ", " at column ");
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_with_an_id_is_sent_as_it_is() {
+    fn a_job_with_an_id_is_sent_as_it_was_written() {
         let text = r#" { "id":"01890a5d-ac96-774b-bcce-b302099a8057", "kind" : "a", "max_attempts":2,
             "payload": 1.50, "timeout": "30s" } "#;
         let submission = decode(text).unwrap();
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_without_an_id_is_given_one_and_keeps_everything_else() {
+    fn a_job_without_an_id_gets_one_and_keeps_everything_else() {
         for text in [
             r#"{"kind":"a","payload":{"n": 12345678901234567890123}}"#,
             r#"{"id":null,"kind":"a","payload":{"n": 12345678901234567890123}}"#,
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_submitted_is_named() {
+    fn an_invalid_job_is_refused_with_the_reason() {
         let error = decode(r#"{"kind":"a","run_at":"2026-01-31T09:30:00Z"}"#).unwrap_err();
         assert_eq!(error.code, codes::INVALID_JOB);
         assert!(error.to_string().contains("field `run_at`"), "{error}");

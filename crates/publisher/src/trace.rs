@@ -1,4 +1,4 @@
-//! What a trace says of a job from its hand-over until it has ended, or was stored.
+//! The span of a job in the publisher, from its submission until it has ended or was stored.
 
 use async_nats::{HeaderMap, HeaderValue};
 use bootstrap::trace::{Job, Span, inherited};
@@ -6,10 +6,10 @@ use common::{Outcome, Status, subjects};
 
 use crate::submission::Submission;
 
-/// What the header with the attempt may add to a message, and what all messages with headers have.
+/// The most bytes that the attempt header adds to a message, and that headers add to any message.
 const HEADER: usize = 64;
 
-/// Begins the span of a job that is handed over; one for all its attempts.
+/// Begins the span of a job; it covers all attempts.
 pub(crate) fn send(submission: &Submission, destination: &'static str) -> Span {
     let job = Job {
         id: &submission.id,
@@ -19,8 +19,8 @@ pub(crate) fn send(submission: &Submission, destination: &'static str) -> Span {
     Span::send(inherited(), job)
 }
 
-/// The headers of a message for which there is room: the number of the attempt, unless it is the
-/// first, and the trace.
+/// The headers of a message that fit into `room` bytes: the number of the attempt, unless it is the
+/// first one, and the trace. `None` if there are none.
 pub(crate) fn headers(attempt: u32, span: &Span, mut room: usize) -> Option<HeaderMap> {
     let mut headers = None;
     if attempt > 1 && room >= HEADER {
@@ -36,7 +36,7 @@ pub(crate) fn headers(attempt: u32, span: &Span, mut room: usize) -> Option<Head
     headers
 }
 
-/// Ends it with what became of the job.
+/// Ends the span with the job's outcome.
 pub(crate) fn end(mut span: Span, outcome: &Outcome) {
     if !span.is_recorded() {
         return;
@@ -44,7 +44,8 @@ pub(crate) fn end(mut span: Span, outcome: &Outcome) {
     span.set("jobs.outcome", outcome.status.to_string());
     span.set("jobs.attempt", i64::from(outcome.attempt));
     if outcome.status != Status::Succeeded {
-        // The text of an error comes from elsewhere, and the consumer's span has what is fit to show.
+        // Not the message: it is text from outside, and the consumer's span has it as far as it may
+        // be shown.
         let code = outcome.error.as_ref().map(|error| error.code.as_ref());
         span.failed(code.unwrap_or_default(), "");
     }

@@ -224,7 +224,7 @@ fn each_job_that_is_shown_is_one() {
 
 #[test]
 fn each_code_of_the_publisher_is_told() {
-    let source = read("crates/publisher/src/answer.rs");
+    let source = read("crates/publisher/src/codes.rs");
     let codes: Vec<&str> = source
         .lines()
         .filter(|line| line.trim().starts_with("pub const "))

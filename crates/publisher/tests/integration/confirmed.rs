@@ -80,7 +80,7 @@ async fn a_job_is_submitted_again_with_its_id_until_somebody_does_it() {
 }
 
 /// Runs one job that is answered like this each time.
-async fn one_job(line: String, args: &[&str], answer: Answer) -> (i32, Value, usize) {
+async fn one_job(line: String, args: &[&str], answer: AnswerTo) -> (i32, Value, usize) {
     let nats = NatsServer::start().await;
     let responder = Responder::start(&nats, move |request| {
         answer(&request.id().to_string()).map(|answer| answer.to_string())
@@ -91,8 +91,8 @@ async fn one_job(line: String, args: &[&str], answer: Answer) -> (i32, Value, us
     (code, outcomes[0].clone(), count)
 }
 
-/// An answer for a job with this id, or none.
-type Answer = fn(id: &str) -> Option<Value>;
+/// Makes the answer to a job with this id; `None` for no answer.
+type AnswerTo = fn(id: &str) -> Option<Value>;
 
 fn answer(id: &str, status: &str) -> Value {
     json!({
@@ -103,7 +103,7 @@ fn answer(id: &str, status: &str) -> Value {
 
 #[tokio::test]
 async fn a_job_that_stays_undone_fails_after_its_last_attempt_with_the_reason() {
-    let cases: [(&str, Answer, &str); 2] = [
+    let cases: [(&str, AnswerTo, &str); 2] = [
         (
             "interrupted",
             |id| Some(answer(id, "interrupted")),
@@ -151,7 +151,7 @@ async fn a_job_that_nobody_is_there_to_take_fails_and_says_so() {
 async fn a_jobs_own_number_of_attempts_wins() {
     let args = ["--max-attempts", "50"];
     let line = job(r#","max_attempts":2"#);
-    let interrupted: Answer = |id| Some(answer(id, "interrupted"));
+    let interrupted: AnswerTo = |id| Some(answer(id, "interrupted"));
     let (code, outcome, requests) = one_job(line, &args, interrupted).await;
     assert_eq!((code, requests), (1, 2));
     assert_eq!(outcome["attempt"], 2);
@@ -161,7 +161,7 @@ async fn a_jobs_own_number_of_attempts_wins() {
 
 #[tokio::test]
 async fn any_other_outcome_is_final() {
-    let cases: [(&str, Answer); 3] = [
+    let cases: [(&str, AnswerTo); 3] = [
         ("failed", |id| Some(answer(id, "failed"))),
         ("rejected", |id| Some(answer(id, "rejected"))),
         ("expired", |id| Some(answer(id, "expired"))),
@@ -176,7 +176,7 @@ async fn any_other_outcome_is_final() {
 
 #[tokio::test]
 async fn an_answer_that_is_no_outcome_of_this_job_is_its_failure() {
-    let cases: [Answer; 3] = [
+    let cases: [AnswerTo; 3] = [
         |_| Some(json!("done")),
         |_| Some(json!({"status": "unheard_of"})),
         |_| Some(answer("01890a5d-ac96-774b-bcce-000000000000", "succeeded")),

@@ -1,26 +1,21 @@
-//! Jobs that are handed over to the durable lane.
+//! Delivery durable.
 
 use async_nats::Client;
 use bytes::Bytes;
-use client::{Limits, Topology};
+use client::Limits;
 use common::JobId;
 use serde_json::Value;
 use test_support::{DEADLINE, NatsServer, Service, ServiceBuilder, Signal, eventually};
 
-use crate::support::{file_of, logged, outcomes, publisher};
+use crate::support::{file_of, logged, make_streams, outcomes, publisher};
 
-/// A server on which a worker has made the streams.
+/// A server with the streams of durable jobs.
 async fn lane() -> NatsServer {
     lane_of(NatsServer::start().await, Limits::default()).await
 }
 
 async fn lane_of(nats: NatsServer, limits: Limits) -> NatsServer {
-    let topology = Topology {
-        limits,
-        ..Topology::default()
-    };
-    let worker = nats.connect_as("worker").await;
-    topology.ensure(&worker.clone().into()).await.unwrap();
+    make_streams(&nats, limits).await;
     nats
 }
 

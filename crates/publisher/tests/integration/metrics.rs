@@ -1,9 +1,9 @@
 //! What Prometheus sees of a publisher.
 
-use client::Topology;
+use client::Limits;
 use test_support::{NatsServer, Signal};
 
-use crate::support::{AT_ONCE, Responder, bulk, publisher, run};
+use crate::support::{AT_ONCE, Responder, bulk, make_streams, publisher, run};
 
 fn outcome(outcome: &str) -> String {
     format!("jobs_publisher_outcomes_total{{outcome=\"{outcome}\"}}")
@@ -41,11 +41,7 @@ async fn what_became_of_jobs_is_what_is_scraped() {
 #[tokio::test]
 async fn durable_jobs_count_as_stored() {
     let nats = NatsServer::start().await;
-    let worker = nats.connect_as("worker").await;
-    Topology::default()
-        .ensure(&worker.clone().into())
-        .await
-        .unwrap();
+    make_streams(&nats, Limits::default()).await;
     let mut publisher = publisher(&nats)
         .args(["--delivery", "durable", "--interval", "50ms"])
         .start();

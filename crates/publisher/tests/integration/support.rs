@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_nats::{Client, Message};
 use bytes::Bytes;
+use client::{Limits, Topology};
 use common::{Job, JobId, subjects};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 use test_support::{DEADLINE, NatsServer, Service, ServiceBuilder, eventually};
 use tokio::task::JoinHandle;
 
-/// A back-off that a test does not have to wait for.
+/// A backoff so short that a test need not wait for it.
 pub(crate) const AT_ONCE: &str = r#""backoff":{"initial":"1ms","max":"1ms"}"#;
 
 /// A job as it arrived.
@@ -22,9 +23,9 @@ pub(crate) struct Request {
     pub(crate) subject: String,
     pub(crate) reply: Option<String>,
     pub(crate) payload: Bytes,
-    /// What the header says; none without the header.
+    /// Value of the attempt header; `None` without it.
     pub(crate) attempt: Option<String>,
-    /// How many came before it.
+    /// How many requests came before it.
     pub(crate) number: usize,
 }
 
@@ -39,7 +40,7 @@ impl Request {
         self.refusal(status, Value::Null)
     }
 
-    /// The answer of a consumer that says more on why.
+    /// The answer of a consumer, with this error.
     pub(crate) fn refusal(&self, status: &str, error: Value) -> String {
         let attempt: u32 = self
             .attempt
@@ -58,7 +59,7 @@ impl Request {
     }
 }
 
-/// A member of the queue group that answers as it is told, and keeps what it was asked.
+/// A member of the queue group that answers as a test says, and keeps the requests.
 pub(crate) struct Responder {
     pub(crate) client: Client,
     requests: Arc<Mutex<Vec<Request>>>,
@@ -66,7 +67,8 @@ pub(crate) struct Responder {
 }
 
 impl Responder {
-    /// Answers each request with what `answer` makes of it, or not at all where that is nothing.
+    /// Answers each request on `jobs.create` with what `answer` returns; does not answer if that is
+    /// `None`.
     pub(crate) async fn start(
         nats: &NatsServer,
         answer: impl FnMut(&Request) -> Option<String> + Send + 'static,
@@ -82,7 +84,7 @@ impl Responder {
         let client = nats.connect_as("worker").await;
         let group = subjects::WORKERS.to_owned();
         let mut messages = client.queue_subscribe(subject, group).await.unwrap();
-        // The subscription is known to the server once the server has answered what came after it.
+        // Once the server has answered a later request, it knows the subscription.
         let probe = client.request("handlers.nobody", Bytes::new()).await;
         assert!(probe.is_err(), "somebody listens where nobody should");
         let requests = Arc::<Mutex<Vec<Request>>>::default();
@@ -109,12 +111,12 @@ impl Responder {
         }
     }
 
-    /// What it was asked so far.
+    /// The requests so far.
     pub(crate) fn requests(&self) -> MutexGuard<'_, Vec<Request>> {
         self.requests.lock().unwrap()
     }
 
-    /// Waits until it has been asked so often.
+    /// Waits until there have been `count` requests.
     pub(crate) async fn asked(&self, count: usize) {
         eventually(DEADLINE, &format!("{count} requests"), async || {
             (self.requests().len() >= count).then_some(())
@@ -144,6 +146,16 @@ fn read(message: Message, number: usize) -> Request {
     }
 }
 
+/// Makes the streams of durable jobs, as a consumer does when it starts.
+pub(crate) async fn make_streams(nats: &NatsServer, limits: Limits) {
+    let topology = Topology {
+        limits,
+        ..Topology::default()
+    };
+    let worker = nats.connect_as("worker").await;
+    topology.ensure(&worker.into()).await.unwrap();
+}
+
 /// The publisher, ready to be started.
 pub(crate) fn publisher(nats: &NatsServer) -> ServiceBuilder {
     Service::named("publisher").envs(nats.env_for("publisher"))
@@ -168,7 +180,7 @@ pub(crate) fn outcomes(publisher: &Service) -> Vec<Value> {
     outcomes
 }
 
-/// Runs it to the end; its exit code and the outcomes.
+/// Runs a publisher to its end, and returns its exit code and the outcomes.
 pub(crate) async fn run(publisher: ServiceBuilder) -> (i32, Vec<Value>, Service) {
     let mut publisher = publisher.start();
     let status = publisher.wait().await;
