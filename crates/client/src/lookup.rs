@@ -30,7 +30,8 @@ pub async fn look_up(client: &Client, id: JobId) -> anyhow::Result<Option<JobRec
 
 /// Makes a record of the message of a job that has none.
 async fn waiting(client: &Client, id: JobId) -> anyhow::Result<Option<JobRecord>> {
-    Ok(jetstream::job_messages::record_of_waiting(client, id).await?)
+    let found = job_messages::waiting(client, id).await?;
+    Ok(found.map(|(record, _)| record))
 }
 
 /// How a record is to be shown: a job that was put off until a time that has passed waits for a

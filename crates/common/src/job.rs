@@ -36,13 +36,13 @@ pub struct Job<'a> {
     /// The job is not started after this and ends as expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
-    /// How often it is tried; the handler's number if absent, else 5.
+    /// How often it is tried; 5 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<MaxAttempts>,
     /// The wait between attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Backoff>,
-    /// Durable lane: which jobs go first.
+    /// Durable lane: kept with the job and in its subject; consumers do not heed it yet.
     #[serde(default, skip_serializing_if = "Priority::is_normal")]
     pub priority: Priority,
     /// Durable lane: the job does not run before this, which is before the year 2262.
@@ -53,6 +53,13 @@ pub struct Job<'a> {
     )]
     pub run_at: Option<Timestamp>,
 }
+
+/// The version of the wire format that this code reads and writes.
+///
+/// A durable job that only later versions can read says so in the header
+/// [`crate::subjects::REQUIRES_HEADER`]: a consumer that is older leaves it to a newer one. Without
+/// that header an unknown field is a mistake of the sender.
+pub const WIRE_VERSION: u32 = 1;
 
 /// A time that the NATS server can wait for: it counts nanoseconds since 1970 with 63 bits, which
 /// end in 2262, and takes what lies behind for the past.
@@ -76,7 +83,7 @@ pub struct JobId(Uuid);
 #[serde(try_from = "u32", into = "u32")]
 pub struct MaxAttempts(u32);
 
-/// Which jobs go first in the durable lane.
+/// The priority of a durable job. It is kept with the job, and consumers do not heed it yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]

@@ -33,22 +33,28 @@ pub fn check_portable(json: &RawValue) -> Result<(), NotPortable> {
         return Err(NotPortable::UnpairedSurrogate);
     }
     // Each level takes two bytes.
-    if text.len() > 2 * MAX_DEPTH && is_too_deep(text) {
+    if text.len() > 2 * MAX_DEPTH && is_deeper(text, MAX_DEPTH) {
         return Err(NotPortable::TooDeep);
     }
     Ok(())
 }
 
-/// Whether arrays and objects are nested deeper than they may be.
-fn is_too_deep(text: &[u8]) -> bool {
-    if count_opened(text) <= MAX_DEPTH {
+/// Whether arrays and objects are nested in more than so many levels, the top level being the first.
+#[must_use]
+pub fn is_deeper_than(json: &RawValue, levels: usize) -> bool {
+    let text = json.get().as_bytes();
+    text.len() > 2 * levels && is_deeper(text, levels)
+}
+
+fn is_deeper(text: &[u8], levels: usize) -> bool {
+    if count_opened(text) <= levels {
         return false;
     }
     let mut depth = 0_usize;
     let mut bytes = text.iter();
     while let Some(byte) = bytes.next() {
         match byte {
-            b'[' | b'{' if depth == MAX_DEPTH => return true,
+            b'[' | b'{' if depth == levels => return true,
             b'[' | b'{' => depth += 1,
             b']' | b'}' => depth = depth.saturating_sub(1),
             b'"' => {

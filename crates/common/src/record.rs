@@ -39,6 +39,11 @@ pub struct JobRecord {
     /// Succeeded: how long the last attempt ran, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<f64>,
+    /// Ended: the job as it was submitted, with its options; without its payload where that is larger
+    /// than the consumer keeps. Absent also if it is no JSON, or has no room beside the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "serde_json::Value"))]
+    pub job: Option<Box<RawValue>>,
     /// Dead: why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<DeadReason>,
@@ -147,6 +152,7 @@ impl JobRecord {
             next_at: None,
             result: None,
             duration_ms: None,
+            job: None,
             reason: None,
             failures: Vec::new(),
             settled_deliveries: 0,
@@ -242,6 +248,8 @@ mod tests {
         record.attempt = 2;
         record.result = serde_json::value::to_raw_value(&serde_json::json!({"n": 1})).ok();
         record.duration_ms = Some(1.5);
+        record.job =
+            serde_json::value::to_raw_value(&serde_json::json!({"kind": "mail.send"})).ok();
         record.failures = vec![FailedAttempt {
             attempt: 1,
             consumer: Some("consumer-aaaaaa".to_owned()),

@@ -28,6 +28,10 @@ pub const ATTEMPT_HEADER: &str = "Jobs-Attempt";
 /// No other message can have its id then, so consumers need not look up what is known of it.
 pub const FRESH_HEADER: &str = "Jobs-Fresh";
 
+/// Header of a durable job: the [`crate::WIRE_VERSION`] that a consumer needs to read it; absent
+/// means 1.
+pub const REQUIRES_HEADER: &str = "Jobs-Requires";
+
 /// Header of a dead letter: why the job was given up, a [`crate::DeadReason`].
 pub const DEAD_REASON_HEADER: &str = "Jobs-Reason";
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use bootstrap::Options;
 use common::KindPattern;
 
+use crate::declared::Size;
+
 /// Run jobs: take them from `jobs.create` in the queue group `workers`, hand each to the handler
 /// of its kind, and answer with the outcome.
 #[derive(Clone, Debug, clap::Parser)]
@@ -37,6 +39,10 @@ pub struct Config {
     /// How long the records of durable jobs that have ended are kept; those of dead letters are kept until these are replayed or discarded
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = keep)]
     pub keep_outcomes: Duration,
+
+    /// The largest payload that the record of a durable job keeps when the job has ended, so that it can be looked at; 0 keeps none, the job's options are kept all the same
+    #[arg(long, value_name = "SIZE", default_value = "4KiB", value_parser = keep_payload)]
+    pub keep_payload: usize,
 
     /// TOML file that declares handlers: programs, web services, NATS services
     #[arg(long, value_name = "FILE")]
@@ -89,6 +95,13 @@ fn keep(text: &str) -> Result<Duration, String> {
         return Err("at least 1s".to_owned());
     }
     Ok(Duration::from_secs(keep.as_secs()))
+}
+
+fn keep_payload(text: &str) -> Result<usize, String> {
+    if text == "0" {
+        return Ok(0);
+    }
+    text.parse().map(Size::get)
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

@@ -192,6 +192,11 @@ fn durable(families: &mut Families<'_>, lane: &Lane, figures: &Figures) -> fmt::
         [("restored", figures.restored), ("lost", figures.lost)]
             .map(|(result, count)| ([("result", result)], count)),
     )?;
+    families.counter(
+        "jobs_newer_version_total",
+        "Deliveries of durable jobs that only a newer consumer can read, and that were put off",
+        [([], figures.newer_version)],
+    )?;
     families.gauge(
         "jobs_unserved_kinds",
         "Kinds of which durable jobs wait and that nobody serves",

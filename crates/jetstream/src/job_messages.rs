@@ -83,15 +83,18 @@ pub fn future_run_at(message: &StoredMessage, run: u32) -> Option<Timestamp> {
         .filter(|run_at| run == 1 && *run_at > Timestamp::now())
 }
 
-/// Makes a record for a job that has none, from the message that it waits in; `None` if there is no
-/// message either.
+/// Reads the message that a job waits in, and makes a record of it for a job that has none; `None` if
+/// there is no message.
 ///
 /// # Errors
 /// See [`ApiError`].
-pub async fn record_of_waiting(client: &Client, id: JobId) -> Result<Option<JobRecord>, ApiError> {
+pub async fn waiting(
+    client: &Client,
+    id: JobId,
+) -> Result<Option<(JobRecord, StoredMessage)>, ApiError> {
     for place in Place::ALL {
         if let Some(message) = read(client, id, place).await? {
-            return Ok(Some(record_of(id, place, &message)));
+            return Ok(Some((record_of(id, place, &message), message)));
         }
     }
     Ok(None)

@@ -145,9 +145,9 @@ pub fn shorten(error: &mut OutcomeError, longest: usize) {
     error.message.truncate(end);
 }
 
-/// A record as it is sent. It fits into a message, however much has failed: if need be, the texts
-/// of the failures are cut and the oldest left out, but for the last, from which attempts are
-/// counted.
+/// A record as it is sent. It fits into a message, however much has failed: where need be, the job is
+/// left out, then the texts of the failures are cut and the oldest failures left out, but for the last,
+/// from which attempts are counted.
 ///
 /// # Panics
 /// Never: a record is plain data with text for keys.
@@ -159,6 +159,11 @@ pub fn encode(record: &JobRecord, limit: usize) -> Bytes {
     let mut bytes = encoded(record);
     if bytes.len() > limit {
         let mut record = record.clone();
+        record.job = None;
+        bytes = encoded(&record);
+        if bytes.len() <= limit {
+            return bytes.into();
+        }
         for longest in [SHORT, 0] {
             for failure in &mut record.failures {
                 shorten(&mut failure.error, longest);

@@ -9,6 +9,7 @@ pub(crate) struct Counters {
     dead_letters: AtomicU64,
     restored: AtomicU64,
     lost: AtomicU64,
+    newer_version: AtomicU64,
     pub(crate) waits: Waits,
 }
 
@@ -23,6 +24,8 @@ pub struct Figures {
     pub restored: u64,
     /// Those that ended as dead letters instead.
     pub lost: u64,
+    /// Deliveries of jobs that only a newer consumer can read.
+    pub newer_version: u64,
     /// How long jobs waited: from when the server had them in its queue until they were first
     /// delivered here.
     pub waits: Times,
@@ -42,12 +45,17 @@ impl Counters {
         self.lost.fetch_add(lost as u64, Ordering::Relaxed);
     }
 
+    pub(crate) fn newer_version(&self) {
+        self.newer_version.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn figures(&self) -> Figures {
         Figures {
             redelivered: self.redelivered.load(Ordering::Relaxed),
             dead_letters: self.dead_letters.load(Ordering::Relaxed),
             restored: self.restored.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
+            newer_version: self.newer_version.load(Ordering::Relaxed),
             waits: self.waits.times(),
         }
     }

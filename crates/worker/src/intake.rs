@@ -4,11 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bootstrap::{Beat, Nats, is_unreadable};
-use common::{
-    Backoff, DeadReason, DecodeError, Job, JobId, JobKind, JobRecord, JobSubject, MaxAttempts,
-    OutcomeError, codes,
-};
+use bootstrap::{Beat, Nats};
+use common::{DeadReason, JobId, JobKind, JobSubject};
 use jetstream::batch::MOST_MESSAGES;
 use jetstream::records::{self, Records, StoredRecord};
 use jetstream::request::PATIENCE;
@@ -22,7 +19,9 @@ use crate::fetch::{Event, Fetcher, Pulled, QueueIndex};
 use crate::first_delivery::FirstDelivery;
 use crate::lane::Sink;
 use crate::lease::{Lease, Leases};
+use crate::newer_version::{self, Reporter};
 use crate::phases::Phases;
+use crate::read_message::ReadMessage;
 use crate::settle::{Settlement, Settler, Settling};
 use crate::trace;
 
@@ -61,6 +60,7 @@ pub(crate) struct Intake {
     pub(crate) fetcher: Fetcher<JobKind>,
     pub(crate) records: Records,
     pub(crate) first_delivery: FirstDelivery,
+    pub(crate) newer_versions: Reporter,
 }
 
 impl Intake {
@@ -236,8 +236,8 @@ impl Intake {
         }
     }
 
-    /// Finds out what is to be done with a message; what is to be run is returned, everything else
-    /// done in the background.
+    /// Decides what is done with a message: a job to run is returned, everything else is settled in
+    /// the background.
     fn sort(
         &self,
         subject: Option<JobSubject>,
@@ -245,38 +245,26 @@ impl Intake {
         found: Option<&StoredRecord>,
     ) -> Option<Arc<Lease>> {
         let now = self.clock.now();
-        let job = Job::decode(&pulled.payload);
-        let mut problem = problem_of(&job, subject.as_ref(), &pulled.subject);
-        let (max_attempts, backoff, deadline, run_at) = match &job {
-            Ok(job) => (job.max_attempts, job.backoff, job.deadline, job.run_at),
-            Err(_) => (None, None, None, None),
-        };
-        let max_attempts = max_attempts.unwrap_or(MaxAttempts::default()).get();
-        let unreadable = is_unreadable(pulled.headers.as_ref());
+        let mut read = ReadMessage::of(subject.as_ref(), &pulled);
         let due = pulled.queue.stream == Stream::Later;
-        let mut found = found;
-        let subject = subject.filter(|subject| {
+        let foreign = subject.as_ref().is_some_and(|subject| {
             let record = found.and_then(|found| found.record.as_ref());
             let waits = record.filter(|record| !due && decide::waits(record));
-            let another = waits.and_then(|record| of_another_job(record, subject));
-            problem = problem.take().or(another.map(str::to_owned));
-            let foreign = waits.is_some() && (unreadable || problem.is_some());
-            if foreign {
-                found = None;
-            }
-            !foreign
+            waits.is_some_and(|record| read.is_of_another_job(record, subject))
         });
-        let subject = subject.unwrap_or_else(|| {
+        let found = found.filter(|_| !foreign);
+        let subject = subject.filter(|_| !foreign).unwrap_or_else(|| {
             JobSubject::of_unreadable(pulled.stream_sequence, pulled.queue.of.clone())
         });
+        let record = found.and_then(|found| found.record.as_ref());
         let verdict = decide::decide(Sighting {
-            record: found.and_then(|found| found.record.as_ref()),
+            record,
             run: subject.run,
             due,
             delivered: pulled.delivered,
-            max_attempts,
-            deadline,
-            run_at,
+            max_attempts: read.max_attempts,
+            deadline: read.deadline,
+            run_at: read.run_at,
             now,
         });
         let stored = pulled.stored;
@@ -285,21 +273,24 @@ impl Intake {
             self.counters.redelivered();
         }
         let mut lease = Lease::of_delivery(subject, pulled, found);
-        lease.max_attempts = max_attempts;
-        lease.backoff = backoff.unwrap_or(Backoff::default());
-        let settlement = match (verdict, problem) {
+        lease.max_attempts = read.max_attempts;
+        lease.backoff = read.backoff;
+        let settlement = match (verdict, read.failure()) {
             (Verdict::Done, _) => Settlement::OnlyAck,
-            _ if unreadable => Settlement::Dead {
-                reason: DeadReason::UnreadableHeaders,
-                error: Some(OutcomeError::new(
-                    codes::UNREADABLE_HEADERS,
-                    "the headers of the message, or its subject, cannot be read; the headers are kept with the dead letter, as base64",
-                )),
-            },
-            (_, Some(problem)) => Settlement::Dead {
-                reason: DeadReason::Undecodable,
-                error: Some(OutcomeError::new(codes::INVALID_JOB, problem)),
-            },
+            (_, Some(failure)) => failure,
+            (
+                Verdict::Run { .. }
+                | Verdict::Early { .. }
+                | Verdict::Expired { .. }
+                | Verdict::Exhausted { .. },
+                None,
+            ) if let Some(version) = read.newer_version => {
+                self.counters.newer_version();
+                self.newer_versions.report(&lease.kind, version);
+                lease.attempt = record.map_or(0, |record| record.attempt);
+                let until = now.after(newer_version::wait(lease.run));
+                Settlement::Early { until }
+            }
             (Verdict::Run { attempt, failures }, None) => {
                 lease.attempt = attempt;
                 lease.failures = failures;
@@ -313,7 +304,7 @@ impl Intake {
             (Verdict::PutOff { run, until }, None) => Settlement::PutOff { run, until },
             (Verdict::Early { until }, None) => Settlement::Early { until },
             (Verdict::Waits { until }, None) => {
-                let record = found.and_then(|found| found.record.clone());
+                let record = record.cloned();
                 record.map_or(Settlement::GivenBack, |record| Settlement::Waits {
                     record: Box::new(record),
                     until,
@@ -350,43 +341,5 @@ impl Intake {
             trace::refused(&lease, &settlement);
         }
         self.settler.begin(lease, settlement);
-    }
-}
-
-/// Why a message is not the job that its subject says.
-fn problem_of(
-    job: &Result<Job<'_>, DecodeError>,
-    subject: Option<&JobSubject>,
-    text: &str,
-) -> Option<String> {
-    match (job, subject) {
-        (Err(error), _) => Some(error.to_string()),
-        (Ok(_), None) => Some(format!(
-            "the subject {text:?} is not jobs.durable.<id>.<priority>.<run>.<kind>"
-        )),
-        (Ok(job), Some(subject)) if job.kind != subject.kind => Some(format!(
-            "field `kind`: a job of kind \"{}\" came on a subject of kind \"{}\"",
-            job.kind, subject.kind
-        )),
-        (Ok(job), Some(subject)) if job.id.is_some_and(|id| id != subject.id) => Some(format!(
-            "field `id`: not the id in the subject, which is {}",
-            subject.id
-        )),
-        _ => None,
-    }
-}
-
-/// Why a message is not of the job with its id, which waits.
-///
-/// A job that waits was read before, and its record is written before its next run: another message
-/// with its id is somebody else's, and must not end it.
-fn of_another_job(waits: &JobRecord, subject: &JobSubject) -> Option<&'static str> {
-    let kind = waits.kind.as_ref();
-    if subject.run > waits.run {
-        Some("the job with this id waits for an earlier run")
-    } else if kind.is_some_and(|kind| *kind != subject.kind) {
-        Some("the job with this id is of another kind")
-    } else {
-        None
     }
 }

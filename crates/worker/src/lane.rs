@@ -29,6 +29,7 @@ use crate::maintenance::{
     self, Cancel, KindsFound, KindsWithoutConsumer, MaxDeliveries, OverdueWatch, Purge,
     SharedQueue, StarvedPulls,
 };
+use crate::newer_version::Reporter;
 use crate::phases::Phases;
 use crate::settle::{Settlement, Settler, Settling};
 use crate::store::JobStore;
@@ -68,6 +69,8 @@ pub struct LaneOptions {
     pub kinds: Vec<JobKind>,
     /// How long the records of jobs that have ended are kept, but for dead ones.
     pub keep: Duration,
+    /// The most bytes of a payload that such a record keeps; 0 for none.
+    pub keep_payload: usize,
     /// The streams.
     pub topology: Topology,
     /// Whether to go on with a server that does not keep what the lane promises.
@@ -263,7 +266,7 @@ async fn open(
     });
     let store = JobStore::new(
         &nats,
-        (options.instance.clone(), options.keep),
+        &options,
         Arc::clone(&clock),
         Arc::clone(&handle.counters),
         handle.phases.clone(),
@@ -367,6 +370,7 @@ impl Parts {
             phases: handle.phases.clone(),
             room: Arc::clone(&handle.room),
             fetcher: self.fetcher,
+            newer_versions: Reporter::default(),
         };
         let mut intake = tokio::spawn(intake.run(nats.health.task("durable intake", STILL)));
         let mut taking = true;

@@ -6,13 +6,7 @@ use serde_json::Value;
 use test_support::cargo;
 
 /// The services, and the tool that people use at a terminal.
-const PROGRAMS: [&str; 5] = [
-    "publisher",
-    "consumer",
-    "status-service",
-    "gateway",
-    "cli",
-];
+const PROGRAMS: [&str; 5] = ["publisher", "consumer", "status-service", "gateway", "cli"];
 const DEVELOPMENT: [&str; 2] = ["test-support", "xtask"];
 
 /// What each package needs to be built, without what only its tests need.

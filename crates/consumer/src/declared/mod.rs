@@ -19,3 +19,4 @@ mod standard_error;
 
 pub(crate) use file::load;
 pub(crate) use nats::LateClient;
+pub(crate) use size::Size;

@@ -6,13 +6,13 @@ use serde::Deserialize;
 /// A number of bytes, written with a unit: `"64KiB"`, `"1MiB"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct Size(usize);
+pub(crate) struct Size(usize);
 
 /// What a result is held in memory for is a message, which NATS bounds at 64 MiB.
 const MAX: usize = 64 << 20;
 
 impl Size {
-    pub(super) const fn get(self) -> usize {
+    pub(crate) const fn get(self) -> usize {
         self.0
     }
 }

@@ -28,6 +28,7 @@ pub(crate) async fn start(
         instance: consumer.instance.clone(),
         kinds: consumer.kinds.names().cloned().collect(),
         keep: config.keep_outcomes,
+        keep_payload: config.keep_payload,
         topology: Topology::default(),
         accept_unsafe: config.accept_unsafe_server,
         starved_after: STARVED_AFTER,

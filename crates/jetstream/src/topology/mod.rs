@@ -147,20 +147,20 @@ impl Topology {
             ..Config::default()
         }
     }
+}
 
-    /// What a durable pull consumer is to be like.
-    fn pull_consumer(self, name: &str, filter: &str) -> pull::Config {
-        pull::Config {
-            durable_name: Some(name.to_owned()),
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: ACK_WAIT,
-            max_deliver: MAX_DELIVER,
-            max_ack_pending: MAX_ACK_PENDING,
-            filter_subject: filter.to_owned(),
-            max_waiting: 4096,
-            metadata: reconcile::revision(),
-            ..pull::Config::default()
-        }
+/// What a durable pull consumer is to be like.
+fn pull_consumer(name: &str, filter: &str) -> pull::Config {
+    pull::Config {
+        durable_name: Some(name.to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_deliver: MAX_DELIVER,
+        max_ack_pending: MAX_ACK_PENDING,
+        filter_subject: filter.to_owned(),
+        max_waiting: 4096,
+        metadata: reconcile::revision(),
+        ..pull::Config::default()
     }
 }
 

@@ -18,7 +18,7 @@ use common::JobKind;
 use serde_json::{Map, Value, json};
 use tracing::info;
 
-use super::{Stream, Topology, consumer_name, jobs_of_kind};
+use super::{Stream, Topology, consumer_name, jobs_of_kind, pull_consumer};
 use crate::request::{self, ApiError};
 
 /// The revision of what this version declares. Count it up with each change of a declared value.
@@ -89,9 +89,9 @@ impl Topology {
             Plan::Nothing if code != ErrorCode::STREAM_NAME_EXIST => return Ok(()),
             Plan::Nothing => existing,
             Plan::Change(changes) => {
-                let changed = with(&existing, &changes);
-                update_stream(client, stream, &changes, &changed).await?;
-                changed
+                let config = with(&existing, &changes);
+                update_stream(client, stream, &changes, &config).await?;
+                config
             }
         };
         // A field that is not declared may differ as well.
@@ -132,7 +132,7 @@ impl Topology {
         name: &str,
         filter: String,
     ) -> anyhow::Result<()> {
-        let declared = self.pull_consumer(name, &filter).into_consumer_config();
+        let declared = pull_consumer(name, &filter).into_consumer_config();
         let declared =
             serde_json::to_value(declared).context("a consumer's configuration is plain data")?;
         let mut subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}");
@@ -181,13 +181,13 @@ fn plan(declared: &Value, existing: &Value, changeable: &[&str]) -> Plan {
         |field: &str| changeable.contains(&field) || field == "subjects" || field == "metadata";
     if differing.iter().any(|field| !may_change(field)) {
         let named = differing.iter().filter(|field| **field != "metadata");
-        let both = |field: &&String| {
+        let both = |field: &String| {
             format!(
                 "{field} is {} instead of {}",
-                existing[*field], declared[*field]
+                existing[field], declared[field]
             )
         };
-        return Plan::Refuse(named.map(|field| both(&field)).collect());
+        return Plan::Refuse(named.map(|field| both(field)).collect());
     }
     if revision_of(existing) > REVISION {
         return Plan::LeaveAlone;

@@ -84,10 +84,11 @@ impl Cancel {
                 Some(state) if state.is_final() => return Ok(false),
                 _ => {}
             }
-            let known = match record {
-                Some(record) => Some(record),
-                None => job_messages::record_of_waiting(client, id).await?,
-            };
+            let waiting = job_messages::waiting(client, id).await?;
+            let job = waiting
+                .as_ref()
+                .and_then(|(_, message)| self.store.kept_job(&message.payload, false));
+            let known = record.or(waiting.map(|(record, _)| record));
             // It may have been put off since its record was looked for.
             if known.is_none() && expected == 0 && records::one(client, id).await?.is_some() {
                 continue;
@@ -100,6 +101,7 @@ impl Cancel {
             record.at = self.store.clock.now();
             record.consumer = None;
             record.next_at = None;
+            record.job = job;
             match self.store.write_cancelled(id, &record, expected).await {
                 Ok(()) => return Ok(true),
                 // It has moved on meanwhile.

@@ -2,6 +2,7 @@
 //! on it.
 
 mod dead_letter;
+mod kept_job;
 mod marker;
 mod schedule;
 
@@ -14,10 +15,12 @@ use bootstrap::{Client, Nats};
 use common::{FailedAttempt, JobId, JobRecord, JobState, OutcomeError};
 use jetstream::records::{self, StoredRecord};
 use jetstream::{Entry, Message, NotStored, Pace, ServerClock, Unanswered, Writer};
+use serde_json::value::RawValue;
 use tracing::{debug, warn};
 
 use crate::acknowledged::{Acknowledged, AcknowledgedList};
 use crate::counters::Counters;
+use crate::lane::LaneOptions;
 use crate::lease::Lease;
 use crate::phases::Phases;
 
@@ -53,6 +56,8 @@ pub(crate) struct JobStore {
     pub(crate) instance: String,
     /// How long the record of a job that has ended is kept, as the server is told it.
     ttl: String,
+    /// The most bytes of a payload that the record of a job that has ended keeps.
+    most_payload: usize,
     records: Writer,
     schedules: Writer,
     pub(crate) counters: Arc<Counters>,
@@ -65,7 +70,12 @@ pub(crate) struct JobStore {
 impl JobStore {
     pub(crate) fn new(
         nats: &Nats,
-        (instance, keep): (String, Duration),
+        LaneOptions {
+            instance,
+            keep,
+            keep_payload,
+            ..
+        }: &LaneOptions,
         clock: Arc<ServerClock>,
         counters: Arc<Counters>,
         phases: Phases,
@@ -73,7 +83,8 @@ impl JobStore {
         Self {
             client: nats.client.clone(),
             clock,
-            instance,
+            instance: instance.clone(),
+            most_payload: *keep_payload,
             ttl: format!("{}s", keep.as_secs()),
             records: Writer::supervised(nats, "durable records", Pace::Thrifty),
             schedules: Writer::supervised(nats, "durable schedules", Pace::Thrifty),
@@ -106,6 +117,11 @@ impl JobStore {
         record
     }
 
+    /// What the record of a job that has ended keeps of it; see [`kept_job::kept_job`].
+    pub(crate) fn kept_job(&self, message: &[u8], has_run: bool) -> Option<Box<RawValue>> {
+        kept_job::kept_job(message, self.most_payload, has_run)
+    }
+
     /// Writes the record of a job that was cancelled though this consumer has no lease of it.
     ///
     /// # Errors
@@ -125,6 +141,7 @@ impl JobStore {
     /// The last record, and after it the acknowledgement.
     pub(crate) async fn end(&self, lease: &Lease, mut record: JobRecord, with: Entry) -> Written {
         record.settled_deliveries = 0;
+        record.job = self.kept_job(&lease.payload, record.state == JobState::Succeeded);
         let written = self.write(lease, &record, with).await;
         match written {
             Written::Yes | Written::Ended => {

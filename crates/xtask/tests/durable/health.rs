@@ -250,6 +250,7 @@ async fn a_consumer_whose_pulls_the_server_ignores_is_not_ready_while_jobs_wait(
         instance: "deaf".to_owned(),
         kinds: vec!["note".parse().unwrap()],
         keep: Duration::from_hours(1),
+        keep_payload: 0,
         topology: Topology::default(),
         accept_unsafe: false,
         starved_after: Duration::from_secs(3),

@@ -22,6 +22,7 @@ mod identity;
 mod lane;
 mod large;
 mod ledger;
+mod newer_version;
 #[path = "../observer/mod.rs"]
 mod observer;
 mod outage;

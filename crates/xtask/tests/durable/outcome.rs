@@ -7,6 +7,7 @@ use common::{DeadReason, FailedAttempt, JobId, JobRecord, JobState, codes, subje
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer};
 
+use crate::fixture::stop;
 use crate::lane::{Lane, between};
 
 /// A ceiling for the wait before a retry.
@@ -336,4 +337,48 @@ async fn a_consumer_runs_the_kinds_that_it_serves_and_the_others_wait_for_one_th
     let record = lane.becomes(note, JobState::Succeeded).await;
     assert_eq!(record.consumer.as_deref(), Some("other"));
     assert_eq!(lane.ledger().0.len(), 2);
+}
+
+#[tokio::test]
+async fn a_record_keeps_the_job_and_its_payload_up_to_a_bound() {
+    let lane = Lane::start().await;
+    let kept = |record: &common::JobRecord| -> Value {
+        let job = record.job.as_ref().unwrap();
+        serde_json::from_str(job.get()).unwrap()
+    };
+    let mut keeping = lane.consumer("keeping", &[]).await;
+    let small = lane
+        .submit(json!({"kind": "note", "payload": {"n": 1}, "max_attempts": 2}))
+        .await;
+    let job = kept(&lane.becomes(small, JobState::Succeeded).await);
+    assert_eq!(job["payload"], json!({"n": 1}));
+    assert_eq!(job["max_attempts"], 2);
+    // A larger payload is left out, and the options are kept.
+    let large = lane
+        .submit(json!({"kind": "note", "payload": "x".repeat(5000), "max_attempts": 2}))
+        .await;
+    let job = kept(&lane.becomes(large, JobState::Succeeded).await);
+    assert_eq!(
+        (&job["payload"], &job["max_attempts"]),
+        (&Value::Null, &json!(2))
+    );
+    // One that nobody ran has ended, too.
+    let hour = common::Timestamp::now().after(Duration::from_hours(1));
+    let later = lane
+        .submit(json!({"kind": "note", "payload": "later", "run_at": hour}))
+        .await;
+    lane.becomes(later, JobState::Scheduled).await;
+    lane.cancel(later).await;
+    let job = kept(&lane.becomes(later, JobState::Cancelled).await);
+    assert_eq!(job["payload"], "later");
+    stop(&mut keeping).await;
+
+    let mut discreet = lane.consumer("discreet", &["--keep-payload", "0"]).await;
+    let secret = lane
+        .submit(json!({"kind": "note", "payload": "secret"}))
+        .await;
+    let job = kept(&lane.becomes(secret, JobState::Succeeded).await);
+    assert_eq!(job["payload"], Value::Null);
+    assert_eq!(job["kind"], "note");
+    stop(&mut discreet).await;
 }

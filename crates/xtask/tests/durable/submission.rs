@@ -142,6 +142,7 @@ async fn a_full_queue_refuses_what_is_new_loses_nothing_and_has_room_again_when_
         instance: "only".to_owned(),
         kinds: vec!["note".parse().unwrap()],
         keep: Duration::from_hours(1),
+        keep_payload: 0,
         topology,
         accept_unsafe: false,
         starved_after: DEADLINE,

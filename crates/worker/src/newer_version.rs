@@ -1,0 +1,92 @@
+//! Jobs that only a newer consumer can read.
+//!
+//! While consumers are upgraded one by one, an older one may get a job that a newer version wrote. The
+//! job says so in a header, and the older consumer puts it off until a newer one gets it: it takes no
+//! slot meanwhile, and none of its attempts is used.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use common::{JobKind, WIRE_VERSION, subjects};
+use tokio::time::Instant;
+use tracing::warn;
+
+/// The first wait, which doubles with each run ...
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// ... up to this.
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
+
+/// How often such jobs are reported.
+const REPORT: Duration = Duration::from_secs(10);
+
+/// The version of the wire format that a message needs, if this consumer does not read it.
+pub(crate) fn newer_version(headers: Option<&HeaderMap>) -> Option<u32> {
+    let version = headers?.get(subjects::REQUIRES_HEADER)?.as_str();
+    version
+        .parse()
+        .ok()
+        .filter(|version| *version > WIRE_VERSION)
+}
+
+/// How long a job waits in its `run`-th run until another consumer gets it.
+pub(crate) fn wait(run: u32) -> Duration {
+    let doubled = FIRST_WAIT.saturating_mul(1 << run.saturating_sub(1).min(16));
+    let wait = doubled.min(LONGEST_WAIT);
+    // Jobs that came together do not come back together.
+    wait.mul_f64(1.0 + rand::random::<f64>() / 2.0)
+}
+
+/// Reports such jobs, not more often than every ten seconds.
+#[derive(Debug, Default)]
+pub(crate) struct Reporter(Mutex<Option<Instant>>);
+
+impl Reporter {
+    pub(crate) fn report(&self, kind: &JobKind, version: u32) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < REPORT) {
+            return;
+        }
+        *last = Some(Instant::now());
+        warn!(
+            job.kind = %kind,
+            "a job needs version {version} of the wire format and this consumer reads version {WIRE_VERSION}: it waits for a newer consumer (further ones are reported every 10 s)"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_later_version_is_newer() {
+        let newer = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(subjects::REQUIRES_HEADER, value);
+            newer_version(Some(&headers))
+        };
+        assert_eq!(newer("2"), Some(2));
+        for value in ["0", "1", "", "two", "-2", "4294967296"] {
+            assert_eq!(newer(value), None, "{value}");
+        }
+        assert_eq!(newer_version(None), None);
+    }
+
+    #[test]
+    fn the_wait_doubles_up_to_five_minutes() {
+        for (run, seconds) in [
+            (0, 1),
+            (1, 1),
+            (2, 2),
+            (5, 16),
+            (9, 256),
+            (10, 300),
+            (u32::MAX, 300),
+        ] {
+            let least = Duration::from_secs(seconds);
+            assert!((least..=least * 3 / 2).contains(&wait(run)), "{run}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What a delivered message says of its job.
+
+use bootstrap::is_unreadable;
+use common::{
+    Backoff, DeadReason, DecodeError, Job, JobKind, JobRecord, JobSubject, OutcomeError, Timestamp,
+    codes,
+};
+
+use crate::fetch::Pulled;
+use crate::newer_version::newer_version;
+use crate::settle::Settlement;
+
+/// A message as far as it can be read.
+#[derive(Debug)]
+pub(crate) struct ReadMessage {
+    pub(crate) max_attempts: u32,
+    pub(crate) backoff: Backoff,
+    pub(crate) deadline: Option<Timestamp>,
+    pub(crate) run_at: Option<Timestamp>,
+    /// The version of the wire format that it needs, if this consumer does not read it.
+    pub(crate) newer_version: Option<u32>,
+    /// Whether its headers or its subject cannot be read.
+    unreadable: bool,
+    /// Why it is not the job that its subject says.
+    problem: Option<String>,
+}
+
+impl ReadMessage {
+    pub(crate) fn of(subject: Option<&JobSubject>, pulled: &Pulled<JobKind>) -> Self {
+        let job = Job::decode(&pulled.payload);
+        let newer_version = newer_version(pulled.headers.as_ref());
+        let problem = match newer_version {
+            // What looks wrong may be new.
+            Some(_) => None,
+            None => problem_of(&job, subject, &pulled.subject),
+        };
+        let options = job.as_ref().ok();
+        let max_attempts = options.and_then(|job| job.max_attempts);
+        Self {
+            max_attempts: max_attempts.unwrap_or_default().get(),
+            backoff: options.and_then(|job| job.backoff).unwrap_or_default(),
+            deadline: options.and_then(|job| job.deadline),
+            run_at: options.and_then(|job| job.run_at),
+            newer_version,
+            unreadable: is_unreadable(pulled.headers.as_ref()),
+            problem,
+        }
+    }
+
+    /// Whether it is not of the waiting job that has its id, and must not end that job.
+    ///
+    /// A job that waits was read before, and its record is written before its next run: another message
+    /// with its id is from another sender.
+    pub(crate) fn is_of_another_job(&mut self, waits: &JobRecord, subject: &JobSubject) -> bool {
+        if self.problem.is_none() {
+            self.problem = other_job(waits, subject).map(str::to_owned);
+        }
+        self.unreadable || self.problem.is_some()
+    }
+
+    /// How a message ends that is no job.
+    pub(crate) fn failure(&mut self) -> Option<Settlement> {
+        let (reason, error) = if self.unreadable {
+            let text = "the headers of the message, or its subject, cannot be read; the headers are kept with the dead letter, as base64";
+            let error = OutcomeError::new(codes::UNREADABLE_HEADERS, text);
+            (DeadReason::UnreadableHeaders, error)
+        } else {
+            let error = OutcomeError::new(codes::INVALID_JOB, self.problem.take()?);
+            (DeadReason::Undecodable, error)
+        };
+        Some(Settlement::Dead {
+            reason,
+            error: Some(error),
+        })
+    }
+}
+
+/// Why a message is not the job that its subject says; `None` if it is.
+fn problem_of(
+    job: &Result<Job<'_>, DecodeError>,
+    subject: Option<&JobSubject>,
+    text: &str,
+) -> Option<String> {
+    match (job, subject) {
+        (Err(error), _) => Some(error.to_string()),
+        (Ok(_), None) => Some(format!(
+            "the subject {text:?} is not jobs.durable.<id>.<priority>.<run>.<kind>"
+        )),
+        (Ok(job), Some(subject)) if job.kind != subject.kind => Some(format!(
+            "field `kind`: a job of kind \"{}\" came on a subject of kind \"{}\"",
+            job.kind, subject.kind
+        )),
+        (Ok(job), Some(subject)) if job.id.is_some_and(|id| id != subject.id) => Some(format!(
+            "field `id`: not the id in the subject, which is {}",
+            subject.id
+        )),
+        _ => None,
+    }
+}
+
+/// Why a message is not of the waiting job that has its id; `None` if it is.
+fn other_job(waits: &JobRecord, subject: &JobSubject) -> Option<&'static str> {
+    let kind = waits.kind.as_ref();
+    if subject.run > waits.run {
+        Some("the job with this id waits for an earlier run")
+    } else if kind.is_some_and(|kind| *kind != subject.kind) {
+        Some("the job with this id is of another kind")
+    } else {
+        None
+    }
+}
