@@ -1,16 +1,16 @@
-// Keeps a page up to date. The server says when there is news; then the page is fetched once more,
-// and what differs is changed in place, so that focus, scroll position, open details and what
-// somebody has typed stay as they are. Without this script every page works by reloading it.
+// Keeps a page up to date. When the server has a new snapshot, the page is fetched again, and only what
+// differs is changed in place: focus, scroll position, open details and typed text stay. Without this
+// script, every page works by reloading it.
 "use strict";
 
 const main = document.querySelector("main");
 const word = document.getElementById("live-state");
-const button = document.getElementById("pause");
-// How many pieces of news make one update: pages that are costly to make ask for more.
+const button = document.getElementById("updates");
+// The page is updated after so many snapshots; costly pages are updated less often.
 const every = Number(main.dataset.every || 0);
-let paused = false;
+let stopped = false;
 let busy = false;
-let news = 0;
+let snapshots = 0;
 let source = null;
 let again = 0;
 
@@ -19,7 +19,7 @@ function say(text, kind) {
   word.className = "dot " + kind;
 }
 
-// Makes `old` like `fresh`. What a person is at work with is left alone.
+// Makes `old` equal to `fresh`. Form fields, and what is marked as `data-keep`, stay as they are.
 function morph(old, fresh) {
   if (old.isEqualNode(fresh)) return;
   if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName || "keep" in (old.dataset || {})) {
@@ -40,12 +40,12 @@ function morph(old, fresh) {
   morphChildren(old, fresh);
 }
 
-// Not `node.id`: in a form that is the field of this name, if there is one.
+// Not `node.id`: in a form, that is the field named `id`, if there is one.
 function idOf(node) {
   return node.nodeType === Node.ELEMENT_NODE ? node.getAttribute("id") : null;
 }
 
-// Children with an id are matched by it, others by their place.
+// Children with an id are matched by it, others by their position.
 function morphChildren(old, fresh) {
   const wanted = new Set([...fresh.children].map(idOf).filter(Boolean));
   for (const child of [...old.children]) {
@@ -74,51 +74,51 @@ function morphChildren(old, fresh) {
 }
 
 async function update() {
-  // One at a time: a slow server is not asked again before it has answered.
+  // One request at a time: a slow server is not asked again before it has answered.
   if (busy) return;
   busy = true;
   try {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" }, cache: "no-store" });
     if (!answer.ok || answer.redirected) throw new Error(String(answer.status));
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    if (paused) return;
+    if (stopped) return;
     for (const part of document.querySelectorAll("[data-live]")) {
       const match = fresh.getElementById(part.id);
       if (match) morph(part, match);
     }
     say("Live", "on");
   } catch {
-    if (!paused) say("No answer, trying again", "off");
+    if (!stopped) say("No answer, trying again", "off");
   } finally {
     busy = false;
   }
 }
 
 function listen() {
-  news = 0;
+  snapshots = 0;
   source = new EventSource("/live");
   source.onmessage = () => {
-    if (news++ % every === 0) update();
+    if (snapshots++ % every === 0) update();
   };
   source.onerror = () => {
     say("Not connected", "off");
-    // After an answer that is no stream, the browser does not try again by itself.
+    // After an answer that is not a stream, the browser does not connect again by itself.
     if (source.readyState !== EventSource.CLOSED) return;
     clearTimeout(again);
     again = setTimeout(() => {
-      if (!paused && !document.hidden && source.readyState === EventSource.CLOSED) listen();
+      if (!stopped && !document.hidden && source.readyState === EventSource.CLOSED) listen();
     }, 5000);
   };
   source.onopen = () => say("Live", "on");
 }
 
 function toggle() {
-  paused = !paused;
-  button.textContent = paused ? "Resume" : "Pause";
-  button.setAttribute("aria-pressed", String(paused));
-  if (paused) {
+  stopped = !stopped;
+  button.textContent = stopped ? "Resume updates" : "Stop updates";
+  button.setAttribute("aria-pressed", String(stopped));
+  if (stopped) {
     source.close();
-    say("Paused", "");
+    say("Not updating", "");
   } else {
     listen();
   }
@@ -127,10 +127,10 @@ function toggle() {
 if (every > 0) {
   button.hidden = false;
   button.addEventListener("click", toggle);
-  // Streams that stay open in the background would use up the browser's few connections.
+  // Streams of background tabs would use up the few connections of the browser.
   document.addEventListener("visibilitychange", () => {
     source.close();
-    if (!document.hidden && !paused) listen();
+    if (!document.hidden && !stopped) listen();
   });
   listen();
 }

@@ -5,38 +5,38 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::http::StatusCode;
 use bootstrap::{Context, Nats};
-use client::Submitter;
+use client::{Queues, Submitter};
+use common::{Fleet, FleetRequest};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-use crate::access::Access;
-use crate::fleet::FleetCache;
-use crate::limits::Limits;
-use crate::metrics::Metrics;
-use crate::problem::Problem;
-use crate::safety::Safety;
+use crate::auth::Access;
+use crate::http::{Limits, Metrics, Problem};
+use crate::system::{FleetCache, QueueCache, Safety};
 
 /// What every request can use. Clones share it.
 #[derive(Clone)]
 pub(crate) struct App(Arc<Shared>);
 
-/// What is in an [`App`].
+/// What an [`App`] holds.
 pub(crate) struct Shared {
-    /// What takes requests.
+    /// The part that exists before there is a connection to NATS.
     pub(crate) front: Arc<Front>,
     /// The connection to NATS.
     pub(crate) nats: Nats,
-    /// Whether its server is to be trusted with durable jobs.
+    /// Whether the NATS server may be trusted with durable jobs.
     pub(crate) safety: Safety,
-    /// Hands durable jobs over; those that come at the same time are stored together.
+    /// Submits durable jobs; jobs that come at the same time are stored together.
     pub(crate) submitter: Submitter,
-    /// The fleet as a status service told it last.
-    pub(crate) fleet: FleetCache,
-    /// How often dead letters were replayed or discarded from here.
-    pub(crate) letter_changes: AtomicU64,
+    /// See [`App::fleet`].
+    pub(crate) fleet_cache: FleetCache,
+    /// See [`App::queues`].
+    pub(crate) queue_cache: QueueCache,
+    /// See [`App::dead_letter_changes`].
+    pub(crate) dead_letter_changes: AtomicU64,
 }
 
-/// What takes requests, also before there is a connection to NATS.
+/// What accepts requests, also before there is a connection to NATS.
 pub(crate) struct Front {
     /// This instance.
     pub(crate) context: Context,
@@ -44,9 +44,9 @@ pub(crate) struct Front {
     pub(crate) access: Access,
     /// What clients may cost.
     pub(crate) limits: Limits,
-    /// What was asked, and how long that took.
+    /// Counts requests, and measures how long they take.
     pub(crate) metrics: Metrics,
-    /// What is brought to its end, also when its client goes away.
+    /// Work that is finished even if its client goes away: see [`App::finish`].
     pub(crate) to_finish: TaskTracker,
 }
 
@@ -55,8 +55,8 @@ impl App {
         Self(Arc::new(shared))
     }
 
-    /// Does something to its end, also when the client that asked for it goes away meanwhile: what
-    /// takes several writes is not left half done. The gateway waits for it before it stops.
+    /// Finishes work that takes several writes, even if the client that asked for it goes away. The
+    /// gateway waits for it before it stops.
     ///
     /// # Errors
     /// Those of the work.
@@ -65,28 +65,53 @@ impl App {
         work: impl Future<Output = Result<T, Problem>> + Send + 'static,
     ) -> Result<T, Problem> {
         self.to_finish.spawn(work).await.unwrap_or_else(|error| {
-            error!("a request broke off: {error}");
+            error!("a request ended by a panic: {error}");
             let text = "something went wrong in the gateway; its log says what";
             Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, text))
         })
     }
 
-    /// Dead letters were replayed or discarded from here: what is known of them is old.
-    pub(crate) fn letters_changed(&self) {
-        self.letter_changes.fetch_add(1, Ordering::Release);
+    /// The part of the fleet that a request asks for.
+    ///
+    /// # Errors
+    /// When NATS is away, or no status service answers.
+    pub(crate) async fn fleet(&self, request: &FleetRequest) -> Result<Arc<Fleet>, Problem> {
+        self.check_nats()?;
+        self.fleet_cache.get(&self.nats.client, request).await
     }
 
-    /// What is known of dead letters is good for as long as this stays the same.
-    pub(crate) fn letter_changes(&self) -> u64 {
-        self.letter_changes.load(Ordering::Acquire)
+    /// The queues of durable jobs, at most two seconds old.
+    ///
+    /// # Errors
+    /// When NATS is away, or does not answer in time.
+    pub(crate) async fn queues(&self) -> Result<Arc<Queues>, Problem> {
+        self.check_nats()?;
+        self.queue_cache.get(&self.nats.client).await
+    }
+
+    /// Notes that this gateway has replayed or discarded dead letters.
+    pub(crate) fn dead_letters_changed(&self) {
+        self.dead_letter_changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often this gateway has replayed or discarded dead letters: what was read of them before the
+    /// number changed is out of date.
+    pub(crate) fn dead_letter_changes(&self) -> u64 {
+        self.dead_letter_changes.load(Ordering::Acquire)
     }
 
     /// Refuses durable jobs where the server may lose what it has confirmed.
+    ///
+    /// # Errors
+    /// See [`Safety::check`].
     pub(crate) async fn check_safety(&self) -> Result<(), Problem> {
         self.safety.check(&self.nats.client).await
     }
 
-    /// Says at once that NATS is away, instead of waiting for it.
+    /// Refuses a request at once while NATS is away, so that it does not wait for an answer.
+    ///
+    /// # Errors
+    /// While there is no connection to NATS.
     pub(crate) fn check_nats(&self) -> Result<(), Problem> {
         if *self.nats.connected().borrow() {
             return Ok(());
@@ -95,7 +120,7 @@ impl App {
     }
 }
 
-/// What is answered while NATS is away.
+/// The answer to every request while NATS is away.
 pub(crate) fn no_connection() -> Problem {
     Problem::away("there is no connection to NATS")
 }

@@ -1,128 +1,161 @@
-//! Does the same with many dead letters.
+//! Replays or discards many dead letters, one after another: for the API and for the pages.
 
 use std::num::NonZeroU32;
-use std::time::Duration;
+use std::sync::Arc;
 
 use client::dead_letters::{Action, Remaining};
 use client::{DeadLetter, Replayed, Which};
 use serde::Serialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use utoipa::ToSchema;
 
-use crate::access::Operator;
 use crate::app::App;
-use crate::problem::Problem;
+use crate::auth::Grant;
+use crate::http::Problem;
 
-/// After this it is said how far it came; whoever does it again goes on there.
-const LONGEST: Duration = Duration::from_mins(5);
+/// The highest rate, in dead letters a second.
+pub(crate) const MAX_RATE: u32 = 100_000;
 
-/// The most letters a second that may be asked for.
-pub(crate) const FASTEST: u32 = 100_000;
+/// What is done with which dead letters.
+#[derive(Debug)]
+pub(crate) struct BulkWork {
+    pub(crate) action: Action,
+    pub(crate) which: Which,
+    /// The most dead letters a second; `None` is no bound.
+    pub(crate) rate: Option<NonZeroU32>,
+    /// The name of the token of whoever asked for it, for the log.
+    pub(crate) by: Arc<str>,
+}
 
-/// What came of many dead letters.
+/// What ends bulk work before all dead letters are done.
+pub(crate) struct Bounds {
+    /// The permission of whoever asked for it.
+    pub(crate) grant: Grant,
+    /// Cancelled when the gateway stops, or somebody stops the work.
+    pub(crate) stop: CancellationToken,
+    /// `None` is no bound.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// The result of bulk work, or how far it is.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[schema(as = ManyDeadLetters)]
-pub(crate) struct Came {
-    /// How many were replayed, or discarded.
+pub(crate) struct BulkOutcome {
+    /// How many dead letters were replayed or discarded.
     pub(crate) done: u64,
-    /// How many somebody else had replayed meanwhile.
+    /// How many somebody else replayed meanwhile.
     pub(crate) already: u64,
-    /// How many were left as they are, because something went wrong.
+    /// How many could not be replayed or discarded; they were left as they are.
     pub(crate) failed: u64,
-    /// Whether these were all that there were at the beginning; if not, ask again to go on.
+    /// Whether all dead letters that existed at the beginning were handled. If not, send the request
+    /// again to go on.
     pub(crate) complete: bool,
-    /// What went wrong last, if something did: why a letter was left as it is, or why this ended
-    /// before all were done.
+    /// The last error: why a dead letter was left as it is, or why the work ended before all were
+    /// handled. Absent if there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
 }
 
-impl Came {
-    fn is_nothing(&self) -> bool {
+impl BulkOutcome {
+    fn is_empty(&self) -> bool {
         self.done + self.already + self.failed == 0
     }
 }
 
-/// Does something with each dead letter that is meant and was there at the beginning, the oldest
-/// first, at most so many a second. It stops after five minutes, when the gateway does, when
-/// nobody waits for it any more, and when the letters cannot be listed, of which it tells what it
-/// did before.
-///
-/// # Errors
-/// When the rate is too high, there is no place for one more that waits, or NATS is away at the
-/// beginning.
-pub(crate) async fn all(
-    app: &App,
-    which: &Which,
-    rate: Option<NonZeroU32>,
-    action: Action,
-    operator: &Operator,
-) -> Result<Came, Problem> {
-    if rate.is_some_and(|rate| rate.get() > FASTEST) {
-        return Err(Problem::bad(
-            "rate",
-            format!("the highest rate is {FASTEST} a second"),
-        ));
-    }
-    let _place = app.limits.wait()?;
-    app.check_nats()?;
-    let client = &app.nats.client;
-    let until = Instant::now() + LONGEST;
-    let mut letters = Remaining::new(client, which, rate).await?;
-    let mut came = Came::default();
-    loop {
-        let next = timeout_at(until, letters.next());
-        let Some(Ok(next)) = app.context.shutdown.run_until_cancelled(next).await else {
-            break;
-        };
-        let letter = match next {
-            Ok(Some(letter)) => letter,
-            Ok(None) => {
-                came.complete = true;
-                break;
-            }
-            Err(error) if came.is_nothing() => return Err(error.into()),
-            Err(error) => {
-                came.error = Some(format!("the dead letters cannot be listed: {error:#}"));
-                break;
-            }
-        };
-        // Letters that are there already are no reason to wait, and so to be late.
-        if Instant::now() >= until {
-            break;
+/// Refuses a rate above [`MAX_RATE`], and says so in words.
+pub(crate) fn check_rate(rate: Option<NonZeroU32>) -> Result<(), String> {
+    match rate {
+        Some(rate) if rate.get() > MAX_RATE => {
+            Err(format!("the highest rate is {MAX_RATE} a second"))
         }
-        one(app, letter, action, &mut came).await;
+        _ => Ok(()),
     }
-    info!(
-        done = came.done,
-        already = came.already,
-        failed = came.failed,
-        complete = came.complete,
-        error = came.error,
-        ?action,
-        by = %operator.name,
-        "went through the dead letters"
-    );
-    Ok(came)
 }
 
-async fn one(app: &App, letter: DeadLetter, action: Action, came: &mut Came) {
+/// Handles each matching dead letter that exists at the beginning, the oldest first. After each of
+/// them, `progress` is told how far the work is.
+///
+/// If the work ends early, the outcome says what was done until then.
+///
+/// # Errors
+/// When the dead letters cannot be listed at the beginning.
+pub(crate) async fn run(
+    app: &App,
+    work: &BulkWork,
+    mut bounds: Bounds,
+    mut progress: impl FnMut(&BulkOutcome),
+) -> Result<BulkOutcome, Problem> {
+    info!(
+        by = %work.by, kind = ?work.which.kind, reason = ?work.which.reason,
+        error = ?work.which.error, action = ?work.action, "bulk work on dead letters begins"
+    );
+    let mut outcome = BulkOutcome::default();
+    let mut remaining = Remaining::new(&app.nats.client, &work.which, work.rate).await?;
+    loop {
+        let deadline = async {
+            match bounds.deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        // In this order, so that no number of dead letters that need no waiting hides an end.
+        let next = tokio::select! {
+            biased;
+            () = bounds.grant.withdrawn() => {
+                outcome.error = Some("the token was withdrawn, or lost the scope `operate`".to_owned());
+                break;
+            }
+            () = bounds.stop.cancelled() => break,
+            () = deadline => break,
+            next = remaining.next() => next,
+        };
+        match next {
+            Ok(Some(letter)) => {
+                handle(app, work.action, letter, &mut outcome).await;
+                progress(&outcome);
+            }
+            Ok(None) => {
+                outcome.complete = true;
+                break;
+            }
+            Err(error) if outcome.is_empty() => return Err(error.into()),
+            Err(error) => {
+                outcome.error = Some(format!("the dead letters cannot be listed: {error:#}"));
+                break;
+            }
+        }
+    }
+    info!(
+        done = outcome.done,
+        already = outcome.already,
+        failed = outcome.failed,
+        complete = outcome.complete,
+        error = outcome.error,
+        action = ?work.action,
+        by = %work.by,
+        "bulk work on dead letters ended"
+    );
+    Ok(outcome)
+}
+
+async fn handle(app: &App, action: Action, letter: DeadLetter, outcome: &mut BulkOutcome) {
     let shared = app.clone();
     let id = letter.id;
-    // Where nobody waits any more, this letter is still the last that is done.
-    let done = app.finish(async move {
-        let done = action.apply(&shared.nats.client, &letter).await;
-        shared.letters_changed();
-        Ok(done?)
+    // If the client goes away, this dead letter is the last one, and is finished.
+    let handled = app.finish(async move {
+        let handled = action.apply(&shared.nats.client, &letter).await;
+        shared.dead_letters_changed();
+        Ok(handled?)
     });
-    match done.await {
-        Ok(Replayed::Yes) => came.done += 1,
-        Ok(Replayed::Already) => came.already += 1,
+    match handled.await {
+        Ok(Replayed::Yes) => outcome.done += 1,
+        Ok(Replayed::Already) => outcome.already += 1,
         Err(problem) => {
-            came.failed += 1;
+            outcome.failed += 1;
             warn!(job.id = %id, "dead letter left as it is: {}", problem.detail);
-            came.error = Some(format!("job {id}: {}", problem.detail));
+            outcome.error = Some(format!("job {id}: {}", problem.detail));
         }
     }
 }

@@ -11,15 +11,15 @@ pub struct Config {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 
-    /// Take durable jobs also where the server may lose what it has confirmed, with a warning
+    /// Take durable jobs with a warning if the server may lose what it has confirmed
     #[arg(long)]
     pub accept_unsafe_server: bool,
 
-    /// What every service can be told.
+    /// Options of every service.
     #[command(flatten)]
     pub options: bootstrap::Options,
 
-    /// Who may do what, and who is let in.
+    /// Who is let in, and what they may do.
     #[command(flatten)]
     pub access: AccessOptions,
 
@@ -28,27 +28,26 @@ pub struct Config {
     pub limits: LimitOptions,
 }
 
-/// Who may do what, and who is let in.
+/// Who is let in, and what they may do.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Access")]
 pub struct AccessOptions {
     /// TOML file with the tokens of those who may read, submit or operate; read again when it changes
     ///
     /// Each `[[token]]` has a `name`, `scopes` ("read", "submit", "operate"), and either `sha256`, the SHA-256 of the
-    /// token in hex, or the `token` itself. Without a file whoever comes from this machine may do everything.
+    /// token in hex, or the `token` itself. Without a file, everybody on this machine may do everything.
     #[arg(long, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
 
-    /// Let everybody who can reach --listen do everything; needed to listen beyond loopback without --tokens
+    /// Without tokens: serve everybody who can reach --listen; needed to listen beyond this machine
     #[arg(long, conflicts_with = "tokens")]
     pub allow_anyone: bool,
 
-    /// Without tokens: names of this host, separated by commas, under which it may be asked besides localhost and IP
-    /// addresses
+    /// Without tokens: host names that requests may use besides localhost and IP addresses, separated by commas
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub host_names: Vec<String>,
 
-    /// PEM file with the certificates of --tls-key, the own one first; HTTP is served over TLS then
+    /// PEM file with the certificates for --tls-key, the gateway's own first; HTTP is then served over TLS
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
 
@@ -56,9 +55,9 @@ pub struct AccessOptions {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 
-    /// People reach this over TLS that something before it does: cookies are for TLS only, and addresses are https
+    /// A proxy in front of the gateway does TLS: cookies are for TLS only, and addresses are https
     ///
-    /// This is not taken from what a request says of itself, such as `X-Forwarded-Proto`: anybody could say it.
+    /// Headers such as `X-Forwarded-Proto` are not believed: anybody can send them.
     #[arg(long)]
     pub behind_tls: bool,
 }
@@ -67,27 +66,29 @@ pub struct AccessOptions {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitOptions {
-    /// The most connections; for another one the one that is idle for longest is closed, and where none is, it waits
+    /// Largest number of connections; for a new one, the connection that has been idle for longest is closed; if none
+    /// is idle, the new one waits
     #[arg(long, value_name = "NUMBER", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub connections: u32,
 
-    /// The most connections of one peer, 0 for no bound: for another one the one that is idle for longest is closed, and
-    /// where none is, the new one
+    /// Largest number of connections of one peer, 0 for no limit; for a new one, the peer's connection that has been
+    /// idle for longest is closed; if none is idle, the new one is closed
     ///
-    /// A peer is an IPv4 address, or the first 64 bits of an IPv6 address. Behind a reverse proxy all connections come
-    /// from the address of the proxy: set 0 there, and let the proxy bound what each client has.
+    /// A peer is an IPv4 address, or the first 64 bits of an IPv6 address. Behind a reverse proxy, all connections come
+    /// from the address of the proxy: set 0 there, and let the proxy limit its clients.
     #[arg(long, value_name = "NUMBER", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=65_536))]
     pub connections_per_peer: u32,
 
-    /// The most requests that are worked at; more are answered with 429
+    /// Largest number of requests at a time; more are answered with 429
     #[arg(long, value_name = "NUMBER", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub requests: u32,
 
-    /// The most requests that wait for the end of a job, and the most event streams; more are answered with 429
+    /// Largest number of requests that wait for the end of a job, and of event streams; more are answered with 429
     #[arg(long, value_name = "NUMBER", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub waiting: u32,
 
-    /// How long a client may take to send the headers of its next request, and to send or take each further piece
+    /// How long a client may take for the headers of its next request, and for each further piece that it sends or
+    /// receives
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = humantime::parse_duration)]
     pub idle: Duration,
 }

@@ -1,23 +1,14 @@
-//! The web face of the job system: an HTTP API for programs, and a dashboard for people.
+//! The gateway: an HTTP API for programs, and a dashboard for people.
 
-mod access;
 mod api;
 mod app;
+mod auth;
 mod bulk;
 mod config;
-mod fleet;
-mod gate;
-mod limits;
-mod metrics;
+mod http;
 mod pages;
-mod peers;
-mod problem;
-mod safety;
-mod scope;
 mod serve;
-mod server;
-mod tls;
-mod tokens;
+mod system;
 
 pub use config::{AccessOptions, Config, LimitOptions};
 pub use serve::{ABOUT, serve};

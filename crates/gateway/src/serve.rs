@@ -16,14 +16,11 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use crate::access::Access;
 use crate::app::{App, Front, Shared, no_connection};
-use crate::fleet::FleetCache;
-use crate::gate::gate;
-use crate::limits::Limits;
-use crate::metrics::Metrics;
-use crate::safety::Safety;
-use crate::{Config, api, pages, server, tls};
+use crate::auth::Access;
+use crate::http::{Limits, Metrics, gate, server, tls};
+use crate::system::{FleetCache, QueueCache, Safety};
+use crate::{Config, api, pages};
 
 /// Which service this is.
 pub const ABOUT: About = About {
@@ -34,18 +31,18 @@ pub const ABOUT: About = About {
     monitor_port: 9474,
 };
 
-/// How long a submission may take before the client is told to come again.
+/// How long a durable job may take to be stored before its submission is answered with 503.
 const CONFIRM: Duration = Duration::from_secs(5);
 
-/// How many connections may wait to be accepted.
+/// How many connections the operating system keeps until they are accepted.
 const BACKLOG: u32 = 1024;
 
-/// Serves HTTP until it is told to stop. Until NATS is reached for the first time, clients are told
-/// to come again.
+/// Serves HTTP until the shutdown. Until NATS is reached for the first time, every request is answered
+/// with 503.
 ///
 /// # Errors
-/// When the address cannot be listened on, it would be open to others by mistake, or NATS refuses
-/// the connection.
+/// When the configuration is wrong, the address cannot be listened on, or NATS refuses the
+/// credentials.
 pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode> {
     let access = Access::new(&context, &config)?;
     let tls = tls::acceptor(&config.access)?;
@@ -78,8 +75,9 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
             submitter: Submitter::new(&nats, patience),
             safety: Safety::new(config.accept_unsafe_server),
             nats,
-            fleet: FleetCache::default(),
-            letter_changes: AtomicU64::default(),
+            fleet_cache: FleetCache::default(),
+            queue_cache: QueueCache::default(),
+            dead_letter_changes: AtomicU64::default(),
         });
         let watched = app.clone();
         tokio::spawn(async move {
@@ -88,7 +86,7 @@ pub async fn serve(context: Context, config: Config) -> anyhow::Result<ExitCode>
         });
         drop(served.send_replace(with_nats(&app)));
         info!("serving {url}");
-        // Whoever is registered is so for as long as this is held.
+        // The registration lasts as long as this value.
         anyhow::Ok(registered)
     };
     let serving = async {
@@ -105,15 +103,15 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     } else {
         TcpSocket::new_v6()?
     };
-    // Connections of the process before, which are just ending, do not keep the address.
+    // Closing connections of a previous process do not keep the address taken.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Says of everything that NATS is away, and serves what the page loads that says it.
+/// The routes before NATS is reached: 503 for everything but the assets of the page that says so.
 fn without_nats(front: &Arc<Front>) -> Router {
-    pages::assets()
+    pages::asset_routes()
         .fallback(async || no_connection())
         .layer(middleware::from_fn_with_state(Arc::clone(front), gate))
 }
@@ -122,7 +120,7 @@ fn with_nats(app: &App) -> Router {
     let gate = middleware::from_fn_with_state(Arc::clone(&app.front), gate);
     api::router()
         .merge(pages::router(app))
-        .merge(pages::assets())
+        .merge(pages::asset_routes())
         .method_not_allowed_fallback(api::no_such_method)
         .fallback(api::no_such_route)
         .layer(middleware::from_fn_with_state(
@@ -133,8 +131,7 @@ fn with_nats(app: &App) -> Router {
         .with_state(app.clone())
 }
 
-/// A connection that was lost just now, at a message that could not be read perhaps, is there again
-/// before anybody has to be told.
+/// Waits a moment for a connection that was lost just now, so that a short loss fails no request.
 async fn wait_for_reconnect(State(app): State<App>, request: Request, next: Next) -> Response {
     app.nats.bridge_short_loss().await;
     next.run(request).await

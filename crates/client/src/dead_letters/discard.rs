@@ -1,7 +1,8 @@
 use anyhow::Context as _;
 use bootstrap::Client;
-use common::{JobState, codes};
+use common::{JobRecord, JobState, codes};
 use jetstream::{NotStored, batch, records};
+use tracing::warn;
 
 use super::change::{mark, now, record_of, remove};
 use super::{DeadLetter, LeftAsItIs};
@@ -10,29 +11,60 @@ use crate::submit::MARGIN;
 /// How long the record of a discarded job is kept: a week.
 const KEPT: &str = "168h";
 
-/// Removes a dead letter for good. The record of its job says so, and stays for a week.
+/// Removes a dead letter for good. The record of its job says so, and expires after a week.
+///
+/// First the record is marked as discarded, so that nobody replays the dead letter at the same time;
+/// then the dead letter is removed; then the record gets its time to live. If this stops half-way, the
+/// record does not expire while the dead letter exists, and another discard finishes the work. So a
+/// record that is marked as discarded does not prove that the dead letter is gone.
 ///
 /// # Errors
-/// When the server does not answer in time, or somebody else is at it: [`LeftAsItIs::Busy`].
+/// When the server does not answer in time, or somebody else replays or discards the dead letter at the
+/// same time: [`LeftAsItIs::Busy`].
 pub async fn discard(client: &Client, letter: &DeadLetter) -> anyhow::Result<()> {
     let (record, at) = tokio::join!(record_of(client, letter), now(client));
     let (mut record, expected) = record?;
-    if record.state == JobState::Dead && record.run == letter.run && expected > 0 {
-        // Whoever was interrupted here has written so already.
-        if !record.is_discarded() {
-            let discarded = mark(at?, codes::DISCARDED, "the dead letter was discarded");
-            record.failures.push(discarded);
-        }
-        let limit = client.max_payload().saturating_sub(MARGIN);
-        let record = records::encode(&record, limit);
-        let message = records::message(letter.id, record, expected, Some(KEPT));
-        match batch::store(client, vec![message]).await {
-            Ok(_) => {}
-            Err(NotStored::Conflict) => {
-                return Err(LeftAsItIs::Busy(letter.id).into());
-            }
-            Err(error) => return Err(error).context("the letter was not discarded"),
-        }
+    if record.state != JobState::Dead || record.run != letter.run || expected == 0 {
+        // The record is gone, or the job goes on in a later run: only the dead letter is left.
+        return remove_letter(client, letter).await;
     }
-    remove(client, letter).await
+    // An earlier discard may have stopped here.
+    if !record.is_discarded() {
+        let discarded = mark(at?, codes::DISCARDED, "the dead letter was discarded");
+        record.failures.push(discarded);
+    }
+    let marked = match store(client, &record, expected, None).await {
+        Ok(sequence) => sequence,
+        Err(NotStored::Conflict) => return Err(LeftAsItIs::Busy(letter.id).into()),
+        Err(error) => return Err(error).context("the dead letter was not discarded"),
+    };
+    remove_letter(client, letter).await?;
+    match store(client, &record, marked, Some(KEPT)).await {
+        // After a conflict, somebody else who discards it does the rest.
+        Ok(_) | Err(NotStored::Conflict) => {}
+        // The dead letter is gone, which is what was asked for.
+        Err(error) => warn!(
+            job.id = %letter.id, %error,
+            "the record of a discarded job was left without a time to live"
+        ),
+    }
+    Ok(())
+}
+
+async fn remove_letter(client: &Client, letter: &DeadLetter) -> anyhow::Result<()> {
+    let removed = remove(client, letter).await;
+    removed.context("the dead letter was not removed; discard it again")
+}
+
+/// Stores the record if it is still the expected one, and returns its new sequence.
+async fn store(
+    client: &Client,
+    record: &JobRecord,
+    expected: u64,
+    ttl: Option<&str>,
+) -> Result<u64, NotStored> {
+    let limit = client.max_payload().saturating_sub(MARGIN);
+    let encoded = records::encode(record, limit);
+    let message = records::message(record.id, encoded, expected, ttl);
+    batch::store(client, vec![message]).await
 }

@@ -388,16 +388,49 @@ async fn a_discarded_letter_is_gone_and_its_record_will_be() {
         .map(|mark| &*mark.error.code)
         .collect();
     assert_eq!(codes, [codes::PERMANENT, codes::DISCARDED], "said once");
+    assert!(expires(&operator, id).await);
+}
+
+/// Whether the record of a job has a time to live.
+async fn expires(client: &Client, id: JobId) -> bool {
     let last = json!({"last_by_subj": format!("jobs.state.{id}")}).to_string();
-    let kept = operator.request("$JS.API.DIRECT.GET.JOBS_STATE", last.into());
+    let kept = client.request("$JS.API.DIRECT.GET.JOBS_STATE", last.into());
+    kept.await
+        .unwrap()
+        .headers
+        .unwrap()
+        .get("Nats-TTL")
+        .is_some()
+}
+
+#[tokio::test]
+async fn a_discard_that_stopped_half_way_keeps_the_record_and_is_finished_by_the_next() {
+    let (_nats, worker, operator) = stand().await;
+    let id = bury(&worker, "mail", "permanent").await;
+    let letter = dead_letters::show(&operator.clone().into(), id).await;
+    let letter = letter.unwrap().unwrap();
+    // A worker may write the record, but not remove the dead letter.
+    let refused = dead_letters::discard(&worker.clone().into(), &letter).await;
+    let refused = format!("{:#}", refused.unwrap_err());
+    assert!(refused.contains("discard it again"), "{refused}");
+    let record = look_up(&operator.clone().into(), id).await;
+    assert!(record.unwrap().unwrap().is_discarded());
+    assert_eq!(letters(&operator).await, 1);
     assert!(
-        kept.await
-            .unwrap()
-            .headers
-            .unwrap()
-            .get("Nats-TTL")
-            .is_some()
+        !expires(&operator, id).await,
+        "the record expires before the dead letter"
     );
+    let letter = dead_letters::show(&operator.clone().into(), id).await;
+    let letter = letter.unwrap().unwrap();
+    dead_letters::discard(&operator.clone().into(), &letter)
+        .await
+        .unwrap();
+    assert_eq!(letters(&operator).await, 0);
+    assert!(expires(&operator, id).await);
+    let record = look_up(&operator.clone().into(), id).await;
+    let record = record.unwrap().unwrap();
+    let marks = record.failures.iter().filter(|failure| failure.is_mark());
+    assert_eq!(marks.count(), 1, "marked once");
 }
 
 #[tokio::test]
@@ -412,7 +445,7 @@ async fn a_letter_that_the_server_does_not_remove_is_not_said_to_be_discarded() 
         .await
         .unwrap_err();
     assert!(
-        refused.to_string().contains("file too large"),
+        format!("{refused:#}").contains("file too large"),
         "{refused:#}"
     );
 }

@@ -1,4 +1,4 @@
-//! Dead letters by what was wrong with them.
+//! Groups of dead letters with the same error.
 
 use axum::Json;
 use axum::extract::State;
@@ -9,67 +9,68 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::params::Params;
 use super::schema;
-use crate::access::Reader;
 use crate::app::App;
-use crate::problem::Problem;
+use crate::auth::Reader;
+use crate::http::Problem;
 
-/// The most letters that are looked at for groups.
-const GROUPED: usize = 10_000;
+/// The most dead letters that are grouped.
+const MAX_GROUPED: usize = 10_000;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct GroupsQuery {
-    /// Only those of this kind.
+    /// Only dead letters of this kind.
     #[param(value_type = Option<schema::Kind>)]
     kind: Option<JobKind>,
-    /// Only those that were given up for this reason.
+    /// Only dead letters with this reason.
     #[param(value_type = Option<schema::Reason>)]
     reason: Option<DeadReason>,
 }
 
-/// Dead letters by what was wrong.
+/// Groups of dead letters.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeadLetterGroups)]
 pub(crate) struct Grouped {
     /// The groups, the largest first.
     groups: Vec<Group>,
-    /// How many letters are in them.
+    /// How many dead letters were grouped.
     looked_at: u64,
-    /// Whether these are all; if not, they are the newest.
+    /// Whether these are all dead letters that match; if not, they are the newest.
     complete: bool,
 }
 
-/// Dead letters that failed alike.
+/// Dead letters with the same kind, reason and error.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeadLetterGroup)]
 pub(crate) struct Group {
-    /// Their kind.
+    /// The kind of their jobs.
     #[schema(value_type = schema::Kind)]
     kind: JobKind,
-    /// Why they were given up.
+    /// Why the jobs were given up.
     #[schema(value_type = Option<schema::Reason>)]
     reason: Option<DeadReason>,
-    /// The code of the last error; empty if it is not known.
+    /// The code of the last error; empty if no error is known.
     code: String,
-    /// Its message without what differs from job to job: `error` in a list, a replay, a discard.
+    /// The message of the last error, without numbers and ids: the parameter `error` of a list, a replay
+    /// and a discard.
     error: String,
-    /// How many they are, of those that were looked at.
+    /// How many of the grouped dead letters are in this group.
     count: u64,
-    /// When the last of them was given up.
+    /// When the newest of them was given up.
     #[schema(value_type = schema::Moment)]
     newest: Timestamp,
-    /// When the first of them was given up.
+    /// When the oldest of them was given up.
     #[schema(value_type = schema::Moment)]
     oldest: Timestamp,
-    /// The last of them.
+    /// The job of the newest of them.
     #[schema(value_type = uuid::Uuid)]
     example: JobId,
 }
 
 /// Group dead letters by their errors
 ///
-/// The newest 10,000 are looked at.
+/// Only the newest 10,000 are read.
 #[utoipa::path(
     get,
     path = "/v1/dead-letters/groups",
@@ -92,7 +93,7 @@ pub(crate) async fn groups(
         error: None,
     };
     app.check_nats()?;
-    let groups = dead_letters::groups(&app.nats.client, &which, GROUPED).await?;
+    let groups = dead_letters::groups(&app.nats.client, &which, MAX_GROUPED).await?;
     let of = |group: dead_letters::Group| Group {
         kind: group.kind,
         reason: group.reason,

@@ -1,4 +1,4 @@
-//! Dead letters: jobs that were given up.
+//! Dead letters: list them; show, replay and discard one.
 
 use std::collections::BTreeMap;
 
@@ -16,33 +16,33 @@ use serde_json::value::RawValue;
 use tracing::info;
 use utoipa::{IntoParams, ToSchema};
 
-use super::jobs::{as_submitted, cursor, limit};
-use super::params::{Id, Params};
+use super::body::media_type;
+use super::jobs::as_submitted;
+use super::params::{Id, Params, cursor, limit};
 use super::schema;
-use super::submit::media_type;
-use crate::access::{Operator, Reader};
 use crate::app::App;
-use crate::problem::Problem;
+use crate::auth::{Operator, Reader};
+use crate::http::Problem;
 
-/// What a job has beside its payload, at most.
-const AROUND: usize = 8 << 10;
+/// The bytes that a message needs beside the payload of the job.
+const OVERHEAD: usize = 8 << 10;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListQuery {
-    /// Only those of this kind.
+    /// Only dead letters of this kind.
     #[param(value_type = Option<schema::Kind>)]
     kind: Option<JobKind>,
-    /// Only those that were given up for this reason.
+    /// Only dead letters with this reason.
     #[param(value_type = Option<schema::Reason>)]
     reason: Option<DeadReason>,
-    /// Only those of the group with this message.
+    /// Only dead letters of the group with this `error`.
     error: Option<String>,
-    /// The most letters in the answer: 50 if absent, at most 200.
+    /// The most dead letters on the page: 50 if absent, at most 200.
     #[param(minimum = 1, maximum = 200)]
     limit: Option<usize>,
-    /// Where to go on: `next` of the answer before.
+    /// Where the page begins: `next` of the page before.
     cursor: Option<String>,
 }
 
@@ -50,12 +50,13 @@ pub(crate) struct ListQuery {
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeadLetters)]
 pub(crate) struct Page {
-    /// The letters, the newest first.
+    /// The dead letters, the newest first.
     letters: Vec<Letter>,
-    /// The cursor with which they go on; absent at the end.
+    /// The cursor of the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
-    /// How many were looked at. With a filter a page may be short, or empty, though there are more.
+    /// How many dead letters were read. With a filter, a page may be short or empty although more pages
+    /// follow.
     looked_at: usize,
 }
 
@@ -63,19 +64,19 @@ pub(crate) struct Page {
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeadLetter)]
 pub(crate) struct Letter {
-    /// The job.
+    /// The id of the job.
     #[schema(value_type = uuid::Uuid)]
     id: JobId,
-    /// Its kind.
+    /// The kind of the job.
     #[schema(value_type = schema::Kind)]
     kind: JobKind,
-    /// Why it was given up.
+    /// Why the job was given up.
     #[schema(value_type = Option<schema::Reason>)]
     reason: Option<DeadReason>,
-    /// When.
+    /// When the job was given up.
     #[schema(value_type = schema::Moment)]
     at: Timestamp,
-    /// How many attempts failed.
+    /// How many attempts have failed.
     attempts: usize,
     /// The last error.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,29 +100,31 @@ impl From<dead_letters::Summary> for Letter {
     }
 }
 
-/// A dead letter with all that it holds.
+/// A dead letter with its job.
 #[derive(Serialize, ToSchema)]
 #[schema(as = WholeDeadLetter)]
 pub(crate) struct Whole {
-    /// What is in the list, too.
+    /// What a list says of it.
     #[serde(flatten)]
     letter: Letter,
     /// The failed attempts, the oldest first.
     #[schema(value_type = Vec<schema::Attempt>)]
     failures: Vec<FailedAttempt>,
-    /// The headers that it was submitted with.
+    /// The headers that the job was submitted with.
     headers: BTreeMap<String, Vec<String>>,
-    /// The job as it was submitted, if it is JSON, nested no deeper than a job may be and without
-    /// unpaired surrogates.
+    /// The job as it was submitted. Only a job that every JSON parser can read: nested no deeper than a
+    /// job may be, without unpaired surrogates.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
     job: Option<Box<RawValue>>,
-    /// The job as it was submitted in base64, otherwise.
+    /// The same in base64, if it is not such JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     base64: Option<String>,
 }
 
 /// List dead letters
+///
+/// The newest first.
 #[utoipa::path(
     get,
     path = "/v1/dead-letters",
@@ -158,12 +161,14 @@ async fn find(app: &App, id: JobId) -> Result<DeadLetter, Problem> {
     app.check_nats()?;
     let letter = dead_letters::show(&app.nats.client, id).await?;
     letter.ok_or_else(|| {
-        let text = "there is no dead letter of this job; it may have been replayed or discarded";
+        let text = "this job has no dead letter; it may have been replayed or discarded";
         Problem::not_found(text).of_job(id)
     })
 }
 
 /// Show a dead letter
+///
+/// With its failed attempts, and the job as it was submitted.
 #[utoipa::path(
     get,
     path = "/v1/dead-letters/{id}",
@@ -171,9 +176,9 @@ async fn find(app: &App, id: JobId) -> Result<DeadLetter, Problem> {
     tag = "dead letters",
     params(("id" = uuid::Uuid, Path, description = "The job")),
     responses(
-        (status = 200, description = "The letter", body = Whole),
+        (status = 200, description = "The dead letter", body = Whole),
         (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such dead letter", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn show(
@@ -199,9 +204,9 @@ pub(crate) async fn show(
     }))
 }
 
-/// The bytes of a dead letter
+/// Download a dead letter
 ///
-/// As they were submitted, to be saved and not to be shown.
+/// The bytes of the job as they were submitted, as a file.
 #[utoipa::path(
     get,
     path = "/v1/dead-letters/{id}/raw",
@@ -211,7 +216,7 @@ pub(crate) async fn show(
     responses(
         (status = 200, description = "The bytes", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such dead letter", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn raw(
@@ -234,17 +239,17 @@ pub(crate) async fn raw(
     Ok((headers, letter.payload).into_response())
 }
 
-/// What a job is replayed with.
+/// Changes to a job that is replayed.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Edit<'a> {
-    /// Another payload, any JSON; the job keeps its own if this is absent.
+    /// The new payload, any JSON; the job keeps its payload if this is absent.
     #[serde(default, borrow, deserialize_with = "also_null")]
     #[schema(value_type = Option<serde_json::Value>)]
     payload: Option<&'a RawValue>,
 }
 
-/// `null` is a payload, too.
+/// Reads `null` as a payload.
 fn also_null<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(reader).map(Some)
 }
@@ -253,14 +258,14 @@ fn also_null<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<&'de RawValu
 #[derive(Serialize, ToSchema)]
 #[schema(as = ReplayedDeadLetter)]
 pub(crate) struct Requeued {
-    /// The job, which is in the queue again.
+    /// The job, which is queued again.
     #[schema(value_type = uuid::Uuid)]
     id: JobId,
 }
 
 /// Replay a dead letter
 ///
-/// Puts the job into the queue again, with another payload if there is one in the body.
+/// Queues the job again, with another payload if the body has one.
 #[utoipa::path(
     post,
     path = "/v1/dead-letters/{id}/replay",
@@ -269,10 +274,10 @@ pub(crate) struct Requeued {
     params(("id" = uuid::Uuid, Path, description = "The job")),
     request_body(content = Edit<'_>, content_type = "application/json"),
     responses(
-        (status = 202, description = "It is in the queue again", body = Requeued,
-            headers(("Location" = String, description = "Where it can be seen"))),
+        (status = 202, description = "The job is queued again", body = Requeued,
+            headers(("Location" = String, description = "The path of the job"))),
         (status = 400, description = "Not an id, or not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such dead letter", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Somebody else has replayed it", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The payload is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Not JSON", body = Problem, content_type = "application/problem+json"),
@@ -286,22 +291,22 @@ pub(crate) async fn replay(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let most = app.nats.client.max_payload().saturating_sub(AROUND);
-    let body = app.limits.read(&headers, body, most).await?;
+    let max = app.nats.client.max_payload().saturating_sub(OVERHEAD);
+    let body = app.limits.read(&headers, body, max).await?;
     let payload = edit(&headers, &body.bytes)?;
     let edited = payload.is_some();
     let letter = find(&app, id).await?;
     let shared = app.clone();
     let replaying = async move {
         let replayed = dead_letters::replay(&shared.nats.client, &letter, payload).await;
-        shared.letters_changed();
+        shared.dead_letters_changed();
         Ok(replayed?)
     };
     match app.finish(replaying).await? {
         Replayed::Yes => {
             info!(job.id = %id, by = %operator.name, edited, "replayed a dead letter");
-            let place = [(header::LOCATION, format!("/v1/jobs/{id}"))];
-            Ok((StatusCode::ACCEPTED, place, Json(Requeued { id })).into_response())
+            let location = [(header::LOCATION, format!("/v1/jobs/{id}"))];
+            Ok((StatusCode::ACCEPTED, location, Json(Requeued { id })).into_response())
         }
         Replayed::Already => {
             let text = "somebody else has replayed it, or the job is not dead any more";
@@ -318,9 +323,9 @@ fn edit(headers: &HeaderMap, body: &Bytes) -> Result<Option<Bytes>, Problem> {
         let text = "Content-Type must be application/json";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text).on_field("Content-Type"));
     }
-    // A derived reader would take the payload from an array, too, and an empty one for none.
+    // The derived reader would accept an array as well.
     if body.trim_ascii_start().first() == Some(&b'[') {
-        let text = "the body is an array, and not {\"payload\": …}";
+        let text = "the body is an array instead of {\"payload\": …}";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text));
     }
     let edit: Edit<'_> = serde_json::from_slice(body).map_err(|error| {
@@ -341,7 +346,7 @@ fn edit(headers: &HeaderMap, body: &Bytes) -> Result<Option<Bytes>, Problem> {
 
 /// Discard a dead letter
 ///
-/// Removes it for good; the record of its job stays for a week.
+/// Removes it for good. The record of its job stays for a week. If this fails half-way, send it again.
 #[utoipa::path(
     delete,
     path = "/v1/dead-letters/{id}",
@@ -349,10 +354,10 @@ fn edit(headers: &HeaderMap, body: &Bytes) -> Result<Option<Bytes>, Problem> {
     tag = "dead letters",
     params(("id" = uuid::Uuid, Path, description = "The job")),
     responses(
-        (status = 204, description = "It is gone"),
+        (status = 204, description = "The dead letter is removed"),
         (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "Somebody else is at it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such dead letter", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Somebody else replays or discards it at the same time", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn discard(
@@ -364,7 +369,7 @@ pub(crate) async fn discard(
     let shared = app.clone();
     let discarding = async move {
         let discarded = dead_letters::discard(&shared.nats.client, &letter).await;
-        shared.letters_changed();
+        shared.dead_letters_changed();
         Ok(discarded?)
     };
     app.finish(discarding).await?;

@@ -1,38 +1,44 @@
-//! Many dead letters at once.
+//! Replays or discards many dead letters in one request.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use client::Which;
 use client::dead_letters::Action;
 use common::{DeadReason, JobKind};
 use serde::Deserialize;
+use tokio::time::Instant;
 use utoipa::IntoParams;
 
 use super::params::Params;
 use super::schema;
-use crate::access::Operator;
 use crate::app::App;
-use crate::bulk::{self, Came};
-use crate::problem::Problem;
+use crate::auth::{Operator, Scope};
+use crate::bulk::{self, Bounds, BulkOutcome, BulkWork};
+use crate::http::Problem;
+
+/// How long one request may work; the client sends it again to go on.
+const MAX_DURATION: Duration = Duration::from_mins(5);
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Query {
-    /// Only those of this kind.
+    /// Only dead letters of this kind.
     #[param(value_type = Option<schema::Kind>)]
     kind: Option<JobKind>,
-    /// Only those that were given up for this reason.
+    /// Only dead letters with this reason.
     #[param(value_type = Option<schema::Reason>)]
     reason: Option<DeadReason>,
-    /// Only those of the group with this message.
+    /// Only dead letters of the group with this `error`.
     error: Option<String>,
-    /// Needed where nothing else says which are meant: all of them.
+    /// All dead letters. Needed if no other parameter says which.
     #[serde(default)]
     all: bool,
-    /// So many a second, at most.
+    /// The most dead letters a second.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 100_000)]
     rate: Option<NonZeroU32>,
 }
@@ -41,7 +47,7 @@ impl Query {
     fn which(self) -> Result<(Which, Option<NonZeroU32>), Problem> {
         let named = self.kind.is_some() || self.reason.is_some() || self.error.is_some();
         if named == self.all {
-            let text = "say which are meant by kind, reason or error, or that all are by all=true";
+            let text = "say which dead letters by kind, reason or error, or say all=true";
             return Err(Problem::bad("all", text));
         }
         let which = Which {
@@ -49,14 +55,16 @@ impl Query {
             reason: self.reason,
             error: self.error,
         };
+        bulk::check_rate(self.rate).map_err(|text| Problem::bad("rate", text))?;
         Ok((which, self.rate))
     }
 }
 
 /// Replay many dead letters
 ///
-/// Those that are meant and are there at the beginning, the oldest first. The request lasts as long
-/// as it takes, at most five minutes, and stops when its client goes.
+/// Those that match and exist at the beginning, the oldest first. The request takes as long as the work,
+/// at most five minutes. The work ends early, and the answer says how far it came, when the time is
+/// over, the token is withdrawn, or the gateway stops; it also ends when the client disconnects.
 #[utoipa::path(
     post,
     path = "/v1/dead-letters/replay",
@@ -64,7 +72,7 @@ impl Query {
     tag = "dead letters",
     params(Query),
     responses(
-        (status = 200, description = "What came of it", body = Came),
+        (status = 200, description = "The result", body = BulkOutcome),
         (status = 400, description = "A wrong parameter", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "A limit is reached", body = Problem, content_type = "application/problem+json"),
     )
@@ -72,18 +80,17 @@ impl Query {
 pub(crate) async fn replay(
     State(app): State<App>,
     operator: Operator,
+    headers: HeaderMap,
     Params(query): Params<Query>,
-) -> Result<Json<Came>, Problem> {
-    let (which, rate) = query.which()?;
-    bulk::all(&app, &which, rate, Action::Replay, &operator)
-        .await
-        .map(Json)
+) -> Result<Json<BulkOutcome>, Problem> {
+    run(&app, Action::Replay, query, operator, &headers).await
 }
 
 /// Discard many dead letters
 ///
-/// Those that are meant and are there at the beginning, the oldest first. The request lasts as long
-/// as it takes, at most five minutes, and stops when its client goes.
+/// Those that match and exist at the beginning, the oldest first. The request takes as long as the work,
+/// at most five minutes. The work ends early, and the answer says how far it came, when the time is
+/// over, the token is withdrawn, or the gateway stops; it also ends when the client disconnects.
 #[utoipa::path(
     delete,
     path = "/v1/dead-letters",
@@ -91,7 +98,7 @@ pub(crate) async fn replay(
     tag = "dead letters",
     params(Query),
     responses(
-        (status = 200, description = "What came of it", body = Came),
+        (status = 200, description = "The result", body = BulkOutcome),
         (status = 400, description = "A wrong parameter", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "A limit is reached", body = Problem, content_type = "application/problem+json"),
     )
@@ -99,10 +106,32 @@ pub(crate) async fn replay(
 pub(crate) async fn discard(
     State(app): State<App>,
     operator: Operator,
+    headers: HeaderMap,
     Params(query): Params<Query>,
-) -> Result<Json<Came>, Problem> {
+) -> Result<Json<BulkOutcome>, Problem> {
+    run(&app, Action::Discard, query, operator, &headers).await
+}
+
+async fn run(
+    app: &App,
+    action: Action,
+    query: Query,
+    operator: Operator,
+    headers: &HeaderMap,
+) -> Result<Json<BulkOutcome>, Problem> {
     let (which, rate) = query.which()?;
-    bulk::all(&app, &which, rate, Action::Discard, &operator)
-        .await
-        .map(Json)
+    let _permit = app.limits.wait()?;
+    app.check_nats()?;
+    let work = BulkWork {
+        action,
+        which,
+        rate,
+        by: operator.name,
+    };
+    let bounds = Bounds {
+        grant: app.access.grant(headers, Scope::Operate)?,
+        stop: app.context.shutdown.clone(),
+        deadline: Some(Instant::now() + MAX_DURATION),
+    };
+    bulk::run(app, &work, bounds, |_| ()).await.map(Json)
 }

@@ -1,16 +1,16 @@
-//! The description of the API as a page: made from the document, and from nothing else.
+//! The page that describes the API, made from the `OpenAPI` document.
 
 use askama::Template;
 use axum::response::{IntoResponse as _, Response};
 use serde_json::Value;
 
 use super::openapi::DOCUMENT;
-use crate::pages::{Frame, html};
+use crate::pages::{Layout, html};
 
 #[derive(Template)]
 #[template(path = "docs.html")]
 struct Docs {
-    frame: Frame,
+    layout: Layout,
     about: &'static str,
     groups: Vec<Group>,
     schemas: Vec<Schema>,
@@ -42,7 +42,7 @@ struct Parameter {
 
 struct Body {
     media: &'static str,
-    /// The schema, if it has a name.
+    /// The name of the schema, if it has one.
     schema: Option<&'static str>,
 }
 
@@ -57,11 +57,11 @@ struct Schema {
     json: String,
 }
 
-/// `GET /docs`: there is no secret in it, so no token is needed.
+/// `GET /docs`. It contains no secret, so no token is needed.
 pub(crate) async fn docs() -> Response {
     let document: &'static Value = &DOCUMENT;
     let page = Docs {
-        frame: Frame::bare("HTTP API"),
+        layout: Layout::bare("HTTP API"),
         about: text(&document["info"]["description"]),
         groups: array(&document["tags"])
             .map(|tag| group(document, tag))

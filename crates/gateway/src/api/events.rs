@@ -1,4 +1,4 @@
-//! What happens to a job, as it happens: Server-Sent Events.
+//! Follows a job: its records as Server-Sent Events.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -15,31 +15,29 @@ use tracing::debug;
 
 use super::jobs::look_up;
 use super::params::Id;
-use crate::access::Reader;
 use crate::app::App;
-use crate::problem::Problem;
-use crate::scope::Scope;
-use crate::tokens::Grant;
+use crate::auth::{Grant, Reader, Scope};
+use crate::http::Problem;
 
-/// How often something is sent where nothing happens, so that nobody takes the stream for dead.
+/// How often a comment is sent while nothing happens, so that nobody takes the stream for dead.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// When a browser that lost the stream comes back.
+/// How long a browser waits before it connects again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The pause before a job is looked up again after that went wrong.
-const AGAIN: Duration = Duration::from_millis(250);
+/// The pause after a failed look-up.
+const PAUSE: Duration = Duration::from_millis(250);
 
-/// Where in its life a job is: each change leads to a greater one. As text it is the id of an
-/// event.
+/// The position of a record in the history of its job: each change makes it greater. As text it is the
+/// id of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct Position {
     run: u32,
     attempt: u32,
     step: u8,
 }
 
-impl Place {
+impl Position {
     fn of(record: &JobRecord) -> Self {
         let step = match record.state {
             JobState::Scheduled | JobState::Unreadable => 0,
@@ -57,16 +55,16 @@ impl Place {
 
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
-        let place = Self {
+        let position = Self {
             run: parts.next()?.parse().ok()?,
             attempt: parts.next()?.parse().ok()?,
             step: parts.next()?.parse().ok()?,
         };
-        parts.next().is_none().then_some(place)
+        parts.next().is_none().then_some(position)
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for Position {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}-{}-{}", self.run, self.attempt, self.step)
     }
@@ -74,10 +72,10 @@ impl std::fmt::Display for Place {
 
 /// Follow a job
 ///
-/// Server-Sent Events named `record`: the record as it is, then after each change, until the job
-/// has ended. Whoever comes back with `Last-Event-ID` is told only of what is new to it; an end
-/// that it knows is answered with 204, so that a browser does not come again. The stream ends, too,
-/// when the token is withdrawn.
+/// Server-Sent Events named `record`: the current record, then the record after each change, until the
+/// job has ended. With `Last-Event-ID`, only later events are sent; if the last one was the end of the
+/// job, the answer is 204, so that a browser does not connect again. The stream also ends when the
+/// token is withdrawn.
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}/events",
@@ -85,14 +83,14 @@ impl std::fmt::Display for Place {
     tag = "jobs",
     params(
         ("id" = uuid::Uuid, Path, description = "The job"),
-        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that the client has received"),
     ),
     responses(
         (status = 200, description = "Events whose data are records of the job", body = String, content_type = "text/event-stream"),
-        (status = 204, description = "The end of the job is known already"),
+        (status = 204, description = "The client has received the end of the job already"),
         (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Nobody knows the job, or does not any more", body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "There are as many streams as may be", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "The job is not known, or not any more", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many event streams are open", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn events(
@@ -102,19 +100,19 @@ pub(crate) async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let grant = app.access.grant(&headers, Scope::Read)?;
-    let place = app.limits.stream()?;
+    let permit = app.limits.stream()?;
     app.check_nats()?;
     let last = headers
         .get("last-event-id")
-        .and_then(|value| Place::parse(value.to_str().ok()?));
+        .and_then(|value| Position::parse(value.to_str().ok()?));
     let mut connected = app.nats.connected();
     connected.borrow_and_update();
-    // Listened to before it is looked up, so that nothing falls between the two.
+    // Subscribed before the look-up, so that no change is missed between the two.
     let changes = app.nats.client.subscribe(subjects::events(id)).await;
     let changes =
         changes.map_err(|error| Problem::away(format!("the job cannot be followed: {error}")))?;
     let now = look_up(&app, id).await?;
-    if now.state.is_final() && last == Some(Place::of(&now)) {
+    if now.state.is_final() && last == Some(Position::of(&now)) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let following = Following {
@@ -127,7 +125,7 @@ pub(crate) async fn events(
         last,
         next: Some(now),
         ended: false,
-        _place: place,
+        _permit: permit,
     };
     let alive = KeepAlive::new().interval(HEARTBEAT).text("");
     Ok(Sse::new(following.into_stream())
@@ -141,14 +139,14 @@ struct Following {
     id: JobId,
     changes: Subscriber,
     connected: watch::Receiver<bool>,
-    /// Where the client has seen the job.
-    last: Option<Place>,
-    /// Whether there may be changes that it was not told of.
+    /// The position of the last event that the client has received.
+    last: Option<Position>,
+    /// Whether changes may have been missed.
     missed: bool,
-    /// A record that it may not have seen.
+    /// The record to send next, if it is known already.
     next: Option<JobRecord>,
     ended: bool,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Following {
@@ -159,24 +157,23 @@ impl Following {
         })
     }
 
-    /// The next event; none when the job has ended, whoever follows may not any more, or the gateway
-    /// stops.
+    /// The next event; `None` when the job has ended, the token is withdrawn, or the gateway stops.
     async fn event(&mut self) -> Option<Event> {
         while !self.ended {
             let record = match self.next.take() {
                 Some(record) => record,
                 None => self.change().await?,
             };
-            let place = Place::of(&record);
+            let position = Position::of(&record);
             self.ended = record.state.is_final();
-            // An end is always told, wherever it stands.
-            let behind = self.last.is_some_and(|last| place < last);
-            if self.last == Some(place) || (behind && !self.ended) {
+            // An end is always sent, whatever its position.
+            let behind = self.last.is_some_and(|last| position < last);
+            if self.last == Some(position) || (behind && !self.ended) {
                 continue;
             }
-            self.last = Some(place);
+            self.last = Some(position);
             let data = serde_json::to_string(&record).ok()?;
-            let event = Event::default().event("record").id(place.to_string());
+            let event = Event::default().event("record").id(position.to_string());
             return Some(event.retry(RETRY).data(data));
         }
         None
@@ -189,14 +186,14 @@ impl Following {
                 () = shutdown.cancelled() => return None,
                 () = self.grant.withdrawn() => return None,
                 change = self.changes.next() => {
-                    // What is no record is what somebody else has sent.
+                    // Anything that is not a record was sent by somebody else.
                     if let Ok(record) = serde_json::from_slice(&change?.payload) {
                         return Some(record);
                     }
                 }
                 changed = self.connected.changed() => {
                     changed.ok()?;
-                    // What happened while there was no connection was told to nobody.
+                    // Changes while there was no connection were missed.
                     self.missed = *self.connected.borrow_and_update();
                 }
                 now = look_again(&self.app, self.id), if self.missed => {
@@ -210,14 +207,15 @@ impl Following {
     }
 }
 
-/// Looks a job up until that succeeds: a server that has just started may not know its streams yet.
+/// Looks a job up, and again until that succeeds: a server that has just started may not know its
+/// streams yet.
 async fn look_again(app: &App, id: JobId) -> Option<JobRecord> {
     loop {
         match client::look_up(&app.nats.client, id).await {
             Ok(now) => return now,
             Err(error) => debug!(job.id = %id, "cannot look the job up: {error:#}"),
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -226,20 +224,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_has_an_id_that_leads_back_to_its_place() {
-        let place = Place {
+    fn an_event_has_an_id_that_leads_back_to_its_position() {
+        let position = Position {
             run: 2,
             attempt: 11,
             step: 4,
         };
-        assert_eq!(Place::parse(&place.to_string()), Some(place));
-        let earlier = Place {
+        assert_eq!(Position::parse(&position.to_string()), Some(position));
+        let earlier = Position {
             attempt: 9,
-            ..place
+            ..position
         };
-        assert!(earlier < place);
+        assert!(earlier < position);
         for text in ["", "1-2", "1-2-3-4", "a-b-c", "-1-2-3"] {
-            assert_eq!(Place::parse(text), None, "{text}");
+            assert_eq!(Position::parse(text), None, "{text}");
         }
     }
 }

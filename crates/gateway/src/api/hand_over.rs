@@ -1,4 +1,4 @@
-//! Hands one job over, and waits for its end if it is to.
+//! Hands one job over, and waits for its end if that is asked for.
 
 use std::time::Duration;
 
@@ -12,79 +12,79 @@ use tokio::time::Instant;
 use tracing::debug;
 use utoipa::ToSchema;
 
-use crate::api::schema;
+use super::schema;
 use crate::app::App;
-use crate::limits::Held;
-use crate::problem::Problem;
+use crate::http::{Problem, ReceivedBody};
 
-/// How long a confirmed job is waited for if nothing else is asked.
-const CONFIRMED: Duration = Duration::from_secs(30);
+/// How long the outcome of a confirmed job is waited for if the request does not say.
+const DEFAULT_WAIT: Duration = Duration::from_secs(30);
 
-/// The pause before a job is waited for again after that went wrong.
-const AGAIN: Duration = Duration::from_millis(250);
+/// The pause after a failed wait for a job.
+const PAUSE: Duration = Duration::from_millis(250);
 
-/// How a job travels, and what is promised.
+/// How a job is delivered, and what is promised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Delivery {
-    /// Stored, and run at least once, whoever crashes. What is waited for is the record.
+    /// The job is stored, and runs at least once, whatever crashes. A wait ends with its record.
     #[default]
     Durable,
-    /// Run once while the request lasts; the answer is the outcome. Who gets none submits again.
+    /// The job is not stored. The answer is its outcome; without one, submit the job again.
     Confirmed,
-    /// Run once, or lost.
+    /// The job is not stored. It runs at most once, and has no outcome.
     FireAndForget,
 }
 
-/// What is asked for.
+/// How a request wants its jobs to be handed over.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     pub(crate) delivery: Delivery,
+    /// How long to wait for the end of the job; `None` is not at all, or the default of the delivery.
     pub(crate) wait: Option<Duration>,
 }
 
 impl Terms {
-    /// Whether a request stays open until the job has ended.
+    /// Whether the request waits for the end of the job.
     pub(crate) fn waits(self) -> bool {
         self.wait.is_some() || self.delivery == Delivery::Confirmed
     }
 }
 
-/// What became of a job that was handed over.
+/// The result of handing a job over.
 pub(crate) enum Answer {
     Accepted(Accepted),
     Ended(Box<Ended>),
     Outcome(Box<Outcome>),
 }
 
-/// The job is accepted, and has not ended.
+/// A job that was accepted, and has not ended.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Accepted {
-    /// Its id.
+    /// The id of the job.
     #[schema(value_type = uuid::Uuid)]
     pub(crate) id: JobId,
-    /// How it travels.
+    /// How the job is delivered.
     pub(crate) delivery: Delivery,
-    /// Durable: whether a job with this id was there before, and so none was stored.
+    /// Durable: whether a job with this id existed before, so that none was stored.
     pub(crate) known: bool,
-    /// Durable, waited for: how it is, after the wait.
+    /// Durable, with a wait: the state of the job after it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::State>)]
     pub(crate) state: Option<JobState>,
 }
 
-/// The job has ended: its record, and whether it was known.
+/// A durable job that has ended.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Ended {
-    /// Whether a job with this id was there before.
+    /// Whether a job with this id existed before, so that none was stored.
     pub(crate) known: bool,
-    /// The record.
+    /// The record of the job.
     #[serde(flatten)]
     #[schema(value_type = schema::Record)]
     pub(crate) record: JobRecord,
 }
 
-/// The part of a trace in which a job is handed over; its headers lead there.
+/// Begins the span of handing a job over, and puts its context into the headers of the job.
 pub(super) fn begin(
     app: &App,
     delivery: Delivery,
@@ -104,19 +104,19 @@ pub(super) fn begin(
     span
 }
 
-/// Hands a job over. Who waits for its end keeps neither its bytes nor what they were `held` by.
+/// Hands a job over. During the wait, neither its bytes nor the `body` that holds them are kept.
 pub(crate) async fn hand_over(
     app: &App,
     terms: Terms,
     trace: Option<&TraceContext>,
     mut job: NewJob,
-    held: Option<Held>,
+    body: Option<ReceivedBody>,
 ) -> Result<Answer, Problem> {
     let id = job.id;
     let mut span = begin(app, terms.delivery, trace, &mut job);
     let answer = match terms.delivery {
-        Delivery::Durable => durable(app, terms.wait, job, held).await,
-        Delivery::Confirmed => confirmed(app, terms.wait.unwrap_or(CONFIRMED), job).await,
+        Delivery::Durable => durable(app, terms.wait, job, body).await,
+        Delivery::Confirmed => confirmed(app, terms.wait.unwrap_or(DEFAULT_WAIT), job).await,
         Delivery::FireAndForget => fire_and_forget(app, job).await,
     };
     answer.map_err(|problem| {
@@ -132,15 +132,15 @@ async fn durable(
     app: &App,
     wait: Option<Duration>,
     job: NewJob,
-    held: Option<Held>,
+    body: Option<ReceivedBody>,
 ) -> Result<Answer, Problem> {
     let id = job.id;
     let known = store(app, &job).await?;
-    drop((job, held));
+    drop((job, body));
     Ok(wait_for_stored(app, wait, id, known).await)
 }
 
-/// Waits for a job that is stored: whatever happens to the wait is no reason to submit it again.
+/// Waits for a job that is stored. A wait that fails is no error: the job need not be submitted again.
 pub(super) async fn wait_for_stored(
     app: &App,
     wait: Option<Duration>,
@@ -161,8 +161,8 @@ pub(super) async fn wait_for_stored(
     }
 }
 
-/// Waits for a job; where that goes wrong, because NATS is away or the streams are just being made,
-/// again until the time is over.
+/// Waits for a job until a time. A wait that fails is repeated: NATS may be away, or the streams are
+/// just being created.
 async fn wait_until(app: &App, id: JobId, until: Instant) -> Waited {
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -170,14 +170,14 @@ async fn wait_until(app: &App, id: JobId, until: Instant) -> Waited {
             Ok(waited) => return waited,
             Err(error) => debug!(job.id = %id, "cannot wait for the job: {error:#}"),
         }
-        if until <= Instant::now() + AGAIN {
+        if until <= Instant::now() + PAUSE {
             return Waited::NotYet(None);
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// Stores a job, unless it is known; says whether it is.
+/// Stores a job, unless it is known; returns whether it is.
 async fn store(app: &App, job: &NewJob) -> Result<bool, Problem> {
     app.check_nats()?;
     app.check_safety().await?;
@@ -185,13 +185,13 @@ async fn store(app: &App, job: &NewJob) -> Result<bool, Problem> {
         return Ok(true);
     }
     let submitted = app.submitter.submit(job).await?;
-    // It may have been stored after a new connection to another server.
+    // It may have been stored over a new connection, which leads to another server.
     app.check_safety().await?;
     Ok(submitted == Submitted::Known)
 }
 
-/// Whether there is a record under the id of the job: the stream forgets the message of one that is
-/// done, and its record is there for longer.
+/// Whether a job with the same id has a record. The record stays for longer than the message, by which
+/// the stream recognises a job that was submitted before.
 pub(super) async fn has_record(app: &App, job: &NewJob) -> Result<bool, Problem> {
     Ok(!job.fresh && client::record(&app.nats.client, job.id).await?.is_some())
 }
@@ -245,7 +245,7 @@ async fn confirmed(app: &App, patience: Duration, job: NewJob) -> Result<Answer,
     Ok(Answer::Outcome(Box::new(Outcome { id, ..outcome })))
 }
 
-/// The consumers have not run it, and it is for the client to submit it again.
+/// The problem of a job that the consumers have not run: the client may submit it again.
 fn refused(outcome: &Outcome) -> Problem {
     let what = match outcome.status {
         Status::Busy => "the consumers are full",
@@ -266,7 +266,7 @@ async fn fire_and_forget(app: &App, job: NewJob) -> Result<Answer, Problem> {
     now_only(&job)?;
     app.check_nats()?;
     let client = &app.nats.client;
-    // Without a reply subject the client library asks nobody whether it fits.
+    // Without a reply subject the client library does not check the size.
     if job.payload.len() > client.max_payload() {
         return Err(too_large(app));
     }
@@ -292,23 +292,23 @@ fn now_only(job: &NewJob) -> Result<(), Problem> {
     if job.run_at.is_none() {
         return Ok(());
     }
-    let text = "field `run_at`: only delivery durable can keep a job until then";
+    let text = "field `run_at`: only a durable job can be scheduled";
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text).on_field("run_at"))
 }
 
 fn too_large(app: &App) -> Problem {
     let limit = app.nats.client.max_payload();
-    let text = format!("a job may have {limit} bytes (max_payload of the NATS server)");
+    let text = format!("the job is larger than {limit} bytes (max_payload of the NATS server)");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
-/// Writes where in a trace the job is into its headers, if there is room for that beside it.
+/// Puts the trace context into the headers of a job, if both fit into a message.
 fn put_trace(app: &App, span: &Span, job: &mut NewJob) {
-    /// What a message with headers has beside them, and the names of both.
-    const AROUND: usize = 64;
+    /// The bytes that a message with headers needs beside the job and the values.
+    const OVERHEAD: usize = 64;
     if let Some(context) = span.context() {
         let room = app.nats.client.max_payload();
-        if job.payload.len() + context.size() + AROUND <= room {
+        if job.payload.len() + context.size() + OVERHEAD <= room {
             context.put_into(&mut job.headers);
         }
     }

@@ -1,4 +1,4 @@
-//! Jobs that were handed over: look one up, list them, cancel one.
+//! Durable jobs: look one up, list them, cancel one.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use client::{Filter, Listed, Waited};
+use client::{Filter, Listed, Waited, dead_letters};
 use common::{
     DeadReason, JobId, JobKind, JobRecord, JobState, OutcomeError, Timestamp, check_portable,
 };
@@ -16,43 +16,40 @@ use serde_json::value::RawValue;
 use tracing::info;
 use utoipa::{IntoParams, ToSchema};
 
-use super::params::{Id, Params};
+use super::params::{Id, Params, cursor, limit};
 use super::schema;
-use crate::access::{Operator, Reader};
 use crate::app::App;
-use crate::problem::Problem;
+use crate::auth::{Operator, Reader};
+use crate::http::Problem;
 
-/// How long a cancellation is waited for, which takes a moment where there is a consumer.
-const CANCELLED: Duration = Duration::from_secs(5);
-
-/// The most jobs in a page, and how many if nothing is asked.
-const MOST: usize = 200;
-const USUAL: usize = 50;
+/// How long a cancellation is waited for. With a consumer, it takes a moment.
+const CANCEL_WAIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct LookQuery {
-    /// Also tell the job as it was submitted, until it has ended: false if absent.
+    /// Whether to include the job as it was submitted, if it has not ended. False if absent. The record
+    /// of a job that has ended includes it anyway, as far as the consumers keep it.
     #[serde(default)]
     #[param(value_type = Option<bool>)]
     job: bool,
 }
 
-/// What is known of a job, and the job itself.
+/// The record of a job, and the job itself.
 #[derive(Serialize, ToSchema)]
 #[schema(as = WholeJob)]
 pub(crate) struct Whole {
-    /// What is known of it.
+    /// The record of the job.
     #[serde(flatten)]
     #[schema(value_type = schema::Record)]
     record: JobRecord,
-    /// The job as it was submitted, if that is asked for, it has not ended, and it is JSON, nested no
-    /// deeper than a job may be and without unpaired surrogates.
+    /// Whether the dead letter of the job exists: if so, it can be replayed or discarded. Absent if the
+    /// job is not dead, or NATS did not answer in time.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<serde_json::Value>)]
-    job: Option<Box<RawValue>>,
-    /// The same in base64, otherwise.
+    dead_letter: Option<bool>,
+    /// The message in base64, if it is asked for and no JSON that every parser can read: nested deeper
+    /// than a job may be, or with unpaired surrogates.
     #[serde(skip_serializing_if = "Option::is_none")]
     base64: Option<String>,
 }
@@ -67,9 +64,9 @@ pub(crate) struct Whole {
     tag = "jobs",
     params(("id" = uuid::Uuid, Path, description = "The job"), LookQuery),
     responses(
-        (status = 200, description = "What is known of it", body = Whole),
+        (status = 200, description = "The record of the job", body = Whole),
         (status = 400, description = "Not an id, or a wrong parameter", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Nobody knows it, or does not any more", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "The job is not known, or not any more", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn show(
@@ -78,21 +75,32 @@ pub(crate) async fn show(
     Id(id): Id,
     Params(query): Params<LookQuery>,
 ) -> Result<Json<Whole>, Problem> {
-    let record = look_up(&app, id).await?;
+    let mut record = look_up(&app, id).await?;
     let message = if query.job {
         client::message(&app.nats.client, &record).await?
     } else {
         None
     };
     let (job, base64) = message.map_or((None, None), |message| as_submitted(&message));
+    record.job = record.job.or(job);
     Ok(Json(Whole {
+        dead_letter: has_dead_letter(&app, &record).await,
         record,
-        job,
         base64,
     }))
 }
 
-/// A job as it was submitted: as JSON that whoever asks can read, or else in base64.
+/// Whether the dead letter of a job exists. Its record does not tell: a discard may have stopped between
+/// the record and the dead letter. `None` if the job is not dead, or that is not known.
+async fn has_dead_letter(app: &App, record: &JobRecord) -> Option<bool> {
+    if record.state != JobState::Dead {
+        return None;
+    }
+    let letter = dead_letters::show(&app.nats.client, record.id).await;
+    letter.ok().map(|letter| letter.is_some())
+}
+
+/// A job as it was submitted: as JSON that every parser can read, or else in base64.
 pub(super) fn as_submitted(message: &[u8]) -> (Option<Box<RawValue>>, Option<String>) {
     let job: Option<Box<RawValue>> = serde_json::from_slice(message).ok();
     // A job is one level deeper than its payload.
@@ -102,12 +110,15 @@ pub(super) fn as_submitted(message: &[u8]) -> (Option<Box<RawValue>>, Option<Str
     (job, base64)
 }
 
-/// What is known of a job.
+/// The record of a job.
+///
+/// # Errors
+/// When NATS does not answer, or the job is not known.
 pub(super) async fn look_up(app: &App, id: JobId) -> Result<JobRecord, Problem> {
     app.check_nats()?;
     let known = client::look_up(&app.nats.client, id).await?;
     known.ok_or_else(|| {
-        let text = "nobody knows this job, or does not any more; only durable jobs are kept";
+        let text = "this job is not known, or not any more; only durable jobs are stored";
         Problem::not_found(text).of_job(id)
     })
 }
@@ -122,22 +133,22 @@ pub(crate) struct ListQuery {
     /// Only jobs of this kind.
     #[param(value_type = Option<schema::Kind>)]
     kind: Option<JobKind>,
-    /// The most jobs in the answer: 50 if absent, at most 200.
+    /// The most jobs on the page: 50 if absent, at most 200.
     #[param(minimum = 1, maximum = 200)]
     limit: Option<usize>,
-    /// Where to go on: `next` of the answer before.
+    /// Where the page begins: `next` of the page before.
     cursor: Option<String>,
 }
 
 /// A page of jobs.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Page {
-    /// The jobs, those that changed last first.
+    /// The jobs, the last changed first.
     jobs: Vec<Job>,
-    /// The cursor with which they go on; absent at the end.
+    /// The cursor of the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
-    /// How many were looked at. With a filter a page may be short, or empty, though there are more.
+    /// How many jobs were read. With a filter, a page may be short or empty although more pages follow.
     looked_at: usize,
 }
 
@@ -145,29 +156,29 @@ pub(crate) struct Page {
 #[derive(Serialize, ToSchema)]
 #[schema(as = ListedJob)]
 pub(crate) struct Job {
-    /// Its id.
+    /// The id of the job.
     #[schema(value_type = uuid::Uuid)]
     id: JobId,
-    /// Its kind, if it could be read.
+    /// Its kind; absent if it cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Kind>)]
     kind: Option<JobKind>,
-    /// How it is.
+    /// Its state.
     #[schema(value_type = schema::State)]
     state: JobState,
-    /// Since when.
+    /// Since when it has been in this state.
     #[schema(value_type = schema::Moment)]
     at: Timestamp,
-    /// The last attempt that began; 0 before the first.
+    /// The number of the last attempt; 0 before the first.
     attempt: u32,
-    /// The consumer that had it last.
+    /// The consumer of the last attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     consumer: Option<String>,
-    /// When it runs, or runs again.
+    /// When the next attempt begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Moment>)]
     next_at: Option<Timestamp>,
-    /// Why it is dead.
+    /// Why it was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Reason>)]
     reason: Option<DeadReason>,
@@ -197,28 +208,9 @@ impl From<Listed> for Job {
     }
 }
 
-/// How many entries a page has, if so many are asked for.
-pub(super) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
-    let limit = asked.unwrap_or(USUAL);
-    if (1..=MOST).contains(&limit) {
-        Ok(limit)
-    } else {
-        Err(Problem::bad("limit", "1 to 200"))
-    }
-}
-
-/// Reads a cursor.
-pub(super) fn cursor<T: std::str::FromStr<Err = client::BadCursor>>(
-    text: Option<&str>,
-) -> Result<Option<T>, Problem> {
-    text.map(str::parse)
-        .transpose()
-        .map_err(|error: client::BadCursor| Problem::bad("cursor", error.to_string()))
-}
-
 /// List jobs
 ///
-/// Those that changed last first.
+/// The last changed first.
 #[utoipa::path(
     get,
     path = "/v1/jobs",
@@ -252,7 +244,7 @@ pub(crate) async fn list(
 
 /// Cancel a job
 ///
-/// In any state in which it has not ended: one that runs is dropped.
+/// A job that has not ended is cancelled, also while it runs.
 #[utoipa::path(
     delete,
     path = "/v1/jobs/{id}",
@@ -260,11 +252,11 @@ pub(crate) async fn list(
     tag = "jobs",
     params(("id" = uuid::Uuid, Path, description = "The job")),
     responses(
-        (status = 200, description = "It is cancelled", body = schema::Record),
-        (status = 202, description = "The request is stored; a consumer carries it out when one is there", body = schema::Record),
+        (status = 200, description = "The job is cancelled", body = schema::Record),
+        (status = 202, description = "The request is stored; the next consumer carries it out", body = schema::Record),
         (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Nobody knows it, or does not any more", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "It has ended otherwise", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "The job is not known, or not any more", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The job has ended in another way", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn cancel(
@@ -279,13 +271,13 @@ pub(crate) async fn cancel(
     let client = &app.nats.client;
     client::cancel(client, id).await?;
     info!(job.id = %id, by = %operator.name, "asked to cancel a job");
-    let waited = client::wait(client, app.nats.connected(), id, CANCELLED).await;
+    let waited = client::wait(client, app.nats.connected(), id, CANCEL_WAIT).await;
     match waited {
         Ok(Waited::Ended(record)) => ended(*record),
         Ok(Waited::NotYet(Some(record))) => {
             Ok((StatusCode::ACCEPTED, Json(*record)).into_response())
         }
-        // The request is stored, whatever is known of the job now.
+        // The request is stored, even if the job cannot be looked up now.
         Ok(Waited::NotYet(None)) | Err(_) => {
             Ok((StatusCode::ACCEPTED, Json(before)).into_response())
         }
@@ -297,6 +289,7 @@ fn ended(record: JobRecord) -> Result<Response, Problem> {
         return Ok(Json(record).into_response());
     }
     let text = match record.state {
+        JobState::Dead if record.is_discarded() => "the job is dead and discarded".to_owned(),
         JobState::Dead => "the job is dead: discard its dead letter instead".to_owned(),
         state => format!("the job has ended: it is {state}"),
     };

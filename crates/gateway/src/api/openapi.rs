@@ -1,4 +1,4 @@
-//! The document that describes the API, made from the code.
+//! The `OpenAPI` document that describes the API, made from the code.
 
 use std::sync::LazyLock;
 
@@ -14,7 +14,8 @@ use utoipa_axum::routes;
 use super::hand_over::{Accepted, Ended};
 use super::many::Many;
 use super::{
-    dead_letter_groups, dead_letters, dead_letters_bulk, events, jobs, schema, submit, system,
+    dead_letter_groups, dead_letters, dead_letters_bulk, events, fleet, jobs, queues, schema,
+    streams, submit,
 };
 use crate::app::App;
 
@@ -22,22 +23,22 @@ use crate::app::App;
 #[openapi(
     info(
         title = "Jobs",
-        description = "Hand jobs over, see what became of them, and drive the system. Everybody who may do more than \
-            nothing sends `Authorization: Bearer <token>`; without a file of tokens none is needed, and the gateway serves \
-            its own machine only unless it is told to serve anyone.",
+        description = "Submit jobs, follow them, and operate the system. Send `Authorization: Bearer <token>` with every \
+            request. A gateway without a token file needs no token; it serves only its own machine unless --allow-anyone is \
+            given.",
         license(name = "MIT OR Apache-2.0"),
     ),
     tags(
-        (name = "jobs", description = "Jobs. Scopes: submit to hand over, read to look, operate to cancel."),
-        (name = "dead letters", description = "Jobs that were given up. Scopes: read to look, operate to replay and discard."),
-        (name = "system", description = "Who works, and what waits. Scope: read."),
+        (name = "jobs", description = "Jobs. Scopes: submit to submit, read to look up and follow, operate to cancel."),
+        (name = "dead letters", description = "Jobs that were given up. Scopes: read to look up, operate to replay and discard."),
+        (name = "system", description = "The consumers, the streams and the queues. Scope: read."),
     ),
     components(schemas(Accepted, Ended, Many, schema::Job, schema::Outcome)),
     security(("token" = [])),
 )]
 struct Api;
 
-/// The routes of the API, and what describes them.
+/// The routes of the API, with their descriptions.
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Api::openapi())
         .routes(routes!(submit::submit, jobs::list))
@@ -49,21 +50,21 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(dead_letters::show, dead_letters::discard))
         .routes(routes!(dead_letters::raw))
         .routes(routes!(dead_letters::replay))
-        .routes(routes!(system::fleet))
-        .routes(routes!(system::streams))
-        .routes(routes!(system::queues))
+        .routes(routes!(fleet::fleet))
+        .routes(routes!(streams::streams))
+        .routes(routes!(queues::queues))
 }
 
 /// The document.
 pub(crate) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     let (_, api) = routes().split_for_parts();
-    // It is made of texts and numbers, so it can be written.
+    // A document of texts and numbers can always be written as JSON.
     let mut document = serde_json::to_value(api).unwrap_or_default();
     document["components"]["securitySchemes"] =
         json!({"token": {"type": "http", "scheme": "bearer"}});
     describe_refusals(&mut document);
     let paths = &mut document["paths"];
-    // It may be left out, but it is not `null`.
+    // The body may be absent, but not `null`.
     paths["/v1/dead-letters/{id}/replay"]["post"]["requestBody"]["required"] = false.into();
     let events = &mut paths["/v1/jobs/{id}/events"]["get"]["responses"]["200"];
     events["content"]["text/event-stream"]["schema"] = schema::reference("RecordEvents");
@@ -74,25 +75,25 @@ pub(crate) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     document
 });
 
-/// The document of a gateway with tokens, and that of one without.
+/// The document of a gateway with tokens, and of one without.
 static TEXTS: LazyLock<[Bytes; 2]> = LazyLock::new(|| {
     let mut without = DOCUMENT.clone();
-    // An empty requirement makes the others optional.
+    // An empty requirement makes the other one optional.
     without["security"] = json!([{}, {"token": []}]);
     [&*DOCUMENT, &without].map(|document| document.to_string().into())
 });
 
-/// What any request may be answered, whatever its route; a route that says more of it is left as it is.
+/// Adds the refusals that any route may answer with. A route's own description of a status stays.
 fn describe_refusals(document: &mut Value) {
     let refusals = [
-        ("401", "No token, or one that nobody knows"),
+        ("401", "No token, or an unknown one"),
         (
             "403",
             "The token lacks the scope, or the request comes from another site",
         ),
         (
             "421",
-            "Without tokens: the gateway is not asked under this name",
+            "Without tokens: the gateway does not serve this host name",
         ),
         ("429", "A limit is reached, and `detail` says which"),
         ("503", "NATS is away"),
@@ -112,7 +113,7 @@ fn describe_refusals(document: &mut Value) {
     }
 }
 
-/// `GET /openapi.json`: there is no secret in it, so no token is needed.
+/// `GET /openapi.json`. It contains no secret, so no token is needed.
 pub(crate) async fn document(State(app): State<App>) -> Response {
     let [with, without] = &*TEXTS;
     let text = if app.access.needs_token() {
@@ -127,10 +128,10 @@ pub(crate) async fn document(State(app): State<App>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bulk::FASTEST;
+    use crate::bulk::MAX_RATE;
 
     #[test]
-    fn the_highest_rate_is_the_one_that_is_taken() {
+    fn the_highest_rate_is_the_one_that_is_accepted() {
         for (path, method) in [
             ("/v1/dead-letters", "delete"),
             ("/v1/dead-letters/replay", "post"),
@@ -138,7 +139,7 @@ mod tests {
             let parameters = &DOCUMENT["paths"][path][method]["parameters"];
             let mut parameters = parameters.as_array().unwrap().iter();
             let rate = parameters.find(|it| it["name"] == "rate").unwrap();
-            assert_eq!(rate["schema"]["maximum"], FASTEST, "{rate}");
+            assert_eq!(rate["schema"]["maximum"], MAX_RATE, "{rate}");
         }
     }
 

@@ -3,9 +3,15 @@ use axum::http::request::Parts;
 use common::JobId;
 use serde::de::DeserializeOwned;
 
-use crate::problem::Problem;
+use crate::http::Problem;
 
-/// The query of a request; a parameter that is unknown or wrong is named.
+/// The most entries on a page.
+const MAX_LIMIT: usize = 200;
+
+/// How many entries a page has if the request does not say.
+const DEFAULT_LIMIT: usize = 50;
+
+/// The query of a request. An unknown or wrong parameter is refused by its name.
 pub(crate) struct Params<T>(pub(crate) T);
 
 impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
@@ -47,8 +53,33 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
             .map_err(|_| Problem::bad("id", "the path is not text"))?;
         let id = text.parse();
         id.map(Self)
-            .map_err(|error| Problem::bad("id", format!("this is not the id of a job: {error}")))
+            .map_err(|error| Problem::bad("id", format!("not the id of a job: {error}")))
     }
+}
+
+/// How many entries a page has.
+///
+/// # Errors
+/// When the parameter `limit` is out of range.
+pub(super) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
+    let limit = asked.unwrap_or(DEFAULT_LIMIT);
+    if (1..=MAX_LIMIT).contains(&limit) {
+        Ok(limit)
+    } else {
+        Err(Problem::bad("limit", "1 to 200"))
+    }
+}
+
+/// Reads the parameter `cursor`.
+///
+/// # Errors
+/// When it is no cursor.
+pub(super) fn cursor<T: std::str::FromStr<Err = client::BadCursor>>(
+    text: Option<&str>,
+) -> Result<Option<T>, Problem> {
+    text.map(str::parse)
+        .transpose()
+        .map_err(|error: client::BadCursor| Problem::bad("cursor", error.to_string()))
 }
 
 #[cfg(test)]
@@ -60,7 +91,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "only whether it can be read is asked")]
+    #[expect(dead_code, reason = "the test only parses it")]
     struct Example {
         limit: Option<u32>,
     }

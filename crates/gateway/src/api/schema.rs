@@ -1,4 +1,4 @@
-//! What crosses the wire on NATS as well has its schema from `common`; here it has a name.
+//! Names for the schemas of `common`, and schemas that the derive macro cannot make.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use utoipa::openapi::schema::{OneOfBuilder, Ref, Schema};
 use utoipa::openapi::{ObjectBuilder, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::many::MOST;
+use super::body::MAX_JOBS;
 
 macro_rules! wire {
     ($($name:ident is $wire:ty as $text:literal;)*) => {
@@ -17,7 +17,7 @@ macro_rules! wire {
             pub(crate) struct $name;
 
             impl PartialSchema for $name {
-                /// A place for the schema that [`definitions`] gives.
+                /// A placeholder: [`definitions`] has the schema.
                 fn schema() -> RefOr<Schema> {
                     ObjectBuilder::new().into()
                 }
@@ -30,14 +30,14 @@ macro_rules! wire {
             }
         )*
 
-        /// The schemas of all of them, and of what they are made of.
+        /// All these schemas, and those that they refer to.
         pub(super) fn definitions() -> Map<String, Value> {
             let mut generator = generator();
             let mut all = Map::new();
             $(
                 let name = <$wire as JsonSchema>::schema_name();
                 let schema = generator.subschema_for::<$wire>();
-                // Some are written where they are used, instead of once.
+                // Some schemas are inlined where they are used.
                 if schema.as_object().is_none_or(|object| !object.contains_key("$ref")) {
                     all.insert($text.to_owned(), schema.to_value());
                 } else if name != $text {
@@ -71,29 +71,29 @@ fn generator() -> SchemaGenerator {
     SchemaGenerator::new(settings)
 }
 
-/// The stream of events of a job. `OpenAPI` 3.1 has no word for its items: they have
-/// a name of ours.
+/// The event stream of a job. `OpenAPI` 3.1 cannot describe the events of a stream, so they are named by
+/// an extension.
 pub(super) fn events() -> [(&'static str, Value); 2] {
     let stream = json!({
         "type": "string",
         "contentMediaType": "text/event-stream",
-        "description": "Server-Sent Events, each a `RecordEvent`, and comments where nothing happens.",
+        "description": "Server-Sent Events, each a `RecordEvent`, with comments while nothing happens.",
         "x-event": reference("RecordEvent"),
     });
     let event = json!({
         "type": "object",
-        "description": "One event: its fields as the client has read them.",
+        "description": "The fields of one event, as a client reads them.",
         "required": ["event", "id", "data"],
         "properties": {
             "event": {"const": "record"},
             "id": {
                 "type": "string",
                 "pattern": "^[0-9]+-[0-9]+-[0-9]+$",
-                "description": "Where in its life the job was, to come back with as `Last-Event-ID`.",
+                "description": "The position of the record in the history of the job: send it as `Last-Event-ID` to go on from there.",
             },
             "retry": {
                 "type": "integer",
-                "description": "When whoever loses the stream is to come back, in milliseconds.",
+                "description": "How long to wait before connecting again if the stream breaks off, in milliseconds.",
             },
             "data": {
                 "type": "string",
@@ -133,9 +133,9 @@ macro_rules! either {
 }
 
 either! {
-    /// The answer for one job that has ended, or for many.
+    /// The result of one job that has ended, or of many jobs.
     OutcomeOrEnded as "OutcomeOrEnded": "Outcome", "Ended", "Many";
-    /// The answer for one job, or for many.
+    /// The result of one job, or of many jobs.
     AcceptedOrMany as "AcceptedOrMany": "Accepted", "Many";
 }
 
@@ -148,7 +148,7 @@ impl PartialSchema for OneOrMany {
         let jobs = utoipa::openapi::ArrayBuilder::new()
             .items(job.clone())
             .min_items(Some(1))
-            .max_items(Some(MOST));
+            .max_items(Some(MAX_JOBS));
         OneOfBuilder::new().item(job).item(jobs).into()
     }
 }

@@ -1,4 +1,5 @@
-//! What pages load: part of the binary, named by its content, so that browsers keep it.
+//! The files that pages load. They are part of the binary, and named by their content, so that browsers
+//! can keep them.
 
 use std::sync::LazyLock;
 
@@ -11,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 pub(crate) struct Asset {
     content: &'static str,
     media_type: &'static str,
-    /// Its name with a piece of the hash of its content.
+    /// Its path, with a part of the hash of its content.
     pub(crate) path: String,
 }
 
@@ -21,7 +22,7 @@ impl Asset {
 
         let hash = Sha256::digest(content);
         let hash = hash.iter().take(6).fold(String::new(), |mut text, byte| {
-            // Writing into a text does not fail.
+            // Writing to a `String` does not fail.
             let _ = write!(text, "{byte:02x}");
             text
         });
@@ -33,7 +34,7 @@ impl Asset {
     }
 }
 
-/// All of them.
+/// All files that pages load.
 pub(crate) struct Assets {
     pub(crate) style: Asset,
     pub(crate) script: Asset,
@@ -61,7 +62,7 @@ pub(crate) static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets {
     ),
 });
 
-/// Serves one of them. Its name changes with its content, so a browser need not ask again.
+/// Serves a file. Its name changes with its content, so a browser need not ask again.
 pub(crate) async fn asset(Path(name): Path<String>) -> Response {
     let all = [&ASSETS.style, &ASSETS.script, &ASSETS.icon];
     let found = all

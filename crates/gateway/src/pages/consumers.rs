@@ -1,4 +1,4 @@
-//! The page of the consumers: two hundred at a time, in the order of their names.
+//! The page of the consumers: two hundred on a page, in the order of their names.
 
 use askama::Template;
 use axum::extract::{Query, State};
@@ -6,20 +6,20 @@ use axum::response::Response;
 use common::{Fleet, FleetMember, FleetRequest, Presence};
 use serde::Deserialize;
 
-use super::Pages;
-use super::frame::{Frame, html};
+use super::layout::Layout;
 use super::problem::Problem;
-use super::text::{self, Moment};
-use crate::fleet::fleet;
+use super::render::html;
+use super::state::Pages;
+use super::widgets::{Moment, text};
 
-/// How many are on a page: as many as a status service tells at a time, so that the first page is
-/// the one that the overview has asked for.
-const PAGE: u32 = 200;
+/// How many consumers are on a page: as many as on a page of the status service, so that the first page
+/// can share the cached answer.
+const PAGE_SIZE: u32 = 200;
 
-/// The longest text that is searched for.
-const LONGEST_SEARCH: usize = 128;
+/// The most characters of a search.
+const MAX_SEARCH: usize = 128;
 
-/// What is asked for.
+/// The parameters of the page.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Asked {
@@ -30,8 +30,9 @@ pub(crate) struct Asked {
 #[derive(Template)]
 #[template(path = "consumers.html")]
 pub(crate) struct ConsumersPage {
-    frame: Frame,
+    layout: Layout,
     search: String,
+    /// Why the consumers are not known; `None` if they are.
     pub(crate) unknown: Option<String>,
     summary: String,
     rows: Vec<Row>,
@@ -65,20 +66,20 @@ pub(crate) async fn page(
     State(pages): State<Pages>,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
-    let search: String = asked.search.trim().chars().take(LONGEST_SEARCH).collect();
+    let search: String = asked.search.trim().chars().take(MAX_SEARCH).collect();
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let request = if asked.after.is_empty() && search.is_empty() {
         FleetRequest::default()
     } else {
         FleetRequest {
             after: some(&asked.after),
-            limit: Some(PAGE),
+            limit: Some(PAGE_SIZE),
             search: some(&search),
         }
     };
-    let frame = Frame::new(&pages, "Consumers", "consumers").live(1);
-    let mut page = ConsumersPage::of(frame, search, asked.after.is_empty());
-    match fleet(&pages.app, &request).await {
+    let layout = Layout::new(&pages, "Consumers", "consumers").live(1);
+    let mut page = ConsumersPage::of(layout, search, asked.after.is_empty());
+    match pages.app.fleet(&request).await {
         Ok(fleet) => page.show(&fleet),
         Err(error) => page.unknown = Some(error.detail.into_owned()),
     }
@@ -86,9 +87,9 @@ pub(crate) async fn page(
 }
 
 impl ConsumersPage {
-    pub(crate) fn of(frame: Frame, search: String, first: bool) -> Self {
+    pub(crate) fn of(layout: Layout, search: String, first: bool) -> Self {
         Self {
-            frame,
+            layout,
             search,
             unknown: None,
             summary: String::new(),
@@ -100,8 +101,8 @@ impl ConsumersPage {
 
     pub(crate) fn show(&mut self, fleet: &Fleet) {
         self.summary = format!(
-            "{} answer, {} do not; {} of {} slots are busy. In the order of their names, {PAGE} a \
-             page. Run times are those of the slowest kind.",
+            "{} consumers answer, {} are missing; {} of {} slots are busy. In the order of their \
+             names, {PAGE_SIZE} on a page. Run times are those of the slowest kind.",
             text::count(fleet.answering),
             text::count(fleet.missing),
             text::count(fleet.in_flight),
@@ -119,9 +120,9 @@ impl Row {
             (Presence::Missing, _) => ("missing".to_owned(), "bad"),
             (Presence::Present, state) => (state.to_string(), text::consumer_tone(state)),
         };
-        let began = member.started_at.to_string();
+        let started = member.started_at.to_string();
         Self {
-            id: format!("consumer-{}-{began}", member.consumer),
+            id: format!("consumer-{}-{started}", member.consumer),
             name: member.consumer.clone(),
             host: member.host.clone(),
             version: member.version.clone(),

@@ -1,22 +1,22 @@
-//! Forms that browsers send, read within the limits that hold for all bodies.
+//! Reads forms, within the limits that hold for all bodies.
 
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
 use serde::de::DeserializeOwned;
 
-use super::Pages;
 use super::problem::Problem;
+use super::state::Pages;
 
 /// The largest form without a payload, in bytes.
 const SMALL: usize = 4 << 10;
 
-/// The largest form with a payload: one of 1 MiB, each byte of it escaped.
+/// The largest form with a payload, in bytes: 1 MiB, with each byte escaped.
 pub(crate) const LARGE: usize = 4 << 20;
 
-/// A form of at most so many bytes.
-pub(crate) struct Form<T, const MOST: usize = SMALL>(pub(crate) T);
+/// A form of at most `MAX` bytes.
+pub(crate) struct Form<T, const MAX: usize = SMALL>(pub(crate) T);
 
-impl<T: DeserializeOwned, const MOST: usize> FromRequest<Pages> for Form<T, MOST> {
+impl<T: DeserializeOwned, const MAX: usize> FromRequest<Pages> for Form<T, MAX> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, pages: &Pages) -> Result<Self, Problem> {
@@ -29,11 +29,11 @@ impl<T: DeserializeOwned, const MOST: usize> FromRequest<Pages> for Form<T, MOST
         if !is_form {
             return Err(Problem::refused(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "This is not what a form of ours sends.",
+                "The request is not a form.",
             ));
         }
-        let held = pages.app.limits.read(&parts.headers, body, MOST).await?;
-        let form = serde_urlencoded::from_bytes(&held.bytes);
+        let body = pages.app.limits.read(&parts.headers, body, MAX).await?;
+        let form = serde_urlencoded::from_bytes(&body.bytes);
         let form =
             form.map_err(|error| Problem::wrong(format!("The form cannot be read: {error}.")))?;
         Ok(Self(form))

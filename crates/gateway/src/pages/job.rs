@@ -1,24 +1,28 @@
-//! The page of one job: its whole life.
+//! The page of one job, with its timeline.
 
 use askama::Template;
 use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
+use bytes::Bytes;
+use client::dead_letters;
 use common::{Job, JobId, JobRecord, JobState};
 use serde::Deserialize;
-use tracing::info;
+use tracing::{debug, info};
 
-use super::Pages;
-use super::frame::{Done, Frame, html};
-use super::life::{self, Event};
+use super::job_id::parse_id;
+use super::layout::{Done, Layout};
 use super::problem::Problem;
-use super::text::{self, Moment};
-use crate::access::Operator;
+use super::render::html;
+use super::state::Pages;
+use super::widgets::timeline::{self, Event};
+use super::widgets::{Moment, json, text};
+use crate::auth::Operator;
 
-/// The longest payload or result that is shown.
-const LONGEST: usize = 64 << 10;
+/// The most bytes of a payload or result that are shown.
+const MAX_SHOWN: usize = 64 << 10;
 
-/// What is asked for.
+/// The parameters of the page.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Asked {
@@ -28,21 +32,27 @@ pub(crate) struct Asked {
 #[derive(Template)]
 #[template(path = "job.html")]
 pub(crate) struct JobPage {
-    frame: Frame,
+    layout: Layout,
     id: JobId,
     kind: String,
     state: &'static str,
     tone: &'static str,
     is_final: bool,
-    has_letter: bool,
+    /// Whether the dead letter of the job exists.
+    has_dead_letter: bool,
     at: Moment,
     attempt: u32,
     consumer: Option<String>,
     next_at: Option<Moment>,
     duration: Option<String>,
     reason: Option<&'static str>,
-    /// That of a job that has not ended, or all of a message that is no job.
+    /// The payload, or the whole message if it is not a readable job. `None` if the message cannot be
+    /// read, or the record of a job that has ended does not keep it.
     payload: Option<String>,
+    /// What the job says of itself beside its kind and payload; `None` if that is nothing or not known.
+    options: Option<String>,
+    /// Whether the message cannot be read now.
+    payload_unknown: bool,
     result: Option<String>,
     events: Vec<Event>,
 }
@@ -52,30 +62,72 @@ pub(crate) async fn page(
     Path(id): Path<String>,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
-    let id = parse(&id)?;
+    let id = parse_id(&id)?;
     pages.app.check_nats()?;
     let found = client::look_up(&pages.app.nats.client, id).await;
-    let record = found.map_err(Problem::away)?;
-    let record = record.ok_or_else(|| Problem::not_found(format!("Nobody knows job {id}.")))?;
+    let Some(record) = found.map_err(Problem::away)? else {
+        // A dead letter can be left of a job whose record has expired.
+        let letter = dead_letters::show(&pages.app.nats.client, id).await;
+        return match letter.map_err(Problem::away)? {
+            Some(_) => Ok(Redirect::to(&format!("/dead/{id}")).into_response()),
+            None => Err(Problem::not_found(format!("Job {id} is not known."))),
+        };
+    };
+    // The record is shown even if this fails.
     let message = client::message(&pages.app.nats.client, &record).await;
-    let message = message.map_err(Problem::away)?;
-    let frame = Frame::new(&pages, "", "jobs");
-    let mut page = JobPage::of(frame, record, message.as_deref());
-    page.frame = page.frame.after(asked.done);
-    html(&page)
+    let message = match message {
+        Ok(message) => Message::from(message),
+        Err(error) => {
+            debug!(job.id = %id, "cannot read the message of the job: {error:#}");
+            Message::Unknown
+        }
+    };
+    let has_dead_letter = has_dead_letter(&pages, &record).await;
+    let layout = Layout::new(&pages, "", "jobs").after(asked.done);
+    html(&JobPage::new(layout, record, &message, has_dead_letter))
+}
+
+/// Whether the dead letter of a job exists. Its record does not tell: a discard may have stopped between
+/// the record and the dead letter. If the dead letter cannot be read now, the record decides.
+async fn has_dead_letter(pages: &Pages, record: &JobRecord) -> bool {
+    if record.state != JobState::Dead {
+        return false;
+    }
+    let letter = dead_letters::show(&pages.app.nats.client, record.id).await;
+    letter.map_or_else(|_| !record.is_discarded(), |letter| letter.is_some())
+}
+
+/// The message in which a job waits or runs.
+pub(crate) enum Message {
+    /// There is none: the job has ended.
+    None,
+    /// It cannot be read now.
+    Unknown,
+    /// The job as it was submitted.
+    Bytes(Bytes),
+}
+
+impl From<Option<Bytes>> for Message {
+    fn from(message: Option<Bytes>) -> Self {
+        message.map_or(Self::None, Self::Bytes)
+    }
 }
 
 impl JobPage {
-    /// The page of a job, and of its message if it has not ended.
-    pub(crate) fn of(frame: Frame, record: JobRecord, message: Option<&[u8]>) -> Self {
+    pub(crate) fn new(
+        layout: Layout,
+        record: JobRecord,
+        message: &Message,
+        has_dead_letter: bool,
+    ) -> Self {
         let kind = record
             .kind
             .as_ref()
             .map_or_else(|| "unreadable".to_owned(), ToString::to_string);
-        // What has ended does not change any more, unless it is replayed.
+        // A job that has ended changes only if it is replayed.
         let every = if record.state.is_final() { 3 } else { 1 };
         Self {
-            frame: frame
+            layout: layout
                 .titled(format!("{kind} · {}", record.state))
                 .live(every),
             id: record.id,
@@ -83,7 +135,7 @@ impl JobPage {
             state: record.state.as_str(),
             tone: text::tone(record.state),
             is_final: record.state.is_final(),
-            has_letter: record.state == JobState::Dead && !record.is_discarded(),
+            has_dead_letter,
             at: Moment::of(record.at),
             attempt: record.attempt,
             next_at: record
@@ -92,51 +144,71 @@ impl JobPage {
                 .map(Moment::of),
             duration: record.duration_ms.map(text::milliseconds),
             reason: record.reason.map(text::reason),
-            payload: message.map(payload),
-            result: record.result.as_ref().map(|result| shown(result.get())),
-            events: life::of_record(&record),
+            payload: match (message, &record.job) {
+                (Message::Bytes(message), _) => Some(payload(message)),
+                (_, Some(job)) => kept_payload(job.get().as_bytes()),
+                (Message::None | Message::Unknown, None) => None,
+            },
+            options: match (message, &record.job) {
+                (Message::Bytes(message), _) => options(message),
+                (_, Some(job)) => options(job.get().as_bytes()),
+                (Message::None | Message::Unknown, None) => None,
+            },
+            payload_unknown: matches!(message, Message::Unknown),
+            result: record.result.as_ref().map(|result| readable(result.get())),
+            events: timeline::of_record(&record, has_dead_letter),
             consumer: record.consumer,
         }
     }
 }
 
-/// The payload in a message, or the message if it is no job.
+/// The payload in a message, or the whole message if it is not a readable job.
 fn payload(message: &[u8]) -> String {
     match Job::decode(message) {
-        Ok(job) => shown(job.payload.map_or("null", serde_json::value::RawValue::get)),
-        Err(_) => text::cut(&String::from_utf8_lossy(message), LONGEST),
+        Ok(job) => readable(job.payload.map_or("null", serde_json::value::RawValue::get)),
+        Err(_) => text::cut(&String::from_utf8_lossy(message), MAX_SHOWN),
     }
+}
+
+/// The payload in a job that its record keeps; `None` if it is left out there.
+fn kept_payload(job: &[u8]) -> Option<String> {
+    let job = Job::decode(job).ok()?;
+    job.payload.map(|payload| readable(payload.get()))
+}
+
+/// What a job says of itself beside its kind and payload; `None` if that is nothing.
+fn options(message: &[u8]) -> Option<String> {
+    let job = Job::decode(message).ok()?;
+    let options = Job {
+        id: None,
+        payload: None,
+        created_at: None,
+        ..job
+    };
+    let nothing = serde_json::to_string(&Job::new(options.kind.clone())).ok()?;
+    let options = serde_json::to_string(&options).ok()?;
+    (options != nothing).then(|| readable(&options))
 }
 
 /// JSON for people, cut if it is long.
-fn shown(json: &str) -> String {
-    if json.len() > LONGEST {
-        text::cut(json, LONGEST)
+fn readable(json: &str) -> String {
+    if json.len() > MAX_SHOWN {
+        text::cut(json, MAX_SHOWN)
     } else {
-        text::pretty(json)
+        json::pretty(json)
     }
 }
 
-/// Asks that a job be cancelled, and shows it.
+/// Asks the consumers to cancel a job, and shows the job.
 pub(crate) async fn cancel(
     State(pages): State<Pages>,
     Extension(operator): Extension<Operator>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let id = parse(&id)?;
+    let id = parse_id(&id)?;
     pages.app.check_nats()?;
     let asked = client::cancel(&pages.app.nats.client, id).await;
     asked.map_err(|error| Problem::not_done(&error.into()))?;
     info!(job.id = %id, by = %operator.name, "asked that a job be cancelled");
     Ok(Redirect::to(&Done::CancelAsked.of_job(id)).into_response())
-}
-
-/// The id of a job in an address.
-pub(crate) fn parse(id: &str) -> Result<JobId, Problem> {
-    id.parse().map_err(|_| {
-        Problem::not_found(format!(
-            "{:?} is not the id of a job: it is a UUID.",
-            text::cut(id, 64)
-        ))
-    })
 }

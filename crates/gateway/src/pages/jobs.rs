@@ -1,25 +1,27 @@
-//! The page of the durable jobs: fifty at a time, what changed last first.
+//! The page of the durable jobs: fifty on a page, the last changed first.
 
 use askama::Template;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use client::{Cursor, Filter, Listed};
 use common::{JobId, JobKind, JobState};
 use serde::Deserialize;
 
-use super::Pages;
-use super::frame::{Frame, html};
+use super::job_id::not_an_id;
+use super::layout::Layout;
 use super::problem::Problem;
-use super::text::{self, Moment};
+use super::render::html;
+use super::state::Pages;
+use super::widgets::{Choice, Moment, SubmitExample, text};
 
-/// How many are on a page.
-const PAGE: usize = 50;
+/// How many jobs are on a page.
+const PAGE_SIZE: usize = 50;
 
-/// How much of an error is in a list.
+/// The most characters of an error in a list.
 const ERROR_LENGTH: usize = 160;
 
-/// The states in the order of a job's life.
+/// The states, in the order in which a job passes them.
 const STATES: [JobState; 8] = [
     JobState::Scheduled,
     JobState::Queued,
@@ -31,7 +33,7 @@ const STATES: [JobState; 8] = [
     JobState::Expired,
 ];
 
-/// What is asked for.
+/// The parameters of the page.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Asked {
@@ -41,17 +43,10 @@ pub(crate) struct Asked {
     cursor: String,
 }
 
-/// One choice of several.
-pub(crate) struct Choice {
-    pub(crate) value: &'static str,
-    pub(crate) label: &'static str,
-    pub(crate) chosen: bool,
-}
-
 #[derive(Template)]
 #[template(path = "jobs.html")]
 struct JobsPage {
-    frame: Frame,
+    layout: Layout,
     id: String,
     kind: String,
     states: Vec<Choice>,
@@ -60,7 +55,7 @@ struct JobsPage {
     wrong: Option<String>,
     rows: Vec<Row>,
     looked_at: String,
-    entry: Entry,
+    example: SubmitExample,
     /// The address of the first page.
     base: String,
     first: bool,
@@ -89,12 +84,7 @@ pub(crate) async fn page(
     if !id.is_empty() {
         match id.parse::<JobId>() {
             Ok(id) => return Ok(Redirect::to(&format!("/jobs/{id}")).into_response()),
-            Err(_) => {
-                wrong = Some(format!(
-                    "{:?} is not the id of a job: it is a UUID.",
-                    text::cut(id, 64)
-                ));
-            }
+            Err(_) => wrong = Some(not_an_id(id)),
         }
     }
     let state = STATES
@@ -118,10 +108,10 @@ pub(crate) async fn page(
     };
     let first = cursor.is_none();
     let filtered = filter.state.is_some() || filter.kind.is_some() || wrong.is_some();
-    // Where jobs have to be searched for, the page is not made anew by itself.
+    // A search reads many jobs, so its page is not updated by itself.
     let every = if first && !filtered { 2 } else { 0 };
     let mut page = JobsPage {
-        frame: Frame::new(&pages, "Jobs", "jobs").live(every),
+        layout: Layout::new(&pages, "Jobs", "jobs").live(every),
         id: text::cut(id, 64),
         kind: text::cut(kind, JobKind::MAX_LEN),
         states: STATES
@@ -135,7 +125,7 @@ pub(crate) async fn page(
         filtered,
         rows: Vec::new(),
         looked_at: String::new(),
-        entry: Entry::of(&pages, &headers),
+        example: SubmitExample::new(&pages.app.access, &headers),
         base: format!(
             "/jobs?state={}&kind={}",
             filter.state.map_or("", JobState::as_str),
@@ -147,7 +137,7 @@ pub(crate) async fn page(
     };
     if page.wrong.is_none() {
         pages.app.check_nats()?;
-        let found = client::list(&pages.app.nats.client, &filter, cursor, PAGE).await;
+        let found = client::list(&pages.app.nats.client, &filter, cursor, PAGE_SIZE).await;
         let found = found.map_err(Problem::away)?;
         page.rows = found.jobs.into_iter().map(Row::of).collect();
         page.looked_at = text::count(found.looked_at as u64);
@@ -156,7 +146,7 @@ pub(crate) async fn page(
     html(&page)
 }
 
-/// Kinds that the fleet has met, to choose from.
+/// The known kinds, as suggestions for the search.
 fn known_kinds(pages: &Pages) -> Vec<String> {
     let seen = pages.history.borrow();
     let fleet = seen.fleet.iter().flat_map(|fleet| &fleet.kinds);
@@ -166,40 +156,6 @@ fn known_kinds(pages: &Pages) -> Vec<String> {
     kinds.sort_unstable();
     kinds.dedup();
     kinds
-}
-
-/// Where and how a program hands jobs over: for lines that are copied into a terminal.
-pub(crate) struct Entry {
-    /// Without a path.
-    pub(crate) url: String,
-    pub(crate) needs_token: bool,
-}
-
-impl Entry {
-    pub(crate) fn of(pages: &Pages, headers: &HeaderMap) -> Self {
-        let access = &pages.app.access;
-        let scheme = if access.does_tls() { "https" } else { "http" };
-        Self {
-            url: format!("{scheme}://{}", host(headers)),
-            needs_token: access.needs_token(),
-        }
-    }
-}
-
-/// Where this browser has found the gateway. A browser cannot be made to send another; what else
-/// sends one that is odd gets a placeholder.
-fn host(headers: &HeaderMap) -> String {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    let plain = |host: &&str| {
-        !host.is_empty()
-            && host.len() < 256
-            && host
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte))
-    };
-    host.filter(plain).unwrap_or("127.0.0.1:8080").to_owned()
 }
 
 impl Row {

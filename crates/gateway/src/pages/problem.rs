@@ -1,4 +1,4 @@
-//! A page that cannot be shown, and why.
+//! The page that says why a page cannot be shown.
 
 use std::fmt::Display;
 
@@ -8,41 +8,43 @@ use axum::response::{Html, IntoResponse, Response};
 use client::NotStored;
 use tracing::error;
 
-use super::frame::Frame;
-use crate::problem::Problem as Refusal;
+use super::layout::Layout;
+use crate::http::Problem as Refusal;
 
-/// Why there is no page.
+/// Why a page cannot be shown.
 #[derive(Debug)]
 pub(crate) struct Problem {
     status: StatusCode,
     title: &'static str,
+    /// What is wrong.
     what: String,
+    /// What to do; `None` if there is no advice.
     next: Option<&'static str>,
 }
 
 #[derive(Template)]
 #[template(path = "problem.html")]
 struct ProblemPage {
-    frame: Frame,
+    layout: Layout,
     what: String,
     next: Option<&'static str>,
 }
 
 impl Problem {
-    /// Nothing is found under this address.
+    /// The address leads to nothing.
     pub(crate) fn not_found(what: impl Into<String>) -> Self {
         Self {
             status: StatusCode::NOT_FOUND,
             title: "Not found",
             what: what.into(),
             next: Some(
-                "Records of jobs that have ended are kept for a while only, and jobs of the core \
-                 lane are stored nowhere.",
+                "Records of jobs that have ended are kept for a limited time. Core jobs are not \
+                 stored.",
             ),
         }
     }
 
-    /// What was sent makes no sense.
+    /// The request is wrong.
     pub(crate) fn wrong(what: impl Into<String>) -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,
@@ -52,20 +54,19 @@ impl Problem {
         }
     }
 
-    /// The token that somebody has signed in with does not allow it.
+    /// The token lacks the scope.
     pub(crate) fn not_allowed() -> Self {
         Self {
             status: StatusCode::FORBIDDEN,
             title: "Not allowed",
             what:
-                "Your token lets you look, but not cancel, replay or discard: it lacks the scope \
-                   `operate`."
+                "Your token lacks the scope `operate`, which is needed to cancel, replay and discard."
                     .to_owned(),
             next: None,
         }
     }
 
-    /// There is too much to do.
+    /// A limit is reached.
     pub(crate) fn busy(what: impl Into<String>) -> Self {
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
@@ -75,7 +76,7 @@ impl Problem {
         }
     }
 
-    /// What was sent is not taken.
+    /// The request is refused with this status.
     pub(crate) fn refused(status: StatusCode, what: impl Into<String>) -> Self {
         let title = match status {
             StatusCode::FORBIDDEN => "Not allowed",
@@ -94,13 +95,13 @@ impl Problem {
         }
     }
 
-    /// NATS, or what answers there, is away. The log has it from the connection already, once and
-    /// not for each page that somebody keeps open.
+    /// NATS is away, or does not answer. The connection logs that once; logging it here would repeat it
+    /// for each open page.
     pub(crate) fn away(error: impl Into<anyhow::Error>) -> Self {
         Self::unanswered(format!("{:#}", error.into()))
     }
 
-    /// A job was not put into the queue, or a letter not removed.
+    /// A cancellation, replay or discard has failed.
     pub(crate) fn not_done(error: &anyhow::Error) -> Self {
         let what = format!("{error:#}");
         match error.downcast_ref::<NotStored>() {
@@ -108,7 +109,7 @@ impl Problem {
             Some(NotStored::Full(_)) => Self::refused(StatusCode::TOO_MANY_REQUESTS, what),
             Some(NotStored::Refused(_)) => Self {
                 status: StatusCode::BAD_GATEWAY,
-                title: "NATS refuses it",
+                title: "NATS refuses this",
                 what,
                 next: None,
             },
@@ -122,18 +123,18 @@ impl Problem {
             title: "NATS does not answer",
             what,
             next: Some(
-                "See that the NATS server runs with JetStream and can be reached, and that a \
-                 consumer was started, which makes the streams. Then reload.",
+                "Check that the NATS server runs with JetStream and can be reached, and that a \
+                 consumer has started: it creates the streams. Then reload this page.",
             ),
         }
     }
 
-    /// Something that does not happen.
+    /// An error that should not happen.
     pub(crate) fn unexpected(error: impl Display) -> Self {
-        error!(%error, "a page cannot be made");
+        error!(%error, "a page cannot be rendered");
         Self {
             status: StatusCode::INTERNAL_SERVER_ERROR,
-            title: "This page cannot be made",
+            title: "This page cannot be shown",
             what: "The log of the gateway says why.".to_owned(),
             next: None,
         }
@@ -149,7 +150,7 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// A page that says what the answer to a program says; its status and its headers stay.
+/// Replaces the body of a refusal by a page; the status and the headers stay.
 pub(crate) fn instead(refusal: Refusal, answer: Response) -> Response {
     let (mut parts, _) = answer.into_parts();
     let (mut page, body) = Problem::from(refusal).into_response().into_parts();
@@ -163,7 +164,7 @@ pub(crate) fn instead(refusal: Refusal, answer: Response) -> Response {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let page = ProblemPage {
-            frame: Frame::bare(self.title),
+            layout: Layout::bare(self.title),
             what: self.what,
             next: self.next,
         };

@@ -1,4 +1,4 @@
-//! Where a person gives a token, which the browser then keeps in a cookie that no script can read.
+//! The page on which a person enters a token. The browser keeps it in a cookie that no script can read.
 
 use askama::Template;
 use axum::extract::{Query, State};
@@ -6,19 +6,20 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
 
-use super::Pages;
 use super::form::Form;
-use super::frame::{Frame, html};
+use super::layout::Layout;
 use super::problem::Problem;
+use super::render::html;
+use super::state::Pages;
 
-/// What is asked for.
+/// The parameters of the page.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Asked {
     to: String,
 }
 
-/// What the form sends.
+/// The fields of the form.
 #[derive(Deserialize)]
 pub(crate) struct Given {
     token: String,
@@ -29,26 +30,26 @@ pub(crate) struct Given {
 #[derive(Template)]
 #[template(path = "sign_in.html")]
 struct SignInPage {
-    frame: Frame,
-    /// The page to go to.
+    layout: Layout,
+    /// The path of the page to show after the sign-in.
     to: String,
     wrong: bool,
 }
 
-/// A page of ours: a link must not lead from here to another site.
-fn ours(to: &str) -> String {
-    // Browsers leave out tabs and line breaks, and take `\` for `/`, before they look for a host.
+/// The path of a page of this gateway, or `/`: a link must not lead from here to another site.
+fn own_page(to: &str) -> String {
+    // Browsers drop tabs and line breaks, and read `\` as `/`, before they look for a host.
     let plain = to
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && byte != b'\\');
-    let here = plain && to.starts_with('/') && !to.starts_with("//");
-    if here { to } else { "/" }.to_owned()
+    let own = plain && to.starts_with('/') && !to.starts_with("//");
+    if own { to } else { "/" }.to_owned()
 }
 
 fn show(to: &str, wrong: bool) -> Result<Response, Problem> {
     html(&SignInPage {
-        frame: Frame::bare("Sign in"),
-        to: ours(to),
+        layout: Layout::bare("Sign in"),
+        to: own_page(to),
         wrong,
     })
 }
@@ -58,7 +59,7 @@ pub(crate) async fn page(
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
     if !pages.app.access.needs_token() {
-        return Ok(Redirect::to(&ours(&asked.to)).into_response());
+        return Ok(Redirect::to(&own_page(&asked.to)).into_response());
     }
     show(&asked.to, false)
 }
@@ -70,7 +71,7 @@ pub(crate) async fn sign_in(
     match pages.app.access.sign_in(given.token.trim()) {
         Some(cookie) => {
             let cookie = [(header::SET_COOKIE, cookie)];
-            Ok((cookie, Redirect::to(&ours(&given.to))).into_response())
+            Ok((cookie, Redirect::to(&own_page(&given.to))).into_response())
         }
         None => Ok((StatusCode::UNAUTHORIZED, show(&given.to, true)?).into_response()),
     }
@@ -86,8 +87,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signing_in_leads_to_our_own_pages_only() {
-        assert_eq!(ours("/dead"), "/dead");
+    fn signing_in_leads_only_to_own_pages() {
+        assert_eq!(own_page("/dead"), "/dead");
         for elsewhere in [
             "",
             "//evil.example",
@@ -99,7 +100,7 @@ mod tests {
             "https://evil.example",
             "dead",
         ] {
-            assert_eq!(ours(elsewhere), "/", "{elsewhere}");
+            assert_eq!(own_page(elsewhere), "/", "{elsewhere}");
         }
     }
 }

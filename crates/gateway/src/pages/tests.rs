@@ -1,6 +1,7 @@
-//! Pages made of texts that somebody else has written, and of nothing at all.
+//! Pages that contain texts of other people, and pages of an unknown or empty system.
 
 use askama::Template;
+use bytes::Bytes;
 use client::{Queue, Queues};
 use common::{
     ConsumerState, Counts, DeadReason, FailedAttempt, Fleet, FleetKind, FleetMember, JobRecord,
@@ -9,11 +10,11 @@ use common::{
 use std::sync::Arc;
 
 use super::consumers::ConsumersPage;
-use super::frame::Frame;
 use super::history::Snapshot;
-use super::job::JobPage;
-use super::jobs::Entry;
+use super::job::{JobPage, Message};
+use super::layout::Layout;
 use super::overview::OverviewPage;
+use super::widgets::SubmitExample;
 
 /// A script, and what would end a text, an attribute or a comment before it.
 const HOSTILE: &str =
@@ -68,11 +69,11 @@ fn hostile_fleet() -> Fleet {
 }
 
 fn render(seen: &Snapshot, url: &str, needs_token: bool) -> String {
-    let entry = Entry {
+    let example = SubmitExample {
         url: url.to_owned(),
         needs_token,
     };
-    let page = OverviewPage::of(Frame::bare("Overview"), entry, seen);
+    let page = OverviewPage::of(Layout::bare("Overview"), example, seen);
     page.render().unwrap()
 }
 
@@ -99,7 +100,7 @@ fn assert_escaped(html: &str) {
 #[test]
 fn what_consumers_say_of_themselves_is_escaped() {
     assert_escaped(&overview(Ok(hostile_fleet())));
-    let mut page = ConsumersPage::of(Frame::bare("Consumers"), HOSTILE.to_owned(), true);
+    let mut page = ConsumersPage::of(Layout::bare("Consumers"), HOSTILE.to_owned(), true);
     page.show(&hostile_fleet());
     assert_escaped(&page.render().unwrap());
     page.unknown = Some(HOSTILE.to_owned());
@@ -123,7 +124,8 @@ fn what_handlers_say_of_a_job_is_escaped() {
             ..OutcomeError::new(codes::PERMANENT, HOSTILE)
         },
     }];
-    let page = JobPage::of(Frame::bare("").titled(HOSTILE.to_owned()), record, None);
+    let layout = Layout::bare("").titled(HOSTILE.to_owned());
+    let page = JobPage::new(layout, record, &Message::None, true);
     assert_escaped(&page.render().unwrap());
 }
 
@@ -135,8 +137,8 @@ fn an_overview_of_nothing_says_what_to_do() {
         "docker-compose up status-service",
         "No job has run yet",
         "curl -X POST",
-        "There is no durable lane",
-        "Nothing was measured yet",
+        "There are no streams yet",
+        "Nothing has been measured yet",
         "It takes two consumers",
     ] {
         assert!(unknown.contains(part), "{part} is missing in {unknown}");
@@ -153,7 +155,8 @@ fn the_payload_of_a_job_that_has_not_ended_is_shown_cut_and_escaped() {
     let id = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
     let record = JobRecord::new(id, None, JobState::Queued, now());
     let page = |message: &[u8]| {
-        let page = JobPage::of(Frame::bare(""), record.clone(), Some(message));
+        let message = Message::Bytes(Bytes::copy_from_slice(message));
+        let page = JobPage::new(Layout::bare(""), record.clone(), &message, false);
         page.render().unwrap()
     };
     let job = |payload: &str| serde_json::json!({"kind": "echo", "payload": payload}).to_string();
@@ -164,29 +167,33 @@ fn the_payload_of_a_job_that_has_not_ended_is_shown_cut_and_escaped() {
     let long = page(job(&"x".repeat(1 << 20)).as_bytes());
     assert!(long.len() < 100 << 10, "{}", long.len());
     assert!(long.contains("xxx…"));
-    let ended = JobPage::of(Frame::bare(""), record.clone(), None);
+    let ended = JobPage::new(Layout::bare(""), record, &Message::None, false);
     assert!(!ended.render().unwrap().contains("id=\"payload\""));
 }
 
 #[test]
-fn a_dead_job_leads_to_its_letter_unless_that_was_discarded() {
+fn a_dead_job_leads_to_its_dead_letter_as_long_as_that_exists() {
     let id = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
     let mut record = JobRecord::new(id, None, JobState::Dead, now());
-    let page = |record: &JobRecord| {
-        let page = JobPage::of(Frame::bare(""), record.clone(), None);
+    let page = |record: &JobRecord, has_dead_letter| {
+        let record = record.clone();
+        let page = JobPage::new(Layout::bare(""), record, &Message::None, has_dead_letter);
         page.render().unwrap()
     };
     let link = format!("href=\"/dead/{id}\"");
-    assert!(page(&record).contains(&link));
+    assert!(page(&record, true).contains(&link));
     record.failures = vec![FailedAttempt {
         attempt: 0,
         consumer: None,
         at: now(),
         error: OutcomeError::new(codes::DISCARDED, ""),
     }];
-    let discarded = page(&record);
+    let discarded = page(&record, false);
     assert!(!discarded.contains(&link), "{discarded}");
     assert!(discarded.contains("Discarded"), "{discarded}");
+    let interrupted = page(&record, true);
+    assert!(interrupted.contains(&link), "{interrupted}");
+    assert!(interrupted.contains("Discard interrupted"), "{interrupted}");
 }
 
 #[test]
@@ -211,7 +218,7 @@ fn queues_that_are_not_known_are_not_shown_as_none() {
 }
 
 #[test]
-fn queues_that_nobody_serves_are_shown_as_such_and_queued_counts_what_is_not_shown() {
+fn queues_without_a_consumer_are_marked_and_the_number_of_queued_jobs_counts_all_queues() {
     let queue = |kind: &str, waiting, at_least, served| Queue {
         kind: kind.parse().unwrap(),
         waiting,
@@ -227,6 +234,8 @@ fn queues_that_nobody_serves_are_shown_as_such_and_queued_counts_what_is_not_sho
             queues: vec![
                 queue("mail.send", 200, true, Some(false)),
                 queue("echo", 7, false, Some(true)),
+                queue("slow", 3, false, None),
+                queue("idle", 0, false, None),
             ],
             waiting: 12_345,
         })),
@@ -236,13 +245,20 @@ fn queues_that_nobody_serves_are_shown_as_such_and_queued_counts_what_is_not_sho
     let row = |kind: &str| {
         let row = html.split(&format!("id=\"queue-{kind}\"")).nth(1).unwrap();
         let row = row.split("</tr>").next().unwrap();
-        (row.contains("nobody serves it"), row.contains("at least"))
+        let badge = row.split("class=\"badge warn\">").nth(1);
+        let badge = badge.map_or("", |badge| badge.split('<').next().unwrap());
+        (badge.to_owned(), row.contains("at least"))
     };
-    assert_eq!(row("mail.send"), (true, true));
-    assert_eq!(row("echo"), (false, false));
+    assert_eq!(row("mail.send"), ("no consumer".to_owned(), true));
+    assert_eq!(row("echo"), (String::new(), false));
+    assert_eq!(row("slow"), ("consumer unknown".to_owned(), false));
+    assert_eq!(row("idle"), (String::new(), false));
     let tile = html.split("id=\"tile-queued\"").nth(1).unwrap();
     let tile = tile.split("</div>").next().unwrap();
-    assert!(tile.contains(&super::text::count(12_345)), "{tile}");
+    assert!(
+        tile.contains(&super::widgets::text::count(12_345)),
+        "{tile}"
+    );
 }
 
 #[test]

@@ -84,7 +84,7 @@ async fn a_running_job_is_cancelled() {
 }
 
 #[tokio::test]
-async fn many_letters_are_replayed_or_discarded_after_one_more_question_without_script() {
+async fn many_dead_letters_are_replayed_or_discarded_after_a_confirmation_without_script() {
     let system = System::start(1).await;
     let (first, second) = (system.dead_letter().await, system.dead_letter().await);
     let third = system
@@ -114,7 +114,7 @@ async fn many_letters_are_replayed_or_discarded_after_one_more_question_without_
         browser.wait_for("#count", |text| text == "1").await;
         browser.click("button.main").await;
         wait_by_reloading(browser, "/dead", "#bulk", "1 dead letter was replayed").await;
-        // One letter by itself; it has failed again.
+        // One dead letter by itself; it has failed again.
         system.wait_for(&third, "dead").await;
         browser.open_page(&format!("/dead/{third}")).await;
         browser.click("#discard summary").await;
@@ -177,7 +177,7 @@ async fn whoever_has_a_token_signs_in_and_does_what_it_allows() {
 }
 
 #[tokio::test]
-async fn what_is_done_with_a_group_is_done_with_its_letters_only() {
+async fn what_is_done_with_a_group_is_done_with_its_dead_letters_only() {
     let system = System::start(1).await;
     let mut ids = Vec::new();
     for message in ["", " two\nlines ", "two lines"] {

@@ -111,9 +111,11 @@ async fn what_happens_is_seen_without_a_reload() {
         assert!(!kinds.contains("No job has run yet"), "{kinds}");
         let charts = "return document.querySelectorAll('.chart .curve[d]:not([d=\"\"])').length";
         assert!(browser.run(charts).await.as_u64().unwrap() >= 3);
-        // A paused page stays as it is until it is told to go on.
-        browser.click("#pause").await;
-        assert_eq!(browser.text("#live-state").await.unwrap(), "Paused");
+        // Without updates a page stays as it is.
+        assert_eq!(browser.text("#updates").await.unwrap(), "Stop updates");
+        browser.click("#updates").await;
+        assert_eq!(browser.text("#live-state").await.unwrap(), "Not updating");
+        assert_eq!(browser.text("#updates").await.unwrap(), "Resume updates");
         let another = system.submit(&json!({"kind": "echo", "payload": 2})).await;
         system.wait_for(&another, "succeeded").await;
         test_support::eventually(test_support::DEADLINE, "the fresh page", async || {
@@ -122,14 +124,14 @@ async fn what_happens_is_seen_without_a_reload() {
             tile.split("</div>").next()?.contains(">2<").then_some(())
         })
         .await;
-        // Another viewer hears twice of it: this page would have been made anew after the first.
+        // Another viewer receives two events: after the first, this page would have been updated.
         let live = http().get(format!("{}/live", system.base)).send().await;
         let mut live = live.unwrap();
         for _ in 0..2 {
             assert!(live.chunk().await.unwrap().is_some());
         }
         assert_eq!(browser.text(processed).await.unwrap(), "1");
-        browser.click("#pause").await;
+        browser.click("#updates").await;
         browser.wait_for(processed, |text| text == "2").await;
         assert_eq!(
             browser.run("return window.same").await,
@@ -213,7 +215,7 @@ async fn pages_of_an_empty_system_say_what_to_do_next() {
     let system = System::start(0).await;
     let nobody = test_support::eventually(test_support::DEADLINE, "the first look", async || {
         let page = system.html("/").await;
-        page.contains("id=\"nobody\"").then_some(page)
+        page.contains("id=\"no-consumer\"").then_some(page)
     })
     .await;
     assert!(nobody.contains("--scale consumer"), "{nobody}");

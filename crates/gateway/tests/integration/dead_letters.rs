@@ -1,9 +1,9 @@
-//! Dead letters: seen, corrected, replayed and discarded.
+//! One dead letter: shown, corrected, replayed and discarded.
 
 use serde_json::json;
 use test_support::{DEADLINE, NatsServer, eventually};
 
-use crate::support::{Gateway, consumer, send};
+use crate::support::{Gateway, consumer, send, streams_without_consumer};
 
 const SCRIPT: &str = "<script>alert('x')</script>";
 
@@ -133,78 +133,6 @@ async fn a_job_that_others_cannot_read_is_shown_as_base64() {
 }
 
 #[tokio::test]
-async fn many_are_replayed_and_discarded_by_what_they_have_in_common() {
-    let nats = NatsServer::start().await;
-    let _consumer = consumer(&nats, &[]).await;
-    let gateway = Gateway::start(&nats).await;
-    for number in 0..3 {
-        gateway.dead_job(&format!("no such order {number}")).await;
-    }
-    let other = gateway.dead_job("another reason").await;
-    let groups = gateway
-        .get("/v1/dead-letters/groups?kind=fail")
-        .await
-        .json();
-    let group = &groups["groups"][0];
-    assert_eq!(group["count"], 3, "{groups}");
-    let error = group["error"].as_str().unwrap();
-    let query = |path: &str| {
-        let url = reqwest::Url::parse_with_params("http://x/", [("error", error)]).unwrap();
-        format!("{path}?{}", url.query().unwrap())
-    };
-    let list = gateway.get(&query("/v1/dead-letters")).await.json();
-    assert_eq!(list["letters"].as_array().unwrap().len(), 3);
-
-    // Nothing said is not everything meant.
-    let replay = "/v1/dead-letters/replay";
-    assert_eq!(
-        gateway.post(replay, "").await.problem(),
-        (400, Some("all".to_owned()))
-    );
-    assert_eq!(gateway.delete("/v1/dead-letters").await.problem().0, 400);
-    assert_eq!(
-        gateway
-            .post(&format!("{replay}?rate=0&all=true"), "")
-            .await
-            .problem()
-            .0,
-        400
-    );
-    let came = gateway
-        .post(&format!("{}&rate=100", query(replay)), "")
-        .await;
-    let expected = json!({"done": 3, "already": 0, "failed": 0, "complete": true});
-    assert_eq!((came.status, came.json()), (200, expected));
-
-    let path = format!("/v1/dead-letters/{other}");
-    assert_eq!(gateway.delete(&path).await.status, 204);
-    assert_eq!(gateway.delete(&path).await.problem().0, 404);
-    let record = gateway.get(&format!("/v1/jobs/{other}")).await.json();
-    let mark = record["failures"].as_array().unwrap().last().unwrap();
-    assert_eq!(
-        (&record["state"], &mark["attempt"], &mark["error"]["code"]),
-        (&json!("dead"), &json!(0), &json!("discarded")),
-        "{record}"
-    );
-    // Those that were replayed fail again.
-    test_support::eventually(test_support::DEADLINE, "three dead letters", async || {
-        let list = gateway.get("/v1/dead-letters").await.json();
-        (list["letters"].as_array().unwrap().len() == 3).then_some(())
-    })
-    .await;
-    let came = gateway.delete("/v1/dead-letters?kind=fail").await.json();
-    assert_eq!(
-        (&came["done"], &came["complete"]),
-        (&json!(3), &json!(true))
-    );
-    let came = gateway.delete("/v1/dead-letters?all=true").await.json();
-    assert_eq!(
-        (&came["done"], &came["complete"]),
-        (&json!(0), &json!(true))
-    );
-}
-
-#[tokio::test]
 async fn a_page_after_letters_were_replayed_or_discarded_counts_those_that_are_left() {
     let nats = NatsServer::start().await;
     let _consumer = consumer(&nats, &[]).await;
@@ -237,40 +165,49 @@ async fn a_page_after_letters_were_replayed_or_discarded_counts_those_that_are_l
 }
 
 #[tokio::test]
-async fn whoever_does_it_with_many_is_told_what_went_wrong_and_what_was_done_before() {
-    let nats = NatsServer::builder().open().start().await;
-    let _consumer = consumer(&nats, &[]).await;
+async fn a_discard_that_stopped_half_way_hides_nothing_and_can_be_finished() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
     let gateway = Gateway::start(&nats).await;
-    for message in ["one", "two", "three"] {
-        gateway.dead_job(message).await;
-    }
-    // Something behind them, so that they are to be listed once more.
-    gateway.post("/v1/jobs?wait=1m", r#"{"kind":"echo"}"#).await;
-    let request = gateway.request(reqwest::Method::DELETE, "/v1/dead-letters?all=true&rate=1");
-    let discarding = tokio::spawn(send(request));
-    let client = nats.connect_as("operator").await;
-    eventually(DEADLINE, "one letter to be discarded", async || {
-        let left = client::count_dead_letters(&client.clone().into())
-            .await
-            .ok()
-            .flatten();
-        left.filter(|&left| left < 3)
-    })
-    .await;
-    let delete = "$JS.API.STREAM.DELETE.JOBS_STATE";
-    client.request(delete, "".into()).await.unwrap();
-    let answer = discarding.await.unwrap();
-    let came = answer.json();
-    let [done, failed] = ["done", "failed"].map(|name| came[name].as_u64().unwrap());
-    assert_eq!(
-        (answer.status, &came["complete"]),
-        (200, &json!(false)),
-        "{came}"
-    );
-    assert!(done > 0 && failed > 0 && done + failed == 3, "{came}");
-    let error = came["error"].as_str().unwrap();
-    assert!(
-        error.contains("the dead letters cannot be listed"),
-        "{error}"
-    );
+    let worker = nats.connect_as("worker").await;
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+    test_support::bury(&worker, id, "mail", "permanent", "no such address").await;
+    let mark = json!([{
+        "attempt": 0, "at": "2026-01-31T09:31:00Z",
+        "error": {"code": "discarded", "message": "the dead letter was discarded"},
+    }]);
+    let fields = json!({"kind": "mail", "state": "dead", "reason": "permanent", "failures": mark});
+    test_support::put_record(&worker, id, fields).await;
+
+    let job = format!("/v1/jobs/{id}");
+    let link = format!("href=\"/dead/{id}\"");
+    let page = format!("/jobs/{id}");
+    assert_eq!(gateway.get(&job).await.json()["dead_letter"], true);
+    let before = gateway.get(&page).await.text;
+    assert!(before.contains(&link), "{before}");
+    assert!(before.contains("Discard interrupted"), "{before}");
+
+    let path = format!("/v1/dead-letters/{id}");
+    assert_eq!(gateway.delete(&path).await.status, 204);
+    assert_eq!(gateway.get(&job).await.json()["dead_letter"], false);
+    let after = gateway.get(&page).await.text;
+    assert!(!after.contains(&link), "{after}");
+    assert!(after.contains("removed for good"), "{after}");
+}
+
+#[tokio::test]
+async fn the_page_of_a_job_without_a_record_leads_to_its_dead_letter() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let worker = nats.connect_as("worker").await;
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let page = format!("/jobs/{id}");
+    assert_eq!(gateway.get(&page).await.status, 404);
+    let subject = format!("jobs.dead.{id}.mail");
+    let headers = async_nats::HeaderMap::new();
+    test_support::put(&worker, subject, headers, "{}".to_owned()).await;
+    let answer = gateway.get(&page).await;
+    let location = answer.headers["location"].to_str().unwrap();
+    assert_eq!((answer.status, location), (303, &*format!("/dead/{id}")));
 }

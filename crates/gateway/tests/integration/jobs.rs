@@ -77,7 +77,7 @@ async fn unknown_jobs_and_bad_ids_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_job_is_told_as_it_was_submitted_until_it_has_ended_if_that_is_asked() {
+async fn a_job_is_told_as_it_was_submitted_if_that_is_asked_and_when_it_has_ended() {
     let nats = NatsServer::start().await;
     streams_without_consumer(&nats).await;
     let gateway = Gateway::start(&nats).await;
@@ -119,7 +119,38 @@ async fn a_job_is_told_as_it_was_submitted_until_it_has_ended_if_that_is_asked()
     assert_eq!(asked["job"]["payload"]["ms"], 600_000, "{asked}");
     gateway.delete(&format!("/v1/jobs/{running}")).await;
     gateway.job_is(&running, "cancelled").await;
-    assert!(gateway.get(&path).await.json()["job"].is_null());
+    let plain = format!("/v1/jobs/{running}");
+    let ended = gateway.get(&plain).await.json();
+    assert_eq!(ended["job"]["payload"]["ms"], 600_000, "{ended}");
+    assert_eq!(ended["job"]["timeout"], "1h", "{ended}");
+    let page = gateway.get(&format!("/jobs/{running}")).await;
+    assert!(
+        page.text.contains("id=\"payload\"") && page.text.contains("600000"),
+        "{page:?}"
+    );
+    assert!(page.text.contains("id=\"options\""), "{page:?}");
+}
+
+#[tokio::test]
+async fn the_page_of_a_job_is_shown_though_its_message_cannot_be_read() {
+    let nats = NatsServer::builder().open().start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let client = nats.connect_as("admin").await;
+    let fields = json!({"state": "running", "consumer": "consumer-1"});
+    test_support::put_record(&client, NOBODY, fields).await;
+    for stream in ["JOBS", "JOBS_LATER"] {
+        let delete = format!("$JS.API.STREAM.DELETE.{stream}");
+        client.request(delete, "".into()).await.unwrap();
+    }
+    let page = gateway.get(&format!("/jobs/{NOBODY}")).await;
+    assert_eq!(page.status, 200, "{page:?}");
+    for part in ["id=\"payload-unknown\"", "cannot be read now", "consumer-1"] {
+        assert!(page.text.contains(part), "{part}: {page:?}");
+    }
+    // A program that asks for the message is told that it cannot have it.
+    let asked = gateway.get(&format!("/v1/jobs/{NOBODY}?job=true")).await;
+    assert_eq!(asked.problem().0, 503);
 }
 
 #[tokio::test]
@@ -178,11 +209,14 @@ async fn a_job_that_has_ended_is_not_listed_as_queued_or_running_though_its_mess
     let crowd = json!(vec![json!({"kind": "echo"}); 1500]);
     let answer = gateway.post("/v1/jobs", &crowd.to_string()).await;
     assert_eq!(answer.status, 202, "{answer:?}");
+    // The gateway may answer with a list of queues from before the submission.
+    let client = nats.connect_as("gateway").await;
     eventually(DEADLINE, "the end of all of them", async || {
-        let queues = gateway.get("/v1/queues").await.json();
-        let queues = queues["queues"].as_array().unwrap();
-        let left = |queue: &Value| queue["waiting"] != 0 || queue["running"] != 0;
-        (!queues.iter().any(left)).then_some(())
+        let queues = client::queues(&client.clone().into(), 10).await.unwrap();
+        let mut queues = queues.queues.iter();
+        queues
+            .all(|queue| queue.waiting == 0 && queue.running == 0)
+            .then_some(())
     })
     .await;
     for round in 0..20 {

@@ -3,15 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access;
-mod bulk;
 mod command_line;
 mod dead_letters;
+mod dead_letters_bulk;
 mod events;
 mod jobs;
 mod limits;
+mod many_jobs;
 mod openapi;
 mod outage;
+mod refusals;
 mod safety;
 mod submit;
 mod support;
 mod system;
+mod tls;

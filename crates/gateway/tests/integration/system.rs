@@ -1,9 +1,10 @@
 //! The fleet, the streams and the queues.
 
-use serde_json::json;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, Service, eventually};
 
-use crate::support::{Gateway, consumer};
+use crate::support::{Gateway, consumer, streams_without_consumer};
 
 #[tokio::test]
 async fn the_fleet_is_told_as_the_status_service_knows_it() {
@@ -58,7 +59,15 @@ async fn streams_and_queues_are_told() {
     .await;
     let unserved = r#"{"kind":"nobody.does","payload":1}"#;
     assert_eq!(gateway.post("/v1/jobs", unserved).await.status, 202);
-    let queues = gateway.get("/v1/queues").await.json();
+    // The answer before may still be shared.
+    let queues = eventually(DEADLINE, "the queue without a consumer", async || {
+        let queues = gateway.get("/v1/queues").await.json();
+        queues["queues"]
+            .to_string()
+            .contains("nobody.does")
+            .then_some(queues)
+    })
+    .await;
     let all = queues["queues"].as_array().unwrap();
     let of = |kind: &str| all.iter().find(|queue| queue["kind"] == kind).unwrap();
     let nobody = of("nobody.does");
@@ -74,6 +83,55 @@ async fn streams_and_queues_are_told() {
         Some(1 + of("sleep")["waiting"].as_u64().unwrap()),
         "{queues}"
     );
+}
+
+#[tokio::test]
+async fn whether_a_kind_is_served_is_unknown_where_its_consumer_does_not_answer_in_time() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    // A consumer that is there, and answers nothing.
+    let silent = nats.connect_as("worker").await;
+    let _questions = silent.subscribe("jobs.serves.slow").await.unwrap();
+    silent.flush().await.unwrap();
+    let job = r#"{"kind":"slow"}"#;
+    assert_eq!(gateway.post("/v1/jobs", job).await.status, 202);
+    let queue = eventually(DEADLINE, "the queue of the kind", async || {
+        let queues = gateway.get("/v1/queues").await.json();
+        let queues = queues["queues"].as_array().unwrap().clone();
+        queues.into_iter().find(|queue| queue["kind"] == "slow")
+    })
+    .await;
+    let served = queue.as_object().unwrap().get("served");
+    assert_eq!(served, Some(&Value::Null), "{queue}");
+    eventually(DEADLINE, "the page with the queue", async || {
+        let page = gateway.get("/").await.text;
+        let row = page.split("id=\"queue-slow\"").nth(1)?;
+        let row = row.split("</tr>").next().unwrap();
+        assert!(row.contains("consumer unknown"), "{row}");
+        Some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_callers_share_one_list_of_the_queues() {
+    const CALLERS: u64 = 200;
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let client = nats.connect_as("admin").await;
+    let requests = async || {
+        let account = client.request("$JS.API.INFO", "".into()).await.unwrap();
+        let account: Value = serde_json::from_slice(&account.payload).unwrap();
+        account["api"]["total"].as_u64().unwrap()
+    };
+    let before = requests().await;
+    let answers = join_all((0..CALLERS).map(|_| gateway.get("/v1/queues"))).await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    let sent = requests().await - before;
+    // Each list takes two requests, and the pages ask for other things meanwhile.
+    assert!(sent < CALLERS, "{sent} requests for {CALLERS} callers");
 }
 
 #[tokio::test]

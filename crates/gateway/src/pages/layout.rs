@@ -1,0 +1,121 @@
+//! The frame of all pages: navigation, warnings, and the notice of what was just done.
+
+use common::JobId;
+use serde::Deserialize;
+
+use super::assets::{ASSETS, Assets};
+use super::state::Pages;
+use super::widgets::text;
+
+/// The layout of a page.
+pub(crate) struct Layout {
+    pub(crate) title: String,
+    /// The entry of the navigation that the page belongs to.
+    pub(crate) here: &'static str,
+    /// The page is updated after so many snapshots; 0 is never.
+    pub(crate) every: u32,
+    /// A notice of what was just done.
+    pub(crate) notice: Option<&'static str>,
+    /// What is wrong with the system as a whole.
+    pub(crate) warning: Option<&'static str>,
+    /// The number of dead letters; `None` if there are none, or it is not known.
+    pub(crate) dead_letters: Option<String>,
+    /// The time of the snapshot.
+    pub(crate) at: Option<String>,
+    /// Whether the page has a button to sign out.
+    pub(crate) sign_out: bool,
+    pub(crate) assets: &'static Assets,
+}
+
+/// What was just done, as a word in an address. A link made by somebody else cannot put text of its own
+/// into a page.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Done {
+    Replayed,
+    Already,
+    Discarded,
+    CancelAsked,
+}
+
+impl Done {
+    /// The address of a page with this notice.
+    pub(crate) fn at(self, page: &str) -> String {
+        let word = match self {
+            Self::Replayed => "replayed",
+            Self::Already => "already",
+            Self::Discarded => "discarded",
+            Self::CancelAsked => "cancel-asked",
+        };
+        format!("{page}?done={word}")
+    }
+
+    /// The address of the page of a job with this notice.
+    pub(crate) fn of_job(self, id: JobId) -> String {
+        self.at(&format!("/jobs/{id}"))
+    }
+
+    const fn sentence(self) -> &'static str {
+        match self {
+            Self::Replayed => "The job was replayed: it is queued again.",
+            Self::Already => "Nothing was done: the job has no dead letter any more.",
+            Self::Discarded => "The dead letter was discarded.",
+            Self::CancelAsked => "A consumer was asked to cancel the job; its state is below.",
+        }
+    }
+}
+
+impl Layout {
+    pub(crate) fn new(pages: &Pages, title: impl Into<String>, here: &'static str) -> Self {
+        let seen = pages.history.borrow();
+        Self {
+            title: title.into(),
+            here,
+            every: 0,
+            notice: None,
+            warning: (seen.at.is_some() && !seen.connected).then_some(
+                "NATS cannot be reached. This page shows the last known state; the gateway goes on \
+                 trying to connect.",
+            ),
+            dead_letters: seen
+                .dead_letters
+                .filter(|&number| number > 0)
+                .map(text::count),
+            at: seen.at.map(text::clock),
+            sign_out: pages.app.access.needs_token(),
+            assets: &ASSETS,
+        }
+    }
+
+    /// The layout of a page that shows nothing of the system.
+    pub(crate) fn bare(title: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            here: "",
+            every: 0,
+            notice: None,
+            warning: None,
+            dead_letters: None,
+            at: None,
+            sign_out: false,
+            assets: &ASSETS,
+        }
+    }
+
+    pub(crate) fn titled(mut self, title: String) -> Self {
+        self.title = title;
+        self
+    }
+
+    /// Updates the page after so many snapshots.
+    pub(crate) fn live(mut self, every: u32) -> Self {
+        self.every = every;
+        self
+    }
+
+    /// Shows a notice of what was just done.
+    pub(crate) fn after(mut self, done: Option<Done>) -> Self {
+        self.notice = done.map(Done::sentence);
+        self
+    }
+}
