@@ -1,18 +1,18 @@
-//! Arithmetic on the counts of a consumer, field by field.
+//! Arithmetic on counts, field by field.
 
 use common::Counts;
 
-/// The larger of each two.
+/// The larger value of each field.
 pub(crate) fn larger(a: &Counts, b: &Counts) -> Counts {
     zip(a, b, u64::max)
 }
 
-/// What `a` is above `b`; zero where it is not.
-pub(crate) fn above(a: &Counts, b: &Counts) -> Counts {
+/// `a - b` in each field; zero where `b` is larger.
+pub(crate) fn difference(a: &Counts, b: &Counts) -> Counts {
     zip(a, b, u64::saturating_sub)
 }
 
-/// The largest of them all.
+/// The largest of all fields.
 pub(crate) fn largest(counts: &Counts) -> u64 {
     let mut largest = 0;
     zip(counts, counts, |count, _| {
@@ -23,7 +23,7 @@ pub(crate) fn largest(counts: &Counts) -> u64 {
 }
 
 fn zip(a: &Counts, b: &Counts, mut with: impl FnMut(u64, u64) -> u64) -> Counts {
-    // Every field by name: a new one that is forgotten here does not compile.
+    // Every field by name, so that a new one cannot be forgotten.
     Counts {
         processed: with(a.processed, b.processed),
         succeeded: with(a.succeeded, b.succeeded),

@@ -1,26 +1,21 @@
-//! Asks every consumer on `jobs.status` how it is, keeps the totals of the fleet, logs them, and
-//! tells them on `jobs.fleet` to whoever asks.
+//! Asks every consumer on `jobs.status` for its status, adds up the totals of the fleet, logs them,
+//! and serves them on `jobs.fleet`.
 //!
-//! A round is one question and the answers to it ([`Asker`]). The fleet ([`Fleet`]) knows what
-//! the rounds told: it has neither a connection nor a clock, and its totals never go down.
+//! `asking` does a round: one question, and the answers of all consumers. `rounds` does one after the
+//! other. `fleet` adds up the answers; it has neither a connection nor a clock. `report` logs what has
+//! changed, and `durable_jobs` watches what the server stores.
 
-mod answer;
-mod asker;
+mod asking;
 mod config;
 mod counts;
-mod depth;
-mod due;
+mod durable_jobs;
 mod fleet;
-mod folded;
+mod fleet_endpoint;
 mod metrics;
-mod news;
-mod page;
 mod report;
+mod rounds;
 mod serve;
 
-pub use answer::{Answer, InstanceId, KindRuns};
-pub use asker::{Asker, Ended, Ignored, Round};
+pub use asking::{Asker, Ignored, InstanceId, KindRuns, Round, RoundEnd, StatusAnswer};
 pub use config::Config;
-pub use fleet::Fleet;
-pub use news::{Change, Event, News, Since, Spread, Summary};
 pub use serve::serve;

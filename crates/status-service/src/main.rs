@@ -1,4 +1,4 @@
-//! The status service: see the library of this package.
+//! The status service as a program.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What a scrape reads: the fleet as the last round left it, and what the durable lane holds.
+//! The service's metrics: the fleet after the last round, and what the server stores of durable jobs.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,72 +9,62 @@ use common::{Counts, Timestamp};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
-use crate::{Answer, Round, Summary};
+use crate::fleet::Summary;
 
-/// What was last seen; clones see the same.
+/// The values of all metrics. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Metrics(Arc<Mutex<Seen>>);
+pub(crate) struct Metrics(Arc<Mutex<MetricValues>>);
 
-/// What there is to tell; nothing of what is not known.
+/// The values of all metrics. A metric whose value is not known is left out.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
-    fleet: Option<SeenFleet>,
+pub(crate) struct MetricValues {
+    /// `None` before the first round.
+    pub(crate) fleet: Option<FleetValues>,
     pub(crate) streams: Vec<StreamDepth>,
     pub(crate) storage: Option<Storage>,
-    pub(crate) due: Option<u64>,
+    /// Scheduled jobs that have come due and wait or run.
+    pub(crate) pending_scheduled: Option<u64>,
     pub(crate) dead_letters: Option<u64>,
 }
 
+/// The fleet after the last round.
 #[derive(Debug)]
-struct SeenFleet {
-    summary: Summary,
-    concurrency: u64,
-    rounds: u64,
-    ignored: u64,
-    unserved: usize,
+pub(crate) struct FleetValues {
+    pub(crate) summary: Summary,
+    /// Sum of the concurrency of the consumers that answered.
+    pub(crate) concurrency: u64,
+    /// Rounds since the start.
+    pub(crate) rounds: u64,
+    /// Messages ignored since the start.
+    pub(crate) ignored: u64,
+    /// Number of kinds of waiting durable jobs without a consumer.
+    pub(crate) unserved_kinds: usize,
 }
 
 impl Metrics {
-    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
+    /// The values, to read or change.
+    pub(crate) fn values(&self) -> MutexGuard<'_, MetricValues> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes in a round: the so manieth, with so many kinds that nobody serves, and so many
-    /// messages until now that were no answers.
-    pub(crate) fn round(
-        &self,
-        round: &Round,
-        summary: &Summary,
-        (rounds, unserved, ignored): (u64, usize, u64),
-    ) {
-        let concurrency = |answer: &Answer| u64::from(answer.concurrency);
-        self.seen().fleet = Some(SeenFleet {
-            summary: summary.clone(),
-            concurrency: round.answers.iter().map(concurrency).sum(),
-            rounds,
-            ignored,
-            unserved,
-        });
     }
 }
 
 impl Collector for Metrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let seen = self.seen();
+        let values = self.values();
         let mut families = Families::new(encoder);
-        if let Some(fleet) = &seen.fleet {
+        if let Some(fleet) = &values.fleet {
             consumers(&mut families, fleet)?;
             totals(&mut families, &fleet.summary.totals)?;
         }
-        lane(&mut families, &seen)
+        durable_jobs(&mut families, &values)
     }
 }
 
-fn consumers(families: &mut Families<'_>, fleet: &SeenFleet) -> fmt::Result {
+fn consumers(families: &mut Families<'_>, fleet: &FleetValues) -> fmt::Result {
     let summary = &fleet.summary;
     families.gauge(
         "jobs_fleet_consumers",
-        "Consumers by state; missing are those that are known and do not answer",
+        "Consumers by state; missing ones are known and do not answer",
         [
             ("running", summary.running),
             ("saturated", summary.saturated),
@@ -95,13 +85,13 @@ fn consumers(families: &mut Families<'_>, fleet: &SeenFleet) -> fmt::Result {
     )?;
     families.gauge(
         "jobs_fleet_concurrency",
-        "The most jobs that run at a time in the consumers that answered",
+        "Jobs that can run at the same time in the consumers that answered",
         [([], fleet.concurrency)],
     )?;
     families.gauge(
         "jobs_fleet_unserved_kinds",
-        "Kinds of which durable jobs wait and that no consumer serves",
-        [([], fleet.unserved)],
+        "Kinds of waiting durable jobs without a consumer",
+        [([], fleet.unserved_kinds)],
     )?;
     families.gauge(
         "jobs_fleet_round_seconds",
@@ -110,21 +100,21 @@ fn consumers(families: &mut Families<'_>, fleet: &SeenFleet) -> fmt::Result {
     )?;
     families.counter(
         "jobs_fleet_rounds_total",
-        "How often the consumers were asked",
+        "Rounds of questions to the consumers",
         [([], fleet.rounds)],
     )?;
     families.counter(
         "jobs_fleet_ignored_answers_total",
-        "Messages that were no answers, or second ones",
+        "Messages that were not the status of a consumer, or a second one",
         [([], fleet.ignored)],
     )
 }
 
-/// Of all consumers that were ever heard of: they never go down while this service lives.
+/// Totals of all consumers that were ever heard of. They never go down while this service runs.
 fn totals(families: &mut Families<'_>, totals: &Counts) -> fmt::Result {
     families.counter(
         "jobs_fleet_processed_total",
-        "Jobs that came to an end in any consumer; in the durable lane attempts",
+        "Jobs that ended in any consumer; for durable jobs attempts",
         [
             ("succeeded", totals.succeeded),
             ("failed", totals.failed),
@@ -136,7 +126,7 @@ fn totals(families: &mut Families<'_>, totals: &Counts) -> fmt::Result {
     )?;
     families.counter(
         "jobs_fleet_handed_back_total",
-        "Jobs that consumers handed back undone",
+        "Jobs that consumers handed back without a result",
         [("busy", totals.busy), ("interrupted", totals.interrupted)]
             .map(|(reason, count)| ([("reason", reason)], count)),
     )?;
@@ -147,10 +137,10 @@ fn totals(families: &mut Families<'_>, totals: &Counts) -> fmt::Result {
     )
 }
 
-/// What the durable lane holds.
-fn lane(families: &mut Families<'_>, seen: &Seen) -> fmt::Result {
+/// What the server stores of durable jobs.
+fn durable_jobs(families: &mut Families<'_>, values: &MetricValues) -> fmt::Result {
     let each = || {
-        let streams = seen.streams.iter();
+        let streams = values.streams.iter();
         streams.map(|depth| ([("stream", depth.stream.name())], depth))
     };
     families.gauge(
@@ -165,17 +155,17 @@ fn lane(families: &mut Families<'_>, seen: &Seen) -> fmt::Result {
     )?;
     families.gauge(
         "jobs_stream_limit_bytes",
-        "The most bytes that a stream takes, where it has a limit of its own",
+        "The most bytes of a stream that has a limit of its own",
         each().filter_map(|(labels, depth)| Some((labels, depth.limit_bytes?))),
     )?;
-    let of = |stream| seen.streams.iter().find(|depth| depth.stream == stream);
+    let of = |stream| values.streams.iter().find(|depth| depth.stream == stream);
     let age = |depth: &StreamDepth| {
         let oldest = depth.oldest.map(|oldest| Timestamp::now().since(oldest));
         ([], oldest.unwrap_or_default().as_secs_f64())
     };
     families.gauge(
         "jobs_queue_oldest_age_seconds",
-        "How long the oldest job of the durable queue has been there, be it waiting or running; 0 without any",
+        "Age of the oldest durable job that waits or runs; 0 without any",
         of(Stream::Jobs).map(age),
     )?;
     families.gauge(
@@ -185,23 +175,24 @@ fn lane(families: &mut Families<'_>, seen: &Seen) -> fmt::Result {
     )?;
     families.gauge(
         "jobs_due",
-        "Durable jobs that had to wait for their time, and now wait for a consumer or run",
-        seen.due.map(|due| ([], due)),
+        "Scheduled durable jobs whose time has come, and that wait for a consumer or run",
+        values.pending_scheduled.map(|jobs| ([], jobs)),
     )?;
     families.gauge(
         "jobs_dead_letters",
-        "Dead letters that nobody has replayed or discarded yet",
-        seen.dead_letters.map(|letters| ([], letters)),
+        "Dead letters that were neither replayed nor discarded",
+        values.dead_letters.map(|letters| ([], letters)),
     )?;
     families.gauge(
         "jobs_storage_bytes",
         "Bytes of all streams of the account together",
-        seen.storage.map(|storage| ([], storage.bytes)),
+        values.storage.map(|storage| ([], storage.bytes)),
     )?;
     families.gauge(
         "jobs_storage_limit_bytes",
         "The most bytes of all streams of the account together",
-        seen.storage
+        values
+            .storage
             .and_then(|storage| Some(([], storage.limit_bytes?))),
     )
 }

@@ -8,7 +8,7 @@ use async_nats::{Client, Message};
 use common::ConsumerState;
 use common::subjects::STATUS;
 use futures_util::StreamExt as _;
-use status_service::{Asker, Ended, InstanceId, Round};
+use status_service::{Asker, InstanceId, Round, RoundEnd};
 use test_support::{DEADLINE, NatsServer, eventually};
 
 /// Longer than any round may take that does not have to wait.
@@ -32,7 +32,7 @@ async fn ask(asker: &mut Asker, awaited: &[&str], timeout: Duration) -> Round {
     round.expect("the connection is open")
 }
 
-/// Asks until so many answer: the subscriptions of other connections take a moment to be known.
+/// Asks until `answers` consumers answer: the server takes a moment to know all subscriptions.
 async fn ask_until(asker: &mut Asker, awaited: &[&str], answers: usize) -> Round {
     eventually(DEADLINE, "answers of all", async || {
         let round = ask(asker, awaited, LONG).await;
@@ -49,7 +49,7 @@ fn names(round: &Round) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn consumers_that_nobody_knows_yet_are_found_in_one_round() {
+async fn new_consumers_are_found_in_one_round() {
     let nats = NatsServer::start().await;
     let worker = nats.connect_as("worker").await;
     let _one = Simulated::start(&worker, "one").await;
@@ -57,12 +57,12 @@ async fn consumers_that_nobody_knows_yet_are_found_in_one_round() {
     let mut asker = asker(&nats).await;
     let round = ask_until(&mut asker, &[], 2).await;
     assert_eq!(names(&round), ["one", "two"]);
-    assert_eq!(round.ended, Ended::Complete);
+    assert_eq!(round.end, RoundEnd::Complete);
 
     let _three = Simulated::start(&worker, "three").await;
     let round = ask_until(&mut asker, &["one", "two"], 3).await;
     assert_eq!(names(&round), ["one", "three", "two"]);
-    assert_eq!(round.ended, Ended::Complete);
+    assert_eq!(round.end, RoundEnd::Complete);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +78,10 @@ async fn a_round_of_a_thousand_consumers_ends_in_well_under_a_second() {
         let start = Instant::now();
         let round = asker.ask(known.clone(), LONG).await.unwrap();
         times.push(start.elapsed());
-        assert_eq!((round.answers.len(), round.ended), (1_000, Ended::Complete));
+        assert_eq!(
+            (round.answers.len(), round.end),
+            (1_000, RoundEnd::Complete)
+        );
         let sum: u64 = round.answers.iter().map(|it| it.counts.processed).sum();
         assert_eq!(sum, 4 * (0..250).sum::<u64>());
     }
@@ -101,20 +104,20 @@ async fn a_mute_consumer_costs_the_timeout_and_no_more() {
     let round = ask(&mut asker, &["one", "two"], timeout).await;
     let took = start.elapsed();
     assert_eq!(names(&round), ["one"]);
-    assert_eq!(round.ended, Ended::TimedOut);
+    assert_eq!(round.end, RoundEnd::TimedOut);
     assert!(took >= timeout && took < LONG, "{took:?}");
     // One that is not waited for costs nothing.
     let round = ask(&mut asker, &["one"], LONG).await;
-    assert_eq!(round.ended, Ended::Complete);
+    assert_eq!(round.end, RoundEnd::Complete);
 }
 
 #[tokio::test]
-async fn a_round_ends_at_once_when_the_server_knows_nobody() {
+async fn a_round_ends_at_once_without_subscribers() {
     let nats = NatsServer::start().await;
     let mut asker = asker(&nats).await;
     let start = Instant::now();
     let round = ask(&mut asker, &["one"], LONG).await;
-    assert_eq!(round.ended, Ended::NoResponders);
+    assert_eq!(round.end, RoundEnd::NoResponders);
     assert!(start.elapsed() < LONG / 2);
     assert!(round.answers.is_empty());
 }
@@ -161,7 +164,7 @@ async fn garbage_huge_and_repeated_answers_are_ignored_and_counted() {
     )
     .await;
     assert_eq!(names(&round), ["good", "twice"]);
-    assert_eq!(round.ended, Ended::TimedOut);
+    assert_eq!(round.end, RoundEnd::TimedOut);
     assert_eq!(
         (round.ignored.garbage, round.ignored.duplicates),
         (count, 2)
@@ -180,12 +183,15 @@ async fn more_answers_than_are_read_are_cut_off_and_it_shows() {
     let answers = (0..10_001).map(|n| encoded(&status(&format!("one-of-{n}"))));
     crowd.behave(Behaviour::Raw(answers.collect()));
     let round = ask(&mut asker, &["crowd"], DEADLINE).await;
-    assert_eq!((round.answers.len(), round.ended), (10_000, Ended::Cut));
+    assert_eq!(
+        (round.answers.len(), round.end),
+        (10_000, RoundEnd::Truncated)
+    );
     // What is left of it does not spill into the next round.
     crowd.behave(Behaviour::Answer);
     let round = ask(&mut asker, &["crowd"], LONG).await;
     assert_eq!(names(&round), ["crowd"]);
-    assert_eq!(round.ended, Ended::Complete);
+    assert_eq!(round.end, RoundEnd::Complete);
 }
 
 /// A consumer's end of jobs.status, in the hands of the test.
@@ -221,7 +227,7 @@ async fn unanswered(nats: &NatsServer) -> (Asker, ByHand, Message) {
     // The first question that reaches the consumer is known to be over when the round is.
     let question = eventually(DEADLINE, "a question to arrive", async || {
         let round = ask(&mut asker, &["slow"], Duration::from_millis(50)).await;
-        if round.ended == Ended::NoResponders {
+        if round.end == RoundEnd::NoResponders {
             return None;
         }
         Some(by_hand.question().await)
@@ -243,7 +249,7 @@ async fn an_answer_that_comes_in_the_next_round_is_late_and_no_answer_to_it() {
     };
     let (round, ()) = tokio::join!(second_round, answers);
     assert_eq!(names(&round), ["quick", "slow"]);
-    assert_eq!(round.ended, Ended::Complete);
+    assert_eq!(round.end, RoundEnd::Complete);
     let slow = round.answers.iter().find(|it| it.id.consumer == "slow");
     assert_eq!(slow.unwrap().counts.processed, 3);
     assert_eq!(round.late.len(), 1);
@@ -252,7 +258,7 @@ async fn an_answer_that_comes_in_the_next_round_is_late_and_no_answer_to_it() {
 }
 
 #[tokio::test]
-async fn the_last_word_of_a_consumer_that_stops_stands_for_its_answer_in_the_same_round() {
+async fn the_last_answer_of_a_stopping_consumer_replaces_its_answer_in_the_same_round() {
     let nats = NatsServer::start().await;
     let worker = nats.connect_as("worker").await;
     let one = Simulated::start(&worker, "one").await;

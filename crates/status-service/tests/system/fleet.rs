@@ -1,4 +1,4 @@
-//! What is told on jobs.fleet, asked as a gateway does.
+//! The endpoint on jobs.fleet, asked as a gateway does.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ async fn until(client: &Client, what: &str, wanted: impl Fn(&Fleet) -> bool) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_consumers_are_told_quickly_and_in_pages() {
+async fn a_thousand_consumers_come_quickly_and_in_pages() {
     let nats = NatsServer::start().await;
     let _consumers = thousand(&nats, |n, status| {
         (status.totals, status.in_flight) = (processed(1_000 + n), 2);
@@ -74,7 +74,7 @@ async fn a_thousand_consumers_are_told_quickly_and_in_pages() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_consumer_and_one_that_is_silent_is_missing() {
+async fn a_request_does_not_wait_for_a_silent_consumer_which_is_missing() {
     let nats = NatsServer::start().await;
     let worker = nats.connect_as("worker").await;
     let good = Simulated::with(&worker, {
@@ -89,7 +89,7 @@ async fn nobody_waits_for_a_consumer_and_one_that_is_silent_is_missing() {
     let gateway = nats.connect_as("gateway").await;
     until(&gateway, "both", |fleet| fleet.answering == 2).await;
     mute.behave(Behaviour::Mute);
-    mute.was_asked_in_vain().await;
+    mute.ignored_a_question().await;
     let asked = Instant::now();
     let fleet = ask(&gateway, &FleetRequest::default()).await;
     assert!(
@@ -105,7 +105,7 @@ async fn nobody_waits_for_a_consumer_and_one_that_is_silent_is_missing() {
 }
 
 #[tokio::test]
-async fn a_question_that_makes_no_sense_is_refused_as_micro_services_do() {
+async fn an_invalid_request_is_refused_as_micro_services_do() {
     let nats = NatsServer::start().await;
     let _watched = Watched::start(&nats, &[]);
     let gateway = nats.connect_as("gateway").await;

@@ -1,12 +1,11 @@
 //! What Prometheus sees of the status service.
 
 use async_nats::{Client, HeaderMap, Request};
-use client::Topology;
 use common::{ConsumerState, Counts, JobId, Priority, Timestamp, subjects};
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, eventually};
 
-use crate::support::{Behaviour, Simulated, Watched, status};
+use crate::support::{Behaviour, Simulated, Watched, make_streams, status};
 
 fn consumers(state: &str) -> String {
     format!("jobs_fleet_consumers{{state=\"{state}\"}}")
@@ -60,7 +59,7 @@ async fn the_fleet_is_scraped_as_it_answered() {
         round.is_some_and(|seconds| seconds > 0.0 && seconds < 1.0),
         "{round:?}"
     );
-    // There is no durable lane, so nothing is said of one.
+    // There are no streams, so metrics of durable jobs are left out.
     assert_eq!(metrics.get("jobs_scheduled"), None);
 
     idle.behave(Behaviour::Mute);
@@ -71,7 +70,7 @@ async fn the_fleet_is_scraped_as_it_answered() {
     assert_eq!(metrics.get(&consumers("running")), Some(0.0));
 }
 
-/// Has the time of two jobs come, of which a consumer runs one.
+/// Stores two scheduled jobs that are due; a consumer runs one of them.
 async fn two_are_due(worker: &Client) {
     let kind = "echo".parse().unwrap();
     let config = json!({
@@ -108,14 +107,11 @@ async fn two_are_due(worker: &Client) {
 }
 
 #[tokio::test]
-async fn what_the_durable_lane_holds_is_scraped() {
+async fn what_the_server_stores_of_durable_jobs_is_scraped() {
     let nats = NatsServer::start().await;
     let worker = nats.connect_as("worker").await;
     let publisher = nats.connect_as("publisher").await;
-    Topology::default()
-        .ensure(&worker.clone().into())
-        .await
-        .unwrap();
+    make_streams(&worker).await;
     let kind = "echo".parse().unwrap();
     for _ in 0..3 {
         let id = JobId::generate();

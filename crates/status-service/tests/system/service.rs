@@ -10,10 +10,10 @@ use serde_json::Value;
 use test_support::{NatsServer, Signal};
 
 const MISSING: &str = "consumer is missing";
-const NOBODY: &str = "no consumer answers on jobs.status";
-const SOMEBODY: &str = "consumers answer on jobs.status again";
+const NO_ANSWERS: &str = "no consumer answers on jobs.status";
+const ANSWERS_AGAIN: &str = "consumers answer on jobs.status again";
 
-/// A wait that is over long before it would be noticed.
+/// A short timeout, so that rounds with a mute consumer are short.
 const TIMEOUT: [&str; 2] = ["--timeout", "300ms"];
 
 fn fleet(consumers: usize, total: u64) -> impl Fn(&Value) -> bool {
@@ -196,11 +196,11 @@ async fn totals_grow_only_while_the_fleet_is_scaled_up_and_down_and_restarted() 
         .map(|line| line["processed"].as_u64().unwrap())
         .collect();
     assert!(totals.is_sorted(), "{totals:?}");
-    assert_eq!(watched.count(MISSING), 0, "nobody left without a word");
+    assert_eq!(watched.count(MISSING), 0, "none was missing");
 }
 
 #[tokio::test]
-async fn the_last_word_of_a_consumer_that_stops_between_rounds_is_heard() {
+async fn the_last_answer_of_a_consumer_that_stops_between_rounds_counts() {
     let nats = NatsServer::start().await;
     let worker = nats.connect_as("worker").await;
     let one = Simulated::start(&worker, "one").await;
@@ -217,7 +217,7 @@ async fn the_last_word_of_a_consumer_that_stops_between_rounds_is_heard() {
 }
 
 #[tokio::test]
-async fn garbage_is_told_once_and_counted_and_harms_nobody() {
+async fn garbage_is_logged_once_and_counted_and_does_no_harm() {
     let nats = NatsServer::start().await;
     let worker = nats.connect_as("worker").await;
     let good = Simulated::start(&worker, "good").await;
@@ -228,13 +228,13 @@ async fn garbage_is_told_once_and_counted_and_harms_nobody() {
     name.host = "h".repeat(300);
     bad.behave(Behaviour::Raw(vec![b"\x00".to_vec(), encoded(&name)]));
     let mut watched = Watched::start(&nats, &TIMEOUT);
-    let told = "some answers on jobs.status are ignored";
-    let line = watched.next(told, |_| true).await;
+    let message = "some answers on jobs.status are ignored";
+    let line = watched.next(message, |_| true).await;
     let garbage = line["garbage"].as_u64().unwrap();
     assert!((1..=2).contains(&garbage), "{line}");
     watched.rounds(3).await;
     watched.next("fleet", fleet(1, 10)).await;
-    assert_eq!(watched.count(told), 1);
+    assert_eq!(watched.count(message), 1);
     watched.service.signal(Signal::SIGTERM);
     assert!(watched.service.wait().await.success());
     let line = watched.next("stopped asking", |_| true).await;
@@ -244,17 +244,24 @@ async fn garbage_is_told_once_and_counted_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn that_nobody_answers_is_told_once_and_that_they_do_again_once() {
+async fn that_no_consumer_answers_is_logged_once_and_that_they_answer_again_once() {
     let nats = NatsServer::start().await;
     let mut watched = Watched::start(&nats, &TIMEOUT);
-    watched.next(NOBODY, |line| line["level"] == "WARN").await;
+    watched
+        .next(NO_ANSWERS, |line| line["level"] == "WARN")
+        .await;
     let worker = nats.connect_as("worker").await;
     let one = Simulated::start(&worker, "one").await;
-    watched.next(SOMEBODY, |line| line["level"] == "INFO").await;
+    watched
+        .next(ANSWERS_AGAIN, |line| line["level"] == "INFO")
+        .await;
     watched.rounds(2).await;
-    assert_eq!((watched.count(NOBODY), watched.count(SOMEBODY)), (1, 1));
+    assert_eq!(
+        (watched.count(NO_ANSWERS), watched.count(ANSWERS_AGAIN)),
+        (1, 1)
+    );
     drop(one);
-    watched.next(NOBODY, |_| true).await;
+    watched.next(NO_ANSWERS, |_| true).await;
 }
 
 #[tokio::test]
@@ -274,7 +281,7 @@ async fn a_server_that_stops_and_comes_back_loses_no_count_and_makes_nobody_miss
     watched.next("connected to NATS", |_| true).await;
     let line = watched.next("fleet", fleet(2, 35)).await;
     assert_eq!(line["missing"], 0);
-    for line in [MISSING, NOBODY, "consumer is gone, its counts stay"] {
+    for line in [MISSING, NO_ANSWERS, "consumer is gone, its counts stay"] {
         assert_eq!(watched.count(line), 0, "{line}");
     }
     assert_eq!(watched.count("lost NATS, reconnecting"), 1);
@@ -295,7 +302,7 @@ async fn it_stops_at_once_with_its_totals_even_in_the_middle_of_a_round() {
         watched.next("fleet", fleet(1, 10)).await;
         one.behave(Behaviour::Mute);
         // This round would take an hour.
-        one.was_asked_in_vain().await;
+        one.ignored_a_question().await;
         let start = Instant::now();
         watched.service.signal(signal);
         assert_eq!(watched.service.wait().await.code(), Some(0));
@@ -331,7 +338,7 @@ async fn it_stops_with_success_while_it_waits_for_a_server() {
 async fn it_is_found_as_a_micro_service() {
     let nats = NatsServer::start().await;
     let mut watched = Watched::start(&nats, &["--instance", "status-1"]);
-    watched.next(NOBODY, |_| true).await;
+    watched.next(NO_ANSWERS, |_| true).await;
     let client = nats.connect_as("status").await;
     let answer = client
         .request("$SRV.PING.status-service", "".into())

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_nats::{Client, Message, RequestErrorKind};
+use client::Topology;
 use common::subjects::{CORE_LANE, STATUS};
 use common::{ConsumerState, ConsumerStatus, Counts, KindStatus, LaneStatus, RunTime, Timestamp};
 use futures_util::StreamExt as _;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use test_support::{DEADLINE, NatsServer, Service, ServiceBuilder, eventually};
 use tokio::task::JoinHandle;
 
-/// What a consumer that was just started would answer.
+/// The status of a consumer that has just started.
 pub(crate) fn status(name: &str) -> ConsumerStatus {
     ConsumerStatus {
         consumer: name.to_owned(),
@@ -71,21 +72,21 @@ pub(crate) async fn thousand(
 pub(crate) enum Behaviour {
     /// It answers.
     Answer,
-    /// It says nothing.
+    /// It does not answer.
     Mute,
-    /// It answers so many times.
+    /// It answers this many times.
     Repeat(usize),
-    /// It answers with these bytes, one after the other.
+    /// It answers with each of these payloads.
     Raw(Vec<Vec<u8>>),
 }
 
-/// A consumer that runs no jobs, but answers on jobs.status; it is gone when it is dropped.
+/// A consumer that runs no jobs and answers on jobs.status, until it is dropped.
 pub(crate) struct Simulated {
     client: Client,
     state: Arc<Mutex<(ConsumerStatus, Behaviour)>>,
     /// The question that it was asked last.
     last: Arc<Mutex<Option<Message>>>,
-    /// Questions to which it said nothing.
+    /// How many questions it did not answer.
     unanswered: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
@@ -118,7 +119,8 @@ impl Simulated {
                 }
             }
         });
-        // The server takes what a connection sends in order, so its answer to this is the proof.
+        // The server handles the requests of a connection in order, so it knows the subscription
+        // once it has answered this one.
         let error = client.request("handlers.nobody", "".into()).await;
         let error = error.expect_err("nobody serves this");
         assert_eq!(error.kind(), RequestErrorKind::NoResponders);
@@ -131,8 +133,8 @@ impl Simulated {
         }
     }
 
-    /// Waits until it was asked and said nothing.
-    pub(crate) async fn was_asked_in_vain(&self) {
+    /// Waits until it was asked and did not answer.
+    pub(crate) async fn ignored_a_question(&self) {
         let before = self.unanswered.load(Ordering::Relaxed);
         eventually(DEADLINE, "a question that stays unanswered", async || {
             (self.unanswered.load(Ordering::Relaxed) > before).then_some(())
@@ -140,7 +142,7 @@ impl Simulated {
         .await;
     }
 
-    /// Stops as a consumer should: its last word goes to whoever asked last.
+    /// Stops as a consumer does: sends its last status to the last question.
     pub(crate) async fn leave(self) {
         self.change(|status| status.state = ConsumerState::Draining);
         let last = self
@@ -148,8 +150,8 @@ impl Simulated {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let word = encoded(&self.state().0);
-        reply(&self.client, &last.expect("it was asked before"), word).await;
+        let status = encoded(&self.state().0);
+        reply(&self.client, &last.expect("it was asked before"), status).await;
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut ConsumerStatus)) {
@@ -187,7 +189,7 @@ fn answers((status, behaviour): &(ConsumerStatus, Behaviour)) -> Vec<Vec<u8>> {
     }
 }
 
-/// A lane in which jobs of one kind ran.
+/// The status of a lane in which jobs of one kind ran.
 pub(crate) fn lane(kind: &str, counts: Counts, p50: f64, p99: f64) -> LaneStatus {
     let run_ms = RunTime {
         p50,
@@ -200,15 +202,21 @@ pub(crate) fn lane(kind: &str, counts: Counts, p50: f64, p99: f64) -> LaneStatus
     }
 }
 
+/// Makes the streams of durable jobs, as a consumer does when it starts.
+pub(crate) async fn make_streams(worker: &Client) {
+    let worker = bootstrap::Client::from(worker.clone());
+    Topology::default().ensure(&worker).await.unwrap();
+}
+
 /// The binary of this package, with nothing to connect to.
 pub(crate) fn binary() -> ServiceBuilder {
     Service::program(env!("CARGO_BIN_EXE_status-service"))
 }
 
-/// The status service, which asks ten times a second and logs JSON.
+/// A status service that asks ten times a second and logs JSON.
 pub(crate) struct Watched {
     pub(crate) service: Service,
-    /// Lines that were looked at.
+    /// How many lines `next` has passed.
     seen: usize,
 }
 
@@ -244,8 +252,7 @@ impl Watched {
             .count()
     }
 
-    /// Waits for a line with this message for which `wanted` holds, after the one that was waited
-    /// for last.
+    /// Waits for a line with this message that is `wanted`, after the line that was returned last.
     pub(crate) async fn next(&mut self, message: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let what = format!("a line {message:?} that was asked for");
         let (at, line) = eventually(DEADLINE, &what, async || {
@@ -258,7 +265,7 @@ impl Watched {
         line
     }
 
-    /// Waits for the end of so many more rounds in which somebody answered.
+    /// Waits for this many more rounds with an answer.
     pub(crate) async fn rounds(&mut self, count: usize) {
         self.seen = self.lines().len();
         for _ in 0..count {

@@ -13,7 +13,7 @@ use crate::time::submit_for_later;
 
 #[tokio::test]
 async fn kinds_that_nobody_serves_are_named_everywhere_until_somebody_serves_them() {
-    const SERVED: &str = "every kind of which durable jobs are in front is served";
+    const SERVED: &str = "every waiting kind has a consumer again";
     let lane = Lane::start().await;
     lane.hold(1);
     let mut picky = lane.consumer("picky", &["--kinds", "echo"]).await;
@@ -64,7 +64,7 @@ async fn kinds_that_nobody_serves_are_named_everywhere_until_somebody_serves_the
 
 #[tokio::test]
 async fn the_status_service_tells_what_waits_and_counts_what_is_done() {
-    const DEPTH: &str = "durable jobs that wait or run, and that wait for their time";
+    const DEPTH: &str = "durable jobs";
     let lane = Lane::start().await;
     let worker = lane.fixture.server.connect_as("worker").await;
     Topology::default()
@@ -79,8 +79,8 @@ async fn the_status_service_tells_what_waits_and_counts_what_is_done() {
     let mut status = lane.fixture.status_service(&[]);
     // Also while nobody is there to take them.
     says(&status, "no consumer answers on jobs.status", |_| true).await;
-    let depth = |queued: u64, later: u64| {
-        move |line: &serde_json::Value| line["queued"] == queued && line["later"] == later
+    let depth = |queued: u64, scheduled: u64| {
+        move |line: &serde_json::Value| line["queued"] == queued && line["scheduled"] == scheduled
     };
     says(&status, DEPTH, depth(3, 1)).await;
 

@@ -1,54 +1,54 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::Ignored;
+use crate::asking::Ignored;
 
 const GONE_AFTER: Duration = Duration::from_secs(30);
 
 /// A fleet and the clock of its rounds.
 struct Rounds {
-    fleet: Fleet,
+    fleet: FleetTracker,
     now: Instant,
 }
 
 impl Rounds {
     fn new() -> Self {
         Self {
-            fleet: Fleet::new(GONE_AFTER),
+            fleet: FleetTracker::new(GONE_AFTER),
             now: Instant::now(),
         }
     }
 
     /// One round five seconds after the one before.
-    fn next(&mut self, answers: &[Answer]) -> News {
-        self.round(answers, Ended::Complete, false)
+    fn next(&mut self, answers: &[StatusAnswer]) -> RoundChanges {
+        self.round(answers, RoundEnd::Complete, false)
     }
 
-    fn settling(&mut self, answers: &[Answer]) -> News {
-        self.round(answers, Ended::Complete, true)
+    fn settling(&mut self, answers: &[StatusAnswer]) -> RoundChanges {
+        self.round(answers, RoundEnd::Complete, true)
     }
 
-    fn round(&mut self, answers: &[Answer], ended: Ended, settling: bool) -> News {
+    fn round(&mut self, answers: &[StatusAnswer], end: RoundEnd, settling: bool) -> RoundChanges {
         self.now += Duration::from_secs(5);
         let round = Round {
             asked_at: self.now,
             answers: answers.to_vec(),
             late: Vec::new(),
-            ended,
+            end,
             ignored: Ignored::default(),
         };
-        self.fleet.absorb(&round, settling)
+        self.fleet.add_round(&round, settling)
     }
 
-    fn hear_late(&mut self, answer: &Answer) {
+    fn add_late_answer(&mut self, answer: &StatusAnswer) {
         let a_second_later = self.now + Duration::from_secs(1);
-        self.fleet.hear_late(answer, a_second_later);
+        self.fleet.add_late_answer(answer, a_second_later);
     }
 }
 
 /// A consumer that started with, or after, the first round.
-fn answer(consumer: &str, processed: u64) -> Answer {
-    Answer {
+fn answer(consumer: &str, processed: u64) -> StatusAnswer {
+    StatusAnswer {
         id: InstanceId {
             consumer: consumer.to_owned(),
             started_at: "2026-01-31T09:30:00Z".parse().unwrap(),
@@ -72,20 +72,20 @@ fn answer(consumer: &str, processed: u64) -> Answer {
     }
 }
 
-/// Another life of the same consumer, later the larger `life` is.
-fn reborn(answer: &Answer, life: u32) -> Answer {
+/// Another instance of the same consumer; the larger `instance`, the later it started.
+fn restarted(answer: &StatusAnswer, instance: u32) -> StatusAnswer {
     let mut answer = answer.clone();
-    answer.id.started_at = format!("2026-01-31T09:31:{life:02}Z").parse().unwrap();
+    answer.id.started_at = format!("2026-01-31T09:31:{instance:02}Z").parse().unwrap();
     answer
 }
 
-fn draining(mut answer: Answer) -> Answer {
+fn draining(mut answer: StatusAnswer) -> StatusAnswer {
     answer.state = ConsumerState::Draining;
     answer
 }
 
-fn changes(news: &News) -> Vec<(&str, Change)> {
-    let events = news.events.iter();
+fn changes(changed: &RoundChanges) -> Vec<(&str, Change)> {
+    let events = changed.events.iter();
     events
         .map(|event| (event.id.consumer.as_str(), event.change.clone()))
         .collect()
@@ -101,9 +101,9 @@ fn the_numbers_of_all_that_answer_are_added() {
     let mut rounds = Rounds::new();
     let mut full = answer("b", 20);
     full.state = ConsumerState::Saturated;
-    let news = rounds.next(&[answer("a", 10), full, draining(answer("c", 30))]);
-    assert_eq!(changes(&news), [joined("a"), joined("b"), joined("c")]);
-    let summary = news.summary;
+    let changed = rounds.next(&[answer("a", 10), full, draining(answer("c", 30))]);
+    assert_eq!(changes(&changed), [joined("a"), joined("b"), joined("c")]);
+    let summary = changed.summary;
     assert_eq!((summary.consumers, summary.missing), (3, 0));
     assert_eq!(
         (summary.running, summary.saturated, summary.draining),
@@ -112,7 +112,7 @@ fn the_numbers_of_all_that_answer_are_added() {
     assert_eq!((summary.in_flight, summary.waiting), (6, 9));
     assert_eq!(summary.totals.processed, 60);
     assert_eq!(
-        summary.since, None,
+        summary.progress, None,
         "there is no round to compare the first with"
     );
     assert_eq!(summary.round_trip, Duration::from_millis(2));
@@ -122,33 +122,33 @@ fn the_numbers_of_all_that_answer_are_added() {
 fn a_silent_consumer_is_missing_once_then_gone_and_its_counts_stay() {
     let mut rounds = Rounds::new();
     rounds.next(&[answer("a", 10), answer("b", 20)]);
-    let news = rounds.next(&[answer("a", 11)]);
+    let changed = rounds.next(&[answer("a", 11)]);
     let missing = Change::Missing {
         silent: Duration::from_secs(5),
         in_flight: 2,
         waiting: 3,
     };
-    assert_eq!(changes(&news), [("b", missing)]);
-    assert_eq!(news.events[0].host, "host-of-b");
-    assert_eq!((news.summary.consumers, news.summary.missing), (1, 1));
+    assert_eq!(changes(&changed), [("b", missing)]);
+    assert_eq!(changed.events[0].host, "host-of-b");
+    assert_eq!((changed.summary.consumers, changed.summary.missing), (1, 1));
     for _ in 0..4 {
-        let news = rounds.next(&[answer("a", 11)]);
-        assert_eq!(changes(&news), []);
-        assert_eq!(news.summary.missing, 1);
+        let changed = rounds.next(&[answer("a", 11)]);
+        assert_eq!(changes(&changed), []);
+        assert_eq!(changed.summary.missing, 1);
     }
-    let news = rounds.next(&[answer("a", 11)]);
+    let changed = rounds.next(&[answer("a", 11)]);
     let gone = Change::Gone {
         silent: GONE_AFTER,
         processed: 20,
     };
-    assert_eq!(changes(&news), [("b", gone)]);
-    assert_eq!(news.summary.missing, 0);
-    assert_eq!(news.summary.totals.processed, 31);
+    assert_eq!(changes(&changed), [("b", gone)]);
+    assert_eq!(changed.summary.missing, 0);
+    assert_eq!(changed.summary.totals.processed, 31);
     assert_eq!(changes(&rounds.next(&[answer("a", 12)])), []);
 }
 
 #[test]
-fn a_missing_consumer_is_not_waited_for_until_it_is_heard_again() {
+fn a_missing_consumer_is_not_awaited_until_it_answers_again() {
     let mut rounds = Rounds::new();
     rounds.next(&[answer("a", 10), answer("b", 20)]);
     assert_eq!(rounds.fleet.awaited().len(), 2);
@@ -158,9 +158,9 @@ fn a_missing_consumer_is_not_waited_for_until_it_is_heard_again() {
         [answer("a", 0).id].into(),
         "one that is missing must not make every round last as long as it can"
     );
-    let news = rounds.next(&[answer("a", 10), answer("b", 25)]);
-    assert_eq!(changes(&news), [("b", Change::Back)]);
-    assert_eq!(news.summary.totals.processed, 35);
+    let changed = rounds.next(&[answer("a", 10), answer("b", 25)]);
+    assert_eq!(changes(&changed), [("b", Change::Back)]);
+    assert_eq!(changed.summary.totals.processed, 35);
     assert_eq!(rounds.fleet.awaited().len(), 2);
 }
 
@@ -172,10 +172,10 @@ fn an_instance_that_was_gone_and_returns_is_not_counted_twice() {
         rounds.next(&[]);
     }
     assert_eq!(rounds.fleet.members.len(), 0, "it is gone");
-    let news = rounds.next(&[answer("a", 130)]);
-    assert_eq!(changes(&news), [("a", Change::Back)]);
-    assert_eq!(news.summary.totals.processed, 130);
-    assert_eq!(news.summary.since.unwrap().processed, 30);
+    let changed = rounds.next(&[answer("a", 130)]);
+    assert_eq!(changes(&changed), [("a", Change::Back)]);
+    assert_eq!(changed.summary.totals.processed, 130);
+    assert_eq!(changed.summary.progress.unwrap().processed, 30);
     for _ in 0..10 {
         rounds.next(&[]);
     }
@@ -183,143 +183,143 @@ fn an_instance_that_was_gone_and_returns_is_not_counted_twice() {
 }
 
 #[test]
-fn a_consumer_that_said_it_would_stop_has_left_when_it_is_silent() {
+fn a_consumer_that_announced_its_stop_has_left_when_it_is_silent() {
     let mut rounds = Rounds::new();
     rounds.next(&[answer("a", 10), draining(answer("b", 20))]);
-    let news = rounds.next(&[answer("a", 10)]);
-    assert_eq!(changes(&news), [("b", Change::Left { processed: 20 })]);
-    assert_eq!(news.summary.missing, 0);
-    assert_eq!(news.summary.totals.processed, 30);
+    let changed = rounds.next(&[answer("a", 10)]);
+    assert_eq!(changes(&changed), [("b", Change::Left { processed: 20 })]);
+    assert_eq!(changed.summary.missing, 0);
+    assert_eq!(changed.summary.totals.processed, 30);
 }
 
 #[test]
-fn a_restart_is_told_in_one_line_and_both_lives_count() {
+fn a_restart_is_one_event_and_both_instances_count() {
     let mut rounds = Rounds::new();
     let first = answer("a", 10);
     rounds.next(std::slice::from_ref(&first));
-    let news = rounds.next(&[reborn(&answer("a", 1), 1)]);
-    let restarted = Change::Restarted {
+    let changed = rounds.next(&[restarted(&answer("a", 1), 1)]);
+    let change = Change::Restarted {
         in_flight: 2,
         waiting: 3,
         announced: false,
     };
-    assert_eq!(changes(&news), [("a", restarted)]);
-    assert_eq!(news.events[0].id, first.id, "the old life is over");
-    assert_eq!((news.summary.consumers, news.summary.missing), (1, 0));
-    assert_eq!(news.summary.totals.processed, 11);
+    assert_eq!(changes(&changed), [("a", change)]);
+    assert_eq!(changed.events[0].id, first.id, "the old instance is over");
+    assert_eq!((changed.summary.consumers, changed.summary.missing), (1, 0));
+    assert_eq!(changed.summary.totals.processed, 11);
 }
 
 #[test]
 fn two_consumers_of_the_same_name_both_count() {
     let mut rounds = Rounds::new();
-    let twin = reborn(&answer("a", 5), 1);
+    let twin = restarted(&answer("a", 5), 1);
     rounds.next(&[answer("a", 10), twin.clone()]);
-    let news = rounds.next(&[answer("a", 11), twin]);
-    assert_eq!(changes(&news), []);
-    assert_eq!(news.summary.totals.processed, 16);
+    let changed = rounds.next(&[answer("a", 11), twin]);
+    assert_eq!(changes(&changed), []);
+    assert_eq!(changed.summary.totals.processed, 16);
 }
 
 #[test]
 fn smaller_numbers_than_before_change_nothing() {
     let mut rounds = Rounds::new();
     rounds.next(&[answer("a", 10)]);
-    let news = rounds.next(&[answer("a", 3)]);
-    assert_eq!(news.summary.totals.processed, 10);
-    assert_eq!(news.summary.since.unwrap().processed, 0);
-    let news = rounds.next(&[answer("a", 12)]);
-    assert_eq!(news.summary.since.unwrap().processed, 2);
+    let changed = rounds.next(&[answer("a", 3)]);
+    assert_eq!(changed.summary.totals.processed, 10);
+    assert_eq!(changed.summary.progress.unwrap().processed, 0);
+    let changed = rounds.next(&[answer("a", 12)]);
+    assert_eq!(changed.summary.progress.unwrap().processed, 2);
 }
 
 #[test]
-fn nobody_is_called_missing_while_the_connection_settles_nor_after_a_cut() {
+fn no_consumer_is_missing_while_the_connection_settles_or_after_a_truncated_round() {
     let mut rounds = Rounds::new();
     rounds.next(&[answer("a", 10)]);
     for _ in 0..10 {
-        let news = rounds.settling(&[]);
-        assert_eq!(changes(&news), []);
-        assert_eq!(news.answering, None);
-        assert_eq!(news.summary.missing, 1, "it is counted though");
+        let changed = rounds.settling(&[]);
+        assert_eq!(changes(&changed), []);
+        assert_eq!(changed.answering, None);
+        assert_eq!(changed.summary.missing, 1, "it is counted though");
     }
-    let news = rounds.round(&[answer("b", 10)], Ended::Cut, false);
-    assert_eq!(changes(&news), [joined("b")]);
-    let news = rounds.next(&[answer("b", 10)]);
+    let changed = rounds.round(&[answer("b", 10)], RoundEnd::Truncated, false);
+    assert_eq!(changes(&changed), [joined("b")]);
+    let changed = rounds.next(&[answer("b", 10)]);
     assert!(
-        matches!(changes(&news)[..], [("a", Change::Missing { silent, .. })] if silent.as_secs() == 60)
+        matches!(changes(&changed)[..], [("a", Change::Missing { silent, .. })] if silent.as_secs() == 60)
     );
 }
 
 #[test]
-fn one_whose_answers_come_too_late_is_told_so_once_and_is_never_gone() {
+fn late_answers_are_reported_once_and_their_consumer_is_never_gone() {
     let mut rounds = Rounds::new();
-    rounds.hear_late(&answer("a", 10));
+    rounds.add_late_answer(&answer("a", 10));
     assert!(
         rounds.fleet.awaited().contains(&answer("a", 0).id),
         "the next round waits for it"
     );
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for processed in 11..30 {
-        let news = rounds.round(&[], Ended::TimedOut, false);
-        told.extend(news.events.into_iter().map(|event| event.change));
-        rounds.hear_late(&answer("a", processed));
+        let changed = rounds.round(&[], RoundEnd::TimedOut, false);
+        reported.extend(changed.events.into_iter().map(|event| event.change));
+        rounds.add_late_answer(&answer("a", processed));
         assert_eq!(rounds.fleet.awaited().len(), 1);
     }
     assert!(
-        matches!(told[..], [Change::Missing { .. }, Change::TooLate]),
-        "{told:?}"
+        matches!(reported[..], [Change::Missing { .. }, Change::TooLate]),
+        "{reported:?}"
     );
     assert_eq!(rounds.fleet.totals().processed, 29);
-    let news = rounds.next(&[answer("a", 30)]);
-    assert_eq!(changes(&news), [("a", Change::Back)]);
+    let changed = rounds.next(&[answer("a", 30)]);
+    assert_eq!(changes(&changed), [("a", Change::Back)]);
 }
 
 #[test]
-fn one_that_is_found_by_a_late_answer_joins_with_the_next_round() {
+fn a_consumer_found_by_a_late_answer_joins_with_the_next_round() {
     let mut rounds = Rounds::new();
     rounds.next(&[answer("b", 0)]);
-    rounds.hear_late(&answer("a", 10));
-    let news = rounds.next(&[answer("a", 12), answer("b", 0)]);
-    assert_eq!(changes(&news), [joined("a")]);
-    assert_eq!(news.summary.since.unwrap().processed, 12);
+    rounds.add_late_answer(&answer("a", 10));
+    let changed = rounds.next(&[answer("a", 12), answer("b", 0)]);
+    assert_eq!(changes(&changed), [joined("a")]);
+    assert_eq!(changed.summary.progress.unwrap().processed, 12);
 }
 
 #[test]
-fn the_last_word_of_a_consumer_that_stops_counts_and_it_is_not_waited_for() {
+fn the_last_answer_of_a_stopping_consumer_counts_and_the_next_round_does_not_wait_for_it() {
     let mut rounds = Rounds::new();
     rounds.next(&[answer("a", 10), answer("b", 20)]);
-    rounds.hear_late(&draining(answer("b", 27)));
+    rounds.add_late_answer(&draining(answer("b", 27)));
     assert_eq!(rounds.fleet.awaited(), [answer("a", 0).id].into());
-    let news = rounds.next(&[answer("a", 10)]);
-    assert_eq!(changes(&news), [("b", Change::Left { processed: 27 })]);
-    assert_eq!(news.summary.totals.processed, 37);
+    let changed = rounds.next(&[answer("a", 10)]);
+    assert_eq!(changes(&changed), [("b", Change::Left { processed: 27 })]);
+    assert_eq!(changed.summary.totals.processed, 37);
 }
 
 #[test]
-fn work_done_long_before_a_consumer_was_found_is_in_the_total_only() {
+fn work_done_before_a_consumer_was_found_is_in_the_totals_only() {
     let mut rounds = Rounds::new();
     rounds.next(&[answer("a", 10)]);
     let mut old = answer("b", 1_000_000);
     old.uptime = Duration::from_hours(1);
     let mut new = answer("c", 7);
     new.uptime = Duration::from_secs(4);
-    let news = rounds.next(&[answer("a", 15), old.clone(), new]);
-    assert_eq!(news.summary.totals.processed, 1_000_022);
-    let since = news.summary.since.unwrap();
+    let changed = rounds.next(&[answer("a", 15), old.clone(), new]);
+    assert_eq!(changed.summary.totals.processed, 1_000_022);
+    let since = changed.summary.progress.unwrap();
     assert_eq!(
         (since.processed, since.elapsed),
         (12, Duration::from_secs(5))
     );
     old.counts.processed += 3;
-    let news = rounds.next(&[answer("a", 15), old]);
-    assert_eq!(news.summary.since.unwrap().processed, 3);
+    let changed = rounds.next(&[answer("a", 15), old]);
+    assert_eq!(changed.summary.progress.unwrap().processed, 3);
 }
 
 #[test]
 fn the_spread_compares_consumers_that_answered_both_times() {
     let mut rounds = Rounds::new();
-    let news = rounds.next(&[answer("a", 0), answer("b", 0)]);
-    assert_eq!(news.summary.spread, None, "nothing to compare with");
-    let news = rounds.next(&[answer("a", 30), answer("b", 70), answer("new", 500)]);
-    let spread = news.summary.spread.unwrap();
+    let changed = rounds.next(&[answer("a", 0), answer("b", 0)]);
+    assert_eq!(changed.summary.spread, None, "nothing to compare with");
+    let changed = rounds.next(&[answer("a", 30), answer("b", 70), answer("new", 500)]);
+    let spread = changed.summary.spread.unwrap();
     assert_eq!((spread.consumers, spread.min, spread.max), (2, 0.3, 0.7));
     assert_eq!(spread.to_string(), "30.0%..70.0%");
     let idle = [answer("a", 30), answer("b", 70), answer("new", 500)];
@@ -334,7 +334,7 @@ fn the_spread_compares_consumers_that_answered_both_times() {
 }
 
 #[test]
-fn shares_of_many_consumers_keep_their_figures() {
+fn shares_of_many_consumers_have_enough_digits() {
     let spread = |consumers| Spread {
         consumers,
         min: 0.9 / consumers as f64,
@@ -346,9 +346,9 @@ fn shares_of_many_consumers_keep_their_figures() {
 }
 
 #[test]
-fn that_nobody_answers_is_told_once_and_that_they_are_back_once() {
+fn that_no_consumer_answers_is_reported_once_and_that_they_answer_again_once() {
     let mut rounds = Rounds::new();
-    let answering = |news: News| news.answering;
+    let answering = |changes: RoundChanges| changes.answering;
     assert_eq!(answering(rounds.next(&[])), Some(false));
     assert_eq!(answering(rounds.next(&[])), None);
     assert_eq!(answering(rounds.next(&[answer("a", 1)])), Some(true));
@@ -358,35 +358,35 @@ fn that_nobody_answers_is_told_once_and_that_they_are_back_once() {
     assert_eq!(
         answering(rounds.next(&[answer("a", 1)])),
         None,
-        "it was never said that nobody does"
+        "it was never reported that none does"
     );
 }
 
 #[test]
-fn whoever_was_silent_in_the_last_round_is_told_as_missing_as_the_summary_counts_it() {
+fn consumers_without_an_answer_in_the_last_round_are_missing_in_view_and_summary() {
     let started_at = "2026-01-31T09:30:00Z".parse().unwrap();
     let interval = Duration::from_secs(5);
     let about = common::Fleet::new("status-1".to_owned(), started_at, interval);
     let mut rounds = Rounds::new();
     rounds.next(&[answer("a", 1), answer("b", 1)]);
     let only_a = [answer("a", 1)];
-    let rounds_without_b: [fn(&mut Rounds, &[Answer]) -> News; 3] = [
-        // Nobody is called missing yet, ...
+    let rounds_without_b: [fn(&mut Rounds, &[StatusAnswer]) -> RoundChanges; 3] = [
+        // It is not reported as missing yet, ...
         Rounds::settling,
-        |rounds, answers| rounds.round(answers, Ended::Cut, false),
+        |rounds, answers| rounds.round(answers, RoundEnd::Truncated, false),
         // ... and now it is.
         Rounds::next,
     ];
     for round in rounds_without_b {
         let summary = round(&mut rounds, &only_a).summary;
-        let told = rounds.fleet.told(&about, (rounds.now, about.started_at));
-        assert_eq!((told.answering, told.missing), (1, 1));
+        let view = rounds.fleet.view(&about, (rounds.now, about.started_at));
+        assert_eq!((view.answering, view.missing), (1, 1));
         assert_eq!((summary.consumers, summary.missing), (1, 1));
         assert_eq!(
-            (told.in_flight, told.waiting),
+            (view.in_flight, view.waiting),
             (summary.in_flight, summary.waiting)
         );
-        let presences: Vec<_> = told.consumers.iter().map(|it| it.presence).collect();
+        let presences: Vec<_> = view.consumers.iter().map(|it| it.presence).collect();
         assert_eq!(
             presences,
             [common::Presence::Present, common::Presence::Missing]
@@ -395,29 +395,29 @@ fn whoever_was_silent_in_the_last_round_is_told_as_missing_as_the_summary_counts
 }
 
 #[test]
-fn messages_that_a_consumer_lost_are_told_when_there_are_more() {
+fn dropped_messages_are_reported_when_there_are_more() {
     let mut rounds = Rounds::new();
     rounds.next(&[answer("a", 1)]);
     let mut lossy = answer("a", 1);
-    for (dropped, told) in [(0, None), (5, Some(5)), (5, None), (3, None), (9, Some(4))] {
+    for (dropped, reported) in [(0, None), (5, Some(5)), (5, None), (3, None), (9, Some(4))] {
         lossy.dropped = dropped;
-        let news = rounds.next(std::slice::from_ref(&lossy));
-        let expected = told.map(|messages| ("a", Change::Dropped { messages }));
-        assert_eq!(changes(&news), expected.into_iter().collect::<Vec<_>>());
+        let changed = rounds.next(std::slice::from_ref(&lossy));
+        let expected = reported.map(|messages| ("a", Change::Dropped { messages }));
+        assert_eq!(changes(&changed), expected.into_iter().collect::<Vec<_>>());
     }
     for _ in 0..10 {
         rounds.next(&[]);
     }
-    let news = rounds.next(&[lossy]);
+    let changed = rounds.next(&[lossy]);
     assert_eq!(
-        changes(&news),
+        changes(&changed),
         [("a", Change::Back)],
-        "that was told before it was gone"
+        "these were reported before it was gone"
     );
 }
 
 #[test]
-fn names_that_are_made_up_do_not_fill_the_memory() {
+fn made_up_names_do_not_fill_the_memory() {
     let mut rounds = Rounds::new();
     for round in 0..4 {
         let answers: Vec<_> = (0..MAX_SILENT)
@@ -435,11 +435,11 @@ struct Step {
     seconds: u64,
     settling: bool,
     cut: bool,
-    in_time: Vec<(usize, Answer)>,
-    late: Vec<(usize, Answer)>,
+    in_time: Vec<(usize, StatusAnswer)>,
+    late: Vec<(usize, StatusAnswer)>,
 }
 
-fn any_answer() -> impl Strategy<Value = (usize, Answer)> {
+fn any_answer() -> impl Strategy<Value = (usize, StatusAnswer)> {
     let state = prop_oneof![
         Just(ConsumerState::Running),
         Just(ConsumerState::Saturated),
@@ -447,12 +447,12 @@ fn any_answer() -> impl Strategy<Value = (usize, Answer)> {
     ];
     let count = || prop_oneof![0u64..50, 0u64..=1 << 53];
     (0usize..4, 0u32..3, state, count(), count(), 0u64..100).prop_map(
-        |(name, life, state, processed, failed, uptime)| {
-            let mut answer = reborn(&answer(["a", "b", "c", "d"][name], processed), life);
+        |(name, instance, state, processed, failed, uptime)| {
+            let mut answer = restarted(&answer(["a", "b", "c", "d"][name], processed), instance);
             answer.state = state;
             answer.counts.failed = failed;
             answer.uptime = Duration::from_secs(uptime);
-            (name * 3 + life as usize, answer)
+            (name * 3 + instance as usize, answer)
         },
     )
 }
@@ -481,12 +481,12 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever is answered by whom, in time or late, and whoever leaves, restarts or returns.
+    /// For any sequence of answers in time or late, stops, restarts and returns.
     #[test]
     fn totals_never_go_down_and_hold_the_most_of_each_instance_once(
         steps in prop::collection::vec(any_step(), 1..40)
     ) {
-        let mut fleet = Fleet::new(GONE_AFTER);
+        let mut fleet = FleetTracker::new(GONE_AFTER);
         let mut now = Instant::now();
         let mut most = [Counts::default(); 12];
         let mut before = Counts::default();
@@ -496,21 +496,21 @@ proptest! {
             for (instance, answer) in step.in_time.iter().chain(&step.late) {
                 most[*instance] = larger(&most[*instance], &answer.counts);
             }
-            let answers = |answers: Vec<(usize, Answer)>| -> Vec<_> {
+            let answers = |answers: Vec<(usize, StatusAnswer)>| -> Vec<_> {
                 answers.into_iter().map(|(_, answer)| answer).collect()
             };
             let round = Round {
                 asked_at: now,
                 answers: answers(step.in_time),
                 late: answers(step.late),
-                ended: if step.cut { Ended::Cut } else { Ended::Complete },
+                end: if step.cut { RoundEnd::Truncated } else { RoundEnd::Complete },
                 ignored: Ignored::default(),
             };
-            let news = fleet.absorb(&round, step.settling);
+            let changed = fleet.add_round(&round, step.settling);
 
             let totals = fleet.totals();
-            prop_assert_eq!(news.summary.totals, totals);
-            prop_assert_eq!(above(&before, &totals), Counts::default(), "a total went down");
+            prop_assert_eq!(changed.summary.totals, totals);
+            prop_assert_eq!(difference(&before, &totals), Counts::default(), "a total went down");
             let mut expected = Counts::default();
             for most in &most {
                 expected += *most;
@@ -518,11 +518,11 @@ proptest! {
             prop_assert_eq!(totals, expected);
             before = totals;
 
-            prop_assert_eq!(news.summary.consumers, round.answers.len());
-            for Event { id, change, .. } in news.events {
+            prop_assert_eq!(changed.summary.consumers, round.answers.len());
+            for ConsumerEvent { id, change, .. } in changed.events {
                 match change {
                     Change::Missing { .. } => {
-                        prop_assert!(missing.insert(id), "told to be missing twice");
+                        prop_assert!(missing.insert(id), "reported missing twice");
                     }
                     Change::Back | Change::Gone { .. } | Change::Left { .. } | Change::Restarted { .. } => {
                         missing.remove(&id);

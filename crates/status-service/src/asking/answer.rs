@@ -5,92 +5,88 @@ use common::{ConsumerState, ConsumerStatus, Counts, JobKind, RunTime, Timestamp}
 
 use crate::counts::largest;
 
-/// The most bytes of one answer that are read.
+/// The largest answer that is read, in bytes.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// The most bytes of a name, which is kept after the answer is gone.
+/// The longest name of a consumer, host or version, in bytes.
 const MAX_NAME: usize = 256;
 
-/// The most kinds whose run times are kept, and the most characters of their names.
+/// The most kinds of one answer that are kept.
 const MAX_KINDS: usize = 32;
-const MAX_KIND: usize = 128;
 
-/// The most kinds without a consumer that are kept.
+/// The longest name of a kind, in characters. Longer names are cut.
+const MAX_KIND_NAME: usize = 128;
+
+/// The most kinds without a consumer of one answer that are kept.
 const MAX_UNSERVED: usize = 8;
 
-/// The largest whole number that JSON carries between all languages; what is above it was never
-/// counted, and would spoil the totals for good.
+/// The largest integer that JSON carries between all languages. A larger count cannot be true, and
+/// would spoil the totals for good.
 const MAX_COUNT: u64 = 1 << 53;
 
-/// One life of a consumer, from one start to the next.
+/// One instance of a consumer, from its start to its end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InstanceId {
-    /// Name of the instance, which another life may have too.
+    /// Name of the consumer. After a restart another instance may have the same name.
     pub consumer: String,
-    /// When this life began.
+    /// When the instance started.
     pub started_at: Timestamp,
 }
 
-/// What is kept of a consumer's answer: bounded in size, whatever was sent.
+/// A consumer's answer on `jobs.status`, bounded in size.
 #[derive(Clone, Debug)]
-pub struct Answer {
-    /// Who answers.
+pub struct StatusAnswer {
+    /// The instance that answers.
     pub id: InstanceId,
-    /// On which host.
+    /// The host that it runs on.
     pub host: String,
-    /// Which version of the consumer.
+    /// Its version.
     pub version: String,
-    /// How long it has been running.
+    /// How long it has been running when it answered.
     pub uptime: Duration,
     /// Whether it takes jobs.
     pub state: ConsumerState,
-    /// The most jobs that it runs at a time.
+    /// How many jobs it can run at the same time.
     pub concurrency: u32,
-    /// Jobs that run in it.
+    /// How many jobs it runs.
     pub in_flight: u32,
-    /// Jobs that wait in it.
+    /// How many jobs wait in it.
     pub waiting: u64,
-    /// Messages that its NATS client had to drop.
+    /// How many messages its NATS client had to drop.
     pub dropped: u64,
     /// How its jobs ended since it started.
     pub counts: Counts,
-    /// The kinds that it has met most often.
+    /// The kinds of which it has processed the most jobs.
     pub kinds: Vec<KindRuns>,
-    /// Kinds of which durable jobs wait and that nobody serves, as this consumer sees it.
+    /// Kinds of waiting durable jobs without a consumer, as far as this consumer knows.
     pub unserved_kinds: Vec<JobKind>,
-    /// Time from the question to this answer.
+    /// Time from the question to this answer; zero for an answer between two rounds.
     pub took: Duration,
 }
 
-/// How the jobs of one kind ended in one lane, and how long they ran.
+/// The jobs of one kind, of core or durable jobs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KindRuns {
-    /// The kind, cut if it is too long to be one.
+    /// Name of the kind; cut if it is too long for one.
     pub kind: String,
-    /// How its jobs ended.
+    /// How the jobs ended.
     pub counts: Counts,
     /// How long its handler ran.
     pub run_ms: RunTime,
 }
 
-/// No more of them than are shown.
-fn unserved(mut kinds: Vec<JobKind>) -> Vec<JobKind> {
-    kinds.truncate(MAX_UNSERVED);
-    kinds
-}
-
-impl Answer {
+impl StatusAnswer {
     /// Reads an answer that came `took` after the question.
     ///
     /// # Errors
-    /// When it is no status of a consumer, too large, or says what cannot be.
+    /// When the payload is too large, not the status of a consumer, or has impossible values.
     pub fn read(payload: &[u8], took: Duration) -> anyhow::Result<Self> {
         let length = payload.len();
         ensure!(
             length <= MAX_BYTES,
             "an answer of {length} bytes, more than the {MAX_BYTES} that are read"
         );
-        let status: ConsumerStatus =
+        let mut status: ConsumerStatus =
             serde_json::from_slice(payload).context("not the status of a consumer")?;
         for (field, text) in [
             ("consumer", &status.consumer),
@@ -108,8 +104,9 @@ impl Answer {
             count.max(status.dropped) <= MAX_COUNT,
             "a count is above 2^53"
         );
+        status.unserved_kinds.truncate(MAX_UNSERVED);
         Ok(Self {
-            kinds: kinds(&status),
+            kinds: most_processed_kinds(&status),
             id: InstanceId {
                 consumer: status.consumer,
                 started_at: status.started_at,
@@ -123,20 +120,20 @@ impl Answer {
             waiting: status.waiting,
             dropped: status.dropped,
             counts: status.totals,
-            unserved_kinds: unserved(status.unserved_kinds),
+            unserved_kinds: status.unserved_kinds,
             took,
         })
     }
 }
 
-fn kinds(status: &ConsumerStatus) -> Vec<KindRuns> {
+fn most_processed_kinds(status: &ConsumerStatus) -> Vec<KindRuns> {
     let mut kinds: Vec<_> = status.lanes.values().flat_map(|lane| &lane.kinds).collect();
     kinds.sort_by_key(|(_, kind)| std::cmp::Reverse(kind.counts.processed));
     kinds.truncate(MAX_KINDS);
     kinds
         .into_iter()
         .map(|(name, kind)| KindRuns {
-            kind: name.chars().take(MAX_KIND).collect(),
+            kind: name.chars().take(MAX_KIND_NAME).collect(),
             counts: kind.counts,
             run_ms: kind.run_ms,
         })
@@ -156,12 +153,12 @@ mod tests {
         })
     }
 
-    fn read(status: &serde_json::Value) -> anyhow::Result<Answer> {
-        Answer::read(status.to_string().as_bytes(), Duration::ZERO)
+    fn read(status: &serde_json::Value) -> anyhow::Result<StatusAnswer> {
+        StatusAnswer::read(status.to_string().as_bytes(), Duration::ZERO)
     }
 
     #[test]
-    fn an_answer_is_read_and_fields_that_are_not_known_are_passed_over() {
+    fn an_answer_is_read_and_unknown_fields_are_ignored() {
         let mut status = status();
         status["mood"] = "good".into();
         let answer = read(&status).unwrap();
@@ -171,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_consumer_can_say_is_refused_by_name() {
+    fn impossible_values_are_refused_by_name() {
         let long = "n".repeat(MAX_NAME + 1);
         for (pointer, value, error) in [
             ("/consumer", "".into(), "`consumer` is empty"),
@@ -190,12 +187,12 @@ mod tests {
             assert!(refused.contains(error), "{pointer}: {refused}");
         }
         let huge = format!("{}{}", status(), " ".repeat(MAX_BYTES));
-        let refused = Answer::read(huge.as_bytes(), Duration::ZERO).unwrap_err();
+        let refused = StatusAnswer::read(huge.as_bytes(), Duration::ZERO).unwrap_err();
         assert!(refused.to_string().contains("1048576"), "{refused}");
     }
 
     #[test]
-    fn the_kinds_that_were_met_most_often_are_kept_and_no_others() {
+    fn only_the_kinds_with_the_most_jobs_are_kept() {
         let mut status = status();
         let kinds = (0..100).map(|n| {
             let kind = serde_json::json!({"processed": n, "run_ms": {"p50": 0.5, "p99": n}});
@@ -206,14 +203,14 @@ mod tests {
         let answer = read(&status).unwrap();
         assert_eq!(answer.kinds.len(), MAX_KINDS);
         assert_eq!(answer.kinds[0].counts.processed, 99);
-        assert_eq!(answer.kinds[0].kind.len(), MAX_KIND);
+        assert_eq!(answer.kinds[0].kind.len(), MAX_KIND_NAME);
         assert!(answer.kinds.iter().all(|kind| kind.counts.processed >= 68));
     }
 
     proptest::proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
-            let _ = Answer::read(&bytes, Duration::ZERO);
+            let _ = StatusAnswer::read(&bytes, Duration::ZERO);
         }
     }
 }

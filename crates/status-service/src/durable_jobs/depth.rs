@@ -1,24 +1,24 @@
 use client::{Stream, StreamDepth};
 
-/// How many jobs the durable lane holds.
+/// How many durable jobs the server stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Depth {
     /// Jobs that wait for a consumer or run, and those that ended in the last seconds.
     pub(crate) queued: u64,
     /// Jobs that wait for their time, or whose time has come.
-    pub(crate) later: u64,
+    pub(crate) scheduled: u64,
 }
 
 impl Depth {
-    /// What there is in the streams, where both are that hold jobs.
-    pub(crate) fn of(streams: &[StreamDepth]) -> Option<Self> {
+    /// The depth of these streams; `None` if one of the two that hold jobs is missing.
+    pub(super) fn of(streams: &[StreamDepth]) -> Option<Self> {
         let messages = |stream| {
             let mut depths = streams.iter().filter(|depth| depth.stream == stream);
             depths.next().map(|depth| depth.messages)
         };
         Some(Self {
             queued: messages(Stream::Jobs)?,
-            later: messages(Stream::Later)?,
+            scheduled: messages(Stream::Later)?,
         })
     }
 }

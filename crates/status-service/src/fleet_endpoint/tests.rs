@@ -48,7 +48,7 @@ fn ask(fleet: &Fleet, request: &FleetRequest, max_payload: usize) -> Fleet {
     serde_json::from_slice(&answer).unwrap()
 }
 
-/// All pages, one after the other, and how long they were.
+/// The names on all pages, and the lengths of the pages.
 fn all(fleet: &Fleet, mut request: FleetRequest, max_payload: usize) -> (Vec<String>, Vec<usize>) {
     let (mut names, mut lengths) = (Vec::new(), Vec::new());
     loop {
@@ -64,7 +64,7 @@ fn all(fleet: &Fleet, mut request: FleetRequest, max_payload: usize) -> (Vec<Str
 }
 
 #[test]
-fn all_consumers_are_told_in_pages_whatever_fits_into_a_message() {
+fn pages_hold_all_consumers_whatever_fits_into_a_message() {
     for (count, limit, max_payload, lengths) in [
         (
             1203,
@@ -84,10 +84,10 @@ fn all_consumers_are_told_in_pages_whatever_fits_into_a_message() {
             limit,
             ..FleetRequest::default()
         };
-        let (names, told) = all(&fleet, request, max_payload);
+        let (names, page_lengths) = all(&fleet, request, max_payload);
         assert!(names == expected, "{limit:?} in {max_payload}");
         if let Some(lengths) = lengths {
-            assert_eq!(told, lengths);
+            assert_eq!(page_lengths, lengths);
         }
     }
     let (nobody, pages) = all(&many(0), FleetRequest::default(), 1 << 20);
@@ -95,13 +95,13 @@ fn all_consumers_are_told_in_pages_whatever_fits_into_a_message() {
 }
 
 #[test]
-fn lives_of_one_consumer_are_told_apart_and_any_name_can_be_paged_over() {
+fn instances_of_one_consumer_differ_and_any_name_can_be_paged_over() {
     let mut consumers = Vec::new();
     for name in ["a", "a b", "ä \"\\ 日", "z z z"] {
         for second in 0..3 {
-            let mut life = member(name.to_owned(), "worker-1");
-            life.started_at = timestamp().shifted(second * 1000);
-            consumers.push(life);
+            let mut instance = member(name.to_owned(), "worker-1");
+            instance.started_at = timestamp().shifted(second * 1000);
+            consumers.push(instance);
         }
     }
     consumers.sort_by(|a, b| (&a.consumer, a.started_at).cmp(&(&b.consumer, b.started_at)));
@@ -137,7 +137,7 @@ fn consumers_are_found_by_a_part_of_their_name_or_host() {
 }
 
 #[test]
-fn what_is_no_question_is_refused_in_a_line() {
+fn an_invalid_request_is_refused_in_one_line() {
     let fleet = many(3);
     let long = format!("{{\"search\":\"{}\"}}", "x".repeat(257));
     let huge = " ".repeat(4097);
@@ -166,7 +166,7 @@ fn what_is_no_question_is_refused_in_a_line() {
 
 proptest::proptest! {
     #[test]
-    fn arbitrary_questions_never_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+    fn arbitrary_requests_never_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
         let _ = page(&many(2), &bytes, 1 << 20);
     }
 }

@@ -1,104 +1,69 @@
-mod told;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use common::{ConsumerState, Counts, RunTime};
 
-use told::LastRound;
+use super::changes::{Change, ConsumerEvent, RoundChanges};
+use super::departed::Departed;
+use super::last_round::{LastRound, longer};
+use super::member::{Member, MemberPresence};
+use super::summary::{Progress, Spread, Summary};
+use crate::asking::{InstanceId, Round, RoundEnd, StatusAnswer};
+use crate::counts::{difference, larger};
 
-use crate::counts::{above, larger};
-use crate::folded::Folded;
-use crate::news::{Change, Event, News, Since, Spread, Summary};
-use crate::{Answer, Ended, InstanceId, Round};
-
-/// The most consumers that are kept though they do not answer; when there are more, those that
-/// were silent for longest are gone sooner.
+/// The most members that do not answer. If there are more, those that were silent for longest are
+/// gone at once.
 const MAX_SILENT: usize = 10_000;
 
-/// All consumers that were ever heard of, and what they have done together.
+/// Knows all consumers that were ever heard of, and adds up their work.
 ///
-/// The totals never go down: each instance counts with the most that it ever answered, and when
-/// it is gone its counts stay.
+/// The totals never go down: each instance counts with the largest counts that it ever answered, and
+/// these stay when it is gone.
 #[derive(Debug)]
-pub struct Fleet {
+pub(crate) struct FleetTracker {
     gone_after: Duration,
     members: BTreeMap<InstanceId, Member>,
-    folded: Folded,
+    departed: Departed,
+    /// When the last round was asked; `None` before the first.
     last: Option<Instant>,
-    /// Jobs that came to an end since the last round.
-    new: u64,
-    /// Whether anybody answers, as it was told.
+    /// Jobs that have ended since the last round.
+    processed: u64,
+    /// Whether consumers answer, as it was reported last; `None` before the first report.
     answering: Option<bool>,
-    told: LastRound,
+    last_round: LastRound,
 }
 
-/// One life of a consumer.
-#[derive(Debug)]
-struct Member {
-    host: String,
-    version: String,
-    presence: Presence,
-    state: ConsumerState,
-    concurrency: u32,
-    in_flight: u32,
-    waiting: u64,
-    dropped: u64,
-    run_ms: RunTime,
-    took: Duration,
-    /// The most that it ever answered.
-    counts: Counts,
-    /// What of it is in the folded sum already.
-    already: Counts,
-    heard: Instant,
-    /// What it had processed when it answered the round before, if it did.
-    before: Option<u64>,
-    answered: bool,
-    /// An answer came after its round.
-    late: bool,
-    late_told: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Presence {
-    /// It was never in time yet.
-    New,
-    /// It was gone.
-    Returned,
-    /// It answers.
-    Present,
-    /// It no longer answers, and this was told.
-    Missing,
-}
-
-impl Fleet {
-    /// A fleet of which nothing is known yet; a consumer that was not heard for `gone_after` is
-    /// gone.
-    #[must_use]
-    pub fn new(gone_after: Duration) -> Self {
+impl FleetTracker {
+    /// An empty fleet. A consumer that has not answered for `gone_after` is gone.
+    pub(crate) fn new(gone_after: Duration) -> Self {
         Self {
             gone_after,
             members: BTreeMap::new(),
-            folded: Folded::default(),
+            departed: Departed::default(),
             last: None,
-            new: 0,
+            processed: 0,
             answering: None,
-            told: LastRound::default(),
+            last_round: LastRound::default(),
         }
     }
 
-    /// The consumers for which the next round should wait.
-    ///
-    /// Among them is one that was missing but was heard late; not among them is one whose last
-    /// word it was that it stops.
-    #[must_use]
-    pub fn awaited(&self) -> BTreeSet<InstanceId> {
+    pub(super) fn members(&self) -> &BTreeMap<InstanceId, Member> {
+        &self.members
+    }
+
+    pub(super) fn last_round(&self) -> &LastRound {
+        &self.last_round
+    }
+
+    /// The consumers that the next round should wait for: all but those that are missing. A missing
+    /// one is among them if it answered late, unless it then announced that it stops.
+    pub(crate) fn awaited(&self) -> BTreeSet<InstanceId> {
         let awaited = |member: &Member| {
             if member.late {
                 member.state != ConsumerState::Draining
             } else {
-                member.presence != Presence::Missing
+                member.presence != MemberPresence::Missing
             }
         };
         self.members
@@ -109,95 +74,95 @@ impl Fleet {
     }
 
     /// How jobs have ended, in all consumers that were ever heard of.
-    #[must_use]
-    pub fn totals(&self) -> Counts {
-        let mut totals = self.folded.sum();
+    pub(crate) fn totals(&self) -> Counts {
+        let mut totals = self.departed.sum();
         for member in self.members.values() {
-            totals += above(&member.counts, &member.already);
+            totals += difference(&member.counts, &member.already_departed);
         }
         totals
     }
 
-    /// Takes in an answer that came after its round: the consumer is alive and its counts are
-    /// true, but it has not answered the round that goes on now.
-    pub fn hear_late(&mut self, answer: &Answer, now: Instant) {
-        self.take_in(answer, now).late = true;
+    /// Adds an answer that came after its round. The consumer is alive and its counts are right, but
+    /// it has not answered in time.
+    pub(crate) fn add_late_answer(&mut self, answer: &StatusAnswer, now: Instant) {
+        self.update_member(answer, now).late = true;
     }
 
-    /// Takes in a round.
+    /// Adds a round, and returns what has changed.
     ///
-    /// When `settling`, nobody is called missing who did not answer: the connection was just
-    /// restored, and the consumers may not have theirs yet.
-    pub fn absorb(&mut self, round: &Round, settling: bool) -> News {
+    /// If `settling` is set, the connection was restored a moment ago. Consumers may not have
+    /// reconnected yet, so none is reported as missing.
+    pub(crate) fn add_round(&mut self, round: &Round, settling: bool) -> RoundChanges {
         let now = round.asked_at;
         let mut events = Vec::new();
         for answer in &round.late {
-            self.hear_late(answer, now);
+            self.add_late_answer(answer, now);
         }
         for member in self.members.values_mut() {
             member.answered = false;
         }
         let mut shares = Vec::new();
         for answer in &round.answers {
-            let member = self.take_in(answer, now);
-            let mut tell = |change| events.push(Event::new(&answer.id, &answer.host, change));
+            let member = self.update_member(answer, now);
+            let mut report =
+                |change| events.push(ConsumerEvent::new(&answer.id, &answer.host, change));
             match member.presence {
-                Presence::Present => {}
-                Presence::Missing | Presence::Returned => tell(Change::Back),
-                Presence::New => tell(Change::Joined {
+                MemberPresence::Present => {}
+                MemberPresence::Missing | MemberPresence::Returned => report(Change::Back),
+                MemberPresence::New => report(Change::Joined {
                     version: answer.version.clone(),
                 }),
             }
             if answer.dropped > member.dropped {
-                tell(Change::Dropped {
+                report(Change::Dropped {
                     messages: answer.dropped - member.dropped,
                 });
                 member.dropped = answer.dropped;
             }
             let processed = member.counts.processed;
-            if let Some(before) = member.before.replace(processed) {
+            if let Some(before) = member.processed_before.replace(processed) {
                 shares.push(processed - before);
             }
-            member.presence = Presence::Present;
+            member.presence = MemberPresence::Present;
             member.answered = true;
-            (member.late, member.late_told) = (false, false);
+            (member.late, member.late_reported) = (false, false);
         }
-        // After a cut it is not known who else would have answered.
-        let judge = !settling && round.ended != Ended::Cut;
-        self.judge_silent(now, judge, &mut events);
-        self.bound_silent(now, &mut events);
+        // Consumers whose answers were not read may have answered.
+        let conclusive = !settling && round.end != RoundEnd::Truncated;
+        self.classify_silent(now, conclusive, &mut events);
+        self.limit_silent(now, &mut events);
         events.sort_by(|a, b| a.id.cmp(&b.id));
-        self.told = LastRound::new(now, &round.answers, Spread::of(&shares));
-        News {
+        self.last_round = LastRound::new(now, &round.answers, Spread::of(&shares));
+        RoundChanges {
             events,
-            answering: self.answering_changed(!round.answers.is_empty(), judge),
+            answering: self.answering_changed(!round.answers.is_empty(), conclusive),
             summary: self.summary(round, &shares),
         }
     }
 
-    /// What an answer tells, in time or not.
-    fn take_in(&mut self, answer: &Answer, now: Instant) -> &mut Member {
+    /// Updates the member that gave this answer, in time or late, and adds it if it is new.
+    fn update_member(&mut self, answer: &StatusAnswer, now: Instant) -> &mut Member {
         let Self {
             members,
-            folded,
+            departed,
             last,
-            new,
+            processed,
             ..
         } = self;
-        let mut found_old = false;
+        // Whether it is new and worked before the last round already.
+        let mut found_late = false;
         let member = members.entry(answer.id.clone()).or_insert_with(|| {
-            let recalled = folded.recall(&answer.id);
-            // It did its work before the last round, but was not heard then.
+            let counted = departed.take_back(&answer.id);
             let running = answer.uptime.saturating_sub(answer.took);
-            found_old =
-                recalled.is_none() && last.is_some_and(|last| running > now.duration_since(last));
+            found_late =
+                counted.is_none() && last.is_some_and(|last| running > now.duration_since(last));
             Member {
                 host: answer.host.clone(),
                 version: answer.version.clone(),
-                presence: if recalled.is_some() {
-                    Presence::Returned
+                presence: if counted.is_some() {
+                    MemberPresence::Returned
                 } else {
-                    Presence::New
+                    MemberPresence::New
                 },
                 state: answer.state,
                 concurrency: answer.concurrency,
@@ -205,20 +170,20 @@ impl Fleet {
                 waiting: answer.waiting,
                 run_ms: RunTime::default(),
                 took: answer.took,
-                // What it had lost before was told before it was gone.
-                dropped: recalled.map_or(0, |_| answer.dropped),
-                counts: recalled.unwrap_or_default(),
-                already: recalled.unwrap_or_default(),
+                // What it had dropped before was reported before it was gone.
+                dropped: counted.map_or(0, |_| answer.dropped),
+                counts: counted.unwrap_or_default(),
+                already_departed: counted.unwrap_or_default(),
                 heard: now,
-                before: None,
+                processed_before: None,
                 answered: false,
                 late: false,
-                late_told: false,
+                late_reported: false,
             }
         });
         let counts = larger(&member.counts, &answer.counts);
-        if !found_old {
-            *new = new.saturating_add(counts.processed - member.counts.processed);
+        if !found_late {
+            *processed = processed.saturating_add(counts.processed - member.counts.processed);
         }
         member.counts = counts;
         member.heard = now;
@@ -226,22 +191,23 @@ impl Fleet {
         member.concurrency = answer.concurrency;
         member.took = answer.took;
         let runs = answer.kinds.iter().map(|kind| kind.run_ms);
-        member.run_ms = runs.fold(RunTime::default(), told::worse);
+        member.run_ms = runs.fold(RunTime::default(), longer);
         member.in_flight = answer.in_flight;
         member.waiting = answer.waiting;
         member
     }
 
-    /// What became of those that did not answer.
-    fn judge_silent(&mut self, now: Instant, judge: bool, events: &mut Vec<Event>) {
+    /// Decides what happened to members that did not answer. If the round is not `conclusive`, only
+    /// restarts are certain.
+    fn classify_silent(&mut self, now: Instant, conclusive: bool, events: &mut Vec<ConsumerEvent>) {
         let silent = self.members.iter().filter(|(_, member)| !member.answered);
         let silent: Vec<_> = silent.map(|(id, _)| id.clone()).collect();
         for id in silent {
-            let restarted = self.lives_again(&id);
+            let restarted = self.has_restarted(&id);
             let Some(member) = self.members.get_mut(&id) else {
                 continue;
             };
-            member.before = None;
+            member.processed_before = None;
             let silent = now.saturating_duration_since(member.heard);
             let late = std::mem::take(&mut member.late);
             let (in_flight, waiting) = (member.in_flight, member.waiting);
@@ -253,30 +219,30 @@ impl Fleet {
                     waiting,
                     announced,
                 }
-            } else if !judge {
+            } else if !conclusive {
                 continue;
             } else if announced {
                 Change::Left { processed }
-            } else if member.presence != Presence::Missing {
-                member.presence = Presence::Missing;
+            } else if member.presence != MemberPresence::Missing {
+                member.presence = MemberPresence::Missing;
                 Change::Missing {
                     silent,
                     in_flight,
                     waiting,
                 }
-            } else if late && !std::mem::replace(&mut member.late_told, true) {
+            } else if late && !std::mem::replace(&mut member.late_reported, true) {
                 Change::TooLate
             } else if silent >= self.gone_after {
                 Change::Gone { silent, processed }
             } else {
                 continue;
             };
-            events.push(Event::new(&id, &member.host, change.clone()));
+            events.push(ConsumerEvent::new(&id, &member.host, change.clone()));
             if !matches!(change, Change::Missing { .. } | Change::TooLate) {
-                self.fold(&id);
+                self.remove(&id);
             }
             if restarted {
-                // One line says both.
+                // The restart stands for the new instance's joining too.
                 events.retain(|event| {
                     event.id.consumer != id.consumer
                         || !matches!(event.change, Change::Joined { .. })
@@ -285,16 +251,17 @@ impl Fleet {
         }
     }
 
-    /// Whether a later life of the same consumer has answered.
-    fn lives_again(&self, id: &InstanceId) -> bool {
+    /// Whether a later instance of the same consumer has answered.
+    fn has_restarted(&self, id: &InstanceId) -> bool {
         self.members
             .range((Bound::Excluded(id), Bound::Unbounded))
             .take_while(|(other, _)| other.consumer == id.consumer)
             .any(|(_, member)| member.answered)
     }
 
-    /// Names are cheap to invent: the fleet stays small whoever answers, and how often.
-    fn bound_silent(&mut self, now: Instant, events: &mut Vec<Event>) {
+    /// Removes silent members if there are too many. Anybody may answer under any name, and memory must
+    /// stay bounded.
+    fn limit_silent(&mut self, now: Instant, events: &mut Vec<ConsumerEvent>) {
         let silent = self.members.iter().filter(|(_, member)| !member.answered);
         let mut silent: Vec<_> = silent
             .map(|(id, member)| (member.heard, id.clone()))
@@ -310,32 +277,35 @@ impl Fleet {
                     silent: now.saturating_duration_since(heard),
                     processed: member.counts.processed,
                 };
-                events.push(Event::new(&id, &member.host, change));
+                events.push(ConsumerEvent::new(&id, &member.host, change));
             }
-            self.fold(&id);
+            self.remove(&id);
         }
     }
 
-    fn fold(&mut self, id: &InstanceId) {
+    /// Removes a member; its counts stay in the totals.
+    fn remove(&mut self, id: &InstanceId) {
         if let Some((id, member)) = self.members.remove_entry(id) {
-            self.folded.fold(id, member.counts, &member.already);
+            self.departed
+                .add(id, member.counts, &member.already_departed);
         }
     }
 
-    fn answering_changed(&mut self, answers: bool, judge: bool) -> Option<bool> {
-        let told = self.answering;
-        if told == Some(answers) || !answers && !judge {
+    /// Whether consumers answer, if that is to be reported; `None` if it is not.
+    fn answering_changed(&mut self, answers: bool, conclusive: bool) -> Option<bool> {
+        let reported = self.answering;
+        if reported == Some(answers) || !answers && !conclusive {
             return None;
         }
         self.answering = Some(answers);
-        // That consumers answer is worth a line only after it was said that none does.
-        (told.is_some() || !answers).then_some(answers)
+        // That consumers answer is reported only after it was reported that none does.
+        (reported.is_some() || !answers).then_some(answers)
     }
 
     fn summary(&mut self, round: &Round, shares: &[u64]) -> Summary {
         let now = round.asked_at;
-        let processed = std::mem::take(&mut self.new);
-        let since = self.last.replace(now).map(|last| Since {
+        let processed = std::mem::take(&mut self.processed);
+        let progress = self.last.replace(now).map(|last| Progress {
             processed,
             elapsed: now.saturating_duration_since(last),
         });
@@ -343,7 +313,7 @@ impl Fleet {
             let answers = round.answers.iter();
             answers.filter(|answer| answer.state == state).count()
         };
-        let sum = |number: fn(&Answer) -> u64| {
+        let sum = |number: fn(&StatusAnswer) -> u64| {
             let numbers = round.answers.iter().map(number);
             numbers.fold(0, u64::saturating_add)
         };
@@ -356,7 +326,7 @@ impl Fleet {
             in_flight: sum(|answer| answer.in_flight.into()),
             waiting: sum(|answer| answer.waiting),
             totals: self.totals(),
-            since,
+            progress,
             spread: Spread::of(shares),
             round_trip: round
                 .answers

@@ -1,0 +1,9 @@
+//! One round: a question on `jobs.status`, and the answers of all consumers.
+
+mod answer;
+mod asker;
+mod round;
+
+pub use answer::{InstanceId, KindRuns, StatusAnswer};
+pub use asker::Asker;
+pub use round::{Ignored, Round, RoundEnd};

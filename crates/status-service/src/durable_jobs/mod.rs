@@ -1,0 +1,8 @@
+//! What the server stores of durable jobs.
+
+mod depth;
+mod pending_scheduled;
+mod watch;
+
+pub(crate) use depth::Depth;
+pub(crate) use watch::DurableJobs;
