@@ -1,17 +1,9 @@
 //! The consumers, as a status service knows them.
 
-use std::time::Duration;
-
-use anyhow::{Context as _, bail};
-use async_nats::{Request, RequestErrorKind};
 use bootstrap::{Client, Nats};
-use common::subjects::FLEET;
 use common::{Fleet, FleetMember, FleetRequest, Presence, Timestamp};
 
 use crate::print::{Printer, duration, shown, table};
-
-/// How long a status service may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How many consumers are asked for at a time.
 const PAGE: u32 = 500;
@@ -33,45 +25,17 @@ pub(crate) async fn ask(
         limit: Some(PAGE),
         search,
     };
-    let mut fleet = page(client, &request).await?;
+    let mut fleet = client::fleet(client, &request).await?;
     for _ in 1..pages {
         if fleet.next.is_none() {
             break;
         }
         request.after = fleet.next.take();
-        let mut next = page(client, &request).await?;
+        let mut next = client::fleet(client, &request).await?;
         fleet.consumers.append(&mut next.consumers);
         fleet.next = next.next;
     }
     Ok(fleet)
-}
-
-async fn page(client: &Client, request: &FleetRequest) -> anyhow::Result<Fleet> {
-    let body = serde_json::to_vec(request)?;
-    let request = Request::new().payload(body.into()).timeout(Some(PATIENCE));
-    let answer = client.send_request(FLEET, request).await;
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(error) => match error.kind() {
-            RequestErrorKind::NoResponders => {
-                bail!("nobody answers on {FLEET}: start a status service")
-            }
-            RequestErrorKind::TimedOut => bail!(
-                "no answer on {FLEET} within {PATIENCE:?}: check the status service, and that this \
-                 user may publish there"
-            ),
-            _ => return Err(error).context(format!("cannot ask on {FLEET}")),
-        },
-    };
-    let header = answer.headers.as_ref();
-    if let Some(error) = header.and_then(|headers| headers.get("Nats-Service-Error")) {
-        bail!(
-            "the status service refuses the request on {FLEET}: {}",
-            shown(error.as_str())
-        );
-    }
-    serde_json::from_slice(&answer.payload)
-        .with_context(|| format!("the answer on {FLEET} cannot be read"))
 }
 
 /// The totals, and the consumers as a table; at most so many of them.

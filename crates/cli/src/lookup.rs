@@ -104,6 +104,8 @@ fn text(record: &JobRecord) -> String {
         (record.attempt > 0).then(|| record.attempt.to_string()),
     );
     add("took", record.duration_ms.map(|took| format!("{took} ms")));
+    // As it was submitted, as far as the consumer keeps it.
+    add("submitted", record.job.as_ref().map(|job| shown(job.get())));
     add(
         "result",
         record.result.as_ref().map(|result| shown(result.get())),

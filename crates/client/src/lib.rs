@@ -6,6 +6,7 @@
 mod cancel;
 mod cursor;
 pub mod dead_letters;
+mod fleet;
 mod job;
 mod list;
 mod lookup;
@@ -17,6 +18,7 @@ mod wait;
 pub use cancel::cancel;
 pub use cursor::BadCursor;
 pub use dead_letters::{DeadLetter, Replayed, Which};
+pub use fleet::{FleetError, fleet};
 pub use job::NewJob;
 pub use list::{Cursor, Filter, Listed, Page, list};
 pub use lookup::{look_up, message, record};
@@ -29,5 +31,5 @@ pub use jetstream::preflight::examine;
 pub use jetstream::write_health::{WriteHealth, check as check_write_health};
 pub use jetstream::{
     Finding, Guarantees, Limits, NotStored, Storage, Stream, StreamDepth, Topology,
-    dead_letters as count_dead_letters, guarantees, storage, streams,
+    dead_letters as count_dead_letters, guarantees, is_served, storage, streams,
 };

@@ -25,7 +25,7 @@ async fn a_view_is_shown_though_nobody_knows_the_fleet() {
     let (code, text) = desk.ask(&["top", "--count", "1"]).await;
     assert_eq!(code, 0);
     assert!(
-        text.contains("0 jobs wait") && text.contains("fleet: nobody answers"),
+        text.contains("0 jobs wait") && text.contains("fleet: no status service"),
         "{text}"
     );
     let views = desk

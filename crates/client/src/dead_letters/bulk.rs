@@ -7,8 +7,6 @@ use std::time::Duration;
 use bootstrap::Client;
 use jetstream::{Stream, manage};
 use tokio::time::{Interval, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::list::page;
 use super::{DeadLetter, Replayed, Which, discard, replay};
@@ -113,41 +111,5 @@ impl Action {
             Self::Replay => replay(client, letter, None).await,
             Self::Discard => discard(client, letter).await.map(|()| Replayed::Yes),
         }
-    }
-
-    /// Does it with all letters that are meant, at most so many a second, and says with how many.
-    /// One with which it fails is left as it is, and logged.
-    ///
-    /// # Errors
-    /// When the letters cannot be listed, or some of them were left as they are.
-    pub async fn apply_to_all(
-        self,
-        client: &Client,
-        which: &Which,
-        rate: Option<NonZeroU32>,
-        stop: CancellationToken,
-        mut progress: impl FnMut(u64),
-    ) -> anyhow::Result<u64> {
-        let (mut done, mut failed) = (0, 0_u64);
-        let mut letters = Remaining::new(client, which, rate).await?;
-        while let Some(next) = stop.run_until_cancelled(letters.next()).await {
-            let Some(letter) = next? else { break };
-            match self.apply(client, &letter).await {
-                Ok(Replayed::Yes) => {
-                    done += 1;
-                    progress(done);
-                }
-                Ok(Replayed::Already) => {}
-                Err(error) => {
-                    failed += 1;
-                    warn!(job.id = %letter.id, "dead letter left as it is: {error:#}");
-                }
-            }
-        }
-        anyhow::ensure!(
-            failed == 0,
-            "{failed} dead letters were left as they are, and {done} were not"
-        );
-        Ok(done)
     }
 }

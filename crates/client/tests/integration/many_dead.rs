@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use bootstrap::Client;
-use client::dead_letters::{self, Action, Which};
+use client::dead_letters::{self, Action, Remaining};
+use client::{Replayed, Which};
 use common::JobId;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +51,27 @@ fn error(message: &str) -> Which {
         error: Some(message.to_owned()),
         ..Which::default()
     }
+}
+
+/// Does something with all of them, and says with how many.
+async fn apply_to_all(
+    action: Action,
+    client: &Client,
+    which: &Which,
+    rate: Option<NonZeroU32>,
+    stop: CancellationToken,
+    mut progress: impl FnMut(u64),
+) -> u64 {
+    let mut done = 0;
+    let mut remaining = Remaining::new(client, which, rate).await.unwrap();
+    while let Some(next) = stop.run_until_cancelled(remaining.next()).await {
+        let Some(letter) = next.unwrap() else { break };
+        let replayed = action.apply(client, &letter).await.unwrap();
+        assert_eq!(replayed, Replayed::Yes);
+        done += 1;
+        progress(done);
+    }
+    done
 }
 
 #[tokio::test]
@@ -128,15 +150,22 @@ async fn they_are_grouped_by_error_and_a_group_is_replayed_or_discarded() {
     assert_eq!(pages(&gateway, &rows, 4).await.len(), 6);
     let stop = CancellationToken::new();
     let mut progress = Vec::new();
-    let replayed = Action::Replay.apply_to_all(&gateway, &rows, None, stop.clone(), |done| {
-        progress.push(done);
-    });
-    assert_eq!(replayed.await.unwrap(), 6);
+    let replayed = apply_to_all(
+        Action::Replay,
+        &gateway,
+        &rows,
+        None,
+        stop.clone(),
+        |done| {
+            progress.push(done);
+        },
+    );
+    assert_eq!(replayed.await, 6);
     assert_eq!(progress, [1, 2, 3, 4, 5, 6]);
     assert_eq!(messages(&gateway, "JOBS").await, 6);
     let hosts = error("no host #");
-    let discarded = Action::Discard.apply_to_all(&gateway, &hosts, None, stop, |_| {});
-    assert_eq!(discarded.await.unwrap(), 3);
+    let discarded = apply_to_all(Action::Discard, &gateway, &hosts, None, stop, |_| {});
+    assert_eq!(discarded.await, 3);
     assert_eq!(dead_letters::count(&gateway).await.unwrap(), 0);
 }
 
@@ -150,27 +179,34 @@ async fn they_are_replayed_at_a_rate_until_it_is_enough() {
     }
     let stop = CancellationToken::new();
     let (all, started) = (Which::default(), Instant::now());
-    let replayed =
-        Action::Replay.apply_to_all(&gateway, &all, NonZeroU32::new(20), stop.clone(), |done| {
+    let replayed = apply_to_all(
+        Action::Replay,
+        &gateway,
+        &all,
+        NonZeroU32::new(20),
+        stop.clone(),
+        |done| {
             if done == 5 {
                 stop.cancel();
             }
-        });
-    assert_eq!(replayed.await.unwrap(), 5);
+        },
+    );
+    assert_eq!(replayed.await, 5);
     // The first at once, the others 50 ms apart.
     assert!(started.elapsed() >= Duration::from_millis(200));
     assert_eq!(dead_letters::count(&gateway).await.unwrap(), 7);
     // Told to stop, it does not even look; and no rate is too high.
-    let none = Action::Replay.apply_to_all(&gateway, &all, None, stop, |_| {});
-    assert_eq!(none.await.unwrap(), 0);
-    let rest = Action::Replay.apply_to_all(
+    let none = apply_to_all(Action::Replay, &gateway, &all, None, stop, |_| {});
+    assert_eq!(none.await, 0);
+    let rest = apply_to_all(
+        Action::Replay,
         &gateway,
         &all,
         Some(NonZeroU32::MAX),
         CancellationToken::new(),
         |_| {},
     );
-    assert_eq!(rest.await.unwrap(), 7);
+    assert_eq!(rest.await, 7);
 }
 
 #[tokio::test]
@@ -188,8 +224,8 @@ async fn large_ones_are_replayed_whole_though_few_are_read_at_a_time() {
         jobs.push((id, job));
     }
     let (all, stop) = (Which::default(), CancellationToken::new());
-    let replayed = Action::Replay.apply_to_all(&gateway, &all, None, stop, |_| {});
-    assert_eq!(replayed.await.unwrap(), 7);
+    let replayed = apply_to_all(Action::Replay, &gateway, &all, None, stop, |_| {});
+    assert_eq!(replayed.await, 7);
     assert_eq!(dead_letters::count(&gateway).await.unwrap(), 0);
     for (id, job) in jobs {
         let last = json!({"last_by_subj": format!("jobs.durable.{id}.>")}).to_string();

@@ -3,15 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Request, RequestErrorKind};
 use bootstrap::Client;
-use common::{Fleet, FleetRequest, subjects};
+use client::FleetError;
+use common::{Fleet, FleetRequest};
 
 use super::cached::Cached;
 use crate::http::Problem;
-
-/// How long a status service may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// For how long the first page serves all callers.
 const FRESH: Duration = Duration::from_millis(500);
@@ -42,32 +39,14 @@ impl FleetCache {
 }
 
 async fn ask(client: &Client, request: &FleetRequest) -> Answer {
-    let body = serde_json::to_vec(request).map_err(|error| Problem::away(error.to_string()))?;
-    let request = Request::new().payload(body.into()).timeout(Some(PATIENCE));
-    let asking = client.send_request(subjects::FLEET, request);
-    let answer = asking.await.map_err(|error| match error.kind() {
-        RequestErrorKind::NoResponders => Problem::away("no status service is there"),
-        RequestErrorKind::TimedOut => Problem::away("the status service does not answer"),
-        _ => Problem::away(format!("the status service cannot be asked: {error}")),
-    })?;
-    if let Some(error) = answer
-        .headers
-        .as_ref()
-        .and_then(|headers| headers.get("Nats-Service-Error"))
-    {
-        let code = answer.headers.as_ref();
-        let code = code.and_then(|headers| headers.get("Nats-Service-Error-Code"));
-        let text = format!("the status service refuses the request: {error}");
-        return Err(match code.map(async_nats::HeaderValue::as_str) {
-            Some("400") => Problem::bad("after", text),
-            _ => Problem::away(text),
-        });
-    }
-    serde_json::from_slice(&answer.payload)
+    client::fleet(client, request)
+        .await
         .map(Arc::new)
-        .map_err(|error| {
-            Problem::away(format!(
-                "the answer of the status service cannot be read: {error}"
-            ))
+        .map_err(|error| match error {
+            FleetError::Refused {
+                is_bad_request: true,
+                ..
+            } => Problem::bad("after", error.to_string()),
+            error => Problem::away(error.to_string()),
         })
 }
