@@ -7,19 +7,19 @@ use common::KindPattern;
 
 use crate::declared::Size;
 
-/// Run jobs: take them from `jobs.create` in the queue group `workers`, hand each to the handler
-/// of its kind, and answer with the outcome.
+/// Run jobs: take them from `jobs.create` in the queue group `workers`, call the handler of their
+/// kind, and reply with the outcome.
 #[derive(Clone, Debug, clap::Parser)]
 pub struct Config {
-    /// The most jobs that run at a time [default: twice the number of cores]
+    /// Largest number of jobs that run at a time [default: twice the number of cores]
     #[arg(long, value_name = "JOBS", value_parser = concurrency)]
     pub concurrency: Option<NonZeroU32>,
 
-    /// The most jobs that wait here; when as many do, the consumer leaves the queue group until half are left
+    /// Largest number of core jobs that wait here; when it is reached, the consumer leaves the queue group until half of them are left
     #[arg(long, value_name = "JOBS", default_value = "1024")]
     pub inbox: NonZeroU32,
 
-    /// The longest run of one attempt, unless the job or its handler says otherwise
+    /// Time-out of one attempt, unless the job or its handler sets one
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = timeout)]
     pub timeout: Duration,
 
@@ -27,16 +27,16 @@ pub struct Config {
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     pub kinds: Vec<KindPattern>,
 
-    /// Whether jobs of the durable lane are run too: if the server has JetStream (auto), never
-    /// (off), or always, and without it the consumer does not start (required)
+    /// Whether durable jobs are run too: if the server has JetStream (auto), never (off), or always
+    /// (required: the consumer does not start without JetStream)
     #[arg(long, value_name = "WHETHER", default_value = "auto")]
     pub durable: Durable,
 
-    /// Serve the durable lane also on a server that may lose what it has confirmed, with a warning
+    /// Run durable jobs, with a warning, even if the server may lose what it has confirmed
     #[arg(long, value_parser = clap::builder::BoolishValueParser::new())]
     pub accept_unsafe_server: bool,
 
-    /// How long the records of durable jobs that have ended are kept; those of dead letters are kept until these are replayed or discarded
+    /// How long records of durable jobs that have ended are kept; records of dead letters are kept until they are replayed or discarded
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = keep)]
     pub keep_outcomes: Duration,
 
@@ -48,24 +48,24 @@ pub struct Config {
     #[arg(long, value_name = "FILE")]
     pub handlers: Option<PathBuf>,
 
-    /// What every service can be told.
+    /// The options of every service.
     #[command(flatten)]
     pub options: Options,
 }
 
-/// Whether the durable lane is served.
+/// Whether durable jobs are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Durable {
-    /// If the server has JetStream.
+    /// Yes, if the server has JetStream.
     Auto,
     /// No.
     Off,
-    /// Yes; without JetStream it is an error.
+    /// Yes; without JetStream the consumer does not start.
     Required,
 }
 
 impl Config {
-    /// The most jobs that run at a time.
+    /// Largest number of jobs that run at a time.
     #[must_use]
     pub fn concurrency(&self) -> u32 {
         self.concurrency.map_or_else(
@@ -78,7 +78,7 @@ impl Config {
     }
 }
 
-/// Each slot is a task that lives as long as the consumer.
+/// A bound on the number of slots, each of which is a task.
 const MAX_CONCURRENCY: u32 = 100_000;
 
 fn concurrency(text: &str) -> Result<NonZeroU32, String> {
@@ -88,7 +88,7 @@ fn concurrency(text: &str) -> Result<NonZeroU32, String> {
         .ok_or_else(|| format!("a number from 1 to {MAX_CONCURRENCY}"))
 }
 
-/// The server takes whole seconds.
+/// Rounded down to whole seconds: the server takes no fractions.
 fn keep(text: &str) -> Result<Duration, String> {
     let keep = timeout(text)?;
     if keep < Duration::from_secs(1) {

@@ -12,26 +12,26 @@ use tokio_util::sync::CancellationToken;
 
 /// Runs the jobs of one kind.
 ///
-/// A handler is shared by all jobs of its kind that run at the same time. Jobs can be delivered
-/// more than once, so what it does should be safe to repeat.
+/// All running jobs of a kind share one handler. A job can be delivered more than once, so the work
+/// of a handler should be safe to repeat.
 ///
-/// An attempt ends early when its time is up or the consumer has to stop: the future is then
-/// dropped at the next `await`. Work that keeps a thread busy for more than a few milliseconds
-/// belongs on another thread, by [`tokio::task::spawn_blocking`].
+/// When the time of an attempt is up, its job is cancelled or the consumer has to stop, the future
+/// is dropped at its next `await`. Move work that keeps a thread busy for more than a few
+/// milliseconds to another thread, with [`tokio::task::spawn_blocking`].
 pub trait Handler: Send + Sync + 'static {
-    /// The kind of jobs that it runs.
+    /// The kind of the jobs.
     const KIND: &'static str;
 
-    /// What it takes: a payload that cannot be read as this is rejected, and the handler not called.
+    /// The payload. A job whose payload is not of this type is rejected without a call.
     type Payload: DeserializeOwned + Send;
 
-    /// What it returns: the result in the outcome of the job.
+    /// The result, which becomes part of the job's outcome.
     type Output: Serialize + Send;
 
     /// Runs one attempt.
     ///
     /// # Errors
-    /// [`Failure::Transient`] if a repetition may succeed, else [`Failure::Permanent`]. The `?`
+    /// [`Failure::Transient`] if another attempt may succeed, else [`Failure::Permanent`]. The `?`
     /// operator makes any error transient.
     fn handle(
         &self,
@@ -39,52 +39,51 @@ pub trait Handler: Send + Sync + 'static {
         attempt: Attempt,
     ) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
 
-    /// The longest run of one attempt of a job that does not say so itself; the consumer's
-    /// `--timeout` if absent.
+    /// Time-out of one attempt at a job that sets none; `None` means the consumer's `--timeout`.
     fn timeout(&self) -> Option<Duration> {
         None
     }
 }
 
-/// Which attempt at which job a handler is called for.
+/// The attempt at a job that a handler is called for.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    /// The job: the same for all its attempts, and so a key for work that must not be done twice.
+    /// The id of the job. All attempts have the same, so it can be the key for work that must not be
+    /// done twice.
     pub id: JobId,
     /// The number of the attempt, from 1.
     pub number: u32,
-    /// The longest that it may run.
+    /// Its time-out.
     pub timeout: Duration,
-    /// Where in which trace it is, if it is in one.
+    /// The span of the attempt; `None` if the job belongs to no trace.
     pub(crate) trace: Option<Arc<TraceContext>>,
-    /// Jobs of the durable lane can be cancelled.
+    /// Cancelled with the job; `None` for core jobs, which cannot be cancelled.
     pub(crate) cancelled: Option<CancellationToken>,
 }
 
 impl Attempt {
-    /// The header `traceparent` for what the handler asks of other services, so that it belongs to
-    /// the trace of the job; nothing if the job is in none.
+    /// The header `traceparent` for requests of the handler to other services, so that they belong to
+    /// the trace of the job; `None` if the job belongs to no trace.
     #[must_use]
     pub fn traceparent(&self) -> Option<String> {
         self.trace.as_ref().map(|trace| trace.traceparent())
     }
 
-    /// The header `tracestate`, which goes with [`Attempt::traceparent`] if there is one.
+    /// The header `tracestate` that goes with [`Attempt::traceparent`]; `None` if the trace has none.
     #[must_use]
     pub fn tracestate(&self) -> Option<String> {
         self.trace.as_ref().and_then(|trace| trace.tracestate())
     }
 
-    /// Begins the span of a call to another service or a program.
+    /// Begins the span of a call to a service or a program.
     pub(crate) fn call(&self, name: impl FnOnce() -> Cow<'static, str>) -> Span {
         Span::call(self.trace.as_deref(), name)
     }
 
-    /// Becomes ready when somebody cancels the job; never for one that cannot be cancelled, because
-    /// it came on `jobs.create`.
+    /// Resolves when the job is cancelled; never for core jobs, which cannot be cancelled.
     ///
-    /// The future of a handler is dropped then by itself: this is for work that it has started
-    /// elsewhere, on a thread of its own, say.
+    /// The future of the handler is dropped then anyway. This is for work that the handler has
+    /// started elsewhere, for example on another thread.
     pub async fn cancelled(&self) {
         match &self.cancelled {
             Some(cancelled) => cancelled.cancelled().await,
@@ -92,7 +91,7 @@ impl Attempt {
         }
     }
 
-    /// Whether somebody has cancelled the job: for work that cannot await.
+    /// Whether the job was cancelled; for work that cannot await.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         let cancelled = self.cancelled.as_ref();
@@ -103,14 +102,14 @@ impl Attempt {
 /// Why an attempt failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// A repetition may succeed: a service is away, a limit was hit, a lock is held.
+    /// Another attempt may succeed: a service is away, a limit was hit, a lock is held.
     Transient {
         /// What went wrong.
         error: anyhow::Error,
-        /// When a repetition has a chance, if that is known.
+        /// Wait before the next attempt; `None` leaves it to the backoff.
         retry_after: Option<Duration>,
     },
-    /// No repetition can succeed: the input is wrong, the thing is gone.
+    /// No attempt can succeed: the input is wrong, or what it names is gone.
     Permanent(
         /// What went wrong.
         anyhow::Error,
@@ -118,7 +117,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// A failure that a repetition may cure.
+    /// A failure after which another attempt may succeed.
     pub fn transient(error: impl Into<anyhow::Error>) -> Self {
         Self::Transient {
             error: error.into(),
@@ -126,7 +125,7 @@ impl Failure {
         }
     }
 
-    /// The word for programs that an outcome has of it.
+    /// Its code in the outcome.
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Transient { .. } => codes::TRANSIENT,
@@ -134,7 +133,7 @@ impl Failure {
         }
     }
 
-    /// A failure that no repetition can cure.
+    /// A failure after which no attempt can succeed.
     pub fn permanent(error: impl Into<anyhow::Error>) -> Self {
         Self::Permanent(error.into())
     }

@@ -1,4 +1,4 @@
-//! The argument vector of a program, and what of a payload may become part of it.
+//! The command line of a program, and how parts of a payload become arguments.
 
 use std::fmt;
 
@@ -6,17 +6,17 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// A program and its arguments, each of which reaches it as it is: there is no shell in between.
+/// A program and its arguments. No shell is involved: each argument reaches the program as it is.
 #[derive(Clone, Debug)]
 pub(super) struct CommandLine {
     pub(super) program: String,
     pub(super) arguments: Vec<Argument>,
 }
 
-/// One argument, in which `{payload}` and `{payload.field}` stand for what the job holds.
+/// One argument, in which `{payload}` and `{payload.field}` stand for values of the job.
 ///
-/// What is filled in never makes two arguments of one, nor an option of an argument that is not
-/// one already: whoever may submit jobs chooses a value, not what the program is told to do.
+/// A value never splits an argument in two, and never turns an argument into an option: a job
+/// chooses values, not what the program does.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Argument(Vec<Piece>);
@@ -31,7 +31,7 @@ enum Piece {
 const PAYLOAD: &str = "{payload";
 
 impl CommandLine {
-    /// Whether the arguments depend on the job.
+    /// Whether the arguments use the payload.
     pub(super) fn read_payload(&self) -> bool {
         let mut pieces = self.arguments.iter().flat_map(|argument| &argument.0);
         pieces.any(|piece| matches!(piece, Piece::Field(_)))
@@ -47,7 +47,7 @@ impl<'de> Deserialize<'de> for CommandLine {
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(
-                    "a list of texts, the program and its arguments: [\"sha256sum\", \"-\"]",
+                    "a list of strings, the program and its arguments, such as [\"sha256sum\", \"-\"]",
                 )
             }
 
@@ -56,7 +56,9 @@ impl<'de> Deserialize<'de> for CommandLine {
                 let program =
                     program.filter(|program| !program.is_empty() && !program.contains('\0'));
                 let program = program.ok_or_else(|| {
-                    serde::de::Error::custom("the program is missing: it comes first in the list")
+                    serde::de::Error::custom(
+                        "the program is missing: it is the first string of the list",
+                    )
                 })?;
                 if program.contains(PAYLOAD) {
                     let text =
@@ -115,8 +117,7 @@ impl Argument {
     /// The argument for a job with this payload.
     ///
     /// # Errors
-    /// When the payload lacks a field, or holds there what cannot be an argument; the error names
-    /// the field.
+    /// When the payload lacks a field, or its value cannot be an argument; the error names the field.
     pub(super) fn fill(&self, payload: &Value) -> Result<String, String> {
         let mut filled = String::new();
         for piece in &self.0 {

@@ -1,14 +1,14 @@
-//! What declarations take from the environment of the consumer.
+//! Values that declarations take from the environment of the consumer.
 
 use std::ffi::{OsStr, OsString};
 
 use bootstrap::trace::{TRACEPARENT, TRACESTATE};
 use serde::Deserialize;
 
-/// Looks a variable up.
+/// Looks up an environment variable; `None` if it is not set.
 pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// A text in which `${NAME}` stands for a variable, so that a secret need not stand in the file.
+/// A text in which `${NAME}` stands for an environment variable. It keeps secrets out of the file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Template(Vec<Piece>);
@@ -51,8 +51,7 @@ impl Template {
     /// The text with the values of its variables.
     ///
     /// # Errors
-    /// When a variable has no value, or one that is not UTF-8. The error names it, and shows no
-    /// value.
+    /// When a variable is not set, empty or not UTF-8. The error shows its name, never its value.
     pub(super) fn fill(&self, variables: Variables<'_>) -> Result<String, String> {
         self.0
             .iter()
@@ -70,7 +69,7 @@ impl Template {
     }
 }
 
-/// A variable of a program: `NAME` passes the consumer's on, `NAME=value` sets it.
+/// An environment variable of a program: `NAME` copies the consumer's, `NAME=value` sets it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Variable {
@@ -78,7 +77,7 @@ pub(super) struct Variable {
     value: Option<String>,
 }
 
-/// Variables that are set for every program.
+/// The prefix of variables that the consumer sets for every program.
 const RESERVED: &str = "JOB_";
 
 impl TryFrom<String> for Variable {
@@ -107,8 +106,10 @@ impl TryFrom<String> for Variable {
 }
 
 impl Variable {
+    /// The value for the program.
+    ///
     /// # Errors
-    /// When it has to be passed on, and is not there.
+    /// When it is to be copied from the consumer, where it is not set.
     pub(super) fn value(&self, variables: Variables<'_>) -> Result<OsString, String> {
         let name = &self.name;
         let value = self

@@ -1,13 +1,13 @@
-//! Parts of foreign texts, fit to be shown.
+//! Excerpts of foreign texts that are safe to show.
 
-/// The last `limit` bytes of what a program wrote.
+/// The last `limit` bytes; "…" marks a cut.
 pub(super) fn tail(bytes: &[u8], limit: usize) -> String {
     let from = bytes.len().saturating_sub(limit);
     let text = shown(&bytes[from..]);
     if from > 0 { format!("…{text}") } else { text }
 }
 
-/// The first `limit` bytes of an answer.
+/// The first `limit` bytes; "…" marks a cut.
 pub(super) fn head(bytes: &[u8], limit: usize) -> String {
     let to = bytes.len().min(limit);
     let text = shown(&bytes[..to]);
@@ -18,9 +18,8 @@ pub(super) fn head(bytes: &[u8], limit: usize) -> String {
     }
 }
 
-/// Errors are shown on terminals and in logs, by programs in any language: so a foreign text must
-/// neither move a cursor nor pass for a line of its own. Line ends become bars, other characters
-/// that are not there to be seen become U+FFFD, as bytes do that are not UTF-8.
+/// Makes a text safe for terminals and logs: it cannot move the cursor or forge a log line. Line
+/// ends become bars; other invisible characters, and bytes that are not UTF-8, become U+FFFD.
 fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let lines = text
@@ -35,7 +34,7 @@ fn visible(line: &str) -> String {
     line.chars()
         .map(|char| match char {
             '\t' => ' ',
-            // Marks that turn the direction of what follows, and other line ends.
+            // Marks that change the direction of text, and Unicode line ends.
             '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
                 char::REPLACEMENT_CHARACTER
             }

@@ -27,18 +27,18 @@ use super::standard_error::StandardError;
 use crate::any_handler::{AnyHandler, Call, CallError, Payload, Returned};
 use crate::handler::{Attempt, Failure};
 
-/// How long processes that a program has left behind may keep its output open, to say what they
-/// have still to say, before they are killed; and how long output is read after that.
+/// How long processes left behind by a program may keep its output open before they are killed, and
+/// how long the output is read after that.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// Runs a program for each job.
 pub(super) struct Exec {
     kind: JobKind,
-    /// As it was declared.
+    /// The program as it was declared.
     name: String,
     program: PathBuf,
     arguments: Vec<Argument>,
-    /// Whether the arguments depend on the payload.
+    /// Whether the arguments use the payload.
     read_payload: bool,
     variables: Vec<(String, OsString)>,
     dir: PathBuf,
@@ -67,7 +67,7 @@ impl AnyHandler for Exec {
     }
 }
 
-/// A program wrote more than it may.
+/// The output is over its limit.
 struct TooMuch;
 
 impl Exec {
@@ -87,7 +87,7 @@ impl Exec {
             .map_err(CallError::InvalidPayload)
     }
 
-    /// None if the program is to read nothing.
+    /// Standard input of the program; `None` for none.
     fn input(&self, payload: &RawValue) -> Result<Option<String>, CallError> {
         match self.input {
             Input::Json => Ok(Some(payload.get().to_owned())),
@@ -118,7 +118,7 @@ impl Exec {
         };
         let mut command = Command::new(&self.program);
         command
-            // Programs begin their messages with it, and some are several in one.
+            // Programs show this name in their messages, and some choose their function by it.
             .arg0(&self.name)
             .args(arguments)
             .env_clear()
@@ -136,7 +136,7 @@ impl Exec {
                 command.env(TRACESTATE.to_uppercase(), state);
             }
         }
-        // From here on, whoever stops waiting for this future kills the group.
+        // From here on, dropping this future kills the group.
         let group = ProcessGroup::spawn(&mut command).map_err(|error| {
             let failure = self.not_started(error);
             span.answered(Some(failure.code()));
@@ -162,13 +162,13 @@ impl Exec {
         self.result.read("standard output", &output)
     }
 
-    /// The name of the program's file.
+    /// The file name of the program.
     fn executable(&self) -> String {
         let name = self.program.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
     }
 
-    /// Talks with a program until it exits, and ends what it leaves behind.
+    /// Writes and reads the pipes of a program until it exits, then kills what is left of its group.
     async fn attend(
         &self,
         mut group: ProcessGroup,
@@ -206,7 +206,7 @@ impl Exec {
         };
         tokio::select! {
             biased;
-            // Closing its pipes is not the end of a program.
+            // A program may close its pipes before it exits.
             talked = &mut talk => {
                 talked?;
                 group.leader_exited().await.map_err(unknown)?;
@@ -218,10 +218,10 @@ impl Exec {
                 } else {
                     warn!(
                         job.id = %attempt.id, job.kind = %self.kind,
-                        "the program left processes behind that keep its output open; they are killed"
+                        "the program left processes behind that keep its output open: killing them"
                     );
                     group.kill();
-                    // One that has left the group may still keep it open, and is not waited for.
+                    // A process that left the group may keep it open; it is not waited for.
                     timeout(LINGER, &mut talk).await.unwrap_or(Ok(()))?;
                 }
             }
@@ -247,8 +247,8 @@ impl Exec {
         };
         match code {
             Some(code) if !self.transient_codes.contains(&code) => Err(Failure::permanent(error)),
-            // Without a code, it was killed: by somebody who needed its memory, or who stops this
-            // machine. It did not come to an end that it chose.
+            // Without a code it was killed, for example because memory ran out or the machine stops:
+            // another attempt may succeed.
             _ => Err(Failure::transient(error)),
         }
     }
@@ -265,8 +265,8 @@ impl Exec {
         let too_long = error.kind() == ErrorKind::ArgumentListTooLong;
         let error =
             anyhow::Error::new(error).context(format!("cannot start {}", self.program.display()));
-        // What was there when the consumer started may be there again on the next attempt; it may
-        // also be there for another consumer.
+        // The program was there when the consumer started. It may be back at the next attempt, or be
+        // there for another consumer.
         if too_long {
             Failure::permanent(error)
         } else {
@@ -276,7 +276,7 @@ impl Exec {
 }
 
 async fn write(mut stdin: ChildStdin, input: &str) {
-    // A program need not read its input, and one that has read enough may close it.
+    // An error is no failure: a program may close its input unread.
     let _ = stdin.write_all(input.as_bytes()).await;
 }
 
@@ -286,7 +286,7 @@ async fn read(
     limit: usize,
 ) -> Result<(), TooMuch> {
     let mut buffer = vec![0; 8192];
-    // A pipe that cannot be read any more has come to its end.
+    // An error ends the pipe like its end does.
     while let Ok(length @ 1..) = pipe.read(&mut buffer).await {
         if output.len() + length > limit {
             return Err(TooMuch);

@@ -1,7 +1,6 @@
-//! The file itself: which handlers it declares, and what is wrong with it.
+//! Reads the file, and reports all mistakes in it with their lines.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -14,10 +13,11 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::environment::Variables;
 use super::exec::{self, Exec};
 use super::http::{self, Http};
+use super::mistake::{KeyMistake, Lines, Mistake, Mistakes};
 use super::nats::{self, LateClient};
 use crate::registry::Registry;
 
-/// Why a file declares no handlers.
+/// Why a handlers file was not loaded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
     /// It cannot be read.
@@ -26,7 +26,7 @@ pub(crate) enum LoadError {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// It was read, and these are the mistakes in it, one a line.
+    /// The file has mistakes; the error shows one a line.
     #[error("{}", Mistakes(path, mistakes))]
     Mistaken {
         path: PathBuf,
@@ -34,45 +34,7 @@ pub(crate) enum LoadError {
     },
 }
 
-/// What is wrong, and where.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Mistake {
-    line: usize,
-    /// Empty if it is not about a key.
-    key: String,
-    text: String,
-}
-
-/// What is wrong with one key of a handler.
-#[derive(Debug)]
-pub(super) struct Mistaken {
-    key: &'static str,
-    text: String,
-}
-
-impl Mistaken {
-    pub(super) fn new(key: &'static str, text: String) -> Self {
-        Self { key, text }
-    }
-}
-
-struct Mistakes<'a>(&'a Path, &'a [Mistake]);
-
-impl fmt::Display for Mistakes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, Mistake { line, key, text }) in self.1.iter().enumerate() {
-            let end_of_last = if number == 0 { "" } else { "\n" };
-            write!(f, "{end_of_last}{}:{line}: ", self.0.display())?;
-            if !key.is_empty() {
-                write!(f, "{key}: ")?;
-            }
-            f.write_str(text)?;
-        }
-        Ok(())
-    }
-}
-
-/// A handler that was checked.
+/// A declared handler that was checked.
 enum Declared {
     Exec(Exec),
     Http(Http),
@@ -81,11 +43,10 @@ enum Declared {
 
 /// Adds the handlers that a file declares.
 ///
-/// A kind that has a handler already is reported when the consumer starts.
+/// A kind that has a handler already is an error when the consumer starts.
 ///
 /// # Errors
-/// When the file cannot be read, or anything in it is wrong; the error names every mistake with
-/// its line.
+/// When the file cannot be read or has mistakes; the error names every mistake with its line.
 pub(crate) fn load(
     path: &Path,
     registry: Registry,
@@ -120,7 +81,7 @@ pub(crate) fn load(
         }))
 }
 
-/// Reads a file's text; relative paths in it start in `folder`.
+/// Reads the text of a file. Relative paths in it start at `folder`.
 fn read(
     text: &str,
     folder: &Path,
@@ -210,12 +171,12 @@ impl Reader<'_> {
             ["exec"] => {
                 let declaration: exec::Declaration = entry.read(declaration)?;
                 let handler = declaration.handler(parsed.clone(), self.folder, self.variables);
-                Declared::Exec(handler.map_err(|mistaken| entry.mistake(&mistaken))?)
+                Declared::Exec(handler.map_err(|mistake| entry.mistake(&mistake))?)
             }
             ["http"] => {
                 let declaration: http::Declaration = entry.read(declaration)?;
                 let handler = declaration.handler(parsed.clone(), self.variables);
-                Declared::Http(handler.map_err(|mistaken| entry.mistake(&mistaken))?)
+                Declared::Http(handler.map_err(|mistake| entry.mistake(&mistake))?)
             }
             ["nats"] => Declared::Nats(entry.read(declaration)?),
             [] if table
@@ -223,17 +184,17 @@ impl Reader<'_> {
                 .any(|value| matches!(value.get_ref(), DeValue::Table(_))) =>
             {
                 return Err(mistake(
-                    "a kind with dots stands in quotes: [handlers.\"mail.send\"]".to_owned(),
+                    "a kind with dots needs quotes: [handlers.\"mail.send\"]".to_owned(),
                 ));
             }
             [] => {
                 return Err(mistake(
-                    "one of `exec`, `http` and `nats` has to say what runs the jobs".to_owned(),
+                    "one of the keys `exec`, `http` and `nats` is required: it says what runs the jobs".to_owned(),
                 ));
             }
             _ => {
                 return Err(mistake(format!(
-                    "`{}`: only one of them can run the jobs",
+                    "`{}`: only one of these keys is allowed",
                     ways.join("` and `")
                 )));
             }
@@ -260,7 +221,7 @@ impl Entry<'_> {
             let path = located.path().clone();
             let error = located.into_inner();
             let mut key = self.name.to_owned();
-            // An unknown key is named by the text.
+            // The text names an unknown key itself.
             if path.iter().len() > 0 && !error.message().starts_with("unknown field") {
                 key = format!("{key}.{path}");
             }
@@ -275,14 +236,14 @@ impl Entry<'_> {
         })
     }
 
-    fn mistake(&self, Mistaken { key, text }: &Mistaken) -> Mistake {
+    fn mistake(&self, KeyMistake { key, text }: &KeyMistake) -> Mistake {
         let span = self.keys.get(*key).unwrap_or(&self.whole);
         self.lines
             .mistake(Some(span.clone()), &format!("{}.{key}", self.name), text)
     }
 }
 
-/// What would be right: that a string is expected tells nobody about units.
+/// An example of the right value: "expected a string" does not tell which unit to write.
 fn example(key: &str) -> &'static str {
     match key {
         "timeout" => ", such as \"30s\"",
@@ -292,25 +253,6 @@ fn example(key: &str) -> &'static str {
         "headers" => ", such as { Authorization = \"Bearer ${TOKEN}\" }",
         "redirects" => ", such as 3",
         _ => "",
-    }
-}
-
-struct Lines<'a>(&'a str);
-
-impl Lines<'_> {
-    fn mistake(&self, span: Option<Range<usize>>, key: &str, text: &str) -> Mistake {
-        let before = span.map_or(0, |span| span.start.min(self.0.len()));
-        let line = 1 + self
-            .0
-            .char_indices()
-            .take_while(|(at, _)| *at < before)
-            .filter(|(_, char)| *char == '\n')
-            .count();
-        Mistake {
-            line,
-            key: key.to_owned(),
-            text: text.to_owned(),
-        }
     }
 }
 

@@ -1,8 +1,8 @@
-//! Handlers that a TOML file declares, so that a program, a web service or a NATS service runs
-//! jobs and nobody has to write Rust.
+//! Handlers declared in a TOML file: a program, a web service or a NATS service runs the jobs,
+//! without any Rust.
 //!
-//! `deploy/handlers.toml` is an example with every key. The file is checked wholly when the
-//! consumer starts.
+//! `deploy/handlers.toml` is an example with every key. The whole file is checked when the consumer
+//! starts.
 
 mod arguments;
 mod environment;
@@ -10,10 +10,11 @@ mod excerpt;
 mod exec;
 mod file;
 mod http;
+mod mistake;
 mod nats;
 mod process_group;
 mod result;
-mod retry_after;
+mod retry;
 mod size;
 mod standard_error;
 

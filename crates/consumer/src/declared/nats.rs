@@ -13,21 +13,21 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::excerpt;
-use super::http::invites_repetition;
 use super::result::Form;
+use super::retry::is_retryable;
 use crate::any_handler::{AnyHandler, Call, CallError, Payload, Returned};
 use crate::handler::{Attempt, Failure};
 
-/// The id of the job, the same for all its attempts.
+/// The header with the id of the job, which all attempts share.
 const ID_HEADER: &str = "Jobs-Id";
 
-/// The kind of the job, for a service that runs several.
+/// The header with the kind of the job, for services that run several kinds.
 const KIND_HEADER: &str = "Jobs-Kind";
 
-/// The most bytes of an answer that an error repeats.
+/// The most bytes of a reply that an error shows.
 const EXCERPT: usize = 1024;
 
-/// The keys of a handler that asks a service on NATS.
+/// The keys of a handler that sends requests to a NATS service.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Declaration {
@@ -37,7 +37,7 @@ pub(super) struct Declaration {
     result: Form,
 }
 
-/// A subject on which a service answers.
+/// The subject of a NATS service.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
 struct ServiceSubject(String);
@@ -59,25 +59,25 @@ impl TryFrom<String> for ServiceSubject {
                  such as \"handlers.resize\""
             ));
         }
-        // A job would go round for ever, or speak to the server with the consumer's rights.
+        // A job could loop forever, or use the server's API with the consumer's rights.
         if text == "jobs"
             || ["jobs.", "$", "_INBOX"]
                 .iter()
                 .any(|own| text.starts_with(own))
         {
             return Err(format!(
-                "invalid subject {text:?}: subjects of the job system and of the server are no services; \
-                 take one such as \"handlers.resize\""
+                "invalid subject {text:?}: subjects of the job system and of the server are not allowed; \
+                 use one such as \"handlers.resize\""
             ));
         }
         Ok(Self(text))
     }
 }
 
-/// The client for requests, set when there is a connection: a file is checked before that.
+/// The client for requests. It is set once NATS is reached, after the file was checked.
 pub(crate) type LateClient = Arc<OnceLock<Client>>;
 
-/// Asks a service on NATS to run each job.
+/// Sends each job as a request to a NATS service.
 pub(super) struct Nats {
     kind: JobKind,
     client: LateClient,
@@ -138,7 +138,7 @@ impl Nats {
         let request = Request::new()
             .payload(Bytes::from(payload.get().to_owned()))
             .headers(headers)
-            // The time of the attempt bounds it.
+            // The time-out of the attempt bounds the request.
             .timeout(None);
         let subject = &self.subject.0;
         let client = self.client.get();
@@ -157,7 +157,7 @@ impl Nats {
                         format!("the payload is too large for a request to {subject}"),
                     )),
                     _ => Failure::transient(
-                        error.context(format!("cannot ask the service on {subject}")),
+                        error.context(format!("cannot send a request to the service on {subject}")),
                     ),
                 }
             })?;
@@ -165,10 +165,11 @@ impl Nats {
             return Err(failure);
         }
         self.result
-            .read(&format!("the answer of {subject}"), &answer.payload)
+            .read(&format!("the reply from {subject}"), &answer.payload)
     }
 
-    /// The failure that the service reports in the headers of the micro service protocol.
+    /// The failure that a reply reports in the headers of the micro service protocol; `None` if it
+    /// reports none.
     fn refusal(&self, answer: &Message) -> Option<Failure> {
         let header = |name| {
             answer
@@ -197,9 +198,9 @@ impl Nats {
         }
         let error = anyhow!(text);
         let code = code.and_then(|code| code.as_str().trim().parse().ok());
-        // A service that reports no code says nothing against a repetition.
+        // Without a code another attempt may succeed.
         let permanent =
-            code.is_some_and(|code: u16| (400..500).contains(&code) && !invites_repetition(code));
+            code.is_some_and(|code: u16| (400..500).contains(&code) && !is_retryable(code));
         Some(if permanent {
             Failure::permanent(error)
         } else {

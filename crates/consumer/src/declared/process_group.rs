@@ -5,25 +5,25 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A program with all the processes that it starts, as long as they do not leave its group.
+/// A program and the processes that it starts, except those that leave its process group.
 ///
-/// None of them outlives this value. The leader is reaped only after the group was killed: until
-/// then its process id, which is the group's too, cannot be given to anybody else.
+/// Dropping this value kills all of them. The leader is reaped only after the group was killed:
+/// until then the system cannot reuse its process id, which is also the id of the group.
 pub(super) struct ProcessGroup {
     leader: Child,
 }
 
 impl ProcessGroup {
-    /// Starts a program as the leader of a group of its own.
+    /// Starts a program as the leader of a new process group.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When the program cannot be started.
     pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
         let leader = command.process_group(0).kill_on_drop(true).spawn()?;
         Ok(Self { leader })
     }
 
-    /// The ends of the leader's pipes, those that there are and that were not taken before.
+    /// The leader's pipes: standard input, output and error; `None` if not piped or taken before.
     pub(super) fn take_pipes(
         &mut self,
     ) -> (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>) {
@@ -34,12 +34,12 @@ impl ProcessGroup {
         )
     }
 
-    /// Returns when the leader has exited, and leaves it unreaped.
+    /// Returns when the leader has exited. Does not reap it.
     ///
     /// # Errors
     /// When signals cannot be received.
     pub(super) async fn leader_exited(&self) -> io::Result<()> {
-        // It comes before the first look, so that no exit is missed in between.
+        // Before the first `waitid`, so that no exit is missed in between.
         let mut exits = signal(SignalKind::child())?;
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         while let Some(leader) = self.id()
@@ -53,7 +53,7 @@ impl ProcessGroup {
     /// Kills every process of the group.
     pub(super) fn kill(&self) {
         if let Some(id) = self.id() {
-            // All of them may have exited before, which is as good.
+            // An error means that all of them have exited.
             let _ = kill_process_group(id, Signal::KILL);
         }
     }
@@ -67,7 +67,7 @@ impl ProcessGroup {
         self.leader.wait().await
     }
 
-    /// None once the leader was reaped.
+    /// `None` once the leader was reaped.
     fn id(&self) -> Option<Pid> {
         self.leader
             .id()

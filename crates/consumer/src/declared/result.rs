@@ -6,34 +6,34 @@ use super::excerpt;
 use crate::any_handler::Returned;
 use crate::handler::Failure;
 
-/// How the result of a job is read from what a program or service said.
+/// How the output of a program or service becomes the result of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Form {
-    /// What is JSON is taken as it is, anything else as text; nothing is `null`.
+    /// JSON if it is JSON, else a string; `null` if it is empty.
     #[default]
     Auto,
-    /// Anything but JSON is a failure.
+    /// JSON; anything else is a failure.
     Json,
-    /// A text, also if it looks like JSON.
+    /// A string, even if it looks like JSON.
     Text,
-    /// Not read: the job has no result.
+    /// The output is not read, and the job has no result.
     None,
 }
 
 impl Form {
-    /// Reads a result from what `source` said.
+    /// Reads a result from the output of `source`, which error messages name.
     ///
     /// # Errors
-    /// When it has not the form, which no repetition will change.
+    /// A permanent failure when the output is not of this form.
     pub(super) fn read(self, source: &str, bytes: &[u8]) -> Result<Returned, Failure> {
         if self == Self::None {
             return Ok(None);
         }
         let text = std::str::from_utf8(bytes).map_err(|_| {
             Failure::permanent(anyhow!(
-                "{source} is not UTF-8 text, which a result has to be: it should be encoded, as in \
-                 Base64, or stored elsewhere"
+                "{source} is not UTF-8 text, as a result has to be: encode it, for example as Base64, or \
+                 store it elsewhere"
             ))
         })?;
         let json = serde_json::from_str::<&RawValue>(text);
@@ -45,7 +45,7 @@ impl Form {
             ))),
             (Self::Auto, _) if text.trim().is_empty() => Ok(Some(RawValue::NULL.to_owned())),
             _ => {
-                // A program ends its last line, which is no part of what it has to say.
+                // The line end after the last line is not part of the text.
                 let text = text.trim_end_matches(['\r', '\n']);
                 to_raw_value(text).map(Some).map_err(Failure::permanent)
             }
@@ -53,8 +53,8 @@ impl Form {
     }
 }
 
-/// Outcomes are kept one a line. Between the tokens of JSON a line end is as good as a space, and
-/// within a token there is none.
+/// Outcomes are written one per line, so line ends become spaces. JSON allows line ends only between
+/// tokens, where a space means the same.
 fn on_one_line(json: &RawValue) -> Box<RawValue> {
     if !json.get().contains(['\r', '\n']) {
         return json.to_owned();

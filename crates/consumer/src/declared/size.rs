@@ -8,7 +8,7 @@ use serde::Deserialize;
 #[serde(try_from = "String")]
 pub(crate) struct Size(usize);
 
-/// What a result is held in memory for is a message, which NATS bounds at 64 MiB.
+/// The largest message that NATS allows; a result has to fit into one.
 const MAX: usize = 64 << 20;
 
 impl Size {

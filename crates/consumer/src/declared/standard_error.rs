@@ -4,24 +4,25 @@ use tracing::info;
 
 use super::excerpt;
 
-/// The most lines of one attempt that are logged.
+/// The most lines that are logged for one attempt.
 const LINES: u64 = 100;
 
-/// The most bytes of a line that are logged.
+/// The most bytes that are logged of a line.
 const LINE: usize = 1024;
 
-/// The most bytes that an error repeats.
+/// The most bytes that an error shows.
 const TAIL: usize = 2048;
 
-/// What a program says on standard error: it goes to the log, and the end of it into the error of
-/// a job that fails. However much it is, little of it is held.
+/// Standard error of a program: it is logged, and its end becomes part of the error if the job fails.
+/// Memory is bounded, however much the program writes.
 pub(super) struct StandardError<'a> {
     job: JobId,
     kind: &'a str,
-    /// The line that has not ended yet, up to one byte more than is logged.
+    /// The unfinished line, up to one byte more than is logged.
     line: Vec<u8>,
+    /// How many lines there were, logged or not.
     lines: u64,
-    /// At least the last bytes that an error repeats.
+    /// At least the last [`TAIL`] bytes.
     tail: Vec<u8>,
 }
 
@@ -36,10 +37,10 @@ impl<'a> StandardError<'a> {
         }
     }
 
-    /// Reads to the end.
+    /// Reads the pipe to its end.
     pub(super) async fn read(&mut self, mut pipe: impl AsyncRead + Unpin) {
         let mut buffer = vec![0; 8192];
-        // A pipe that cannot be read any more has come to its end.
+        // An error ends the pipe like its end does.
         while let Ok(length @ 1..) = pipe.read(&mut buffer).await {
             self.take(&buffer[..length]);
         }
@@ -67,19 +68,19 @@ impl<'a> StandardError<'a> {
         self.lines += 1;
         if self.lines <= LINES {
             let text = excerpt::head(line.trim_ascii_end(), LINE);
-            info!(job.id = %self.job, job.kind = %self.kind, stderr = ?text, "the program says");
+            info!(job.id = %self.job, job.kind = %self.kind, stderr = ?text, "program wrote to standard error");
         }
     }
 
-    /// Logs what has no line end, and how much was not logged.
+    /// Logs the unfinished line, and how many lines were not logged.
     pub(super) fn finish(&mut self) {
         self.end_line();
         if let Some(more @ 1..) = self.lines.checked_sub(LINES) {
-            info!(job.id = %self.job, job.kind = %self.kind, lines = more, "the program said more, which is not logged");
+            info!(job.id = %self.job, job.kind = %self.kind, lines = more, "program wrote more lines to standard error, which are not logged");
         }
     }
 
-    /// The end of it, fit for an error.
+    /// The end of the text, safe to show in an error.
     pub(super) fn tail(&self) -> String {
         excerpt::tail(self.tail.trim_ascii(), TAIL)
     }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use crate::any_handler::{AnyHandler, Call, Payload};
 use crate::handler::Attempt;
 
-/// Returns its payload as it was written, without reading it.
+/// Returns its payload unchanged, without parsing it.
 pub(crate) struct Echo;
 
 impl AnyHandler for Echo {

@@ -2,16 +2,16 @@ use serde::Deserialize;
 
 use crate::handler::{Attempt, Failure, Handler};
 
-/// Fails in the way that it is told, to see what becomes of jobs that do.
+/// Fails as its payload says, to try out what happens to failed jobs.
 pub(crate) struct Fail;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Payload {
-    /// What the error says.
+    /// The text of the error.
     #[serde(default = "unspecified")]
     message: String,
-    /// Whether no repetition can cure it.
+    /// Whether the failure is permanent.
     #[serde(default)]
     permanent: bool,
 }

@@ -1,4 +1,4 @@
-//! The handlers that come with the consumer.
+//! The built-in handlers.
 
 mod echo;
 mod fail;

@@ -5,14 +5,14 @@ use sha2::Digest as _;
 
 use crate::handler::{Attempt, Failure, Handler};
 
-/// The SHA-256 of a text: an example of work that keeps a thread busy, and so leaves the threads
-/// that the other jobs share.
+/// Computes the SHA-256 of a text: an example of work that keeps a thread busy, and so runs on
+/// another thread than the jobs.
 pub(crate) struct Sha256;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Payload {
-    /// What is hashed, as UTF-8.
+    /// The text, hashed as UTF-8.
     text: String,
 }
 

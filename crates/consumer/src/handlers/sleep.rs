@@ -4,13 +4,13 @@ use serde::Deserialize;
 
 use crate::handler::{Attempt, Failure, Handler};
 
-/// Waits as long as it is told, holding nothing but its slot.
+/// Waits for the time in its payload; it keeps its slot but no thread.
 pub(crate) struct Sleep;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Payload {
-    /// How long, in milliseconds.
+    /// The wait in milliseconds.
     ms: u64,
 }
 

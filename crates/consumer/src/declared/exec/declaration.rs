@@ -1,4 +1,4 @@
-//! The keys of a handler that runs a program, and what is checked before the first job.
+//! The keys of a handler that runs a program, and the checks when the consumer starts.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use serde::Deserialize;
 use super::Exec;
 use crate::declared::arguments::CommandLine;
 use crate::declared::environment::{Variable, Variables};
-use crate::declared::file::Mistaken;
+use crate::declared::mistake::KeyMistake;
 use crate::declared::result::Form;
 use crate::declared::size::Size;
 
-/// Where programs are looked up that are given without a path, unless PATH is among the variables
-/// of the handler: what is meant should not depend on who starts the consumer.
+/// The `PATH` of handlers that set none. It is fixed, so that the same program is found however the
+/// consumer was started.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The keys of a handler that runs a program.
@@ -45,13 +45,13 @@ pub(super) enum Input {
     /// The payload as JSON.
     #[default]
     Json,
-    /// The payload, which has to be a text, as this text.
+    /// The payload, which has to be a string, as plain text.
     Text,
     /// Nothing.
     None,
 }
 
-/// What a program can exit with.
+/// An exit code of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "i64")]
 pub(super) struct ExitCode(pub(super) u8);
@@ -69,51 +69,50 @@ fn succeeded() -> Vec<ExitCode> {
     vec![ExitCode(0)]
 }
 
-/// `EX_TEMPFAIL` of `sysexits.h`: the user is invited to try again later.
+/// `EX_TEMPFAIL` of `sysexits.h`: a temporary failure.
 const TEMPORARY_FAILURE: ExitCode = ExitCode(75);
 
 impl Declaration {
-    /// Checks what depends on this machine: the program, the folder and the variables. Relative
-    /// paths start in `folder`.
+    /// Checks what depends on this machine: the program, its folder and the variables. Relative paths
+    /// start at `folder`.
     pub(in crate::declared) fn handler(
         self,
         kind: JobKind,
         folder: &Path,
         from: Variables<'_>,
-    ) -> Result<Exec, Mistaken> {
+    ) -> Result<Exec, KeyMistake> {
         let mut variables = vec![("PATH".to_owned(), OsString::from(PATH))];
         for variable in self.env {
             let value = variable
                 .value(from)
-                .map_err(|text| Mistaken::new("env", text))?;
+                .map_err(|text| KeyMistake::new("env", text))?;
             variables.retain(|(name, _)| *name != variable.name);
             variables.push((variable.name, value));
         }
         let path = variables.iter().find(|(name, _)| name == "PATH");
         let path = path.map(|(_, path)| path.clone()).unwrap_or_default();
         let name = self.exec.program.clone();
-        let program = find(&name, folder, &path).map_err(|text| Mistaken::new("exec", text))?;
-        // A program that keeps its folder busy, or fills it, should not do so where the consumer
-        // happens to have been started.
+        let program = find(&name, folder, &path).map_err(|text| KeyMistake::new("exec", text))?;
+        // Not the consumer's own folder: a program may write to it, or keep it from being unmounted.
         let dir = self
             .dir
             .map_or_else(|| PathBuf::from("/"), |dir| folder.join(dir));
         if !dir.is_dir() {
-            return Err(Mistaken::new(
+            return Err(KeyMistake::new(
                 "dir",
                 format!("there is no folder {}", dir.display()),
             ));
         }
         if self.success_codes.is_empty() {
-            return Err(Mistaken::new(
+            return Err(KeyMistake::new(
                 "success-codes",
-                "no exit code means success".to_owned(),
+                "it lists no exit code".to_owned(),
             ));
         }
         let both = |code: &&ExitCode| self.success_codes.contains(code);
         if let Some(ExitCode(code)) = self.transient_codes.iter().flatten().find(both) {
             let text = format!("{code} is among `success-codes` too");
-            return Err(Mistaken::new("transient-codes", text));
+            return Err(KeyMistake::new("transient-codes", text));
         }
         Ok(Exec {
             kind,
@@ -148,7 +147,7 @@ fn find(program: &str, folder: &Path, path: &OsStr) -> Result<PathBuf, String> {
             (false, _) => Err(format!("there is no program {}", file.display())),
         };
     }
-    // Relative folders of PATH would mean others for each program.
+    // A relative folder in PATH would depend on the folder of the handler.
     let mut files = std::env::split_paths(path)
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(program));

@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::declaration::is_same_server;
 use super::*;
 
 /// A web server of a few lines that answers each request with what `answer` makes of it, and ends
@@ -291,8 +292,8 @@ async fn a_redirect_is_not_followed_unless_it_was_allowed() {
     .await;
     let (way, error) = failure(&server.handler("")).await;
     assert_eq!(way, "permanent");
-    let expected = "POST to 127.0.0.1: answered 307 Temporary Redirect, a redirect to 127.0.0.1 that is not followed: \
-                    `redirects` allows them, to the same server only";
+    let expected = "POST to 127.0.0.1: answered 307 Temporary Redirect, a redirect to 127.0.0.1 that was not followed: \
+                    `redirects` allows them to the same server only";
     assert_eq!(error, expected);
     assert!(
         server
@@ -363,7 +364,7 @@ async fn an_answer_over_the_limit_is_not_read_to_its_end() {
     assert_eq!(way, "permanent");
     assert_eq!(
         error,
-        "POST to 127.0.0.1: the answer is over the limit of 64KiB (`max-output`)"
+        "POST to 127.0.0.1: the response is over the limit of 64KiB (`max-output`)"
     );
 }
 

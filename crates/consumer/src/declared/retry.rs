@@ -1,25 +1,30 @@
-//! The header `Retry-After`: RFC 9110, section 10.2.3.
+//! Whether and when another attempt may succeed, as a service says.
 
 use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-/// A server that asks for more has no say in when a job is tried again.
+/// Longer waits are cut to this.
 const MAX: Duration = Duration::from_hours(24);
 
-/// How long to wait from `now`, if the value says so in one of the two forms: seconds, or a date.
+/// The wait from `now` that a header `Retry-After` (RFC 9110, section 10.2.3) asks for; `None` if the value is neither a number of seconds nor a date.
 pub(super) fn retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
     let value = value.trim();
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         value.parse().map_or(Duration::MAX, Duration::from_secs)
     } else {
-        // The date of HTTP is one of those of mail.
+        // The date format of HTTP is one that RFC 2822 allows.
         let date = OffsetDateTime::parse(value, &Rfc2822).ok()?;
-        // A date that has passed, by whichever clock, means now.
+        // A date in the past means now.
         Duration::try_from(date - now).unwrap_or(Duration::ZERO)
     };
     Some(wait.min(MAX))
+}
+
+/// Whether a status code, of HTTP or of a NATS service, says that another attempt may succeed.
+pub(super) fn is_retryable(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 500..=599)
 }
 
 #[cfg(test)]
