@@ -24,7 +24,7 @@ struct Config {
 
 async fn serve(context: Context, what: String) -> anyhow::Result<ExitCode> {
     let panics = what != "ends";
-    let work = context.health.supervise("heart", async move |_life| {
+    let work = context.health.supervise("heart", async move |_heartbeat| {
         assert!(!panics, "on purpose");
     });
     tokio::spawn(work);

@@ -1,5 +1,5 @@
-//! Command lines and variables, with one rule for all services: the variable of a flag is the
-//! prefix of the service and the flag's name.
+//! Command lines and environment variables. One rule holds for all services: the variable of a flag is
+//! the prefix of the service and the name of the flag.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,7 +16,7 @@ use crate::service::About;
 use crate::trace::TraceOptions;
 use crate::{LogFormat, NatsOptions};
 
-/// What every service can be told.
+/// The options of every service.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Name of this instance in logs, status and answers [default: the service's name and six random hex digits]
@@ -54,22 +54,22 @@ pub struct Options {
     )]
     pub log_format: LogFormat,
 
-    /// Whether and where traces are recorded.
+    /// Traces.
     #[command(flatten)]
     pub trace: TraceOptions,
 
-    /// Where NATS is, and who the service is there.
+    /// The connection to NATS.
     #[command(flatten)]
     pub nats: NatsOptions,
 }
 
-/// A mistake in the configuration that shows only after the command line was read; the service
-/// exits with 2.
+/// A mistake in the configuration that is found after the command line was read. The service exits
+/// with 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Misconfigured(pub String);
 
-/// Names appear in subjects of micro services, in log lines and in JSON.
+/// Checks a name, which appears in subjects of micro services, in log lines and in JSON.
 fn instance_name(text: &str) -> Result<String, String> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if (1..=64).contains(&text.len()) && text.bytes().all(good) {
@@ -79,7 +79,7 @@ fn instance_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads command line and variables, or ends the process: with 0 after help or version, with 2
+/// Reads the command line and variables. Ends the process with 0 after help or version, and with 2
 /// after a mistake.
 pub(crate) fn parse<C: Parser>(command: &Command) -> (C, ArgMatches) {
     let result = command.clone().try_get_matches().and_then(|matches| {
@@ -89,7 +89,7 @@ pub(crate) fn parse<C: Parser>(command: &Command) -> (C, ArgMatches) {
     result.unwrap_or_else(|error| name_variables(error, command).exit())
 }
 
-/// The command of a service: its own flags, a variable for each, and `healthcheck`.
+/// The command of a service: its flags, their variables, and the subcommand `healthcheck`.
 pub(crate) fn command<C: Parser>(about: &About) -> Command {
     with_variables(C::command(), Some(about.prefix))
         .name(about.name)
@@ -102,20 +102,20 @@ pub(crate) fn command<C: Parser>(about: &About) -> Command {
         )
 }
 
-/// Gives each flag its variable: the one that it names or, where there is a prefix, that and the
-/// flag's name.
+/// Gives each flag its variable: the one that the flag names, else one made from the prefix, if there
+/// is one.
 pub(crate) fn with_variables(command: Command, prefix: Option<&str>) -> Command {
-    let set_aside = excluded(&command, on_the_line);
+    let overridden = excluded(&command, is_on_command_line);
     command.mut_args(|arg| {
         let variable = match (arg.get_env(), arg.get_long(), prefix) {
             (Some(variable), _, _) => variable.to_owned(),
             (None, Some("help" | "version") | None, _) | (None, _, None) => return arg,
             (None, Some(long), Some(prefix)) => OsString::from(variable(prefix, long)),
         };
-        // Compose files pass variables on that nobody set as empty ones.
+        // Compose files pass on unset variables as empty ones.
         let empty = std::env::var_os(&variable).is_some_and(|value| value.is_empty());
-        let unheeded = empty || set_aside.contains(arg.get_id());
-        arg.env(if unheeded {
+        let ignored = empty || overridden.contains(arg.get_id());
+        arg.env(if ignored {
             Resettable::Reset
         } else {
             Resettable::Value(clap::builder::OsStr::from(variable))
@@ -128,21 +128,21 @@ fn variable(prefix: &str, flag: &str) -> String {
 }
 
 /// Whether a flag is given on the command line.
-fn on_the_line(long: &str) -> bool {
+fn is_on_command_line(long: &str) -> bool {
     std::env::args_os().any(|arg| {
         let flag = arg.to_str().and_then(|arg| arg.strip_prefix("--"));
         flag.is_some_and(|flag| flag.split('=').next() == Some(long))
     })
 }
 
-/// The flags that one on the command line excludes. It wins over their variables as it does over
-/// its own, or a variable that is set for good would forbid the flag.
-fn excluded(command: &Command, on_the_line: impl Fn(&str) -> bool) -> BTreeSet<Id> {
-    let given = |arg: &Arg| arg.get_long().is_some_and(&on_the_line);
+/// The flags that conflict with a flag on the command line. Their variables are ignored: otherwise a
+/// variable that is always set would make the conflicting flag unusable.
+fn excluded(command: &Command, is_on_command_line: impl Fn(&str) -> bool) -> BTreeSet<Id> {
+    let given = |arg: &Arg| arg.get_long().is_some_and(&is_on_command_line);
     let mut excluded = BTreeSet::new();
     for arg in command.get_arguments() {
         for other in command.get_arg_conflicts_with(arg) {
-            // One of the two names the other, and each excludes the other.
+            // Only one of the two declares the conflict, but it holds for both.
             for (arg, other) in [(arg, other), (other, arg)] {
                 if given(arg) {
                     excluded.insert(other.get_id().clone());
@@ -153,13 +153,13 @@ fn excluded(command: &Command, on_the_line: impl Fn(&str) -> bool) -> BTreeSet<I
     excluded
 }
 
-/// Clap names the flags only; whoever set a variable looks for the variable.
+/// Adds the variable to errors about a flag that was set by it: clap names only the flag.
 fn name_variables(mut error: clap::Error, command: &Command) -> clap::Error {
     for kind in [ContextKind::InvalidArg, ContextKind::PriorArg] {
         let named = match error.get(kind) {
             Some(ContextValue::String(shown)) => {
                 ContextValue::String(match variable_behind(shown, command) {
-                    // Clap writes a single flag between quotes ...
+                    // Clap puts a single flag in quotes ...
                     Some(variable) => format!("{shown}' from the variable '{variable}"),
                     None => shown.clone(),
                 })
@@ -168,7 +168,7 @@ fn name_variables(mut error: clap::Error, command: &Command) -> clap::Error {
                 let named = list
                     .iter()
                     .map(|shown| match variable_behind(shown, command) {
-                        // ... and several on lines of their own, without.
+                        // ... and lists several one a line, without quotes.
                         Some(variable) => format!("{shown} from the variable {variable}"),
                         None => shown.clone(),
                     });
@@ -181,7 +181,7 @@ fn name_variables(mut error: clap::Error, command: &Command) -> clap::Error {
     error
 }
 
-/// The variable by which a flag was given, if it was not given on the command line.
+/// The variable that set a flag; `None` if it was set on the command line.
 fn variable_behind(shown: &str, command: &Command) -> Option<String> {
     let long = shown
         .trim_start_matches('-')
@@ -191,11 +191,11 @@ fn variable_behind(shown: &str, command: &Command) -> Option<String> {
     let mut flags = command.get_arguments();
     let flag = flags.find(|flag| flag.get_long() == Some(long))?;
     let variable = flag.get_env()?;
-    let is_set = !on_the_line(long) && std::env::var_os(variable).is_some();
+    let is_set = !is_on_command_line(long) && std::env::var_os(variable).is_some();
     is_set.then(|| variable.to_string_lossy().into_owned())
 }
 
-/// Wraps a mistake in one variable or flag.
+/// Marks an error as a mistake in the configuration.
 pub(crate) fn misconfigured(error: &anyhow::Error) -> anyhow::Error {
     anyhow!(Misconfigured(format!("{error:#}")))
 }
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_on_the_command_line_sets_aside_what_it_excludes_whichever_names_the_other() {
+    fn a_flag_on_the_command_line_overrides_flags_that_conflict_in_either_direction() {
         let command = Config::command();
         let excluded_by = |flag: &str| {
             let excluded = excluded(&command, |long| long == flag);

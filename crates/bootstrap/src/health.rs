@@ -1,7 +1,6 @@
 //! The health check: a Unix socket that answers each connection with one line of JSON.
 //!
-//! It has a thread of its own and no part of the async runtime, so that a service which is busy
-//! still answers, and nothing listens on a network.
+//! It has its own thread, so that a busy service still answers. Nothing listens on a network.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,20 +18,20 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::monitor::{Families, Links};
+use crate::monitor::{Connections, Families};
 use crate::task::Tasks;
 
-/// How long a health check waits for an answer.
+/// How long a health check waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What is known of this instance's health; clones see the same.
+/// The health of this instance; clones share it.
 ///
-/// It is healthy if the server has answered on each connection lately, each task has given a sign of
-/// life, and nobody reports a problem.
+/// The instance is healthy if the server has answered on each connection lately, each task has sent its
+/// heartbeat, and no problem is set.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    links: Links,
-    /// By their respect; nothing where one is over.
+    connections: Connections,
+    /// Problems by respect; `None` if there was one and it is over.
     problems: Arc<Mutex<BTreeMap<&'static str, Option<String>>>>,
     pub(crate) tasks: Tasks,
 }
@@ -49,43 +48,43 @@ pub(crate) struct Answer {
 }
 
 impl Health {
-    /// Cancels `shutdown` when a task that the service cannot do without has ended.
-    pub(crate) fn new(links: Links, shutdown: CancellationToken) -> Self {
+    /// Cancels `shutdown` when a supervised task fails.
+    pub(crate) fn new(connections: Connections, shutdown: CancellationToken) -> Self {
         Self {
-            links,
+            connections,
             problems: Arc::default(),
             tasks: Tasks::new(shutdown),
         }
     }
 
-    /// Says what is wrong in one respect, or with `None` that nothing is any more. Returns whether
-    /// that is news: the respect had no problem before, or had one.
+    /// Sets the problem in one respect, or clears it with `None`. Returns whether there was a change
+    /// from no problem to one, or from a problem to none.
     #[expect(
         clippy::must_use_candidate,
-        reason = "whether it is news matters to few"
+        reason = "few callers need to know whether there was a change"
     )]
     pub fn set_problem(&self, respect: &'static str, problem: Option<String>) -> bool {
-        let is_one = problem.is_some();
+        let is_set = problem.is_some();
         let before = lock(&self.problems).insert(respect, problem).flatten();
-        before.is_some() != is_one
+        before.is_some() != is_set
     }
 
-    /// What is wrong in one respect.
+    /// The problem in one respect; `None` if there is none.
     #[must_use]
     pub fn problem(&self, respect: &'static str) -> Option<String> {
         lock(&self.problems).get(respect).cloned().flatten()
     }
 
     pub(crate) fn answer(&self) -> Answer {
-        let links = self.links.states();
-        if links.is_empty() {
+        let connections = self.connections.problems();
+        if connections.is_empty() {
             return Answer {
                 healthy: false,
                 reason: "not started yet".to_owned(),
             };
         }
-        let wanted = links.len();
-        let problems: Vec<_> = links
+        let wanted = connections.len();
+        let problems: Vec<_> = connections
             .into_iter()
             .filter_map(|(purpose, problem)| Some(format!("{purpose}: {}", problem?)))
             .collect();
@@ -100,14 +99,13 @@ impl Health {
         }
     }
 
-    /// Answers health checks on a Unix socket, on a thread of its own, until the process ends.
+    /// Answers health checks on a Unix socket, on its own thread, until the process ends.
     ///
     /// # Errors
-    /// When there can be no socket at the path.
+    /// When the socket cannot be created, or another process answers on it.
     pub(crate) fn serve(&self, path: &Path) -> anyhow::Result<()> {
         let failed = || format!("cannot listen on the health socket {}", path.display());
-        // A socket that a killed instance left behind would be in the way; one that somebody
-        // still answers on is not ours to take.
+        // The socket of a killed instance is replaced; one that another process answers on is not.
         if UnixStream::connect(path).is_ok() {
             anyhow::bail!("{}: another process answers there", failed());
         }
@@ -119,14 +117,14 @@ impl Health {
         }
         let listener = UnixListener::bind(path).with_context(failed)?;
         let health = self.clone();
-        // It waits for whoever asks, so its end alone is noticed.
-        let beat = self.task("health socket", Duration::MAX);
+        // This thread waits for connections, so no heartbeat is expected; only its panic is noticed.
+        let heartbeat = self.task("health socket", Duration::MAX);
         let serve = move || {
-            let _kept = beat;
+            let _kept = heartbeat;
             for stream in listener.incoming() {
                 let line = serde_json::to_string(&health.answer()).unwrap_or_default();
                 if let Err(error) = stream.and_then(|mut stream| writeln!(stream, "{line}")) {
-                    warn!(%error, "a health check was not answered");
+                    warn!(%error, "cannot answer a health check");
                 }
             }
         };
@@ -144,22 +142,22 @@ impl Collector for Health {
         let ready = self.answer().healthy && !self.tasks.is_stopping();
         families.gauge(
             "jobs_ready",
-            "Whether the service is ready, as /readyz says with the reason",
+            "Whether the service is ready; /readyz has the reason",
             [([("", ""); 0], u32::from(ready))],
         )?;
         let problems = lock(&self.problems).clone();
-        let is_one = |problem: &Option<String>| u32::from(problem.is_some());
+        let is_set = |problem: &Option<String>| u32::from(problem.is_some());
         families.gauge(
             "jobs_problem",
             "Whether the service has a problem in a respect, such as the storage of its server",
             problems
                 .iter()
-                .map(|(respect, problem)| ([("respect", *respect)], is_one(problem))),
+                .map(|(respect, problem)| ([("respect", *respect)], is_set(problem))),
         )?;
         let silences = self.tasks.silences();
         families.gauge(
             "jobs_task_silent_seconds",
-            "Time since a task of the service gave its last sign of life",
+            "Time since the last heartbeat of a task",
             silences
                 .iter()
                 .map(|(task, silent)| ([("task", task.as_ref())], silent.as_secs_f64())),
@@ -167,10 +165,10 @@ impl Collector for Health {
     }
 }
 
-/// The command `healthcheck`: asks the instance behind a socket and says what it answers.
+/// The command `healthcheck`: asks the instance behind a socket and prints its answer.
 pub(crate) fn check(path: Option<&Path>, variable: &str) -> ExitCode {
     let Some(path) = path else {
-        eprintln!("error: no socket to ask: set --health-socket or {variable}");
+        eprintln!("error: no health socket: set --health-socket or {variable}");
         return ExitCode::from(2);
     };
     match ask(path) {
@@ -197,13 +195,13 @@ fn ask(path: &Path) -> anyhow::Result<Answer> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
-    serde_json::from_str(&line).context("the answer is not understood")
+    serde_json::from_str(&line).context("cannot read the answer")
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::monitor::Link;
+    use crate::monitor::ConnectionState;
 
     #[test]
     fn health_follows_the_connections_and_a_stale_socket_is_replaced() {
@@ -212,13 +210,13 @@ pub(crate) mod tests {
         let path = folder.join("health.sock");
         drop(UnixListener::bind(&path).unwrap());
 
-        let links = Links::default();
-        let health = Health::new(links.clone(), CancellationToken::new());
+        let connections = Connections::default();
+        let health = Health::new(connections.clone(), CancellationToken::new());
         health.serve(&path).unwrap();
         assert_eq!(ask(&path).unwrap().reason, "not started yet");
         let (up, connected) = tokio::sync::watch::channel(false);
-        let link = Arc::new(Link::new("jobs", connected));
-        links.add(&link);
+        let connection = Arc::new(ConnectionState::new("jobs", connected));
+        connections.add(&connection);
         let answer = ask(&path).unwrap();
         assert!(!answer.healthy);
         assert_eq!(
@@ -228,7 +226,7 @@ pub(crate) mod tests {
         up.send_replace(true);
         let answer = ask(&path).unwrap();
         assert!(!answer.healthy, "nothing has come back yet");
-        link.answered(Duration::from_millis(1));
+        connection.set_answered(Duration::from_millis(1));
         let answer = ask(&path).unwrap();
         assert_eq!(answer.reason, "1 of 1 connections to NATS are up");
         assert!(answer.healthy);
@@ -243,22 +241,30 @@ pub(crate) mod tests {
         std::fs::remove_dir_all(&folder).unwrap();
     }
 
-    /// An instance whose connection is well.
-    pub(crate) fn well() -> (Health, Arc<Link>, tokio::sync::watch::Sender<bool>) {
-        let links = Links::default();
+    /// An instance with one healthy connection.
+    pub(crate) fn healthy() -> (
+        Health,
+        Arc<ConnectionState>,
+        tokio::sync::watch::Sender<bool>,
+    ) {
+        let connections = Connections::default();
         let (up, connected) = tokio::sync::watch::channel(true);
-        let link = Arc::new(Link::new("jobs", connected));
-        link.answered(Duration::from_millis(1));
-        links.add(&link);
-        (Health::new(links, CancellationToken::new()), link, up)
+        let connection = Arc::new(ConnectionState::new("jobs", connected));
+        connection.set_answered(Duration::from_millis(1));
+        connections.add(&connection);
+        (
+            Health::new(connections, CancellationToken::new()),
+            connection,
+            up,
+        )
     }
 
     #[test]
-    fn a_problem_is_told_until_it_is_over() {
-        let (health, _link, _up) = well();
+    fn a_problem_is_reported_until_it_is_cleared() {
+        let (health, _connection, _up) = healthy();
         assert!(health.set_problem("storage", Some("the disk is full".to_owned())));
         let again = health.set_problem("storage", Some("the disk is full".to_owned()));
-        assert!(!again, "it is no news");
+        assert!(!again, "there is no change");
         let answer = health.answer();
         assert!(!answer.healthy);
         assert!(
@@ -267,7 +273,7 @@ pub(crate) mod tests {
             answer.reason
         );
         assert!(health.set_problem("storage", None));
-        assert!(!health.set_problem("storage", None), "it is no news");
+        assert!(!health.set_problem("storage", None), "there is no change");
         assert!(health.answer().healthy);
     }
 }

@@ -1,9 +1,9 @@
-//! What every service does around its own work: read its configuration, say what it does in its
-//! logs, reach NATS, stop when it is told to, answer a health check, and show its metrics.
+//! What every service does around its own work: configuration, logs, the connection to NATS, signals,
+//! health, metrics and traces.
 //!
-//! A service's `main` is one call of [`run`]. The order of start and stop is written here once:
-//! configuration, logs, signals, health, metrics, the service's own work, then an exit that waits for
-//! nothing that cannot be stopped.
+//! The `main` of a service is one call of [`run`], which starts and stops everything in this order:
+//! configuration, logs, health, metrics, signals, the service's own work. The exit does not wait for
+//! work that cannot be interrupted.
 
 mod cli;
 mod health;

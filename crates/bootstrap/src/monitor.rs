@@ -1,11 +1,11 @@
-//! What machines can see of a service over HTTP: `/metrics`, `/livez` and `/readyz`.
+//! Monitoring over HTTP: `/metrics`, `/livez` and `/readyz`.
 //!
-//! Values are read when they are scraped, from what the services count anyway, by collectors that
-//! are registered at [`Monitor::register`]. All of it happens on a thread and a runtime of its
-//! own, so that a service which is busy still answers.
+//! Collectors, registered with [`Monitor::register`], read values when they are scraped, from counters
+//! that the services have anyway. The monitor has its own thread and runtime, so that a busy service
+//! still answers.
 
+mod connections;
 mod families;
-mod links;
 mod process;
 mod server;
 mod waits;
@@ -23,8 +23,8 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub(crate) use self::connections::{ConnectionState, Connections};
 pub use self::families::{Families, Labels, Times};
-pub(crate) use self::links::{Link, Links};
 use self::process::Process;
 pub use self::waits::Waits;
 use crate::health::Health;
@@ -35,7 +35,7 @@ use crate::service::About;
 pub(crate) enum MonitorAddress {
     /// Nowhere.
     Off,
-    /// There, and nowhere else.
+    /// At this address only.
     At(SocketAddr),
 }
 
@@ -51,18 +51,18 @@ impl FromStr for MonitorAddress {
     }
 }
 
-/// What can be scraped of a service; clones are of the same.
+/// The metrics of a service; clones share them.
 #[derive(Clone, Debug)]
 pub struct Monitor {
     registry: Arc<Mutex<Registry>>,
-    links: Links,
-    /// What is said of it once logs go where they should.
-    news: Arc<OnceLock<Mutex<Option<News>>>>,
+    connections: Connections,
+    /// What to log about the address, later: a service may redirect its logs after this starts.
+    to_log: Arc<OnceLock<Mutex<Option<Listening>>>>,
 }
 
-/// Where metrics are, or why they are not.
+/// Where metrics are served, or why they are not.
 #[derive(Debug)]
-enum News {
+enum Listening {
     Served(SocketAddr),
     Failed(std::io::Error),
 }
@@ -71,40 +71,41 @@ impl Monitor {
     pub(crate) fn new(about: About, instance: &str) -> Self {
         let monitor = Self {
             registry: Arc::default(),
-            links: Links::default(),
-            news: Arc::default(),
+            connections: Connections::default(),
+            to_log: Arc::default(),
         };
         monitor.register(Process::new(about, instance.to_owned()));
-        monitor.register(monitor.links.clone());
+        monitor.register(monitor.connections.clone());
         monitor
     }
 
-    /// Adds metrics. The collector is asked at each scrape, on the thread of the monitor, and has
-    /// no other collector's names; [`Families`] writes them.
+    /// Adds a collector of metrics. Each scrape asks it, on the thread of the monitor; it writes with
+    /// [`Families`]. No two collectors may use the same name.
     ///
-    /// It is kept as long as the service, so it should hold no connection.
+    /// It lives as long as the service, so it should hold no connection.
     pub fn register(&self, collector: impl Collector) {
         self.with_registry(|registry| registry.register_collector(Box::new(collector)));
     }
 
-    /// Adds metrics that count by themselves, such as the library has them.
+    /// Adds metrics of the type that the metrics library has, which count by themselves.
     pub fn with_registry(&self, add: impl FnOnce(&mut Registry)) {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    pub(crate) fn links(&self) -> Links {
-        self.links.clone()
+    pub(crate) fn connections(&self) -> Connections {
+        self.connections.clone()
     }
 
-    /// Adds a connection, which is left out when nobody uses it any more.
-    pub(crate) fn watch(&self, link: &Arc<Link>) {
-        self.links.add(link);
+    /// Adds a connection. It disappears from the metrics when it is dropped.
+    pub(crate) fn watch(&self, connection: &Arc<ConnectionState>) {
+        self.connections.add(connection);
     }
 
-    /// Listens where the options say, and serves until the process ends.
+    /// Serves metrics on the wanted address until the process ends. `None` means the usual port of the
+    /// service, or any free one.
     ///
     /// # Errors
-    /// When the address was given and cannot be had; the error names flag and variable.
+    /// When a wanted address cannot be used; the error names the flag and the variable.
     pub(crate) fn start(
         &self,
         wanted: Option<MonitorAddress>,
@@ -120,35 +121,36 @@ impl Monitor {
                     about.prefix
                 )
             })?,
-            None => match usual(about.monitor_port) {
+            None => match listen_on_usual(about.monitor_port) {
                 Ok(listener) => listener,
-                // Nobody has asked for them.
+                // No address was asked for, so this is no error.
                 Err(error) => {
-                    self.tell_later(News::Failed(error));
+                    self.log_later(Listening::Failed(error));
                     return Ok(());
                 }
             },
         };
         let address = listener.local_addr()?;
         server::serve(listener, self.clone(), health, shutdown)?;
-        self.tell_later(News::Served(address));
+        self.log_later(Listening::Served(address));
         Ok(())
     }
 
-    fn tell_later(&self, news: News) {
-        // There is one start, and so one piece of news.
-        let _ = self.news.set(Mutex::new(Some(news)));
+    fn log_later(&self, listening: Listening) {
+        // It is set once, because the monitor starts once.
+        let _ = self.to_log.set(Mutex::new(Some(listening)));
     }
 
-    /// Says where metrics are, once: a service may direct its logs elsewhere before it connects.
-    pub(crate) fn tell(&self) {
-        let news = self.news.get().and_then(|news| {
-            let mut news = news.lock().unwrap_or_else(PoisonError::into_inner);
-            news.take()
+    /// Logs the address of the metrics, once. Called before the service connects to NATS: by then it has
+    /// redirected its logs, if it does.
+    pub(crate) fn log_address(&self) {
+        let listening = self.to_log.get().and_then(|listening| {
+            let mut listening = listening.lock().unwrap_or_else(PoisonError::into_inner);
+            listening.take()
         });
-        match news {
-            Some(News::Served(address)) => info!("metrics on http://{address}/metrics"),
-            Some(News::Failed(error)) => warn!(%error, "metrics are not served"),
+        match listening {
+            Some(Listening::Served(address)) => info!("metrics on http://{address}/metrics"),
+            Some(Listening::Failed(error)) => warn!(%error, "metrics are not served"),
             None => {}
         }
     }
@@ -162,9 +164,9 @@ impl Monitor {
     }
 }
 
-/// The usual port of the service on the loopback interface; any free one where another instance
-/// has that.
-fn usual(port: u16) -> std::io::Result<TcpListener> {
+/// Listens on the usual port of the service on the loopback interface, or on any free port if that is
+/// taken.
+fn listen_on_usual(port: u16) -> std::io::Result<TcpListener> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0))

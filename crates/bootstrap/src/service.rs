@@ -14,30 +14,30 @@ use crate::monitor::Monitor;
 use crate::nats::{Endpoint, Registration, StoppedEarly};
 use crate::{Nats, shutdown, telemetry, trace};
 
-/// What a service that stops because of a failure may take beyond its grace period.
+/// How much longer than its grace period a service may take that stops because a task failed.
 const LATE: Duration = Duration::from_secs(2);
 
-/// Which service this is.
+/// Names of a service.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
     /// Its name as a command, in logs and as a NATS micro service.
     pub name: &'static str,
-    /// What its variables begin with, without the underscore.
+    /// The prefix of its environment variables, without the underscore.
     pub prefix: &'static str,
     /// Its version, three numbers with dots.
     pub version: &'static str,
-    /// What its inbox subjects begin with unless `NATS_INBOX_PREFIX` says otherwise: its user on
-    /// NATS may subscribe to no others.
+    /// The prefix of its inbox subjects, unless `NATS_INBOX_PREFIX` sets another. Its user on NATS may
+    /// subscribe to no other inboxes.
     pub inbox_prefix: &'static str,
-    /// The port of the loopback interface on which its metrics are, unless that is taken or
-    /// `--monitor` says otherwise.
+    /// The port of the loopback interface that serves its metrics, unless that port is taken or
+    /// `--monitor` sets another address.
     pub monitor_port: u16,
 }
 
 /// What a running service works with.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// Which service this is.
+    /// The names of the service.
     pub about: About,
     /// The name of this instance.
     pub instance: String,
@@ -45,17 +45,17 @@ pub struct Context {
     pub grace: Duration,
     /// Cancelled when the service has to stop.
     pub shutdown: CancellationToken,
-    /// Cancelled when the service is told a second time to stop, a moment before the process ends.
+    /// Cancelled when the service is told to stop a second time. The process ends one second later.
     pub hurry: CancellationToken,
-    /// What can be scraped of the service.
+    /// The metrics of the service.
     pub monitor: Monitor,
     pub(crate) options: Options,
-    /// What is known of this instance's health.
+    /// The health of this instance.
     pub health: Health,
 }
 
 impl Context {
-    /// What [`run`] makes of the options; for programs and tests that start a service themselves.
+    /// The context that [`run`] makes, for programs and tests that start a service themselves.
     #[must_use]
     pub fn new(about: About, options: Options, shutdown: CancellationToken) -> Self {
         let instance = options.instance.clone().unwrap_or_else(|| {
@@ -63,7 +63,7 @@ impl Context {
             format!("{}-{}", about.name, &random[..6])
         });
         let monitor = Monitor::new(about, &instance);
-        let health = Health::new(monitor.links(), shutdown.clone());
+        let health = Health::new(monitor.connections(), shutdown.clone());
         monitor.register(health.clone());
         Self {
             about,
@@ -77,14 +77,14 @@ impl Context {
         }
     }
 
-    /// Connects to NATS, waiting for it as long as it takes; the purpose is part of the
-    /// connection's name on the server.
+    /// Connects to NATS, and waits for it as long as it takes. The purpose is part of the connection's
+    /// name on the server.
     ///
-    /// Once made, the connection is restored without end when it is lost.
+    /// A connection that is lost later is always made again.
     ///
     /// # Errors
-    /// When the configuration is wrong, the server refuses the credentials, or the service is
-    /// told to stop before there is a connection.
+    /// When the configuration is wrong, the server refuses the credentials, or the service is told to
+    /// stop before there is a connection.
     pub async fn connect(&self, purpose: &str) -> anyhow::Result<Nats> {
         Nats::connect(self, purpose).await
     }
@@ -92,7 +92,7 @@ impl Context {
     /// Registers this instance as a NATS micro service, so that `nats micro ls` and `$SRV.PING`
     /// find it under the service's name; the metadata holds its instance and host name.
     ///
-    /// It stays registered as long as what is returned is kept.
+    /// Dropping the returned value ends the registration.
     ///
     /// # Errors
     /// When the connection is closed.
@@ -100,7 +100,7 @@ impl Context {
         Registration::new(self, nats).await
     }
 
-    /// The same with a subject on which the service answers, as a member of a queue group.
+    /// Registers it with a subject on which it answers requests, as a member of a queue group.
     ///
     /// # Errors
     /// When the connection is closed.
@@ -124,12 +124,11 @@ impl Context {
     }
 }
 
-/// Runs a service: reads its configuration, starts logs, signals, health and metrics, and serves until it
-/// is done or told to stop.
+/// Runs a service: reads its configuration, starts logs, health, metrics and signals, then calls `serve`.
 ///
-/// `serve` answers with the exit code. An error is logged with its causes; the process then exits
-/// with 2 if it is [`Misconfigured`], else with 1. Work on other threads that cannot be
-/// interrupted is not waited for.
+/// `serve` returns the exit code. An error is logged with its causes; the process then exits with 2 if
+/// it is [`Misconfigured`], else with 1. The exit does not wait for work on other threads that cannot be
+/// interrupted.
 #[must_use]
 pub fn run<C: Parser>(
     about: About,
@@ -143,17 +142,17 @@ pub fn run<C: Parser>(
         return health::check(options.health_socket.as_deref(), &variable);
     }
     let context = Context::new(about, options, CancellationToken::new());
-    // Whoever runs a command at a terminal waits for its end, and scrapes nothing.
+    // A subcommand is run at a terminal and ends soon: nothing scrapes it.
     let monitored = matches.subcommand_name().is_none();
     let report = |error: &anyhow::Error| error!("{error:#}");
-    live(&context, monitored, report, |context| {
+    run_work(&context, monitored, report, |context| {
         serve(context, config)
     })
 }
 
-/// Starts what surrounds the work, does the work, and ends what surrounds it; see [`run`]. An error
-/// of the work is given to `report`.
-pub(crate) fn live(
+/// Starts everything around the work, does the work, and stops everything; see [`run`]. `report` gets an
+/// error of the work.
+pub(crate) fn run_work(
     context: &Context,
     monitored: bool,
     report: impl FnOnce(&anyhow::Error),
@@ -183,11 +182,11 @@ pub(crate) fn live(
             return ExitCode::FAILURE;
         }
     };
-    let stopped = Arc::new(OnceLock::new());
-    let at = Arc::clone(&stopped);
+    let stopped_at = Arc::new(OnceLock::new());
+    let set = Arc::clone(&stopped_at);
     runtime.spawn(async move {
         shutdown.cancelled().await;
-        at.get_or_init(Instant::now);
+        set.get_or_init(Instant::now);
     });
     let result = runtime.block_on(async {
         if let Some(path) = &context.options.health_socket {
@@ -208,7 +207,7 @@ pub(crate) fn live(
                 .map_err(|error| cli::misconfigured(&error))?;
         }
         shutdown::on_signal(&health, context.shutdown.clone(), context.hurry.clone())?;
-        // A service that a task has failed stops like any other. What it waits for may not come.
+        // A service with a failed task stops like any other, but may wait for that task in vain.
         let overdue = async {
             context.shutdown.cancelled().await;
             match health.tasks.failure() {
@@ -218,7 +217,7 @@ pub(crate) fn live(
         };
         tokio::select! {
             result = work(context.clone()) => result,
-            () = overdue => Err(anyhow::anyhow!("the service did not stop in its grace period")),
+            () = overdue => Err(anyhow::anyhow!("the service did not stop within its grace period")),
         }
     });
     let result = match health.tasks.failure() {
@@ -228,10 +227,10 @@ pub(crate) fn live(
         },
         None => result,
     };
-    let used = stopped.get().map_or(Duration::ZERO, Instant::elapsed);
+    let used = stopped_at.get().map_or(Duration::ZERO, Instant::elapsed);
     exporting.finish(grace.saturating_sub(used));
-    // A handler that computes on a thread of the runtime cannot be stopped; dropping the runtime
-    // would wait for it beyond any grace period.
+    // A handler that computes cannot be interrupted, and dropping the runtime would wait for it beyond
+    // the grace period.
     runtime.shutdown_background();
     result.unwrap_or_else(|error| {
         if error.is::<StoppedEarly>() {

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT as a token that is passed to whoever has to stop.
+//! SIGTERM and SIGINT as cancellation tokens.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use tracing::{info, warn};
 
 use crate::health::Health;
 
-/// How long is left after the second signal to end what must not outlive the process.
+/// How long the process lives after the second signal, to kill programs that must not outlive it.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
-/// Cancels `shutdown` on the first SIGTERM or SIGINT; on the second one `hurry`, and shortly after
-/// ends the process.
+/// Cancels `shutdown` on the first SIGTERM or SIGINT. Cancels `hurry` on the second one, and ends the
+/// process one second later.
 ///
 /// # Errors
 /// When the signals cannot be caught.
@@ -24,18 +24,18 @@ pub(crate) fn on_signal(
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-    tokio::spawn(health.supervise("signals", async move |mut life| {
+    tokio::spawn(health.supervise("signals", async move |mut heartbeat| {
         let mut next = async || {
             tokio::select! {
                 _ = terminate.recv() => ("SIGTERM", 143),
                 _ = interrupt.recv() => ("SIGINT", 130),
             }
         };
-        let (name, _) = life.during(Duration::MAX, next()).await;
+        let (name, _) = heartbeat.during(Duration::MAX, next()).await;
         info!(signal = name, "stopping");
         shutdown.cancel();
         let (name, code) = next().await;
-        warn!(signal = name, "giving up what runs, on the second signal");
+        warn!(signal = name, "second signal: giving up running work");
         hurry.cancel();
         tokio::time::sleep(LAST_MOMENT).await;
         std::process::exit(code);

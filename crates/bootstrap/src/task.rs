@@ -1,8 +1,8 @@
-//! Tasks that have to run as long as the service does, and their signs of life.
+//! Supervised tasks and their heartbeats.
 //!
-//! A task that stands still makes the service unhealthy, by its name. One that panics, or ends
-//! although nobody told it to, would leave a service that only looks alive: so the service stops as on
-//! SIGTERM, and its process exits with 1.
+//! A task without a heartbeat makes the service unhealthy, and the health check names it. A task that
+//! panics, or ends before the service stops, would leave a service that only looks alive: then the
+//! service stops as on SIGTERM, and its process exits with 1.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,31 +19,34 @@ use tracing::error;
 
 use crate::health::{Health, lock};
 
-/// How long a task may go without a sign of life: it is seen standing still within ten seconds.
+/// The longest time between two heartbeats of a task that loops. With it, a task that stands still is
+/// noticed within ten seconds.
 pub const STILL: Duration = Duration::from_secs(7);
 
-/// How often a task gives one while it waits.
+/// The time between two heartbeats of a task that waits.
 const PERIOD: Duration = Duration::from_secs(2);
 
 const ALIVE: u8 = 0;
 const PANICKED: u8 = 1;
 const ENDED: u8 = 2;
-/// It may end.
+/// The task has nothing more to do, and may end.
 const DONE: u8 = 3;
 
-/// A task that has to give signs of life.
+/// A task that has to send heartbeats.
 #[derive(Debug)]
 struct Task {
     name: Cow<'static, str>,
-    /// The longest time between two of them.
+    /// The longest time between two heartbeats; [`Duration::MAX`] if none are expected.
     limit: Duration,
     began: Instant,
-    /// When it gave the last one, in milliseconds since it began.
+    /// The last heartbeat, in milliseconds since the task began.
     last: AtomicU64,
+    /// One of the constants above.
     state: AtomicU8,
 }
 
 impl Task {
+    /// Time since the last heartbeat.
     fn silent(&self) -> Duration {
         let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
         self.began.elapsed().saturating_sub(last)
@@ -64,11 +67,11 @@ impl Task {
     }
 }
 
-/// All tasks that have to give signs of life.
+/// All tasks that have to send heartbeats.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tasks {
     all: Arc<Mutex<Vec<Arc<Task>>>>,
-    /// Why the service cannot go on.
+    /// Why the service cannot go on; empty while it can.
     failure: Arc<OnceLock<String>>,
     shutdown: CancellationToken,
 }
@@ -89,14 +92,14 @@ impl Tasks {
         lock(&self.all).retain(|other| !Arc::ptr_eq(task, other));
     }
 
-    /// What is wrong with each of them.
+    /// The problems of all tasks.
     pub(crate) fn problems(&self) -> Vec<String> {
         let tasks = lock(&self.all);
         tasks.iter().filter_map(|task| task.problem()).collect()
     }
 
-    /// How long each of them has given no sign of life; the longest of those with one name. Those of
-    /// which none is expected are left out.
+    /// Time since the last heartbeat, by the name of the task. Among tasks of the same name the longest
+    /// counts. Tasks without expected heartbeats are left out.
     pub(crate) fn silences(&self) -> BTreeMap<Cow<'static, str>, Duration> {
         let mut silences = BTreeMap::new();
         for task in lock(&self.all).iter() {
@@ -112,7 +115,7 @@ impl Tasks {
         self.shutdown.is_cancelled()
     }
 
-    /// Why the service cannot go on, if it cannot.
+    /// Why the service cannot go on; `None` if it can.
     pub(crate) fn failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
     }
@@ -127,7 +130,8 @@ impl Tasks {
     }
 }
 
-/// Gives signs of life for a task. When it is dropped nobody waits for more, unless the task panics.
+/// Sends the heartbeats of a task. After it is dropped no more are expected; if a panic drops it, the
+/// task has failed.
 #[derive(Debug)]
 pub struct Beat {
     task: Arc<Task>,
@@ -136,15 +140,15 @@ pub struct Beat {
 }
 
 impl Beat {
-    /// The task is alive.
+    /// Sends one heartbeat.
     pub fn beat(&self) {
         let since = self.task.began.elapsed().as_millis();
         let since = u64::try_from(since).unwrap_or(u64::MAX);
         self.task.last.store(since, Ordering::Relaxed);
     }
 
-    /// Waits until a sign of life is due, and gives it. A loop that waits for something waits for this
-    /// as well: `tokio::select!` may drop it at any time.
+    /// Waits until a heartbeat is due, and sends it. A loop awaits this besides its own events, in a
+    /// `tokio::select!`, which may drop it at any time.
     pub async fn tick(&mut self) {
         let interval = self.interval.get_or_insert_with(|| {
             let mut interval = tokio::time::interval(PERIOD);
@@ -155,7 +159,7 @@ impl Beat {
         self.beat();
     }
 
-    /// Does something that may take long, but no longer than this; the task counts as alive meanwhile.
+    /// Awaits work that may take long, and sends heartbeats meanwhile. After `longest` it sends no more.
     pub async fn during<T>(&mut self, longest: Duration, work: impl Future<Output = T>) -> T {
         let began = Instant::now();
         let mut work = pin!(work);
@@ -171,7 +175,7 @@ impl Beat {
         }
     }
 
-    /// The task ends because it has nothing more to do.
+    /// Says that the task ends because it has nothing more to do.
     pub fn done(self) {
         self.task.state.store(DONE, Ordering::Relaxed);
     }
@@ -188,8 +192,8 @@ impl Drop for Beat {
 }
 
 impl Health {
-    /// Waits from now on for signs of life of a task, at least one in each `limit`. The task may end at
-    /// any time, but not panic.
+    /// Expects heartbeats of a task from now on, at least one in each `limit`. The task may end at any
+    /// time; if it panics, the service stops.
     #[must_use]
     pub fn task(&self, name: impl Into<Cow<'static, str>>, limit: Duration) -> Beat {
         let task = Arc::new(Task {
@@ -207,17 +211,17 @@ impl Health {
         }
     }
 
-    /// The same for a task that has to run until the service is told to stop, or it says itself that it
-    /// is done. What is returned is the task: whoever drops it ends it.
+    /// Runs a task that must not end before the service is told to stop, unless it calls
+    /// [`Beat::done`]; if it does, the service stops. Dropping the returned future ends the task.
     pub fn supervise<N, W, F>(&self, name: N, work: W) -> impl Future<Output = ()> + use<N, W, F>
     where
         N: Into<Cow<'static, str>>,
         W: FnOnce(Beat) -> F,
         F: Future<Output = ()>,
     {
-        let beat = self.task(name, STILL);
-        let (task, tasks) = (Arc::clone(&beat.task), self.tasks.clone());
-        let work = work(beat);
+        let heartbeat = self.task(name, STILL);
+        let (task, tasks) = (Arc::clone(&heartbeat.task), self.tasks.clone());
+        let work = work(heartbeat);
         async move {
             work.await;
             if task.state.load(Ordering::Relaxed) == ALIVE && !tasks.is_stopping() {
@@ -227,10 +231,10 @@ impl Health {
         }
     }
 
-    /// The same on a thread and a runtime of its own, which nothing else can keep busy.
+    /// Supervises a task on its own thread and runtime, which no other work can keep busy.
     ///
     /// # Errors
-    /// When there can be no runtime or no thread; the error names the thread.
+    /// When the runtime or the thread cannot be started; the error names the thread.
     pub fn on_own_thread<W, F>(&self, name: &'static str, work: W) -> anyhow::Result<()>
     where
         W: FnOnce(Beat) -> F + Send + 'static,
@@ -257,11 +261,11 @@ mod tests {
     use test_support::{DEADLINE, eventually};
 
     use super::*;
-    use crate::health::tests::well;
+    use crate::health::tests::healthy;
 
     #[test]
     fn a_task_that_stands_still_is_named_and_one_that_has_ended_is_not() {
-        let (health, _link, _up) = well();
+        let (health, _connection, _up) = healthy();
         let ended = health.task("ended", Duration::ZERO);
         let alive = health.task("alive", Duration::from_hours(1));
         alive.beat();
@@ -273,7 +277,7 @@ mod tests {
         assert!(!answer.healthy);
         let told = "the task \"silent\" stands still for 0 s";
         assert!(answer.reason.contains(told), "{}", answer.reason);
-        assert!(!health.tasks.is_stopping(), "it may go on");
+        assert!(!health.tasks.is_stopping(), "it goes on");
     }
 
     #[tokio::test]
@@ -282,8 +286,8 @@ mod tests {
             (true, "the task \"loop\" has panicked"),
             (false, "the task \"loop\" has ended"),
         ] {
-            let (health, _link, _up) = well();
-            let work = async move |_life: Beat| assert!(!panics, "on purpose");
+            let (health, _connection, _up) = healthy();
+            let work = async move |_heartbeat: Beat| assert!(!panics, "on purpose");
             let joined = tokio::spawn(health.supervise("loop", work)).await;
             assert_eq!(joined.is_err(), panics);
             let reason = health.answer().reason;
@@ -295,48 +299,50 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_is_done_or_dropped_or_ends_with_the_service_is_no_failure() {
-        let (health, _link, _up) = well();
+        let (health, _connection, _up) = healthy();
         health
-            .supervise("done", async |life: Beat| life.done())
+            .supervise("done", async |heartbeat: Beat| heartbeat.done())
             .await;
-        let dropped = health.supervise("dropped", async |_life: Beat| pending().await);
+        let dropped = health.supervise("dropped", async |_heartbeat: Beat| pending().await);
         drop(dropped);
         let running =
-            tokio::spawn(health.supervise("aborted", async |_life: Beat| pending().await));
+            tokio::spawn(health.supervise("aborted", async |_heartbeat: Beat| pending().await));
         running.abort();
         running.await.unwrap_err();
         assert!(health.answer().healthy, "{}", health.answer().reason);
         assert!(!health.tasks.is_stopping());
         health.tasks.shutdown.cancel();
         health
-            .supervise("told to stop", async |_life: Beat| ())
+            .supervise("told to stop", async |_heartbeat: Beat| ())
             .await;
         assert_eq!(health.tasks.failure(), None);
     }
 
     #[tokio::test]
     async fn a_task_that_waits_counts_as_alive_and_one_that_takes_too_long_does_not() {
-        let (health, _link, _up) = well();
-        let mut life = health.task("loop", STILL);
+        let (health, _connection, _up) = healthy();
+        let mut heartbeat = health.task("loop", STILL);
         let moment = Duration::from_millis(5);
-        let last = |life: &Beat| life.task.last.load(Ordering::Relaxed);
-        life.during(Duration::MAX, tokio::time::sleep(moment)).await;
-        let told = last(&life);
-        assert!(told > 0);
-        let long = life.during(Duration::ZERO, pending::<()>());
+        let last = |heartbeat: &Beat| heartbeat.task.last.load(Ordering::Relaxed);
+        heartbeat
+            .during(Duration::MAX, tokio::time::sleep(moment))
+            .await;
+        let before = last(&heartbeat);
+        assert!(before > 0);
+        let long = heartbeat.during(Duration::ZERO, pending::<()>());
         assert!(tokio::time::timeout(PERIOD + moment, long).await.is_err());
-        assert_eq!(last(&life), told, "no sign of life");
-        life.tick().await;
-        assert!(last(&life) > told);
+        assert_eq!(last(&heartbeat), before, "no heartbeat");
+        heartbeat.tick().await;
+        assert!(last(&heartbeat) > before);
     }
 
     #[tokio::test]
     async fn a_thread_that_panics_or_is_stuck_is_named() {
-        let (health, _link, _up) = well();
+        let (health, _connection, _up) = healthy();
         let (stuck, go_on) = std::sync::mpsc::channel::<()>();
-        let work = async move |mut life: Beat| {
-            life.tick().await;
-            // Whatever else is on this thread waits for it.
+        let work = async move |mut heartbeat: Beat| {
+            heartbeat.tick().await;
+            // It blocks the whole thread.
             let _ = go_on.recv();
             pending::<()>().await;
         };
@@ -349,7 +355,7 @@ mod tests {
         })
         .await;
         drop(stuck);
-        let work = async |_life: Beat| panic!("on purpose");
+        let work = async |_heartbeat: Beat| panic!("on purpose");
         health.on_own_thread("panicking", work).unwrap();
         eventually(DEADLINE, "the panic to be named", async || {
             let reason = health.answer().reason;

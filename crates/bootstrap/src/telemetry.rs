@@ -1,4 +1,5 @@
-//! Logs on standard output, or where a service directs them: a sentence and its fields, with the name of the instance in each line.
+//! Logs: each line has a sentence, its fields and the name of the instance. They go to standard output
+//! unless a service redirects them.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -20,8 +21,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// The client library tells of connections that come and go, which is told here with more care;
-/// what it has to say besides starts at warnings. That of traces warns when spans are thrown away.
+/// Log levels of libraries. The NATS client logs connects and losses at `info`, which this crate logs
+/// itself; `opentelemetry` warns when spans are dropped.
 const QUIET: &str = "async_nats=warn,opentelemetry=warn,opentelemetry_sdk=warn";
 
 /// Starts logging for the whole process.
@@ -29,7 +30,7 @@ const QUIET: &str = "async_nats=warn,opentelemetry=warn,opentelemetry_sdk=warn";
 /// # Errors
 /// When the filter cannot be read, or logging was started before.
 pub(crate) fn init(filter: &str, format: LogFormat, instance: &str) -> anyhow::Result<()> {
-    // Directives of the user's come later, and win.
+    // The user's directives come later, so they win.
     let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))
         .with_context(|| format!("invalid value {filter:?} of --log or RUST_LOG"))?;
     let instance = instance.to_owned();
@@ -50,11 +51,11 @@ pub(crate) fn init(filter: &str, format: LogFormat, instance: &str) -> anyhow::R
     .map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
 }
 
-/// Where log lines go, unless to standard output.
+/// The destination of log lines; standard output while this is empty.
 static REDIRECTED: OnceLock<Mutex<Box<dyn Write + Send>>> = OnceLock::new();
 
-/// Sends log lines elsewhere than to standard output from now on, each with one call of
-/// `write_all`: for a service whose standard output has another use, or which draws on a terminal.
+/// Sends log lines to `writer` from now on, each with one call of `write_all`. This is for a service that
+/// uses standard output for something else or draws on a terminal.
 ///
 /// Only the first call in a process has an effect.
 pub fn redirect_logs(writer: impl Write + Send + 'static) {
@@ -130,7 +131,7 @@ where
         self.inner
             .format_event(context, Writer::new(&mut line), event)?;
         let rest = line.strip_prefix('{').unwrap_or(&line);
-        // The name was checked to hold nothing that JSON would want escaped.
+        // The name was checked: it has no characters that JSON escapes.
         write!(writer, "{{\"instance\":\"{}\",{rest}", self.instance)
     }
 }

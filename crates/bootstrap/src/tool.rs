@@ -1,4 +1,4 @@
-//! A command-line tool: it reaches NATS as a service does, and has no health and no metrics to show.
+//! Command-line tools: they connect to NATS like a service, but have no health check and no metrics.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,25 +7,25 @@ use clap::{Command, Parser};
 use tokio_util::sync::CancellationToken;
 
 use crate::monitor::MonitorAddress;
-use crate::service::live;
+use crate::service::run_work;
 use crate::trace::TraceOptions;
 use crate::{About, Context, LogFormat, NatsOptions, Options, cli, redirect_logs};
 
-/// How long work that has begun may take after the tool was told to stop.
+/// How long running work may take after the tool was told to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Which tool this is.
+/// Names of a tool.
 #[derive(Clone, Copy, Debug)]
 pub struct Tool {
     /// Its name as a command.
     pub name: &'static str,
     /// Its version, three numbers with dots.
     pub version: &'static str,
-    /// What its inbox subjects begin with unless `NATS_INBOX_PREFIX` says otherwise.
+    /// The prefix of its inbox subjects, unless `NATS_INBOX_PREFIX` sets another.
     pub inbox_prefix: &'static str,
 }
 
-/// What every command of a tool can be told.
+/// The options of every command of a tool.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ToolOptions {
     /// What is logged to standard error: a level (error, warn, info, debug, trace), or directives
@@ -46,14 +46,14 @@ pub struct ToolOptions {
     )]
     pub log_format: LogFormat,
 
-    /// Where NATS is, and who the tool is there.
+    /// The connection to NATS.
     #[command(flatten)]
     pub nats: NatsOptions,
 }
 
 impl Tool {
-    /// The whole command; the flags of `C` itself may also stand behind any subcommand. Those that
-    /// have a variable are left out of the short help: they are the same everywhere.
+    /// The whole command. The flags of `C` itself may also follow a subcommand. Flags with a variable are
+    /// left out of the short help, because they are the same everywhere.
     #[must_use]
     pub fn command<C: Parser>(&self) -> Command {
         cli::with_variables(C::command(), None)
@@ -66,10 +66,11 @@ impl Tool {
             })
     }
 
-    /// Runs the tool: reads its command line, starts logs on standard error and signals, and works.
+    /// Runs the tool: reads its command line, starts logs on standard error and signals, then calls
+    /// `work`.
     ///
-    /// `work` answers with the exit code. An error is printed with its causes to standard error; the
-    /// process then exits with 2 if it is [`Misconfigured`](crate::Misconfigured), else with 1.
+    /// `work` returns the exit code. An error is printed with its causes to standard error; the process
+    /// then exits with 2 if it is [`Misconfigured`](crate::Misconfigured), else with 1.
     #[must_use]
     pub fn run<C: Parser>(
         self,
@@ -77,7 +78,7 @@ impl Tool {
         work: impl AsyncFnOnce(Context, C) -> anyhow::Result<ExitCode>,
     ) -> ExitCode {
         let (config, _) = cli::parse::<C>(&self.command::<C>());
-        // What the tool prints is on standard output.
+        // Standard output is for the results of the tool.
         redirect_logs(std::io::stderr());
         let about = About {
             name: self.name,
@@ -89,7 +90,7 @@ impl Tool {
         let options = options(&config).to_options();
         let context = Context::new(about, options, CancellationToken::new());
         let report = |error: &anyhow::Error| eprintln!("error: {error:#}");
-        live(&context, false, report, |context| work(context, config))
+        run_work(&context, false, report, |context| work(context, config))
     }
 }
 
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_may_be_named_before_and_behind_what_is_to_be_done() {
+    fn connection_flags_may_stand_before_and_after_the_subcommand() {
         for args in [
             ["tool", "--nats-url", "nats://example:1", "do", "--all"],
             ["tool", "do", "--all", "--nats-url", "nats://example:1"],
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn no_variable_says_what_is_to_be_done() {
+    fn flags_of_subcommands_have_no_variable() {
         let command = TOOL.command::<Config>();
         command.clone().debug_assert();
         for arg in command.get_subcommands().flat_map(Command::get_arguments) {

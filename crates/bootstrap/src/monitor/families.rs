@@ -9,26 +9,27 @@ use prometheus_client::registry::Unit;
 /// The labels of one sample.
 pub type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 
-/// Writes the metrics of a [`Collector`](prometheus_client::collector::Collector), each under its
-/// whole name, as it is found in a query: units and `_total` are told from it.
+/// Writes the metrics of a [`Collector`](prometheus_client::collector::Collector), each under its full
+/// name as in a query. The unit and `_total` are taken from the name.
 ///
-/// A name may be written once in a scrape, with all its samples; no samples, no metric.
+/// Each name may be written once in a scrape, with all its samples. A metric without samples is left
+/// out.
 #[derive(Debug)]
 pub struct Families<'a>(DescriptorEncoder<'a>);
 
-/// What was counted of times: how many there were up to each bound.
+/// A histogram of times.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Times {
-    /// Of all times, in seconds.
+    /// The sum of all times, in seconds.
     pub sum: f64,
-    /// The bounds in seconds, growing, and how many times lie at or below each and above the last.
+    /// Buckets in ascending order: the upper bound in seconds, and how many times lie in the bucket.
     pub buckets: Vec<(f64, u64)>,
-    /// How many lie above the last bound.
+    /// How many times lie above the last bound.
     pub above: u64,
 }
 
 impl Times {
-    /// How many there were.
+    /// The number of times.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|(_, count)| count).sum::<u64>() + self.above
@@ -36,16 +37,16 @@ impl Times {
 }
 
 impl<'a> Families<'a> {
-    /// Writes to a scrape.
+    /// Writes to the encoder of a scrape.
     #[must_use]
     pub fn new(encoder: DescriptorEncoder<'a>) -> Self {
         Self(encoder)
     }
 
-    /// A count that only grows; its name ends with `_total`.
+    /// Writes a counter, which only grows; its name ends with `_total`.
     ///
     /// # Errors
-    /// When the scrape takes no more text.
+    /// When writing to the scrape fails.
     pub fn counter<'l, const N: usize, V: EncodeCounterValue>(
         &mut self,
         name: &str,
@@ -58,10 +59,10 @@ impl<'a> Families<'a> {
         })
     }
 
-    /// A value that goes up and down.
+    /// Writes a gauge, which goes up and down.
     ///
     /// # Errors
-    /// When the scrape takes no more text.
+    /// When writing to the scrape fails.
     pub fn gauge<'l, const N: usize, V: EncodeGaugeValue>(
         &mut self,
         name: &str,
@@ -73,10 +74,10 @@ impl<'a> Families<'a> {
         })
     }
 
-    /// How long something took; its name ends with `_seconds`.
+    /// Writes a histogram of times; its name ends with `_seconds`.
     ///
     /// # Errors
-    /// When the scrape takes no more text.
+    /// When writing to the scrape fails.
     pub fn histogram<'l, const N: usize>(
         &mut self,
         name: &str,
@@ -92,10 +93,10 @@ impl<'a> Families<'a> {
         })
     }
 
-    /// What is always so; its name ends with `_info`.
+    /// Writes constant labels; its name ends with `_info`.
     ///
     /// # Errors
-    /// When the scrape takes no more text.
+    /// When writing to the scrape fails.
     pub fn info<const N: usize>(
         &mut self,
         name: &str,
@@ -129,7 +130,7 @@ impl<'a> Families<'a> {
     }
 }
 
-/// The unit that a name ends with, and what stands before it.
+/// The name without its unit, and the unit; `None` if the name has none.
 fn unit_of(name: &str) -> (&str, Option<Unit>) {
     for (suffix, unit) in [("_seconds", Unit::Seconds), ("_bytes", Unit::Bytes)] {
         if let Some(stem) = name.strip_suffix(suffix) {

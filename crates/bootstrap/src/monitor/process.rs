@@ -7,7 +7,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use super::Families;
 use crate::service::About;
 
-/// What every process tells of itself, under the names that are usual for it.
+/// The metrics of the process, under their usual names.
 #[derive(Debug)]
 pub(crate) struct Process {
     about: About,
@@ -30,7 +30,7 @@ impl Collector for Process {
         let mut families = Families::new(encoder);
         families.info(
             "jobs_build_info",
-            "Which service this is, its version, and the name of the instance",
+            "The service, its version, and the name of the instance",
             &[
                 ("service", self.about.name),
                 ("version", self.about.version),
@@ -40,7 +40,7 @@ impl Collector for Process {
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         families.gauge(
             "process_start_time_seconds",
-            "When the process started, since the Unix epoch",
+            "Start time of the process, since the Unix epoch",
             [([], started.as_secs_f64())],
         )?;
         families.gauge(
@@ -51,7 +51,7 @@ impl Collector for Process {
     }
 }
 
-/// Linux tells; where nobody does, there is no such metric.
+/// Read from Linux; `None`, and no such metric, on other systems.
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status

@@ -1,7 +1,7 @@
-//! HTTP for machines that look on: three pages, to be read only.
+//! The HTTP server of the monitor: three pages, read only.
 //!
-//! Who connects costs little and for a short time: a connection serves one request, there are
-//! few of them at a time, and each has an end.
+//! A client costs little: a connection serves one request and has a time-out, and few are served at a
+//! time.
 
 use std::net;
 use std::sync::Arc;
@@ -25,13 +25,13 @@ use super::Monitor;
 use crate::health::Health;
 use crate::task::Beat;
 
-/// How many connections are served at a time; more wait until one of them ends.
+/// The most connections that are served at a time; others wait.
 const CONNECTIONS: usize = 32;
 
-/// How long the head of a request may take.
+/// Time-out of the head of a request.
 const HEAD: Duration = Duration::from_secs(2);
 
-/// How long a connection may take from its beginning to its end.
+/// Time-out of a whole connection.
 const CONNECTION: Duration = Duration::from_secs(15);
 
 /// The most bytes of a request's head.
@@ -40,7 +40,7 @@ const HEAD_BYTES: usize = 16 * 1024;
 /// The most headers of a request.
 const HEADERS: usize = 64;
 
-/// The pause after a connection could not be accepted, because there are no more descriptors, say.
+/// The pause after a connection could not be accepted, for example for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -52,10 +52,10 @@ struct Pages {
     shutdown: CancellationToken,
 }
 
-/// Serves until the process ends, on a thread of its own.
+/// Serves the pages on its own thread until the process ends.
 ///
 /// # Errors
-/// When there can be no thread.
+/// When the thread cannot be started.
 pub(crate) fn serve(
     listener: net::TcpListener,
     monitor: Monitor,
@@ -75,36 +75,37 @@ pub(crate) fn serve(
         .route("/livez", get(async || page(StatusCode::OK, "alive\n")))
         .route("/readyz", get(readyz))
         .with_state(pages);
-    health.on_own_thread("monitor", async move |life| {
-        match TcpListener::from_std(listener) {
-            Ok(listener) => accept(listener, routes, life).await,
+    health.on_own_thread(
+        "monitor",
+        async move |heartbeat| match TcpListener::from_std(listener) {
+            Ok(listener) => accept(listener, routes, heartbeat).await,
             Err(error) => error!(%error, "cannot serve metrics"),
-        }
-    })
+        },
+    )
 }
 
-async fn accept(listener: TcpListener, routes: Router, mut life: Beat) {
+async fn accept(listener: TcpListener, routes: Router, mut heartbeat: Beat) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let next = async {
-            // It is never closed.
+            // The semaphore is never closed.
             let permit = Arc::clone(&room).acquire_owned().await.ok();
             (permit, listener.accept().await)
         };
-        let (permit, accepted) = life.during(Duration::MAX, next).await;
+        let (permit, accepted) = heartbeat.during(Duration::MAX, next).await;
         match accepted {
             Ok((stream, _)) => {
                 let routes = routes.clone();
                 tokio::spawn(async move {
                     let ended = tokio::time::timeout(CONNECTION, answer(stream, routes)).await;
                     if let Ok(Err(error)) = ended {
-                        debug!(%error, "a request for metrics broke off");
+                        debug!(%error, "a request to the monitor failed");
                     }
                     drop(permit);
                 });
             }
             Err(error) => {
-                debug!(%error, "a connection for metrics was not accepted");
+                debug!(%error, "cannot accept a connection to the monitor");
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -126,7 +127,7 @@ async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
     match pages.monitor.scrape() {
         Ok(text) => response(StatusCode::OK, OPEN_METRICS, text),
         Err(error) => {
-            error!(%error, "metrics cannot be written");
+            error!(%error, "cannot write the metrics");
             page(StatusCode::INTERNAL_SERVER_ERROR, "cannot be written\n")
         }
     }

@@ -8,7 +8,7 @@ const ABOUT: About = About {
     monitor_port: 1,
 };
 
-/// A free address that nobody else has meanwhile.
+/// A listener that occupies an address.
 fn taken() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -23,10 +23,10 @@ fn start(wanted: Option<MonitorAddress>, about: &About) -> anyhow::Result<Monito
 }
 
 fn address_of(monitor: &Monitor) -> Option<SocketAddr> {
-    let news = monitor.news.get()?.lock().unwrap();
-    match news.as_ref()? {
-        News::Served(address) => Some(*address),
-        News::Failed(error) => panic!("{error}"),
+    let listening = monitor.to_log.get()?.lock().unwrap();
+    match listening.as_ref()? {
+        Listening::Served(address) => Some(*address),
+        Listening::Failed(error) => panic!("{error}"),
     }
 }
 
@@ -102,10 +102,10 @@ fn a_scrape_reads_as_open_metrics_and_labels_are_escaped() {
 }
 
 #[tokio::test]
-async fn pages_are_to_be_read_only_and_readiness_follows_health_and_shutdown() {
+async fn pages_can_only_be_read_and_readiness_follows_health_and_shutdown() {
     let monitor = Monitor::new(ABOUT, "tester-1");
     let (health, shutdown) = (
-        Health::new(monitor.links(), CancellationToken::new()),
+        Health::new(monitor.connections(), CancellationToken::new()),
         CancellationToken::new(),
     );
     let wanted = MonitorAddress::At("127.0.0.1:0".parse().unwrap());
@@ -123,9 +123,9 @@ async fn pages_are_to_be_read_only_and_readiness_follows_health_and_shutdown() {
         (503, "not started yet\n".to_owned())
     );
     let (_up, connected) = tokio::sync::watch::channel(true);
-    let link = Arc::new(Link::new("jobs", connected));
-    link.answered(std::time::Duration::from_millis(1));
-    monitor.watch(&link);
+    let connection = Arc::new(ConnectionState::new("jobs", connected));
+    connection.set_answered(std::time::Duration::from_millis(1));
+    monitor.watch(&connection);
     assert_eq!(ask("GET", "/readyz").await.0, 200);
     shutdown.cancel();
     assert_eq!(ask("GET", "/readyz").await, (503, "stopping\n".to_owned()));
@@ -143,14 +143,14 @@ async fn pages_are_to_be_read_only_and_readiness_follows_health_and_shutdown() {
 }
 
 #[tokio::test]
-async fn who_connects_and_says_nothing_keeps_nobody_out() {
+async fn silent_connections_do_not_keep_others_out() {
     let wanted = MonitorAddress::At("127.0.0.1:0".parse().unwrap());
     let monitor = start(Some(wanted), &ABOUT).unwrap();
     let address = address_of(&monitor).unwrap();
     let silent: Vec<_> = (0..33)
         .map(|_| std::net::TcpStream::connect(address).unwrap())
         .collect();
-    // One more than are served at a time: this waits until the time of some is up.
+    // One more than are served at a time: this waits until some of them time out.
     let answer = test_support::http("GET", address, "/livez").await.unwrap();
     assert_eq!(answer.status, 200);
     drop(silent);

@@ -3,31 +3,30 @@ use std::time::Duration;
 
 use super::Times;
 
-/// The bounds between which waits are counted, in milliseconds.
+/// Upper bounds of the buckets, in milliseconds.
 const BOUNDS: [u64; 16] = [
     1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000, 15_000, 60_000, 300_000, 1_800_000, 7_200_000,
 ];
 
-/// Counts how long jobs waited before they began, for a histogram: to the millisecond.
+/// A histogram of how long jobs waited before they started, in milliseconds.
 #[derive(Debug, Default)]
 pub struct Waits {
-    /// How many waited no longer than each bound and longer than the one before; the last is for
-    /// those above all.
+    /// The count of each bucket; the last one is for waits above all bounds.
     counts: [AtomicU64; BOUNDS.len() + 1],
     sum_ms: AtomicU64,
 }
 
 impl Waits {
-    /// So many jobs begin that have waited for this long.
+    /// Counts a number of jobs that waited for the same time.
     pub fn add(&self, wait: Duration, jobs: u64) {
         let milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        let place = BOUNDS.partition_point(|bound| *bound < milliseconds);
-        self.counts[place].fetch_add(jobs, Ordering::Relaxed);
+        let bucket = BOUNDS.partition_point(|bound| *bound < milliseconds);
+        self.counts[bucket].fetch_add(jobs, Ordering::Relaxed);
         let sum = milliseconds.saturating_mul(jobs);
         self.sum_ms.fetch_add(sum, Ordering::Relaxed);
     }
 
-    /// What was counted until now.
+    /// The histogram up to now.
     #[must_use]
     pub fn times(&self) -> Times {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -48,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_counts_at_the_first_bound_that_it_does_not_pass() {
+    fn a_wait_counts_at_the_first_bound_that_it_does_not_exceed() {
         let waits = Waits::default();
         for (milliseconds, jobs) in [(0, 1), (1, 2), (3, 1), (7_200_000, 1), (7_200_001, 3)] {
             waits.add(Duration::from_millis(milliseconds), jobs);

@@ -1,4 +1,4 @@
-//! Where NATS is, under the variables that the `nats` command line uses.
+//! The options of the connection to NATS, with the variables of the `nats` command line.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,9 +8,9 @@ use async_nats::{ConnectOptions, ServerAddr};
 
 use super::filter::TlsOptions;
 
-/// How many messages the client library may hold for one subscription before it drops some: more
-/// than a server keeps for a client that does not read (`max_pending`, 64 MiB by default), so
-/// that it never comes to that. It is a bound and costs no memory by itself.
+/// How many messages the client library buffers for one subscription before it drops some. It is more
+/// than a server sends to a client that does not read (`max_pending`, 64 MiB by default), so nothing is
+/// ever dropped. As a bound it costs no memory.
 const SUBSCRIPTION_CAPACITY: usize = 4 * 1024 * 1024;
 
 /// Where NATS is, and who the service is there.
@@ -120,20 +120,20 @@ impl NatsOptions {
         shown.collect::<Vec<_>>().join(", ")
     }
 
-    /// Whether a connection without TLS is refused, whatever the server asks for.
+    /// Whether connections without TLS are refused, even if the server allows them.
     fn requires_tls(&self) -> bool {
         self.ca.is_some() || self.cert.is_some()
     }
 
-    /// The servers as they are connected to.
+    /// The addresses of the servers, with the scheme `tls` if TLS is required.
     ///
     /// # Errors
-    /// When an address cannot be written with the scheme of TLS.
+    /// When an address cannot have that scheme.
     pub(super) fn addresses(&self) -> anyhow::Result<Vec<ServerAddr>> {
         if !self.requires_tls() {
             return Ok(self.url.clone());
         }
-        // The library's option for this holds for all addresses, that of the filter among them.
+        // The library's own option would also apply to the address of the filter.
         let with_tls = self.url.iter().map(|url| {
             let mut url = url.clone().into_inner();
             if url.scheme() == "nats" {
@@ -149,7 +149,7 @@ impl NatsOptions {
         with_tls.collect()
     }
 
-    /// How TLS is used by who connects beside the client library.
+    /// The same TLS options for the filter.
     pub(super) fn tls(&self) -> TlsOptions {
         TlsOptions {
             required: self.requires_tls(),
@@ -167,10 +167,10 @@ impl NatsOptions {
             .subscription_capacity(SUBSCRIPTION_CAPACITY)
             .connection_timeout(Duration::from_secs(5));
         if self.requires_tls() {
-            // They would be connected to without it where they do not ask for it.
+            // The library would connect to discovered servers without TLS if they allow it.
             options = options.ignore_discovered_servers();
         }
-        // The library ignores what a URL says of its user.
+        // The library ignores the user in a URL.
         let in_url = self
             .url
             .iter()
@@ -206,7 +206,7 @@ impl NatsOptions {
     }
 }
 
-/// Files are read before the library does, whose errors do not name them.
+/// Reads a file before the library does: the library's errors do not name it.
 fn read(path: &Path, variable: &str) -> anyhow::Result<String> {
     std::fs::read_to_string(path)
         .with_context(|| format!("cannot read {variable} {}", path.display()))

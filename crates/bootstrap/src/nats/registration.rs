@@ -1,4 +1,4 @@
-//! What is registered as a NATS micro service, and stays so when its connection is made anew.
+//! Registration as a NATS micro service, renewed with each generation of the connection.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use tracing::warn;
 use super::{Client, Nats};
 use crate::service::Context;
 
-/// The wait before a registration is tried again.
+/// The wait before a failed registration is repeated.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// A service that NATS shows under its name, as long as this is kept.
+/// A registered micro service. Dropping this ends the registration.
 #[derive(Debug)]
 pub struct Registration {
     task: JoinHandle<()>,
@@ -28,29 +28,35 @@ impl Drop for Registration {
 
 impl Registration {
     pub(crate) async fn new(context: &Context, nats: &Nats) -> anyhow::Result<Self> {
-        let mut lives = nats.client.lives();
+        let mut generation = nats.client.generation();
         let mut service = start(context, &nats.client).await?;
         let (context, client) = (context.clone(), nats.client.clone());
         let health = context.health.clone();
-        let task = tokio::spawn(health.supervise("registration", async move |mut life| {
-            while life.during(Duration::MAX, lives.changed()).await.is_ok() {
-                // That of the client that has ended goes with it.
-                let mut told = false;
-                service = loop {
-                    match start(&context, &client).await {
-                        Ok(service) => break service,
-                        Err(error) => try_again(&error, &mut told).await,
-                    }
-                    life.beat();
-                };
-            }
-            drop(service);
-        }));
+        let task = tokio::spawn(
+            health.supervise("registration", async move |mut heartbeat| {
+                while heartbeat
+                    .during(Duration::MAX, generation.changed())
+                    .await
+                    .is_ok()
+                {
+                    // The registration of the last generation ended with it.
+                    let mut has_warned = false;
+                    service = loop {
+                        match start(&context, &client).await {
+                            Ok(service) => break service,
+                            Err(error) => wait_to_retry(&error, &mut has_warned).await,
+                        }
+                        heartbeat.beat();
+                    };
+                }
+                drop(service);
+            }),
+        );
         Ok(Self { task })
     }
 }
 
-/// A subject on which a service answers, and under which NATS shows it.
+/// A registered micro service with a subject on which it answers requests.
 #[derive(Debug)]
 pub struct Endpoint {
     context: Context,
@@ -62,7 +68,7 @@ pub struct Endpoint {
 }
 
 struct Current {
-    /// Dropping it would end the registration.
+    /// Dropping this would end the registration.
     _service: Service,
     requests: service::endpoint::Endpoint,
 }
@@ -87,20 +93,20 @@ impl Endpoint {
         })
     }
 
-    /// The next request. Whoever waits no longer loses none.
+    /// The next request. Dropping the future loses no request.
     pub async fn next(&mut self) -> Request {
         loop {
             if let Some(request) = self.current.requests.next().await {
                 return request;
             }
-            let mut told = false;
+            let mut has_warned = false;
             self.current = loop {
-                // The next client may not be there yet.
+                // The next generation may not be there yet.
                 self.client.live().await;
                 let (context, client, name) = (&self.context, &self.client, self.name);
                 match Current::new(context, client, name, &self.queue_group, self.subject).await {
                     Ok(current) => break current,
-                    Err(error) => try_again(&error, &mut told).await,
+                    Err(error) => wait_to_retry(&error, &mut has_warned).await,
                 }
             };
         }
@@ -149,9 +155,10 @@ async fn start(context: &Context, client: &Client) -> anyhow::Result<Service> {
         .map_err(|error| anyhow::anyhow!("cannot register as a micro service: {error}"))
 }
 
-/// Waits before another attempt: an error is a client that has ended, after which another one comes.
-async fn try_again(error: &anyhow::Error, told: &mut bool) {
-    if !std::mem::replace(told, true) {
+/// Waits before another attempt. The error means that the library client has ended, and a new one will
+/// follow.
+async fn wait_to_retry(error: &anyhow::Error, has_warned: &mut bool) {
+    if !std::mem::replace(has_warned, true) {
         warn!("{error:#}, trying again");
     }
     tokio::time::sleep(RETRY).await;

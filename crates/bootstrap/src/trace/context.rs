@@ -4,27 +4,26 @@ use std::sync::LazyLock;
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
-/// The header that says which span of which trace a message comes from, as the W3C has it.
+/// The W3C header with the trace and the span that a message comes from.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// The header with what tracing systems have to say of a trace, beside [`TRACEPARENT`].
+/// The W3C header with data of tracing systems; it goes with [`TRACEPARENT`].
 pub const TRACESTATE: &str = "tracestate";
 
-/// The length of a `traceparent`; a later version may have more behind it.
+/// The length of a `traceparent` in bytes; later versions may append more.
 const LENGTH: usize = 55;
 
-/// The longest `tracestate` that has to be passed on.
+/// The longest `tracestate` that has to be passed on, in bytes.
 const LONGEST_STATE: usize = 512;
 
-/// Where in which trace something happens: it travels from service to service.
+/// A span of a trace, as it travels from service to service.
 ///
-/// It is made only of headers that are as the W3C wants them, so what it is written to, be it a
-/// header or a variable of a program, takes it.
+/// It only comes from valid headers, so it can always be written to a header or an environment variable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceContext(pub(super) SpanContext);
 
 impl TraceContext {
-    /// Reads the headers of a NATS message; nothing if there is no trace in them, or a malformed one.
+    /// Reads the headers of a NATS message; `None` if they have no valid context.
     #[must_use]
     pub fn of_nats(headers: Option<&HeaderMap>) -> Option<Self> {
         let headers = headers?;
@@ -33,7 +32,8 @@ impl TraceContext {
         Self::read(parent, get(TRACESTATE).map(HeaderValue::as_str))
     }
 
-    /// Reads both headers, or whatever else has their form.
+    /// Reads the values of both headers; `None` if `traceparent` is invalid. An invalid `tracestate` is
+    /// ignored.
     #[must_use]
     pub fn read(traceparent: &str, tracestate: Option<&str>) -> Option<Self> {
         let (trace, span, flags) = parts(traceparent)?;
@@ -45,7 +45,7 @@ impl TraceContext {
         context.is_valid().then_some(Self(context))
     }
 
-    /// What the header `traceparent` says.
+    /// The value of the header `traceparent`.
     #[must_use]
     pub fn traceparent(&self) -> String {
         let context = &self.0;
@@ -54,7 +54,7 @@ impl TraceContext {
         format!("00-{trace}-{span}-{flags:02x}")
     }
 
-    /// What the header `tracestate` says, if there is one.
+    /// The value of the header `tracestate`; `None` if there is none.
     #[must_use]
     pub fn tracestate(&self) -> Option<String> {
         let state = self.0.trace_state().header();
@@ -64,7 +64,7 @@ impl TraceContext {
     /// Writes both into the headers of a NATS message.
     pub fn put_into(&self, headers: &mut HeaderMap) {
         let mut put = |name, value: String| {
-            // It was read from a header, or made of letters and digits.
+            // It comes from a header or is made of letters and digits, so it always parses.
             if let Ok(value) = value.parse::<HeaderValue>() {
                 headers.insert(HeaderName::from_static(name), value);
             }
@@ -75,7 +75,7 @@ impl TraceContext {
         }
     }
 
-    /// How many bytes its headers take in a message.
+    /// The size of its headers in a message, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         let line = |name: &str, value: usize| name.len() + value + ": \r\n".len();
@@ -84,8 +84,8 @@ impl TraceContext {
     }
 }
 
-/// The trace in which this process was started, by the variables `TRACEPARENT` and `TRACESTATE`: so
-/// does a consumer start programs.
+/// The trace in which this process was started, from the variables `TRACEPARENT` and `TRACESTATE`, which
+/// a consumer sets for programs; `None` if there is none.
 #[must_use]
 pub fn inherited() -> Option<&'static TraceContext> {
     static INHERITED: LazyLock<Option<TraceContext>> = LazyLock::new(|| {
@@ -96,7 +96,7 @@ pub fn inherited() -> Option<&'static TraceContext> {
 }
 
 fn parts(traceparent: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
-    // Looked at first, so that whatever else somebody has put there costs nothing.
+    // Checked first, so that any other text costs nothing.
     let (known, more) = traceparent.split_at_checked(LENGTH)?;
     let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if !known.bytes().all(|byte| byte == b'-' || hex(byte)) {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_trace_is_passed_over() {
+    fn invalid_contexts_are_ignored() {
         for text in [
             "",
             "00",

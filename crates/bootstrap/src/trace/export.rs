@@ -16,45 +16,45 @@ use tracing::{info, warn};
 use super::options::{Endpoint, TraceOptions};
 use crate::About;
 
-/// How often it is said that a collector does not take spans.
-const TELL: Duration = Duration::from_mins(1);
+/// The shortest time between two warnings that the collector takes no spans.
+const WARNING_PERIOD: Duration = Duration::from_mins(1);
 
-/// How long a collector is waited for that does not answer to a connection.
+/// Time-out of connecting to the collector.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a collector may take over a batch, with all repetitions.
-const LONGEST: Duration = Duration::from_secs(10);
+/// Time-out of sending a batch, with all retries.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most of the grace period that the last spans may take.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// The longest time for sending the last spans when the service stops.
+const MAX_FLUSH: Duration = Duration::from_secs(3);
 
-/// The least: a collector that is there needs no more.
-const LEAST: Duration = Duration::from_millis(250);
+/// The time for sending the last spans that is always allowed, even if the grace period is over.
+const MIN_FLUSH: Duration = Duration::from_millis(250);
 
-/// Whether spans are made; looked at for each job, so it is no more than a load.
+/// Whether spans are recorded. It is read for each job, so it has to be cheap.
 static ON: AtomicBool = AtomicBool::new(false);
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// Whether spans are made: if not, there are only those that pass on what others have begun.
+/// Whether spans are recorded. If not, a [`Span`](super::Span) only passes on a context from elsewhere.
 #[must_use]
 pub fn is_on() -> bool {
     ON.load(Ordering::Relaxed)
 }
 
-/// Who makes spans, if they are wanted.
+/// `None` if no spans are recorded.
 pub(super) fn tracer() -> Option<&'static SdkTracer> {
     if is_on() { TRACER.get() } else { None }
 }
 
-/// Spans on their way to a collector, until the service ends; nothing without one.
+/// The export of spans; empty without a collector.
 #[derive(Debug, Default)]
 pub(crate) struct Exporting(Option<SdkTracerProvider>);
 
-/// Starts to record spans, if there is a collector for them.
+/// Starts to record spans, if a collector is configured.
 ///
 /// # Errors
-/// When what is sent to it cannot be set up; no secret is in the error.
+/// When the endpoint is invalid or the export cannot be set up; the error shows no secret.
 pub(crate) fn start(
     options: &TraceOptions,
     about: &About,
@@ -66,7 +66,7 @@ pub(crate) fn start(
     let endpoint: Endpoint = endpoint.parse().map_err(|error| {
         anyhow::anyhow!("--otlp-endpoint or OTEL_EXPORTER_OTLP_ENDPOINT: {error}")
     })?;
-    let exporter = Exporter::new(&endpoint).context("spans cannot be sent")?;
+    let exporter = Exporter::new(&endpoint).context("cannot set up the export of spans")?;
     let mut resource = Resource::builder();
     if std::env::var_os("OTEL_SERVICE_NAME").is_none_or(|name| name.is_empty()) {
         resource = resource.with_service_name(about.name);
@@ -75,7 +75,7 @@ pub(crate) fn start(
         KeyValue::new("service.version", about.version),
         KeyValue::new("service.instance.id", instance.to_owned()),
     ]);
-    // Others have decided for their traces: one is whole, or not there at all.
+    // The service that begins a trace decides whether it is recorded: each trace is complete or absent.
     let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(options.trace_ratio)));
     let provider = SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
@@ -89,32 +89,33 @@ pub(crate) fn start(
 }
 
 impl Exporting {
-    /// Sends the last spans; `left` is what is left of the grace period.
+    /// Sends the last spans. `left` is the rest of the grace period.
     pub(crate) fn finish(self, left: Duration) {
         let Some(provider) = self.0 else { return };
         ON.store(false, Ordering::Relaxed);
-        if let Err(error) = provider.shutdown_with_timeout(left.clamp(LEAST, FAREWELL)) {
+        if let Err(error) = provider.shutdown_with_timeout(left.clamp(MIN_FLUSH, MAX_FLUSH)) {
             warn!(%error, "the last spans were not sent");
         }
     }
 }
 
-/// Sends spans from the thread of the SDK, and says now and then that it cannot.
+/// Sends spans on the thread of the SDK, and logs now and then that it cannot.
 struct Exporter {
     otlp: OtlpExporter,
-    /// Its own: neither do jobs wait for a collector, nor it for them.
+    /// A separate runtime, so that jobs and exports do not wait for each other.
     runtime: tokio::runtime::Runtime,
-    trouble: Mutex<Trouble>,
+    log: Mutex<ExportLog>,
 }
 
-/// What is to be told of a collector.
+/// What was logged of the exports.
 #[derive(Default)]
-struct Trouble {
-    /// Whether it has ever taken some.
-    known: bool,
-    told: Option<Instant>,
-    /// Whether it was told of what lasts now.
-    open: bool,
+struct ExportLog {
+    /// Whether the collector has ever taken spans.
+    has_succeeded: bool,
+    warned_at: Option<Instant>,
+    /// Whether there was a warning since the last success.
+    is_failing: bool,
+    /// Spans lost since the last success.
     lost: usize,
 }
 
@@ -122,18 +123,18 @@ impl Exporter {
     fn new(endpoint: &Endpoint) -> anyhow::Result<Self> {
         static CRYPTOGRAPHY: Once = Once::new();
         CRYPTOGRAPHY.call_once(|| {
-            // Whoever has chosen another before has one that is as good.
+            // An error means that the program chose a provider before, which is fine.
             let _ = rustls::crypto::ring::default_provider().install_default();
         });
         let mut client = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            // It would be shown the headers.
+            // Another server would get the headers.
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
-            // A collector is near; what goes through a proxy would have to be said.
+            // A collector is usually on the same network, which a proxy may not reach.
             .no_proxy();
         if endpoint.is_plain() {
-            // Without TLS there is no need for certificates, which may be missing in a small image.
+            // Plain HTTP needs no root certificates, which a small image may lack.
             client = client.tls_certs_only([]);
         }
         let client = client.build().context("TLS cannot be set up")?;
@@ -149,28 +150,31 @@ impl Exporter {
         Ok(Self {
             otlp,
             runtime,
-            trouble: Mutex::default(),
+            log: Mutex::default(),
         })
     }
 
-    fn tell(&self, result: OTelSdkResult, spans: usize) {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+    fn log(&self, result: OTelSdkResult, spans: usize) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
-            Ok(()) if trouble.open || !trouble.known => {
-                trouble.known = true;
-                trouble.open = false;
-                let lost = std::mem::take(&mut trouble.lost);
+            Ok(()) if log.is_failing || !log.has_succeeded => {
+                log.has_succeeded = true;
+                log.is_failing = false;
+                let lost = std::mem::take(&mut log.lost);
                 info!(lost, "the collector takes spans");
             }
             Ok(()) => {}
             Err(error) => {
-                trouble.lost += spans;
-                if trouble.told.is_none_or(|told| told.elapsed() >= TELL) {
-                    trouble.told = Some(Instant::now());
-                    trouble.open = true;
-                    // It may hold what the collector has answered.
+                log.lost += spans;
+                if log
+                    .warned_at
+                    .is_none_or(|at| at.elapsed() >= WARNING_PERIOD)
+                {
+                    log.warned_at = Some(Instant::now());
+                    log.is_failing = true;
+                    // Logged escaped: it may repeat a text of the collector.
                     let error = error.to_string();
-                    warn!(lost = trouble.lost, ?error, "the collector takes no spans");
+                    warn!(lost = log.lost, ?error, "the collector takes no spans");
                 }
             }
         }
@@ -180,14 +184,14 @@ impl Exporter {
 impl SpanExporter for Exporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
-        // This is called on a thread that does nothing else, and has no runtime.
+        // The SDK calls this on its own thread, which has no runtime.
         let result = self.runtime.block_on(async {
-            // A client keeps to this by itself only if it was made by the exporter.
-            let sent = tokio::time::timeout(LONGEST, self.otlp.export(batch)).await;
-            sent.unwrap_or(Err(OTelSdkError::Timeout(LONGEST)))
+            // The exporter sets this time-out only on a client that it made itself.
+            let sent = tokio::time::timeout(EXPORT_TIMEOUT, self.otlp.export(batch)).await;
+            sent.unwrap_or(Err(OTelSdkError::Timeout(EXPORT_TIMEOUT)))
         });
-        self.tell(result, spans);
-        // It has been told, as often as is good.
+        self.log(result, spans);
+        // The error was logged above, and the SDK need not log it again.
         Ok(())
     }
 

@@ -1,8 +1,8 @@
-//! Traces of OpenTelemetry: what a job goes through, from whoever hands it over to its handler.
+//! OpenTelemetry traces of jobs, from their submission to their handler.
 //!
-//! A trace travels in the headers `traceparent` and `tracestate` of the W3C. Without
-//! `--otlp-endpoint` no span is made, and a trace that others have begun is passed on as it came.
-//! What spans say follows the semantic conventions for messaging.
+//! A trace travels in the W3C headers `traceparent` and `tracestate`. Without `--otlp-endpoint` no span
+//! is made, and the context of a trace begun elsewhere is passed on unchanged. Spans follow the semantic
+//! conventions for messaging.
 
 mod context;
 mod export;

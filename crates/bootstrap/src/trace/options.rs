@@ -2,12 +2,12 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
-/// Whether and where traces are recorded.
+/// The options of traces.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TraceOptions {
     /// Collector that spans are sent to, as OTLP over HTTP, such as `http://127.0.0.1:4318`; none are
     /// made if absent. Headers for it are read from the variable `OTEL_EXPORTER_OTLP_HEADERS`
-    // Read when the service starts: a mistake would be shown with the whole text.
+    // Parsed later, because a parse error of clap would show the whole text.
     #[arg(
         long,
         value_name = "URL",
@@ -28,12 +28,12 @@ pub struct TraceOptions {
     pub trace_ratio: f64,
 }
 
-/// Where a collector is: what comes before `/v1/traces`.
+/// The URL of a collector, without `/v1/traces`.
 #[derive(Debug)]
 pub(super) struct Endpoint(Url);
 
 impl Endpoint {
-    /// The place for spans.
+    /// The URL that spans are sent to.
     pub(super) fn traces(&self) -> Url {
         let mut url = self.0.clone();
         let path = format!("{}/v1/traces", url.path().trim_end_matches('/'));
@@ -41,6 +41,7 @@ impl Endpoint {
         url
     }
 
+    /// Whether it is HTTP without TLS.
     pub(super) fn is_plain(&self) -> bool {
         self.0.scheme() == "http"
     }
@@ -49,7 +50,7 @@ impl Endpoint {
 impl FromStr for Endpoint {
     type Err = String;
 
-    /// The text is not repeated: it may hold a secret.
+    /// Errors do not show the text: it may hold a secret.
     fn from_str(text: &str) -> Result<Self, String> {
         let url = Url::parse(text)
             .map_err(|error| format!("invalid URL: {error}; write \"http://host:4318\""))?;
@@ -58,10 +59,10 @@ impl FromStr for Endpoint {
                 "invalid URL: it has to begin with http:// or https:// and a host".to_owned(),
             );
         }
-        // They would stand in error messages, and in the list of processes.
+        // They would appear in error messages and in the list of processes.
         if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
             return Err(
-                "invalid URL: it may have no user, password or query: what a collector asks for goes into \
+                "invalid URL: it must not have a user, a password or a query; put credentials into \
                  OTEL_EXPORTER_OTLP_HEADERS"
                     .to_owned(),
             );
@@ -75,7 +76,7 @@ fn ratio(text: &str) -> Result<f64, String> {
         .parse()
         .ok()
         .filter(|ratio| (0.0..=1.0).contains(ratio));
-    number.ok_or_else(|| "it is no number from 0 to 1".to_owned())
+    number.ok_or_else(|| "not a number from 0 to 1".to_owned())
 }
 
 #[cfg(test)]

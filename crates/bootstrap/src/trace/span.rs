@@ -11,56 +11,58 @@ use opentelemetry_sdk::trace::Span as SdkSpan;
 use super::context::TraceContext;
 use super::export::tracer;
 
-/// The longest description of an error in a span.
+/// The longest description of an error in a span, in characters.
 const LONGEST: usize = 200;
 
-/// A piece of work in a trace; it ends when it is dropped.
+/// A span of a trace; it ends when it is dropped.
 ///
-/// Where no traces are recorded it is nothing but the trace that others have begun, to be passed on;
-/// and where there is none, nothing at all: each job has one.
+/// If no spans are recorded, it only carries a context from elsewhere, and is empty without one. It has
+/// to be cheap, because each job has one.
 #[derive(Debug, Default)]
 pub struct Span(Option<State>);
 
 #[derive(Debug)]
 enum State {
-    Passed(Box<SpanContext>),
-    On(Box<Recorded>),
+    /// Nothing is recorded; the context from elsewhere is passed on.
+    PassedOn(Box<SpanContext>),
+    Recorded(Box<Recorded>),
 }
 
 #[derive(Debug)]
 struct Recorded {
     span: SdkSpan,
-    /// Whether it has failed if it is dropped now: whoever waited for a call has given it up.
-    waits: bool,
+    /// Whether it is a call without an answer yet: if it is dropped now, the call was given up.
+    awaits_answer: bool,
 }
 
-/// What a span says of the job that it is about.
+/// The attributes of a span that come from its job.
 #[derive(Clone, Copy)]
 pub struct Job<'a> {
-    /// Its id.
+    /// The id of the job.
     pub id: &'a dyn Display,
-    /// Its kind.
+    /// The kind of the job.
     pub kind: &'a dyn Display,
-    /// Where it is handed over, without what is particular to it: `jobs.create` or `jobs.durable`.
+    /// The subject that it is submitted on, without tokens of the single job: `jobs.create` or
+    /// `jobs.durable`.
     pub destination: &'static str,
 }
 
 impl Span {
-    /// A job is handed over, as part of a trace if there is one already. What the span is put into
-    /// ([`Span::put_into`]) belongs to it.
+    /// Begins the span of a submission, in the trace of `parent` or a new one. Its context has to be put
+    /// into the message with [`Span::put_into`].
     #[must_use]
     pub fn send(parent: Option<&TraceContext>, job: Job<'_>) -> Self {
         Self::of_job(parent, SpanKind::Producer, "send", job)
     }
 
-    /// A job is run, of which this is the sender's context.
+    /// Begins the span of an attempt; `sender` is the context in the message.
     #[must_use]
     pub fn process(sender: Option<&TraceContext>, job: Job<'_>) -> Self {
         Self::of_job(sender, SpanKind::Consumer, "process", job)
     }
 
-    /// A request has come in over HTTP: its method, the route that it matched, and its headers
-    /// `traceparent` and `tracestate`.
+    /// Begins the span of an HTTP request: its method, the route that it matched, and a look-up of its
+    /// headers `traceparent` and `tracestate`.
     #[must_use]
     pub fn serve<'a>(
         method: &str,
@@ -78,13 +80,13 @@ impl Span {
         span
     }
 
-    /// Another service or a program is called. It has failed if it is dropped before
-    /// [`Span::answered`].
+    /// Begins the span of a call to a service or a program. If it is dropped before [`Span::answered`],
+    /// the call counts as failed.
     #[must_use]
     pub fn call(parent: Option<&TraceContext>, name: impl FnOnce() -> Cow<'static, str>) -> Self {
         let mut span = Self::start(parent, SpanKind::Client, name);
         if let Some(recorded) = span.recorded() {
-            recorded.waits = true;
+            recorded.awaits_answer = true;
         }
         span
     }
@@ -114,7 +116,7 @@ impl Span {
         name: impl FnOnce() -> Cow<'static, str>,
     ) -> Self {
         let Some(tracer) = tracer() else {
-            return Self(parent.map(|parent| State::Passed(Box::new(parent.0.clone()))));
+            return Self(parent.map(|parent| State::PassedOn(Box::new(parent.0.clone()))));
         };
         let mut context = Context::new();
         if let Some(parent) = parent {
@@ -122,23 +124,26 @@ impl Span {
         }
         let builder = tracer.span_builder(name()).with_kind(kind);
         let span = tracer.build_with_context(builder, &context);
-        let recorded = Recorded { span, waits: false };
-        Self(Some(State::On(Box::new(recorded))))
+        let recorded = Recorded {
+            span,
+            awaits_answer: false,
+        };
+        Self(Some(State::Recorded(Box::new(recorded))))
     }
 
     fn recorded(&mut self) -> Option<&mut Recorded> {
         match self.0.as_mut()? {
-            State::Passed(_) => None,
-            State::On(recorded) => Some(recorded),
+            State::PassedOn(_) => None,
+            State::Recorded(recorded) => Some(recorded),
         }
     }
 
-    /// Where in which trace this is, for what is done because of it.
+    /// The context for work that belongs to this span; `None` if it belongs to no trace.
     #[must_use]
     pub fn context(&self) -> Option<TraceContext> {
         let context = match self.0.as_ref()? {
-            State::Passed(context) => context.as_ref(),
-            State::On(recorded) => recorded.span.span_context(),
+            State::PassedOn(context) => context.as_ref(),
+            State::Recorded(recorded) => recorded.span.span_context(),
         };
         context.is_valid().then(|| TraceContext(context.clone()))
     }
@@ -150,28 +155,28 @@ impl Span {
         }
     }
 
-    /// Whether it is of any use to say more of it.
+    /// Whether attributes are recorded; if not, there is no use in computing them.
     #[must_use]
     pub fn is_recorded(&self) -> bool {
-        matches!(&self.0, Some(State::On(recorded)) if recorded.span.is_recording())
+        matches!(&self.0, Some(State::Recorded(recorded)) if recorded.span.is_recording())
     }
 
-    /// Says more of it.
+    /// Sets an attribute.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
         if let Some(recorded) = self.recorded() {
             recorded.span.set_attribute(KeyValue::new(name, value));
         }
     }
 
-    /// What was called has answered, or could not be called: then this is a word for why. What is
-    /// said of it later does not count.
+    /// Ends the wait of a call: with `None` for success, or with an error code. Only the first call of
+    /// this method counts.
     pub fn answered(&mut self, error: Option<&str>) {
         if let Some(recorded) = self.recorded() {
             recorded.answered(error);
         }
     }
 
-    /// It failed: a word for programs, and for people as much as may stand in a log.
+    /// Marks the span as failed, with a code for programs and a message that may be logged.
     pub fn failed(&mut self, code: &str, message: &str) {
         if let Some(recorded) = self.recorded() {
             recorded.failed(code, message);
@@ -181,7 +186,7 @@ impl Span {
 
 impl Recorded {
     fn answered(&mut self, error: Option<&str>) {
-        if std::mem::take(&mut self.waits)
+        if std::mem::take(&mut self.awaits_answer)
             && let Some(error) = error
         {
             self.failed(error, "");
@@ -209,7 +214,7 @@ mod tests {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn where_nothing_is_recorded_a_trace_is_passed_on_as_it_came() {
+    fn without_recording_a_trace_is_passed_on_unchanged() {
         let job = Job {
             id: &1,
             kind: &"mail",
@@ -219,7 +224,7 @@ mod tests {
         let spans = [
             Span::send(parent.as_ref(), job),
             Span::process(parent.as_ref(), job),
-            Span::call(parent.as_ref(), || unreachable!("nobody reads its name")),
+            Span::call(parent.as_ref(), || unreachable!("the name is not needed")),
             Span::serve("POST", "/v1/jobs", |name| match name {
                 super::super::TRACEPARENT => Some(PARENT),
                 _ => Some("a=b"),

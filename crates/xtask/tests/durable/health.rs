@@ -146,7 +146,7 @@ async fn freezes_and_thaws(lane: &Lane, (service, user, connections, own): About
                 format!("the frozen connection {connection} of the {service} to be seen, {way:?}");
             eventually(SEEN, &what, async || {
                 let answer = running.look_at("/readyz").await;
-                let told = format!("{connection}: no answer of NATS for ");
+                let told = format!("{connection}: no answer from NATS for ");
                 (answer.status == 503 && answer.body.contains(&told)).then_some(())
             })
             .await;

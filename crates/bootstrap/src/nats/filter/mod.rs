@@ -1,14 +1,14 @@
 //! A filter between the client library and a server, for messages that the library cannot read.
 //!
-//! Whoever may submit a job can give it headers at which async-nats 0.51 panics, or drops its connection
-//! (nats-io/nats.rs, pull request 1612). One such message in a queue would end the connection of each
-//! consumer that gets it, again and again. So a connection that was lost although its server is still the
-//! same is made again through this filter, which listens on the loopback interface for this one
-//! connection, and writes anew what the library cannot read ([`wire`]): such a message arrives with the
-//! header [`common::subjects::UNREADABLE_HEADER`] in the place of its own, and is dealt with like any other.
+//! Anyone who may submit a job can give it headers at which async-nats 0.51 panics or drops its
+//! connection (nats-io/nats.rs, pull request 1612). One such message in a queue would end the connection
+//! of each consumer that gets it, again and again. So when a connection is lost although its server has
+//! not restarted, it is made again through this filter. The filter listens on the loopback interface for
+//! this one connection, and rewrites the messages that the library cannot read ([`wire`]): they arrive
+//! with the header [`common::subjects::UNREADABLE_HEADER`] in place of their own headers.
 //!
 //! A connection that was never lost has no filter. Once a release of async-nats reads every message, this
-//! folder and its calls in `connection.rs` can be deleted.
+//! folder and its calls in `connector.rs` and `server_choice.rs` can be deleted.
 
 mod owner;
 mod tls;
@@ -32,19 +32,19 @@ use tracing::{debug, info, warn};
 pub(super) use self::tls::TlsOptions;
 use self::wire::Rewriter;
 
-/// How long it takes at most to reach the server, and to be connected to by the client.
+/// Time-out of connecting to the server, and of waiting for the client to connect.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How much is read at a time.
+/// How many bytes are read at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// The longest first line of a server.
+/// The longest first line of a server (`INFO`), in bytes.
 const LONGEST_GREETING: usize = 1 << 20;
 
-/// Whether a message has arrived without its own headers, because they could not be read.
+/// Whether a message arrived without its own headers, because they or its subject could not be read.
 #[must_use]
 pub fn is_unreadable(headers: Option<&HeaderMap>) -> bool {
-    // There are few, and a look at each costs less than to find one.
+    // There are few headers: to compare all costs less than a look-up.
     headers.is_some_and(|headers| {
         headers
             .iter()
@@ -55,47 +55,48 @@ pub fn is_unreadable(headers: Option<&HeaderMap>) -> bool {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// The filter of one client of the library.
+/// The filter of one library client.
 pub(super) struct Filter {
-    /// Where it is reached, in the pool of the client's servers.
+    /// Its own address, which is in the client's pool of servers.
     pub(super) address: ServerAddr,
-    /// The servers that this client was connected to, by the id that each has from its start to its end.
+    /// The ids of the servers that this client was connected to. A server has a new id after a restart.
     known: Mutex<HashSet<String>>,
     tls: TlsOptions,
     port: Mutex<Port>,
-    /// What is said of it.
-    about: Arc<About>,
+    stats: Arc<Stats>,
 }
 
-struct About {
+struct Stats {
+    /// The purpose of the connection, for log lines.
     purpose: String,
+    /// How many messages were rewritten.
     unreadable: Arc<AtomicU64>,
 }
 
-/// Its port is reserved from the beginning; nothing listens there before it is needed.
+/// The port of the filter. It is reserved from the beginning, but only listened on when needed.
 enum Port {
     Reserved(TcpSocket),
     Listening(Arc<TcpListener>),
     Failed,
 }
 
-/// A connection to a server, and the line with which the server began.
+/// A connection to a server, and the first line of the server.
 struct Upstream {
     stream: Box<dyn Stream>,
     greeting: String,
 }
 
-/// Whether the filter was put in place.
+/// Whether the filter is in place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Offer {
-    /// The client has to connect to [`Filter::address`] now.
+    /// It is: the client has to connect to [`Filter::address`] now.
     Made,
-    /// The server is none that the client was connected to: it was started since, or is another one.
+    /// The client was not connected to this server before, or the server has restarted since.
     NotNeeded,
 }
 
 impl Filter {
-    /// A filter that is not in place yet. `unreadable` counts the messages that it writes anew.
+    /// A filter that is not in place yet. `unreadable` counts the messages that it rewrites.
     ///
     /// # Errors
     /// When there is no free port on the loopback interface.
@@ -112,15 +113,15 @@ impl Filter {
             known: Mutex::default(),
             tls,
             port: Mutex::new(Port::Reserved(socket)),
-            about: Arc::new(About {
+            stats: Arc::new(Stats {
                 purpose: purpose.to_owned(),
                 unreadable,
             }),
         })
     }
 
-    /// The client was connected to this server.
-    pub(super) fn know(&self, server_id: &str) {
+    /// Remembers that the client was connected to this server.
+    pub(super) fn remember(&self, server_id: &str) {
         self.known().insert(server_id.to_owned());
     }
 
@@ -129,8 +130,8 @@ impl Filter {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts itself between the client and a server, if the client was connected to that server before,
-    /// or in any case.
+    /// Connects to a server and waits for the client, if the client was connected to that server before
+    /// or `in_any_case`.
     ///
     /// # Errors
     /// When the server cannot be reached.
@@ -141,30 +142,30 @@ impl Filter {
         };
         let listener = self.listen()?;
         info!(
-            connection = self.about.purpose,
-            "the connection was lost though the server was not: reading through a filter, in case a message could not be read"
+            connection = self.stats.purpose,
+            "the connection was lost although the server did not stop: reading through a filter, in case a message could not be read"
         );
-        let about = Arc::clone(&self.about);
+        let stats = Arc::clone(&self.stats);
         tokio::spawn(async move {
             let client = tokio::time::timeout(PATIENCE, accept(&listener)).await;
             let relayed = match client {
-                Ok(Ok(client)) => relay(client, upstream, &about).await,
+                Ok(Ok(client)) => relay(client, upstream, &stats).await,
                 Ok(Err(error)) => Err(error),
                 Err(elapsed) => Err(elapsed.into()),
             };
             if let Err(error) = relayed {
-                debug!(connection = about.purpose, %error, "the filter ended");
+                debug!(connection = stats.purpose, %error, "the filter ended");
             }
         });
         Ok(Offer::Made)
     }
 
-    /// Connects to a server; `None` if there is no need for a filter.
+    /// Connects to a server; `None` if no filter is needed.
     async fn reach(&self, server: &ServerAddr, in_any_case: bool) -> io::Result<Option<Upstream>> {
         let mut addresses = server.socket_addrs().await?;
         let address = addresses
             .next()
-            .ok_or_else(|| io::Error::other("the name of the server has no address"))?;
+            .ok_or_else(|| io::Error::other("the host name of the server has no address"))?;
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let mut greeting = greeting(&mut stream).await?;
@@ -179,7 +180,7 @@ impl Filter {
         } else {
             Box::new(stream)
         };
-        // The client is on this machine, and in the same process.
+        // The client is in the same process, so it needs no TLS.
         greeting["tls_required"] = Value::Bool(false);
         greeting["tls_available"] = Value::Bool(false);
         Ok(Some(Upstream {
@@ -201,13 +202,13 @@ impl Filter {
     }
 }
 
-/// The first line of a server, without its name.
+/// The JSON of a server's first line.
 async fn greeting(stream: &mut TcpStream) -> io::Result<Value> {
     let mut line = Vec::new();
-    // Nothing follows it until the client has answered.
+    // The server sends nothing more until the client has answered.
     while !line.ends_with(b"\r\n") {
         if line.len() > LONGEST_GREETING {
-            return Err(io::Error::other("the server does not end its first line"));
+            return Err(io::Error::other("the first line of the server has no end"));
         }
         if stream.read_buf(&mut line).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -215,11 +216,11 @@ async fn greeting(stream: &mut TcpStream) -> io::Result<Value> {
     }
     let json = line
         .strip_prefix(b"INFO ")
-        .ok_or_else(|| io::Error::other("it is no NATS server"))?;
+        .ok_or_else(|| io::Error::other("not a NATS server"))?;
     Ok(serde_json::from_slice(json)?)
 }
 
-/// The connection of the client, which is one of this process: whoever else connects here is sent away.
+/// Accepts the connection of the client. Connections of other users are closed.
 async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     loop {
         let (client, peer) = listener.accept().await?;
@@ -227,12 +228,12 @@ async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
             client.set_nodelay(true)?;
             return Ok(client);
         }
-        warn!(%peer, "another user connected to the filter of this process, and was sent away");
+        warn!(%peer, "another user connected to the filter of this process: connection closed");
     }
 }
 
-/// Passes on what both sides send, until one of them ends.
-async fn relay(mut client: TcpStream, upstream: Upstream, about: &About) -> io::Result<()> {
+/// Relays both directions until one side ends, and rewrites messages on their way to the client.
+async fn relay(mut client: TcpStream, upstream: Upstream, stats: &Stats) -> io::Result<()> {
     client.write_all(upstream.greeting.as_bytes()).await?;
     let (mut from_server, mut to_server) = tokio::io::split(upstream.stream);
     let (mut from_client, mut to_client) = client.split();
@@ -245,7 +246,7 @@ async fn relay(mut client: TcpStream, upstream: Upstream, about: &About) -> io::
                 return Ok(());
             }
             rewriter.rewrite(&mut input, &mut output)?;
-            about.count(std::mem::take(&mut rewriter.unreadable));
+            stats.count(std::mem::take(&mut rewriter.unreadable));
             to_client.write_all(&output).await?;
             output.clear();
         }
@@ -260,12 +261,12 @@ async fn relay(mut client: TcpStream, upstream: Upstream, about: &About) -> io::
     }
 }
 
-impl About {
+impl Stats {
     fn count(&self, unreadable: u64) {
         if unreadable > 0 && self.unreadable.fetch_add(unreadable, Ordering::Relaxed) == 0 {
             warn!(
                 connection = self.purpose,
-                "a message has a subject or headers that cannot be read, and is passed on without them (further ones are counted only)"
+                "a message has a subject or headers that cannot be read, and is passed on without them (further ones are only counted)"
             );
         }
     }

@@ -1,10 +1,11 @@
-//! Who is at the other end of a connection on the loopback interface.
+//! Which user is at the other end of a connection on the loopback interface.
 
 use std::net::SocketAddr;
 
-/// Whether a process of this user made a connection: the system tells in its table of connections.
+/// Whether a process of this user made a connection, by the system's table of connections.
 ///
-/// The filter may have been let in by a certificate, which nobody else on this machine may borrow.
+/// The filter may have authenticated to the server with a certificate, which other users of this machine
+/// must not profit from.
 pub(super) async fn is_this_user(peer: SocketAddr) -> bool {
     let read = || std::fs::read_to_string("/proc/net/tcp");
     let table = tokio::task::spawn_blocking(read).await;
@@ -12,18 +13,19 @@ pub(super) async fn is_this_user(peer: SocketAddr) -> bool {
     matches!(table, Ok(Ok(table)) if owner(&table, peer) == Some(uid))
 }
 
-/// The user of the socket with a local address, in `/proc/net/tcp` (see proc(5)).
+/// The user id of the socket with this local address in `/proc/net/tcp` (see proc(5)); `None` if there
+/// is no such socket.
 fn owner(table: &str, local: SocketAddr) -> Option<u32> {
     let SocketAddr::V4(local) = local else {
         return None;
     };
-    // The address is shown as the number that it is in memory.
+    // The table shows the address as a number in the byte order of the machine.
     let address = u32::from_ne_bytes(local.ip().octets());
     let shown = format!("{address:08X}:{:04X}", local.port());
     table.lines().skip(1).find_map(|line| {
         let mut words = line.split_ascii_whitespace().skip(1);
         let found = words.next()? == shown;
-        // Behind it: remote address, state, queues, timer, retransmissions.
+        // It is followed by remote address, state, queues, timer and retransmissions.
         let uid = words.nth(5)?.parse().ok()?;
         found.then_some(uid)
     })

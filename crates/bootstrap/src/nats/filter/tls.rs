@@ -1,4 +1,4 @@
-//! TLS between the filter and a server, with the options that the client library is given without it.
+//! TLS between the filter and a server, with the same options as the client library.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,14 +11,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// How a server is trusted, and this client known to it.
+/// Which servers are trusted, and which certificate this client shows.
 #[derive(Clone, Debug)]
 pub(in crate::nats) struct TlsOptions {
     /// Whether a connection without TLS is refused.
     pub(in crate::nats) required: bool,
-    /// The authorities that may vouch for the server; those of the system if there is none.
+    /// File with the trusted certificate authorities; `None` means those of the system.
     pub(in crate::nats) ca: Option<PathBuf>,
-    /// This client's certificate and its key.
+    /// Files with this client's certificate and its key; `None` for no client certificate.
     pub(in crate::nats) identity: Option<(PathBuf, PathBuf)>,
 }
 
@@ -33,7 +33,7 @@ impl TlsOptions {
         connector.connect(name, stream).await
     }
 
-    /// Read each time, as the library does: certificates are renewed while a service runs.
+    /// Reads the files for each connection, as the library does: certificates may be renewed.
     fn config(&self) -> anyhow::Result<ClientConfig> {
         let mut roots = RootCertStore::empty();
         match &self.ca {

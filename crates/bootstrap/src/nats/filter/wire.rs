@@ -1,8 +1,7 @@
-//! Finds what the client library cannot read in what a server sends, and writes it so that it can.
+//! Finds messages that the client library cannot read, and rewrites them so that it can.
 //!
-//! A server passes the subject, the reply subject and the headers of a message on as it got them.
-//! async-nats 0.51 ends the connection where they are not what it expects, and panics at a bare CR in
-//! a header.
+//! A server passes on the subject, the reply subject and the headers of a message as it got them.
+//! async-nats 0.51 ends the connection if they break its rules, and panics at a bare CR in a header.
 
 use std::fmt::Write as _;
 use std::io;
@@ -14,14 +13,14 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf as _, BytesMut};
 use common::subjects::UNREADABLE_HEADER;
 
-/// The longest line of the protocol; a server tells all of its cluster in one.
+/// The longest line of the protocol, in bytes; one line lists all servers of a cluster.
 const LONGEST_LINE: usize = 1 << 20;
 
-/// How many bytes of headers that cannot be read are passed on: as base64 they fit into the headers of
-/// a message that a stream takes.
+/// How many bytes of unreadable headers are kept: as Base64 they fit into the headers of a message in a
+/// stream.
 const KEPT: usize = 40 * 1024;
 
-/// What a server adds at the end of the headers of a message that it gives from a stream.
+/// The headers that a server adds at the end when it sends a message from a stream.
 const OF_THE_SERVER: [&str; 7] = [
     "Nats-Stream",
     "Nats-Subject",
@@ -32,32 +31,32 @@ const OF_THE_SERVER: [&str; 7] = [
     "Nats-UpTo-Sequence",
 ];
 
-/// Rewrites the stream of one connection.
+/// Rewrites the bytes that a server sends on one connection.
 #[derive(Debug, Default)]
 pub(super) struct Rewriter {
-    /// How many bytes of a message are still to be passed on as they are.
+    /// How many bytes of the current message are still to be copied.
     body: usize,
-    /// How many messages could not be read as they were.
+    /// How many messages were rewritten since this was last taken.
     pub(super) unreadable: u64,
 }
 
-/// What the first line of a message says.
+/// The first line of a message.
 #[derive(Debug, PartialEq)]
 struct Line<'a> {
     subject: &'a [u8],
     subscription: &'a [u8],
     reply: Option<&'a [u8]>,
-    /// The length of the headers; `None` in a message without.
+    /// The length of the headers in bytes; `None` in a message without.
     headers: Option<usize>,
-    /// The length of headers and payload together.
+    /// The length of headers and payload together, in bytes.
     total: usize,
 }
 
 impl Rewriter {
-    /// Moves what is complete from `input` to `output`.
+    /// Moves complete parts from `input` to `output`.
     ///
     /// # Errors
-    /// When it is not the protocol of NATS.
+    /// When the input is not the NATS protocol.
     pub(super) fn rewrite(
         &mut self,
         input: &mut BytesMut,
@@ -109,7 +108,7 @@ fn invalid(what: &str) -> io::Error {
 }
 
 impl<'a> Line<'a> {
-    /// Reads it as the server wrote it: with single blanks between its words.
+    /// Parses a line as the server writes it: words with single spaces in between.
     fn read(line: &'a [u8]) -> Option<Self> {
         let words: Vec<_> = line.split(|byte| *byte == b' ').collect();
         let number = |word: &[u8]| str::from_utf8(word).ok()?.parse::<usize>().ok();
@@ -139,10 +138,10 @@ impl<'a> Line<'a> {
         is_word(self.subject) && self.reply.is_none_or(is_word)
     }
 
-    /// Writes the line and its headers so that they can be read.
+    /// Writes the line and its headers in a form that the library can read.
     fn write_readable(&self, headers: &[u8], output: &mut BytesMut) {
         let subject = word(self.subject);
-        // An answer to what is no subject reaches nobody.
+        // A reply to an invalid subject would reach nobody.
         let reply = self.reply.filter(|reply| is_word(reply)).map(word);
         let reply = reply.map_or(String::new(), |reply| format!("{reply} "));
         let subscription = String::from_utf8_lossy(self.subscription);
@@ -157,7 +156,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Whether the client library takes it for one word.
+/// Whether the client library reads the bytes as one word.
 fn is_word(bytes: &[u8]) -> bool {
     str::from_utf8(bytes).is_ok_and(|text| !text.is_empty() && !text.contains(breaks_a_word))
 }
@@ -166,13 +165,13 @@ fn breaks_a_word(character: char) -> bool {
     character.is_whitespace() || character.is_control()
 }
 
-/// One word, in which a replacement character stands for each that it may not hold.
+/// The bytes as one word, with U+FFFD for each character that a word must not have.
 fn word(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).replace(breaks_a_word, "\u{fffd}")
 }
 
-/// Whether the client library can read a block of headers: it goes the way of async-nats 0.51
-/// (`Connection::try_read_op`), and a test holds it against that.
+/// Whether the client library can read a block of headers. It follows async-nats 0.51
+/// (`Connection::try_read_op`), and a test compares the two.
 fn is_readable(headers: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(headers) else {
         return false;
@@ -209,7 +208,7 @@ fn is_readable(headers: &[u8]) -> bool {
     true
 }
 
-/// Headers in the place of some that cannot be read: what the server added, and the others as one
+/// The replacement for unreadable headers: those that the server added, and the whole block as one
 /// value.
 fn readable(headers: &[u8]) -> String {
     let mut block = "NATS/1.0\r\n".to_owned();
@@ -223,7 +222,7 @@ fn readable(headers: &[u8]) -> String {
     block
 }
 
-/// The last value of a header, made readable: what the server adds comes after what was there.
+/// The last value of a header, made readable; the headers of the server are the last ones.
 fn last(headers: &[u8], name: &str) -> Option<String> {
     let start = format!("\r\n{name}: ");
     let from = memchr::memmem::rfind(headers, start.as_bytes())? + start.len();
