@@ -28,7 +28,7 @@ pub struct Config {
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
 
-    /// Kind of the jobs, which decides what handler runs them
+    /// Kind of the jobs; it decides which handler runs them
     #[arg(long, value_name = "KIND", default_value = "echo")]
     pub(crate) kind: JobKind,
 

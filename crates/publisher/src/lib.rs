@@ -1,7 +1,7 @@
 //! Submits jobs: one by one, at a rate, or in bulk from newline-delimited JSON.
 //!
-//! Jobs come from a [`source`], go to NATS by one of the three ways of `--delivery`, and their
-//! outcomes go into a [`report`].
+//! Jobs come from a `source`, go to NATS by one of the three ways of `--delivery` (`confirmed`,
+//! `fire_and_forget`, `durable`), and their results go into the `report`. A `run` connects the three.
 //!
 //! [`serve()`] is the service. A program that submits confirmed jobs of its own uses a
 //! [`ConfirmedSubmitter`].

@@ -1,4 +1,4 @@
-//! What is told about jobs: outcomes, log lines, progress, metrics and the summary.
+//! Reports what happens to jobs: outcomes, log lines, progress, metrics and the summary.
 
 mod counts;
 mod job_log;

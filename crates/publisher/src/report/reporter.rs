@@ -18,7 +18,7 @@ use crate::submission::Submission;
 /// How often progress is logged.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// Tells what happens to jobs: in the log, the output, the progress bar and the metrics.
+/// Reports what happens to jobs: in the log, the output, the progress bar and the metrics.
 pub(crate) struct Reporter {
     summary: Summary,
     metrics: Metrics,

@@ -81,9 +81,9 @@ async fn a_burst_at_a_small_consumer_is_done_by_it() {
 }
 
 #[tokio::test]
-async fn consumers_that_are_full_for_long_are_told_from_none() {
+async fn consumers_that_are_full_for_long_differ_from_absent_ones() {
     let nats = NatsServer::start().await;
-    // It says that it is there, and takes nothing.
+    // It answers that it is there, and takes no jobs.
     let full = Responder::on(&nats, "jobs.serves.a", |_| Some(String::new())).await;
     let job = r#"{"kind":"a","max_attempts":1,"backoff":{"initial":"10ms","max":"10ms"}}"#;
     let mut publisher = bulk(&nats, &[job]).start();
@@ -138,7 +138,7 @@ async fn a_full_consumer_is_waited_for_behind_one_that_passes_jobs_on() {
 }
 
 #[tokio::test]
-async fn a_job_waits_as_long_as_consumers_are_busy_and_it_is_said_once_in_a_while() {
+async fn a_job_waits_as_long_as_consumers_are_full_and_that_is_logged_once_in_a_while() {
     let nats = NatsServer::start().await;
     let (room, full) = tokio::sync::watch::channel(false);
     let responder = Responder::start(&nats, move |request| {
@@ -163,7 +163,7 @@ async fn a_job_waits_as_long_as_consumers_are_busy_and_it_is_said_once_in_a_whil
 }
 
 #[tokio::test]
-async fn a_kind_that_nobody_serves_does_not_hold_back_the_others() {
+async fn a_kind_without_consumers_does_not_hold_back_the_others() {
     let nats = NatsServer::start().await;
     let responder = Responder::on(&nats, "jobs.create.served", |request| {
         Some(request.outcome("succeeded"))

@@ -28,7 +28,7 @@ async fn a_bad_line_is_named_and_stops_nothing_else() {
     ];
     let (code, outcomes, publisher) = run(bulk(&nats, &lines)).await;
     assert_eq!(code, 1);
-    let told: Vec<_> = outcomes
+    let rows: Vec<_> = outcomes
         .iter()
         .map(|outcome| {
             let message = outcome["error"]["message"].as_str().unwrap_or_default();
@@ -51,13 +51,10 @@ async fn a_bad_line_is_named_and_stops_nothing_else() {
         (10, "rejected", "invalid_job", "field `payload`"),
         (11, "rejected", "invalid_job", "field `payload`"),
     ];
-    assert_eq!(told.len(), expected.len(), "{told:?}");
-    for (told, expected) in told.iter().zip(expected) {
-        assert_eq!(
-            (told.0, told.1, told.2),
-            (expected.0, expected.1, expected.2)
-        );
-        assert!(told.3.contains(expected.3), "{told:?}");
+    assert_eq!(rows.len(), expected.len(), "{rows:?}");
+    for (row, expected) in rows.iter().zip(expected) {
+        assert_eq!((row.0, row.1, row.2), (expected.0, expected.1, expected.2));
+        assert!(row.3.contains(expected.3), "{rows:?}");
     }
     assert_eq!(outcomes[5]["id"], "01890a5d-ac96-774b-bcce-b302099a8057");
     assert_eq!(
@@ -157,7 +154,7 @@ async fn jobs_that_are_written_one_by_one_are_submitted_one_by_one() {
 }
 
 #[tokio::test]
-async fn an_input_larger_than_memory_would_be_is_no_problem() {
+async fn a_large_input_needs_little_memory() {
     let nats = NatsServer::start().await;
     let _responder = Responder::start(&nats, |request| Some(request.outcome("succeeded"))).await;
     let (mut lines, line) = (
@@ -201,7 +198,7 @@ async fn an_input_larger_than_memory_would_be_is_no_problem() {
 }
 
 #[tokio::test]
-async fn jobs_without_an_answer_are_all_published_and_ask_for_none() {
+async fn fire_and_forget_jobs_are_all_published_without_a_reply_subject() {
     let nats = NatsServer::start().await;
     let responder = Responder::start(&nats, |_| None).await;
     let mut lines = vec![format!(r#"{{"kind":"a",{AT_ONCE}}}"#); 20_000];

@@ -1,4 +1,4 @@
-//! What can be said to it, and how it says that something is wrong.
+//! The command line, and its error messages.
 
 use test_support::{NatsServer, Service};
 

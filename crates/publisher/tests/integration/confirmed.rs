@@ -47,7 +47,7 @@ async fn each_job_is_answered_with_its_outcome() {
 }
 
 #[tokio::test]
-async fn a_job_is_submitted_again_with_its_id_until_somebody_does_it() {
+async fn a_job_is_submitted_again_with_its_id_until_it_has_ended() {
     let nats = NatsServer::start().await;
     let responder = Responder::start(&nats, |request| match request.number {
         0 => Some(request.outcome("busy")),
@@ -131,12 +131,12 @@ async fn a_job_that_stays_undone_fails_after_its_last_attempt_with_the_reason() 
 }
 
 #[tokio::test]
-async fn a_job_that_nobody_is_there_to_take_fails_and_says_so() {
+async fn a_job_without_consumers_fails_with_the_reason() {
     let nats = NatsServer::start().await;
     let (code, outcomes, publisher) = run(bulk(&nats, &[job("")])).await;
     assert_eq!((code, &outcomes[0]["status"]), (1, &json!("failed")));
     assert_eq!(outcomes[0]["error"]["code"], "no_consumer");
-    assert_eq!(outcomes[0].get("consumer"), None, "nobody answered");
+    assert_eq!(outcomes[0].get("consumer"), None, "no consumer answered");
     assert_eq!(outcomes[0]["attempt"], 5);
     let line = logged(&publisher, "job failed");
     assert!(line.contains(ID) && line.contains("line=1"), "{line}");
@@ -193,7 +193,7 @@ async fn an_answer_that_is_no_outcome_of_this_job_is_its_failure() {
 }
 
 #[tokio::test]
-async fn whoever_refuses_may_say_how_long_to_wait() {
+async fn a_consumer_that_refuses_may_say_how_long_to_wait() {
     let nats = NatsServer::start().await;
     let _responder = Responder::start(&nats, |request| {
         let later = json!({"code": "busy", "message": "full", "retry_after_ms": 700});
@@ -211,7 +211,7 @@ async fn whoever_refuses_may_say_how_long_to_wait() {
 }
 
 #[tokio::test]
-async fn nobody_makes_a_job_wait_longer_than_its_back_off_allows() {
+async fn no_consumer_makes_a_job_wait_longer_than_its_backoff_allows() {
     let nats = NatsServer::start().await;
     let responder = Responder::start(&nats, |request| {
         let never = json!({"code": "full", "message": "full", "retry_after_ms": u64::MAX});

@@ -10,11 +10,11 @@ use test_support::{DEADLINE, NatsServer, Service, ServiceBuilder, Signal, eventu
 use crate::support::{file_of, logged, make_streams, outcomes, publisher};
 
 /// A server with the streams of durable jobs.
-async fn lane() -> NatsServer {
-    lane_of(NatsServer::start().await, Limits::default()).await
+async fn server() -> NatsServer {
+    with_streams(NatsServer::start().await, Limits::default()).await
 }
 
-async fn lane_of(nats: NatsServer, limits: Limits) -> NatsServer {
+async fn with_streams(nats: NatsServer, limits: Limits) -> NatsServer {
     make_streams(&nats, limits).await;
     nats
 }
@@ -50,7 +50,7 @@ fn statuses(publisher: &Service) -> Vec<String> {
 
 #[tokio::test]
 async fn a_bulk_is_stored_once_however_often_it_is_handed_over() {
-    let nats = lane().await;
+    let nats = server().await;
     let client = nats.connect_as("publisher").await;
     let mut lines = with_ids(3_000);
     lines.push(lines[2_999].clone());
@@ -78,8 +78,8 @@ async fn a_bulk_is_stored_once_however_often_it_is_handed_over() {
 }
 
 #[tokio::test]
-async fn jobs_that_are_made_here_have_a_priority_and_a_time() {
-    let nats = lane().await;
+async fn generated_jobs_have_a_priority_and_a_time() {
+    let nats = server().await;
     let admin = nats.connect_as("admin").await;
     let mut publisher = durable(&nats)
         .args(["--count", "3", "--interval", "0s", "--kind", "mail.send"])
@@ -99,8 +99,8 @@ async fn jobs_that_are_made_here_have_a_priority_and_a_time() {
 }
 
 #[tokio::test]
-async fn all_or_none_means_it() {
-    let nats = lane().await;
+async fn all_or_none_stores_no_part_of_a_bad_batch() {
+    let nats = server().await;
     let client = nats.connect_as("publisher").await;
     let good = with_ids(1_000);
     let mut bad = good.clone();
@@ -132,7 +132,7 @@ async fn all_or_none_means_it() {
 }
 
 #[tokio::test]
-async fn a_server_that_keeps_nothing_is_refused() {
+async fn a_server_without_jetstream_is_refused() {
     let nats = NatsServer::builder().without_jetstream().start().await;
     let mut publisher = durable(&nats).args(["--count", "1"]).start();
     assert_eq!(publisher.wait().await.code(), Some(2));
@@ -141,10 +141,10 @@ async fn a_server_that_keeps_nothing_is_refused() {
 }
 
 #[tokio::test]
-async fn a_server_that_confirms_too_early_is_refused_unless_it_is_wanted() {
+async fn a_server_that_confirms_too_early_is_refused_unless_accepted() {
     let lazy = "jetstream { store_dir: $NATS_STORE_DIR, strict: true }";
     let nats = NatsServer::builder().config(lazy).start().await;
-    let nats = lane_of(nats, Limits::default()).await;
+    let nats = with_streams(nats, Limits::default()).await;
     let mut refusing = durable(&nats).args(["--count", "1"]).start();
     assert_eq!(refusing.wait().await.code(), Some(2));
     let text = refusing.stdout().join("\n");
@@ -165,7 +165,7 @@ async fn a_server_that_confirms_too_early_is_refused_unless_it_is_wanted() {
 
 #[tokio::test]
 async fn a_publisher_that_was_killed_between_sending_and_the_answer_can_start_again() {
-    let nats = lane().await;
+    let nats = server().await;
     let client = nats.connect_as("status").await;
     let lines = with_ids(30_000);
     let (_folder, input) = file_of(lines);
@@ -187,7 +187,7 @@ async fn a_publisher_that_was_killed_between_sending_and_the_answer_can_start_ag
 
 #[tokio::test]
 async fn a_server_that_is_killed_twice_has_each_job_once_in_the_end() {
-    let mut nats = lane().await;
+    let mut nats = server().await;
     let lines = with_ids(50_000);
     let (_folder, input) = file_of(lines);
     let mut publisher = durable(&nats).arg("--input").arg(&input).start();
@@ -212,7 +212,7 @@ async fn a_server_that_is_killed_twice_has_each_job_once_in_the_end() {
 #[tokio::test]
 async fn a_full_queue_is_an_error_for_one_job_and_makes_a_bulk_wait() {
     let limits = Limits { jobs_bytes: 20_000 };
-    let nats = lane_of(NatsServer::start().await, limits).await;
+    let nats = with_streams(NatsServer::start().await, limits).await;
     let lines = with_ids(100);
     let mut bulk = durable_bulk(&nats, &lines).start();
     let full = bulk
@@ -237,7 +237,7 @@ async fn a_full_queue_is_an_error_for_one_job_and_makes_a_bulk_wait() {
     assert_eq!(one.wait().await.code(), Some(1));
     let text = one.stdout().join("\n");
     assert!(text.contains("the stream JOBS"), "{text}");
-    // Consumers would do this job by job.
+    // Consumers would remove one job after the other.
     let worker = nats.connect_as("worker").await;
     let status = tokio::select! {
         status = bulk.wait() => status,
@@ -275,17 +275,18 @@ async fn jobs_under_way_are_named_when_it_has_to_stop() {
         let id = &line[7..43];
         assert!(named.contains(id), "{named}");
     }
-    let told = outcomes(&publisher);
-    assert_eq!(told.len(), 3);
+    let outcomes = outcomes(&publisher);
+    assert_eq!(outcomes.len(), 3);
     assert!(
-        told.iter()
+        outcomes
+            .iter()
             .all(|outcome| outcome["error"]["code"] == "interrupted"),
-        "{told:?}"
+        "{outcomes:?}"
     );
 }
 
 #[tokio::test]
-async fn flags_of_the_durable_lane_are_refused_elsewhere() {
+async fn flags_of_durable_jobs_are_refused_with_other_deliveries() {
     for flags in [&["--delay", "1s"][..], &["--input", "-", "--all-or-none"]] {
         let mut publisher = Service::named("publisher").args(flags).start();
         assert_eq!(publisher.wait().await.code(), Some(2));

@@ -50,7 +50,7 @@ async fn jobs_are_kept_while_nats_is_away_and_it_is_said_once() {
         .wait_for_line(|line| line.contains("jobs are kept"))
         .await;
     back.send_replace(true);
-    // Said at a level that is not shown by default, and a problem that was reported already.
+    // Level debug, and the same problem again, so it is not counted below.
     publisher
         .wait_for_lines(3, |line| line.contains("NATS is still away"))
         .await;
@@ -91,7 +91,7 @@ async fn consumers_that_come_back_later_than_the_publisher_are_waited_for() {
     publisher
         .wait_for_line(|line| line.contains("going on"))
         .await;
-    // It finds nobody, for which its one attempt must not be used up, until somebody is there.
+    // Without a consumer, its only attempt must not be used up.
     let _responder = Responder::start(&nats, |request| Some(request.outcome("succeeded"))).await;
     assert!(publisher.wait().await.success());
 }

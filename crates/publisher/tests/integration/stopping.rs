@@ -1,11 +1,11 @@
-//! SIGTERM, and what is under way then.
+//! SIGTERM while jobs are under way.
 
 use test_support::{NatsServer, Signal};
 
 use crate::support::{Responder, file, file_of, logged, publisher};
 
 #[tokio::test]
-async fn what_is_under_way_is_waited_for_and_nothing_new_is_taken() {
+async fn jobs_under_way_end_and_no_new_ones_are_taken() {
     let nats = NatsServer::start().await;
     let (ask, mut asked) = tokio::sync::mpsc::unbounded_channel();
     let responder = Responder::start(&nats, move |request| {
@@ -40,7 +40,7 @@ async fn what_is_under_way_is_waited_for_and_nothing_new_is_taken() {
 }
 
 #[tokio::test]
-async fn what_does_not_end_in_time_is_named() {
+async fn jobs_that_do_not_end_in_time_are_named() {
     let nats = NatsServer::start().await;
     let responder = Responder::start(&nats, |_| None).await;
     let (_folder, input) = file_of((0..3).map(|_| r#"{"kind":"a"}"#.to_owned()));
@@ -70,7 +70,7 @@ async fn what_does_not_end_in_time_is_named() {
 }
 
 #[tokio::test]
-async fn an_output_that_fails_ends_the_run_with_its_last_words() {
+async fn an_output_that_fails_ends_the_run_with_a_summary() {
     let nats = NatsServer::start().await;
     let responder = Responder::start(&nats, |request| {
         (request.number == 0).then(|| request.outcome("succeeded"))
@@ -96,7 +96,7 @@ async fn an_output_that_fails_ends_the_run_with_its_last_words() {
 }
 
 #[tokio::test]
-async fn jobs_without_end_are_no_task_that_could_fail() {
+async fn a_publisher_of_endless_jobs_exits_with_success() {
     let nats = NatsServer::start().await;
     let responder = Responder::start(&nats, |_| None).await;
     let mut publisher = publisher(&nats).args(["--grace", "300ms"]).start();
@@ -123,7 +123,7 @@ async fn a_publisher_that_waits_for_input_stops_too() {
 }
 
 #[tokio::test]
-async fn nobody_who_reads_the_outcomes_is_no_reason_to_hang() {
+async fn outcomes_that_are_never_read_do_not_make_it_hang() {
     let nats = NatsServer::start().await;
     let responder = Responder::start(&nats, |request| Some(request.outcome("succeeded"))).await;
     let (_folder, input) = file_of((0..50_000).map(|_| r#"{"kind":"a"}"#.to_owned()));

@@ -1,4 +1,4 @@
-//! Consumers that do what a test tells them, and what a publisher writes.
+//! Scripted consumers, and what a publisher writes.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -86,7 +86,10 @@ impl Responder {
         let mut messages = client.queue_subscribe(subject, group).await.unwrap();
         // Once the server has answered a later request, it knows the subscription.
         let probe = client.request("handlers.nobody", Bytes::new()).await;
-        assert!(probe.is_err(), "somebody listens where nobody should");
+        assert!(
+            probe.is_err(),
+            "a subscriber on a subject that should have none"
+        );
         let requests = Arc::<Mutex<Vec<Request>>>::default();
         let task = tokio::spawn({
             let (client, requests) = (client.clone(), Arc::clone(&requests));

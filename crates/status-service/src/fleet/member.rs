@@ -39,7 +39,7 @@ pub(super) struct Member {
 pub(super) enum MemberPresence {
     /// Nothing: it has never answered a round in time.
     New,
-    /// It was gone, and was heard again.
+    /// It was gone, and has answered again.
     Returned,
     /// It answers.
     Present,

@@ -90,8 +90,8 @@ fn pages_hold_all_consumers_whatever_fits_into_a_message() {
             assert_eq!(page_lengths, lengths);
         }
     }
-    let (nobody, pages) = all(&many(0), FleetRequest::default(), 1 << 20);
-    assert!(nobody.is_empty() && pages == [0]);
+    let (names, pages) = all(&many(0), FleetRequest::default(), 1 << 20);
+    assert!(names.is_empty() && pages == [0]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the command line takes and says.
+//! The command line.
 
 use crate::support::binary;
 

@@ -15,7 +15,7 @@ async fn ask(client: &Client, request: &FleetRequest) -> Fleet {
     serde_json::from_slice(&answer.payload).unwrap()
 }
 
-/// Waits until the fleet is as it is wanted.
+/// Waits until the fleet is as `wanted`.
 async fn until(client: &Client, what: &str, wanted: impl Fn(&Fleet) -> bool) -> Fleet {
     eventually(DEADLINE, what, async || {
         let answer = client.request(FLEET, "".into()).await.ok()?;
@@ -84,7 +84,7 @@ async fn a_request_does_not_wait_for_a_silent_consumer_which_is_missing() {
     })
     .await;
     let mute = Simulated::start(&worker, "consumer-2").await;
-    // A round takes its whole time when somebody is silent.
+    // A round with a silent consumer lasts until its timeout.
     let _watched = Watched::start(&nats, &["--timeout", "5s", "--gone-after", "1h"]);
     let gateway = nats.connect_as("gateway").await;
     until(&gateway, "both", |fleet| fleet.answering == 2).await;
@@ -109,8 +109,8 @@ async fn an_invalid_request_is_refused_as_micro_services_do() {
     let nats = NatsServer::start().await;
     let _watched = Watched::start(&nats, &[]);
     let gateway = nats.connect_as("gateway").await;
-    let nobody = until(&gateway, "an answer", |_| true).await;
-    assert!(nobody.consumers.is_empty() && nobody.next.is_none());
+    let empty = until(&gateway, "an answer", |_| true).await;
+    assert!(empty.consumers.is_empty() && empty.next.is_none());
     let answer = gateway.request(FLEET, "{\"lim\":1}".into()).await.unwrap();
     let headers = answer.headers.unwrap();
     let header = |name: &str| headers.get(name).unwrap().to_string();

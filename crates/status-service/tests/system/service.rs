@@ -265,7 +265,7 @@ async fn that_no_consumer_answers_is_logged_once_and_that_they_answer_again_once
 }
 
 #[tokio::test]
-async fn a_server_that_stops_and_comes_back_loses_no_count_and_makes_nobody_missing() {
+async fn a_server_restart_loses_no_count_and_makes_no_consumer_missing() {
     let mut nats = NatsServer::start().await;
     let worker = nats.connect_as("worker").await;
     let one = Simulated::start(&worker, "one").await;

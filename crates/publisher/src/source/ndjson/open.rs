@@ -7,7 +7,7 @@ use bootstrap::Beat;
 
 use super::reader::JobReader;
 
-/// An input that is open, and of which nothing was read yet.
+/// An open input, before anything is read.
 pub(crate) struct OpenInput {
     /// The path, or `standard input`.
     pub(crate) name: String,

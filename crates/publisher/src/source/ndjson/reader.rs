@@ -172,19 +172,19 @@ mod tests {
             r#"{"kind":"b"}"#
         );
         let items = all(&text, 80).await;
-        let said: Vec<_> = items
+        let read: Vec<_> = items
             .iter()
             .map(|item| match item {
                 Item::Job(job) => (job.line_number().unwrap(), job.kind.to_string()),
                 Item::BadLine(bad) => (bad.line.number, bad.error.message.clone()),
             })
             .collect();
-        let lines: Vec<_> = said.iter().map(|(line, _)| *line).collect();
+        let lines: Vec<_> = read.iter().map(|(line, _)| *line).collect();
         assert_eq!(lines, [1, 3, 4, 5, 6]);
-        assert_eq!((said[0].1.as_str(), said[4].1.as_str()), ("a", "b"));
-        assert!(said[1].1.starts_with("message is not JSON"), "{said:?}");
-        assert!(said[2].1.contains("`prio`"), "{said:?}");
-        assert!(said[3].1.contains("more than 80 bytes"), "{said:?}");
+        assert_eq!((read[0].1.as_str(), read[4].1.as_str()), ("a", "b"));
+        assert!(read[1].1.starts_with("message is not JSON"), "{read:?}");
+        assert!(read[2].1.contains("`prio`"), "{read:?}");
+        assert!(read[3].1.contains("more than 80 bytes"), "{read:?}");
         let Item::BadLine(bad) = &items[2] else {
             panic!("was taken")
         };

@@ -1,4 +1,4 @@
-//! Jobs that are made by the publisher.
+//! Jobs that the publisher generates.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -94,7 +94,7 @@ async fn a_slow_answer_does_not_hold_back_the_schedule() {
 }
 
 #[tokio::test]
-async fn what_is_said_by_variables_counts_like_flags() {
+async fn variables_count_like_flags() {
     let nats = NatsServer::start().await;
     let responder = Responder::on(&nats, "jobs.create.mail", |request| {
         Some(request.outcome("succeeded"))
