@@ -11,9 +11,9 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::dead::Chosen;
-use crate::dead::{line, summary};
+use crate::interrupt::until;
 use crate::print::{Printer, note, print};
-use crate::until;
+use crate::summary::{line, summary};
 
 /// How many dead letters are read at a time.
 const PAGE: usize = 500;

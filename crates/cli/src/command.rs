@@ -199,7 +199,7 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn parse(args: &[&str]) -> Result<Config, String> {
-        let matches = crate::TOOL
+        let matches = crate::tool::TOOL
             .command::<Config>()
             .try_get_matches_from([&["jobs"], args].concat());
         let config = matches.and_then(|matches| clap::FromArgMatches::from_arg_matches(&matches));
@@ -208,7 +208,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_command_is_sound() {
-        crate::TOOL.command::<Config>().debug_assert();
+        crate::tool::TOOL.command::<Config>().debug_assert();
     }
 
     #[test]

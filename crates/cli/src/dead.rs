@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bulk::{self, Action};
 use crate::command::dead::{Chosen, Dead, Filter};
+use crate::interrupt::until;
 use crate::print::{Printer, failure, moment, note, print, shown};
-use crate::until;
+use crate::summary::{line, summary};
 
 /// The most dead letters that are looked at for groups.
 const GROUPED: usize = 10_000;
@@ -165,28 +166,4 @@ fn text(letter: &DeadLetter) -> String {
         shown(&String::from_utf8_lossy(&letter.payload))
     ));
     lines.join("\n")
-}
-
-pub(crate) fn summary(letter: &dead_letters::Summary) -> Value {
-    json!({
-        "id": letter.id,
-        "kind": letter.kind,
-        "reason": letter.reason,
-        "at": letter.at,
-        "attempts": letter.attempts,
-        "error": letter.error,
-        "bytes": letter.size,
-    })
-}
-
-pub(crate) fn line(letter: &dead_letters::Summary) -> String {
-    let reason = letter.reason.map_or("?", DeadReason::as_str);
-    let error = letter.error.as_ref();
-    let error = error.map_or(String::new(), |error| {
-        format!(": {}", shown(&error.message))
-    });
-    format!(
-        "{} {} {} {reason}{error}",
-        letter.at, letter.id, letter.kind
-    )
 }

@@ -4,12 +4,15 @@ mod bulk;
 mod command;
 mod dead;
 mod fleet;
+mod interrupt;
 mod list;
 mod lookup;
 mod manual;
 mod print;
 mod queues;
 mod submit;
+mod summary;
+mod tool;
 mod top;
 mod values;
 
@@ -17,17 +20,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use bootstrap::{Context, Nats, Tool};
+use bootstrap::{Context, Nats};
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{Command, Config};
+use crate::interrupt::until;
 use crate::print::Printer;
-
-pub(crate) const TOOL: Tool = Tool {
-    name: "jobs",
-    version: env!("CARGO_PKG_VERSION"),
-    inbox_prefix: "_INBOX_operator",
-};
+use crate::tool::TOOL;
 
 /// How long the tool tries to reach NATS.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -87,15 +86,6 @@ async fn on_nats(
         // They need no connection.
         Command::Completions { .. } | Command::Man => Ok(true),
     }
-}
-
-/// Does work of which nothing is left when it is interrupted.
-pub(crate) async fn until(
-    stop: &CancellationToken,
-    work: impl Future<Output = anyhow::Result<bool>>,
-) -> anyhow::Result<bool> {
-    let done = stop.run_until_cancelled(work).await;
-    done.unwrap_or(Ok(false))
 }
 
 async fn connect(context: &Context) -> anyhow::Result<Nats> {

@@ -7,8 +7,8 @@ use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use crate::TOOL;
 use crate::command::Config;
+use crate::tool::TOOL;
 
 pub(crate) fn completions(shell: Shell) -> anyhow::Result<bool> {
     let mut script = Vec::new();

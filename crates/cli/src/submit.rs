@@ -83,7 +83,7 @@ mod tests {
 
     fn made(args: &[&str]) -> anyhow::Result<NewJob> {
         let args = [&["jobs", "submit", "--kind", "mail"], args].concat();
-        let matches = crate::TOOL.command::<crate::command::Config>();
+        let matches = crate::tool::TOOL.command::<crate::command::Config>();
         let matches = matches.try_get_matches_from(args)?;
         let config = crate::command::Config::from_arg_matches(&matches)?;
         let crate::command::Command::Submit(submit) = config.command else {

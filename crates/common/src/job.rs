@@ -4,10 +4,11 @@ use std::str::FromStr;
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
-use uuid::Uuid;
 
 use crate::outcome::cut;
-use crate::{Backoff, JobKind, NotPortable, OutcomeError, Timestamp, WireDuration, check_portable};
+use crate::{
+    Backoff, JobId, JobKind, NotPortable, OutcomeError, Timestamp, WireDuration, check_portable,
+};
 
 /// A job as it crosses the wire. Only `kind` is required.
 ///
@@ -72,11 +73,6 @@ fn schedulable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Time
     }
     Ok(time)
 }
-
-/// The identity of a job: a UUID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct JobId(Uuid);
 
 /// How often a job is tried: 1 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -190,37 +186,6 @@ fn explain(message: &[u8], error: serde_json::Error) -> DecodeError {
     DecodeError::NotAJob { id, reason }
 }
 
-impl JobId {
-    /// A new id; later ids sort after earlier ones.
-    #[must_use]
-    pub fn generate() -> Self {
-        Self(Uuid::now_v7())
-    }
-
-    /// The id under which a message of the durable lane is kept that has no readable one: its
-    /// number in the stream, as a UUID of version 8.
-    #[must_use]
-    pub fn of_unreadable(stream_sequence: u64) -> Self {
-        let mut bytes = [0; 16];
-        bytes[8..].copy_from_slice(&stream_sequence.to_be_bytes());
-        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
-    }
-}
-
-impl FromStr for JobId {
-    type Err = uuid::Error;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
-
-impl fmt::Display for JobId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 impl MaxAttempts {
     /// The number of attempts.
     #[must_use]
@@ -330,21 +295,7 @@ mod schema {
 
     use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-    use super::{JobId, MaxAttempts};
-
-    impl JsonSchema for JobId {
-        fn schema_name() -> Cow<'static, str> {
-            "JobId".into()
-        }
-
-        fn json_schema(_: &mut SchemaGenerator) -> Schema {
-            json_schema!({
-                "type": "string",
-                "format": "uuid",
-                "description": "The identity of a job.",
-            })
-        }
-    }
+    use super::MaxAttempts;
 
     impl JsonSchema for MaxAttempts {
         fn schema_name() -> Cow<'static, str> {
@@ -604,7 +555,7 @@ mod tests {
         ) {
             let payload = serde_json::value::to_raw_value(&text).unwrap();
             let job = Job {
-                id: Some(JobId(Uuid::from_bytes(id))),
+                id: Some(uuid::Uuid::from_bytes(id).to_string().parse().unwrap()),
                 payload: Some(&payload),
                 created_at,
                 deadline,

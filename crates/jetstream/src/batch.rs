@@ -16,7 +16,6 @@ use std::time::Duration;
 use async_nats::jetstream::ErrorCode;
 use async_nats::{HeaderMap, Request, RequestErrorKind};
 use bootstrap::{Beat, Client, Nats, STILL};
-use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::Deserialize;
 use tokio::sync::mpsc::error::TryRecvError;
@@ -25,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::headers::{BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, EXPECTED_LAST_OF};
+use crate::message::Message;
 use crate::request::Refusal;
 use crate::unanswered::Unanswered;
 
@@ -69,17 +69,6 @@ const WAITING: usize = 4096;
 
 /// How long the server may take to store a batch, and how long a batch waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A message for a stream.
-#[derive(Clone, Debug)]
-pub struct Message {
-    /// Its subject.
-    pub subject: String,
-    /// Its headers.
-    pub headers: HeaderMap,
-    /// Its body.
-    pub payload: Bytes,
-}
 
 /// Messages that are stored together or not at all; at most 1,000.
 pub type Entry = Vec<Message>;

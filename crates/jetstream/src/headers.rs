@@ -3,7 +3,7 @@
 use async_nats::HeaderMap;
 use common::subjects;
 
-use crate::batch::Message;
+use crate::message::Message;
 
 /// The sequence that the last message with the subject must have; 0 if there must be none (ADR-50).
 pub const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";

@@ -12,8 +12,8 @@ use serde_json::json;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::batch::Message;
 use crate::headers::{EXPECTED_LAST, TTL};
+use crate::message::Message;
 use crate::request::PATIENCE;
 use crate::topology::Stream;
 

@@ -9,9 +9,9 @@ use common::JobState;
 use jetstream::records::{self, Records};
 use tracing::debug;
 
-use crate::lane::Sink;
 use crate::lease::{Lease, Leases};
 use crate::settle::{Settlement, Settler};
+use crate::sink::Sink;
 use crate::store::{JobStore, Written};
 
 const BEAT: Duration = Duration::from_secs(1);

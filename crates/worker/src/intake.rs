@@ -17,12 +17,12 @@ use crate::counters::Counters;
 use crate::decide::{self, Sighting, Verdict};
 use crate::fetch::{Event, Fetcher, Pulled, QueueIndex};
 use crate::first_delivery::FirstDelivery;
-use crate::lane::Sink;
 use crate::lease::{Lease, Leases};
 use crate::newer_version::{self, Reporter};
 use crate::phases::Phases;
 use crate::read_message::ReadMessage;
 use crate::settle::{Settlement, Settler, Settling};
+use crate::sink::Sink;
 use crate::trace;
 
 /// How long freed room is gathered before it is asked for, so that a pull is worth it.

@@ -11,9 +11,7 @@ use anyhow::Context as _;
 use bootstrap::{Beat, Client, Context, Nats, STILL};
 use common::JobKind;
 use jetstream::records::Records;
-use jetstream::{
-    ApiError, ServerClock, Stream, Topology, manage, preflight, request, write_health,
-};
+use jetstream::{ApiError, ServerClock, Stream, manage, preflight, request, write_health};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -30,8 +28,10 @@ use crate::maintenance::{
     SharedQueue, StarvedPulls,
 };
 use crate::newer_version::Reporter;
+use crate::options::LaneOptions;
 use crate::phases::Phases;
 use crate::settle::{Settlement, Settler, Settling};
+use crate::sink::Sink;
 use crate::store::JobStore;
 
 /// How long the thread waits before it looks for JetStream again.
@@ -39,45 +39,6 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The respect in which a service has a problem whose lane does not run.
 const RESPECT: &str = "durable lane";
-
-/// Who runs the jobs that the lane takes.
-pub trait Sink: Send + Sync + 'static {
-    /// Total number of slots.
-    fn capacity(&self) -> usize;
-
-    /// Number of further jobs that it takes now.
-    fn room(&self) -> usize;
-
-    /// Takes jobs, also if there are more than there is room for: each of them is settled by
-    /// [`Lane::settle`] in the end.
-    fn take(&self, jobs: Vec<Arc<Lease>>);
-
-    /// Gives jobs back that have waited for longer than this and were not started.
-    fn give_up_waiting(&self, longer_than: Duration) -> Vec<Arc<Lease>>;
-
-    /// A job of this kind ended here without its handler being called: its deadline had passed, or
-    /// it could not be run at all.
-    fn refused(&self, kind: Option<&JobKind>, settlement: &Settlement);
-}
-
-/// How the lane works.
-#[derive(Clone, Debug)]
-pub struct LaneOptions {
-    /// The name of the consumer.
-    pub instance: String,
-    /// The kinds that it serves.
-    pub kinds: Vec<JobKind>,
-    /// How long the records of jobs that have ended are kept, but for dead ones.
-    pub keep: Duration,
-    /// The most bytes of a payload that such a record keeps; 0 for none.
-    pub keep_payload: usize,
-    /// The streams.
-    pub topology: Topology,
-    /// Whether to go on with a server that does not keep what the lane promises.
-    pub accept_unsafe: bool,
-    /// How long no pull may come to a good end, while jobs wait, before that is a problem.
-    pub starved_after: Duration,
-}
 
 /// The lane, while it runs.
 #[derive(Clone)]

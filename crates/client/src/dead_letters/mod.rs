@@ -1,15 +1,12 @@
 //! The dead letters: jobs that were given up, as they were submitted.
 
 use async_nats::HeaderMap;
-use bootstrap::Client;
 use bytes::Bytes;
 use common::{
     DeadReason, FailedAttempt, JobId, JobKind, NotPortable, Priority, Timestamp, subjects,
 };
-use jetstream::{StoredMessage, Stream, direct_get, headers};
+use jetstream::{StoredMessage, headers};
 use serde_json::Value;
-
-use failures::add_failures;
 
 mod bulk;
 mod change;
@@ -19,6 +16,7 @@ mod groups;
 mod list;
 mod newest;
 mod replay;
+mod show;
 mod summary;
 
 pub use bulk::{Action, Remaining};
@@ -27,6 +25,7 @@ pub use groups::{Group, Groups, groups, normalised};
 pub use list::list;
 pub use newest::{Cursor, Letters, count, newest};
 pub use replay::{Replayed, replay};
+pub use show::show;
 pub use summary::Summary;
 
 /// A job that was given up.
@@ -152,15 +151,4 @@ impl DeadLetter {
             size: kept.size,
         })
     }
-}
-
-/// The dead letter of a job.
-///
-/// # Errors
-/// When the server does not answer in time.
-pub async fn show(client: &Client, id: JobId) -> anyhow::Result<Option<DeadLetter>> {
-    let kept = direct_get::last(client, Stream::State, &subjects::dead_of_job(id)).await?;
-    let mut letter = kept.and_then(DeadLetter::of);
-    add_failures(client, letter.as_mut_slice()).await?;
-    Ok(letter)
 }

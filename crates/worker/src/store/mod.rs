@@ -20,8 +20,8 @@ use tracing::{debug, warn};
 
 use crate::acknowledged::{Acknowledged, AcknowledgedList};
 use crate::counters::Counters;
-use crate::lane::LaneOptions;
 use crate::lease::Lease;
+use crate::options::LaneOptions;
 use crate::phases::Phases;
 
 pub(crate) use marker::{Marker, slot_after, slot_of};
