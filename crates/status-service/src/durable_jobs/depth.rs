@@ -1,12 +1,13 @@
 use client::{Stream, StreamDepth};
+use tracing::info;
 
 /// How many durable jobs the server stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Depth {
+pub(super) struct Depth {
     /// Jobs that wait for a consumer or run, and those that ended in the last seconds.
-    pub(crate) queued: u64,
+    pub(super) queued: u64,
     /// Jobs that wait for their time, or whose time has come.
-    pub(crate) scheduled: u64,
+    pub(super) scheduled: u64,
 }
 
 impl Depth {
@@ -20,5 +21,13 @@ impl Depth {
             queued: messages(Stream::Jobs)?,
             scheduled: messages(Stream::Later)?,
         })
+    }
+
+    pub(super) fn log(self) {
+        info!(
+            queued = self.queued,
+            scheduled = self.scheduled,
+            "durable jobs"
+        );
     }
 }

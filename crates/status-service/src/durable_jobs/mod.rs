@@ -4,5 +4,4 @@ mod depth;
 mod pending_scheduled;
 mod watch;
 
-pub(crate) use depth::Depth;
 pub(crate) use watch::DurableJobs;

@@ -7,7 +7,6 @@ use tracing::debug;
 use super::depth::Depth;
 use super::pending_scheduled::pending_scheduled;
 use crate::metrics::Metrics;
-use crate::report;
 
 /// How often dead letters and due scheduled jobs are counted. The server has to go through all subjects
 /// and durable consumers for that.
@@ -53,7 +52,7 @@ impl DurableJobs {
                 if let Some(depth) = depth
                     && self.depth != Some(depth)
                 {
-                    report::depth(depth);
+                    depth.log();
                 }
                 self.depth = depth;
                 self.metrics.values().streams = streams;

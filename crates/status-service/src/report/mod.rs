@@ -4,12 +4,12 @@
 
 mod answers;
 mod changes;
-mod durable_jobs;
 mod fleet;
 mod rounding;
 #[cfg(test)]
 mod test_lines;
+mod unserved_kinds;
 
 pub(crate) use answers::{answers, ignored};
 pub(crate) use changes::changes;
-pub(crate) use durable_jobs::{depth, unserved_kinds};
+pub(crate) use unserved_kinds::unserved_kinds;
