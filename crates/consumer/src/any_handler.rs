@@ -97,8 +97,8 @@ impl<H: Handler> AnyHandler for Typed<H> {
 pub(crate) struct Function<F>(F);
 
 impl Function<()> {
-    /// Wraps a function that takes a payload.
-    pub(crate) fn new<P, O, F, R>(function: F) -> Box<dyn AnyHandler>
+    /// A handler that calls a function with the payload.
+    pub(crate) fn boxed<P, O, F, R>(function: F) -> Box<dyn AnyHandler>
     where
         P: DeserializeOwned + Send + 'static,
         O: Serialize + Send + 'static,

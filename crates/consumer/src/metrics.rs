@@ -62,7 +62,7 @@ fn jobs(families: &mut Families<'_>, lanes: &[(&'static str, &LaneCounters)]) ->
     };
     families.counter(
         "jobs_processed_total",
-        "Jobs that came to an end here; in the durable lane attempts",
+        "Jobs that ended here; of durable jobs, attempts",
         by("outcome", |counts| {
             vec![
                 ("succeeded", counts.succeeded),
@@ -82,7 +82,7 @@ fn jobs(families: &mut Families<'_>, lanes: &[(&'static str, &LaneCounters)]) ->
     )?;
     families.counter(
         "jobs_retried_total",
-        "Jobs that were started for the second time or later",
+        "Attempts that were not the first at their job",
         counts.iter().map(|(lane, kind, counts)| {
             let labels = [("lane", *lane), ("kind", kind.as_str())];
             (labels, counts.retried)
@@ -90,7 +90,7 @@ fn jobs(families: &mut Families<'_>, lanes: &[(&'static str, &LaneCounters)]) ->
     )?;
     families.histogram(
         "jobs_run_seconds",
-        "How long handlers ran, to about one percent; kinds that never ran are left out",
+        "How long handlers ran, precise to about one percent; kinds that never ran are left out",
         lanes.iter().flat_map(|(lane, counters)| {
             counters.kinds().filter_map(move |(kind, counters)| {
                 let times = counters.run_times();
@@ -124,7 +124,7 @@ fn state(families: &mut Families<'_>, consumer: &Consumer) -> fmt::Result {
         ("jobs_in_flight", "Jobs that run", in_flight),
         (
             "jobs_concurrency",
-            "The most jobs that run at a time",
+            "Largest number of jobs that run at a time",
             consumer.slots.len(),
         ),
         (
@@ -134,7 +134,7 @@ fn state(families: &mut Families<'_>, consumer: &Consumer) -> fmt::Result {
         ),
         (
             "jobs_inbox_limit",
-            "How many jobs wait when the consumer leaves the queue group",
+            "Number of waiting core jobs at which the consumer leaves the queue group",
             consumer.inbox.limit(),
         ),
         (
@@ -152,7 +152,7 @@ fn state(families: &mut Families<'_>, consumer: &Consumer) -> fmt::Result {
     }
     families.counter(
         "jobs_received_total",
-        "Messages that reached the consumer, good or bad",
+        "Messages received, good or bad",
         [([], consumer.received())],
     )
 }
@@ -165,8 +165,8 @@ fn waits(families: &mut Families<'_>, core: Times, durable: Option<Times>) -> fm
     ];
     families.histogram(
         "jobs_wait_seconds",
-        "How long jobs waited before they began: durable ones in the queue, for each attempt that \
-         waited there; others since their created_at, by the clock of whoever made them",
+        "How long jobs waited before they started: durable jobs in the queue, for each attempt that \
+         waited there; core jobs since their created_at, by the clock of their sender",
         lanes
             .into_iter()
             .filter_map(|(lane, times)| Some(([("lane", lane)], times?))),
@@ -177,7 +177,7 @@ fn waits(families: &mut Families<'_>, core: Times, durable: Option<Times>) -> fm
 fn durable(families: &mut Families<'_>, lane: &Lane, figures: &Figures) -> fmt::Result {
     families.counter(
         "jobs_redelivered_total",
-        "Durable messages that were not delivered for the first time",
+        "Redeliveries of durable jobs",
         [([], figures.redelivered)],
     )?;
     families.counter(
@@ -187,19 +187,19 @@ fn durable(families: &mut Families<'_>, lane: &Lane, figures: &Figures) -> fmt::
     )?;
     families.counter(
         "jobs_overdue_total",
-        "Durable jobs that waited for a time that had passed and had lost their message: scheduled \
-         again, or ended as dead letters",
+        "Durable jobs whose time had passed and whose message was lost: scheduled again (restored) or \
+         ended as dead letters (lost)",
         [("restored", figures.restored), ("lost", figures.lost)]
             .map(|(result, count)| ([("result", result)], count)),
     )?;
     families.counter(
         "jobs_newer_version_total",
-        "Deliveries of durable jobs that only a newer consumer can read, and that were put off",
+        "Deliveries of durable jobs that only a newer consumer can read, and that were snoozed",
         [([], figures.newer_version)],
     )?;
     families.gauge(
         "jobs_unserved_kinds",
-        "Kinds of which durable jobs wait and that nobody serves",
+        "Kinds with waiting durable jobs and without a consumer",
         [([], lane.kinds_without_consumer().len())],
     )
 }

@@ -49,7 +49,7 @@ impl Registry {
         F: Fn(P) -> R + Send + Sync + 'static,
         R: Future<Output = Result<O, Failure>> + Send + 'static,
     {
-        self.with_any(kind, Function::new(function))
+        self.with_any(kind, Function::boxed(function))
     }
 
     pub(crate) fn with_any(mut self, kind_text: &str, handler: Box<dyn AnyHandler>) -> Self {

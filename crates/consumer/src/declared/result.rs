@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_json_is_taken_as_it_is_and_anything_else_as_text() {
+    fn json_stays_as_it_is_and_anything_else_becomes_a_string() {
         assert_eq!(read(Form::Auto, " {\"a\": 1.50}\n"), "{\"a\": 1.50}");
         assert_eq!(
             read(Form::Auto, "12345678901234567890123\n"),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn binary_output_is_a_failure_unless_nobody_reads_it() {
+    fn binary_output_is_a_failure_unless_the_result_is_none() {
         let png = b"\x89PNG\r\n\x1a\n";
         for form in [Form::Auto, Form::Json, Form::Text] {
             let Err(Failure::Permanent(error)) = form.read("standard output", png) else {

@@ -34,6 +34,25 @@ enum Finished {
     Interrupted,
 }
 
+impl Finished {
+    fn settle(
+        self,
+        consumer: &Consumer,
+        running: RunningJob,
+        elapsed: Duration,
+    ) -> Option<core_lane::Reply> {
+        match self {
+            Self::Ended(end) => settle::ended(consumer, running, elapsed, end),
+            Self::Cancelled(lease) => {
+                let served = &consumer.kinds[running.kind];
+                durable_lane::settle::cancelled(consumer, served, (lease, running.span), elapsed);
+                None
+            }
+            Self::Interrupted => settle::interrupted(consumer, running),
+        }
+    }
+}
+
 /// Waits until the job of a lease is cancelled; forever without a lease, because only durable
 /// jobs can be cancelled.
 async fn cancelled(lease: Option<&Arc<Lease>>) -> Arc<Lease> {
@@ -258,14 +277,7 @@ impl Slot<'_> {
         }
         // An empty slot means that the stop has settled the job.
         let Some(running) = running else { return };
-        let reply = match finished {
-            Finished::Ended(end) => settle::ended(consumer, running, elapsed, end),
-            Finished::Cancelled(lease) => {
-                durable_lane::settle::cancelled(consumer, served, (lease, running.span), elapsed);
-                None
-            }
-            Finished::Interrupted => settle::interrupted(consumer, running),
-        };
+        let reply = finished.settle(consumer, running, elapsed);
         if wanted {
             core_lane::send(consumer, reply).await;
             self.now = Instant::now();

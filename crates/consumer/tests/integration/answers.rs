@@ -239,7 +239,7 @@ async fn the_deepest_payload_comes_back_and_a_deeper_one_is_refused_on_each_subj
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_payload_is_told_to_its_sender_and_not_to_the_log() {
+async fn the_sender_sees_the_wrong_value_of_a_payload_and_the_log_does_not() {
     let fixture = Fixture::start().await;
     let mut consumer = fixture.consumer(&[]).await;
     let secret = format!("hunter2{}", "x".repeat(10_000));

@@ -1,4 +1,4 @@
-//! A nats-server, consumers on it, and somebody who hands them jobs.
+//! A nats-server, consumers on it, and a client that submits jobs.
 
 use std::time::Duration;
 

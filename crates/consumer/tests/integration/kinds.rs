@@ -124,7 +124,8 @@ async fn plain_jobs_that_were_passed_on_outlive_the_consumer_they_were_passed_to
 }
 
 #[tokio::test]
-async fn plain_jobs_wait_with_whoever_received_them_while_those_who_serve_their_kind_are_full() {
+async fn plain_jobs_wait_in_the_consumer_that_received_them_while_all_consumers_of_their_kind_are_full()
+ {
     const JOBS: u64 = 40;
     let fixture = Fixture::start().await;
     let mut other = fixture

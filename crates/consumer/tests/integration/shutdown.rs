@@ -1,4 +1,4 @@
-//! A consumer that is told to stop finishes what runs, and says what it could not finish.
+//! A stopping consumer finishes running jobs, and logs those that it could not finish.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ async fn sigterm_in_the_middle_of_a_job_lets_it_finish() {
 }
 
 #[tokio::test]
-async fn a_job_over_the_grace_period_is_named_and_its_requester_is_told() {
+async fn a_job_over_the_grace_period_is_logged_and_its_requester_gets_an_outcome() {
     let fixture = Fixture::start().await;
     let mut consumer = fixture
         .consumer(&["--concurrency", "1", "--grace", "1s"])
@@ -122,7 +122,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn it_ends_in_time_with_many_requests_to_hand_back_and_nobody_to_take_them() {
+async fn it_ends_in_time_with_many_requests_to_hand_back_and_no_connection() {
     let mut fixture = Fixture::start().await;
     let args = ["--concurrency", "1", "--inbox", "20000", "--grace", "2s"];
     let mut consumer = fixture.consumer(&args).await;

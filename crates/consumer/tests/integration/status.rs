@@ -58,7 +58,7 @@ async fn two_consumers_of_one_name_both_answer() {
 }
 
 #[tokio::test]
-async fn whoever_asked_last_is_told_how_it_ended() {
+async fn the_last_requester_gets_the_final_status() {
     let fixture = Fixture::start().await;
     let mut consumer = fixture.consumer(&[]).await;
     let observer = fixture.server.connect_as("status").await;

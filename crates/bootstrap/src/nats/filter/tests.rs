@@ -72,7 +72,7 @@ async fn read_by_the_library(bytes: Vec<u8>) -> Vec<Bytes> {
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
-        // Only one connection: whoever comes again has lost it.
+        // Only one connection: a second one would mean that the first was lost.
         drop(listener);
         let mut stream = BufReader::new(stream);
         let greeting =
@@ -209,7 +209,7 @@ async fn a_subject_or_reply_that_is_no_word_for_the_library_is_written_anew() {
 }
 
 #[test]
-fn what_a_stream_adds_is_kept_and_what_somebody_has_forged_is_not() {
+fn headers_added_by_a_stream_are_kept_and_forged_ones_are_not() {
     let headers = b"NATS/1.0\r\nNats-Sequence: 7\r\nno-colon\r\nNats-Stream: JOBS\r\nNats-Subject: jobs.durable.\xff\r\n\
         Nats-Sequence: 42\r\nNats-Time-Stamp: 2026-01-31T09:30:00Z\r\nNats-Num-Pending: 3\r\n\r\n";
     let (bytes, _) = filtered(&Frame::with_headers(headers).bytes(), usize::MAX);

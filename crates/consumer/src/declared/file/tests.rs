@@ -70,7 +70,7 @@ fn a_file_without_handlers_declares_none() {
 }
 
 #[test]
-fn mistakes_in_the_shape_of_the_file_are_told_with_their_line() {
+fn mistakes_in_the_shape_of_the_file_are_reported_with_their_line() {
     let shapes = [
         "[handlers.a\nexec = [\"true\"]\n",
         "[handlers.a]\nexec = [\"true\"]\n\n[handlers.a]\nnats = \"b\"\n",
@@ -88,7 +88,7 @@ fn mistakes_in_the_shape_of_the_file_are_told_with_their_line() {
 }
 
 #[test]
-fn all_handlers_with_mistakes_are_told_at_once() {
+fn all_handlers_with_mistakes_are_reported_at_once() {
     let text = "[handlers.b]\nhttp = \"ftp://x\"\n[handlers.a]\nnats = \"a b\"\n[other]\n";
     insta::assert_snapshot!(mistakes(text));
 }
@@ -102,7 +102,7 @@ fn each(declarations: &[&str]) -> String {
 }
 
 #[test]
-fn mistakes_in_programs_are_told_with_what_would_be_right() {
+fn mistakes_in_programs_are_reported_with_the_right_form() {
     let declarations = [
         "exec = \"sha256sum -\"",
         "exec = []",
@@ -169,7 +169,7 @@ fn mistakes_in_calls_of_web_services_show_no_secret() {
 }
 
 #[test]
-fn mistakes_in_subjects_are_told_with_what_would_be_right() {
+fn mistakes_in_subjects_are_reported_with_the_right_form() {
     let declarations = [
         "nats = \"\"",
         "nats = \"handlers.*\"",

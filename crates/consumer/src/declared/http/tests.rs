@@ -24,7 +24,7 @@ impl Server {
         Self::start_with(move |request, mut stream| {
             let answer = answer(&request);
             async move {
-                // Whoever has read enough may hang up.
+                // The client may close the connection when it has read enough.
                 let _ = stream.write_all(&answer).await;
             }
         })
@@ -135,7 +135,7 @@ async fn failure(handler: &Http) -> (&'static str, String) {
 }
 
 #[tokio::test]
-async fn a_web_service_is_told_payload_and_job() {
+async fn a_web_service_gets_the_payload_and_the_job_in_headers() {
     let mut server = Server::start(|_| answer("200 OK", "", "{\"id\": 7}")).await;
     let handler = server.handler(
         "method = \"PUT\"\nheaders = { Authorization = \"Bearer ${TOKEN}\", Accept = \"a/b\" }",

@@ -128,7 +128,7 @@ async fn the_code_of_an_error_says_whether_a_repetition_may_help() {
 }
 
 #[tokio::test]
-async fn a_service_is_told_which_job_it_runs() {
+async fn a_service_gets_the_job_in_headers() {
     let server = NatsServer::builder().open().start().await;
     let client = server.connect_as("worker").await;
     let mut requests = client.subscribe("handlers.test").await.unwrap();
