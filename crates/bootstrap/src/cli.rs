@@ -6,13 +6,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgMatches, Command, Id, Parser};
 
+use crate::about::About;
 use crate::monitor::MonitorAddress;
-use crate::service::About;
 use crate::trace::TraceOptions;
 use crate::{LogFormat, NatsOptions};
 
@@ -62,12 +61,6 @@ pub struct Options {
     #[command(flatten)]
     pub nats: NatsOptions,
 }
-
-/// A mistake in the configuration that is found after the command line was read. The service exits
-/// with 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Misconfigured(pub String);
 
 /// Checks a name, which appears in subjects of micro services, in log lines and in JSON.
 fn instance_name(text: &str) -> Result<String, String> {
@@ -193,11 +186,6 @@ fn variable_behind(shown: &str, command: &Command) -> Option<String> {
     let variable = flag.get_env()?;
     let is_set = !is_on_command_line(long) && std::env::var_os(variable).is_some();
     is_set.then(|| variable.to_string_lossy().into_owned())
-}
-
-/// Marks an error as a mistake in the configuration.
-pub(crate) fn misconfigured(error: &anyhow::Error) -> anyhow::Error {
-    anyhow!(Misconfigured(format!("{error:#}")))
 }
 
 #[cfg(test)]

@@ -27,8 +27,8 @@ pub(crate) use self::connections::{ConnectionState, Connections};
 pub use self::families::{Families, Labels, Times};
 use self::process::Process;
 pub use self::waits::Waits;
+use crate::about::About;
 use crate::health::Health;
-use crate::service::About;
 
 /// Where metrics are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,121 +8,16 @@ use clap::Parser;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::cli::{self, Misconfigured, Options};
-use crate::health::{self, Health};
-use crate::monitor::Monitor;
-use crate::nats::{Endpoint, Registration, StoppedEarly};
-use crate::{Nats, shutdown, telemetry, trace};
+use crate::about::About;
+use crate::cli::{self, Options};
+use crate::context::Context;
+use crate::health;
+use crate::misconfigured::{Misconfigured, misconfigured};
+use crate::nats::StoppedEarly;
+use crate::{shutdown, telemetry, trace};
 
 /// How much longer than its grace period a service may take that stops because a task failed.
 const LATE: Duration = Duration::from_secs(2);
-
-/// Names of a service.
-#[derive(Clone, Copy, Debug)]
-pub struct About {
-    /// Its name as a command, in logs and as a NATS micro service.
-    pub name: &'static str,
-    /// The prefix of its environment variables, without the underscore.
-    pub prefix: &'static str,
-    /// Its version, three numbers with dots.
-    pub version: &'static str,
-    /// The prefix of its inbox subjects, unless `NATS_INBOX_PREFIX` sets another. Its user on NATS may
-    /// subscribe to no other inboxes.
-    pub inbox_prefix: &'static str,
-    /// The port of the loopback interface that serves its metrics, unless that port is taken or
-    /// `--monitor` sets another address.
-    pub monitor_port: u16,
-}
-
-/// What a running service works with.
-#[derive(Clone, Debug)]
-pub struct Context {
-    /// The names of the service.
-    pub about: About,
-    /// The name of this instance.
-    pub instance: String,
-    /// How long work that has begun may take once [`Context::shutdown`] is cancelled.
-    pub grace: Duration,
-    /// Cancelled when the service has to stop.
-    pub shutdown: CancellationToken,
-    /// Cancelled when the service is told to stop a second time. The process ends one second later.
-    pub hurry: CancellationToken,
-    /// The metrics of the service.
-    pub monitor: Monitor,
-    pub(crate) options: Options,
-    /// The health of this instance.
-    pub health: Health,
-}
-
-impl Context {
-    /// The context that [`run`] makes, for programs and tests that start a service themselves.
-    #[must_use]
-    pub fn new(about: About, options: Options, shutdown: CancellationToken) -> Self {
-        let instance = options.instance.clone().unwrap_or_else(|| {
-            let random = uuid::Uuid::new_v4().simple().to_string();
-            format!("{}-{}", about.name, &random[..6])
-        });
-        let monitor = Monitor::new(about, &instance);
-        let health = Health::new(monitor.connections(), shutdown.clone());
-        monitor.register(health.clone());
-        Self {
-            about,
-            instance,
-            monitor,
-            grace: options.grace,
-            shutdown,
-            hurry: CancellationToken::new(),
-            options,
-            health,
-        }
-    }
-
-    /// Connects to NATS, and waits for it as long as it takes. The purpose is part of the connection's
-    /// name on the server.
-    ///
-    /// A connection that is lost later is always made again.
-    ///
-    /// # Errors
-    /// When the configuration is wrong, the server refuses the credentials, or the service is told to
-    /// stop before there is a connection.
-    pub async fn connect(&self, purpose: &str) -> anyhow::Result<Nats> {
-        Nats::connect(self, purpose).await
-    }
-
-    /// Registers this instance as a NATS micro service, so that `nats micro ls` and `$SRV.PING`
-    /// find it under the service's name; the metadata holds its instance and host name.
-    ///
-    /// Dropping the returned value ends the registration.
-    ///
-    /// # Errors
-    /// When the connection is closed.
-    pub async fn register(&self, nats: &Nats) -> anyhow::Result<Registration> {
-        Registration::new(self, nats).await
-    }
-
-    /// Registers it with a subject on which it answers requests, as a member of a queue group.
-    ///
-    /// # Errors
-    /// When the connection is closed.
-    pub async fn register_endpoint(
-        &self,
-        nats: &Nats,
-        name: &'static str,
-        queue_group: String,
-        subject: &'static str,
-    ) -> anyhow::Result<Endpoint> {
-        Endpoint::new(self, nats, name, queue_group, subject).await
-    }
-
-    /// The host name of this machine or container.
-    #[must_use]
-    pub fn host(&self) -> String {
-        nix::unistd::gethostname()
-            .ok()
-            .and_then(|name| name.into_string().ok())
-            .unwrap_or_else(|| "unknown".to_owned())
-    }
-}
 
 /// Runs a service: reads its configuration, starts logs, health, metrics and signals, then calls `serve`.
 ///
@@ -193,7 +88,7 @@ pub(crate) fn run_work(
             context
                 .health
                 .serve(path)
-                .map_err(|error| cli::misconfigured(&error))?;
+                .map_err(|error| misconfigured(&error))?;
         }
         if monitored {
             context
@@ -204,7 +99,7 @@ pub(crate) fn run_work(
                     &context.health,
                     context.shutdown.clone(),
                 )
-                .map_err(|error| cli::misconfigured(&error))?;
+                .map_err(|error| misconfigured(&error))?;
         }
         shutdown::on_signal(&health, context.shutdown.clone(), context.hurry.clone())?;
         // A service with a failed task stops like any other, but may wait for that task in vain.

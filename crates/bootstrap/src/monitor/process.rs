@@ -5,7 +5,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::Families;
-use crate::service::About;
+use crate::about::About;
 
 /// The metrics of the process, under their usual names.
 #[derive(Debug)]

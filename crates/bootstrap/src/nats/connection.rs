@@ -11,10 +11,10 @@ use super::client::Client;
 use super::connector::{ConnectFailure, Connector, NewClient};
 use super::round_trip::round_trip;
 use super::supervise::supervise;
-use crate::cli::{self, Misconfigured};
+use crate::context::Context;
 use crate::health::Health;
+use crate::misconfigured::{Misconfigured, misconfigured};
 use crate::monitor::ConnectionState;
-use crate::service::Context;
 
 /// The wait between two rounds over the servers at the start.
 const RETRY: Duration = Duration::from_secs(1);
@@ -39,6 +39,20 @@ pub struct Nats {
     pub health: Health,
     connected: watch::Receiver<bool>,
     state: Arc<ConnectionState>,
+}
+
+impl Context {
+    /// Connects to NATS, and waits for it as long as it takes. The purpose is part of the connection's
+    /// name on the server.
+    ///
+    /// A connection that is lost later is always made again.
+    ///
+    /// # Errors
+    /// When the configuration is wrong, the server refuses the credentials, or the service is told to
+    /// stop before there is a connection.
+    pub async fn connect(&self, purpose: &str) -> anyhow::Result<Nats> {
+        Nats::connect(self, purpose).await
+    }
 }
 
 impl Nats {
@@ -140,7 +154,7 @@ async fn connect_first(context: &Context, connector: &Connector) -> anyhow::Resu
         let error = match new {
             Ok(new) => return Ok(new),
             Err(ConnectFailure::Misconfigured(error)) => {
-                return Err(cli::misconfigured(&error));
+                return Err(misconfigured(&error));
             }
             Err(ConnectFailure::Unreachable(error)) => error,
         };

@@ -10,9 +10,9 @@ use tracing::{debug, error, info, warn};
 use super::filter::Filter;
 use super::generations::{End, EndOnDrop};
 use super::server_choice::{FirstServer, choose_again, shuffled};
-use crate::cli;
+use crate::context::Context;
+use crate::misconfigured::misconfigured;
 use crate::monitor::ConnectionState;
-use crate::service::Context;
 
 /// Makes the library clients of one connection.
 pub(super) struct Connector {
@@ -83,7 +83,7 @@ impl Connector {
         state: &Arc<ConnectionState>,
     ) -> anyhow::Result<Self> {
         let addresses = context.options.nats.addresses();
-        let addresses = addresses.map_err(|error| cli::misconfigured(&error))?;
+        let addresses = addresses.map_err(|error| misconfigured(&error))?;
         Ok(Self {
             context: context.clone(),
             purpose: purpose.to_owned(),

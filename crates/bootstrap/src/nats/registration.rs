@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::{Client, Nats};
-use crate::service::Context;
+use crate::context::Context;
 
 /// The wait before a failed registration is repeated.
 const RETRY: Duration = Duration::from_millis(200);
@@ -23,6 +23,33 @@ pub struct Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+impl Context {
+    /// Registers this instance as a NATS micro service, so that `nats micro ls` and `$SRV.PING`
+    /// find it under the service's name; the metadata holds its instance and host name.
+    ///
+    /// Dropping the returned value ends the registration.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn register(&self, nats: &Nats) -> anyhow::Result<Registration> {
+        Registration::new(self, nats).await
+    }
+
+    /// Registers it with a subject on which it answers requests, as a member of a queue group.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn register_endpoint(
+        &self,
+        nats: &Nats,
+        name: &'static str,
+        queue_group: String,
+        subject: &'static str,
+    ) -> anyhow::Result<Endpoint> {
+        Endpoint::new(self, nats, name, queue_group, subject).await
     }
 }
 

@@ -81,11 +81,15 @@ impl Topology {
             return Err(error).with_context(|| format!("cannot create the stream {stream}"));
         };
         let existing = info["config"].take();
-        let mut declared = declared;
-        declared["subjects"] = json!(all_subjects(&declared, &existing));
-        let merged = match plan(&declared, &existing, &CHANGEABLE_OF_STREAM) {
+        let mut with_all_subjects = declared.clone();
+        with_all_subjects["subjects"] = json!(all_subjects(&declared, &existing));
+        let merged = match plan(&with_all_subjects, &existing, &CHANGEABLE_OF_STREAM) {
             Plan::LeaveAlone => return Ok(()),
-            Plan::Refuse(differences) => return Err(differs(stream, &differences)),
+            Plan::Refuse(differences) if with_all_subjects["subjects"] == existing["subjects"] => {
+                return Err(differs(stream, &differences));
+            }
+            // The subjects that are missing are named as well, beside those that are declared.
+            Plan::Refuse(_) => return Err(differs(stream, &differences(&declared, &existing))),
             Plan::Nothing if code != ErrorCode::STREAM_NAME_EXIST => return Ok(()),
             Plan::Nothing => existing,
             Plan::Change(changes) => {
@@ -95,8 +99,8 @@ impl Topology {
             }
         };
         // A field that is not declared may differ as well.
-        declared["metadata"] = merged["metadata"].clone();
-        match request::ask::<Value>(client, create, &declared).await {
+        with_all_subjects["metadata"] = merged["metadata"].clone();
+        match request::ask::<Value>(client, create, &with_all_subjects).await {
             Err(ApiError::Refused { code, .. }) if code == ErrorCode::STREAM_NAME_EXIST => {
                 Err(differs(stream, &[]))
             }
@@ -180,14 +184,7 @@ fn plan(declared: &Value, existing: &Value, changeable: &[&str]) -> Plan {
     let may_change =
         |field: &str| changeable.contains(&field) || field == "subjects" || field == "metadata";
     if differing.iter().any(|field| !may_change(field)) {
-        let named = differing.iter().filter(|field| **field != "metadata");
-        let both = |field: &String| {
-            format!(
-                "{field} is {} instead of {}",
-                existing[field], declared[field]
-            )
-        };
-        return Plan::Refuse(named.map(|field| both(field)).collect());
+        return Plan::Refuse(differences(declared, existing));
     }
     if revision_of(existing) > REVISION {
         return Plan::LeaveAlone;
@@ -206,6 +203,17 @@ fn plan(declared: &Value, existing: &Value, changeable: &[&str]) -> Plan {
     metadata.insert(REVISION_KEY.to_owned(), json!(REVISION.to_string()));
     changes.insert("metadata".to_owned(), Value::Object(metadata));
     Plan::Change(changes)
+}
+
+/// What differs, field by field with both values, but for the metadata.
+fn differences(declared: &Value, existing: &Value) -> Vec<String> {
+    let fields = differing_fields(declared, existing).into_iter();
+    let named = fields.filter(|field| *field != "metadata");
+    let both = |field: &String| {
+        let (there, wanted) = (&existing[field], &declared[field]);
+        format!("{field} is {there} instead of {wanted}")
+    };
+    named.map(both).collect()
 }
 
 fn revision_of(config: &Value) -> u64 {
