@@ -15,7 +15,7 @@ pub trait Sink: Send + Sync + 'static {
     fn room(&self) -> usize;
 
     /// Takes jobs, also if there are more than there is room for: each of them is settled by
-    /// [`Lane::settle`] in the end.
+    /// [`crate::Lane::settle`] in the end.
     fn take(&self, jobs: Vec<Arc<Lease>>);
 
     /// Gives jobs back that have waited for longer than this and were not started.
