@@ -177,8 +177,10 @@ fn run_by_hand(project: &Project) {
     );
 }
 
-/// A durable job is submitted and waited for at a terminal, as README.md says.
+/// A durable job is submitted and waited for at a terminal, as the guide says.
 fn submit_by_hand(project: &Project) {
+    // Else `run` builds the image, and says so on standard output.
+    project.compose(&["build", "jobs"]);
     let submit = ["submit", "--kind", "echo", "--payload", "[1.50]", "--wait"];
     let run = ["run", "--rm", "-T", "jobs", "--json"];
     let record = project.compose(&[&run[..], &submit].concat());
