@@ -54,7 +54,9 @@ pub(crate) fn lines(queues: &Queues, most: usize) -> Vec<String> {
         let served = match queue.served {
             Some(true) => "yes",
             Some(false) => "no",
-            None => "unknown",
+            None if queue.waiting > 0 => "unknown",
+            // It is looked up only where jobs wait.
+            None => "-",
         };
         [
             queue.kind.to_string(),
@@ -106,6 +108,16 @@ mod tests {
                 "and 1 more kinds",
             ]
         );
+        // Whether an empty queue is served is not looked up; of others nobody may answer in time.
+        let served = |waiting| {
+            let queues = Queues {
+                queues: vec![queue("c", waiting, None, false)],
+                waiting,
+            };
+            lines(&queues, 1)[2].rsplit(' ').next().map(str::to_owned)
+        };
+        assert_eq!(served(0).as_deref(), Some("-"));
+        assert_eq!(served(1).as_deref(), Some("unknown"));
         let unknown = as_json(&queues.queues[2]);
         assert!(unknown.get("served").is_none() && unknown.get("at_least").is_none());
     }
