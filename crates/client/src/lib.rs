@@ -31,5 +31,5 @@ pub use jetstream::preflight::examine;
 pub use jetstream::write_health::{WriteHealth, check as check_write_health};
 pub use jetstream::{
     Finding, Guarantees, Limits, NotStored, Storage, Stream, StreamDepth, Topology,
-    dead_letters as count_dead_letters, guarantees, is_served, storage, streams,
+    dead_letters as count_dead_letters, guarantees, storage, streams,
 };

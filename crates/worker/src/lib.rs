@@ -22,7 +22,7 @@ mod store;
 mod trace;
 
 pub use counters::Figures;
-pub use jetstream::Topology;
+pub use jetstream::{Topology, is_served};
 pub use lane::{Lane, LaneEnd};
 pub use lease::Lease;
 pub use options::LaneOptions;

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Message, Request, RequestErrorKind};
-use bytes::Bytes;
 use common::{Backoff, JobId, JobKind, Outcome, WireDuration, codes, subjects};
 use tokio::sync::Semaphore;
 use tracing::warn;
@@ -204,26 +203,14 @@ async fn forward_once(consumer: &Consumer, message: &CoreMessage, job: &ForwardJ
     match reply {
         Ok(Ok(outcome)) => Forwarded::Outcome(outcome),
         Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
-            if is_served(consumer, &job.kind).await {
-                Forwarded::Full
-            } else {
-                Forwarded::NoConsumer
+            // Where it is not known, the consumers of the kind count as full.
+            let served = worker::is_served(&consumer.nats.client, &job.kind, PRESENCE_TIMEOUT);
+            match served.await {
+                Ok(Some(false)) => Forwarded::NoConsumer,
+                Ok(Some(true) | None) | Err(_) => Forwarded::Full,
             }
         }
         Ok(Err(error)) => Forwarded::Unknown(error.to_string()),
         Err(_) => Forwarded::Unknown("it did not come in time".to_owned()),
-    }
-}
-
-/// Tells two reasons for "no responders" apart: the consumers of the kind are full (`true`), or no
-/// consumer serves it (`false`).
-async fn is_served(consumer: &Consumer, kind: &JobKind) -> bool {
-    let presence = consumer
-        .nats
-        .client
-        .request(subjects::serves_kind(kind), Bytes::new());
-    match tokio::time::timeout(PRESENCE_TIMEOUT, presence).await {
-        Ok(Err(error)) => error.kind() != RequestErrorKind::NoResponders,
-        Ok(Ok(_)) | Err(_) => true,
     }
 }
