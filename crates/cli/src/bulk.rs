@@ -4,9 +4,8 @@ use std::io::Write as _;
 use std::num::NonZeroU32;
 
 use bootstrap::Client;
-use bytes::Bytes;
-use client::dead_letters::{self, Remaining};
-use client::{DeadLetter, Replayed, Which};
+use client::dead_letters::{self, Action, Remaining};
+use client::{Replayed, Which};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -18,53 +17,6 @@ use crate::summary::{line, summary};
 /// How many dead letters are read at a time.
 const PAGE: usize = 500;
 
-/// What is done with dead letters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// Put the job into the queue again; with the most a second, if there is a limit.
-    Replay(Option<NonZeroU32>),
-    /// Remove the dead letter for good.
-    Discard,
-}
-
-impl Action {
-    fn verb(self) -> &'static str {
-        match self {
-            Self::Replay(_) => "replay",
-            Self::Discard => "discard",
-        }
-    }
-
-    pub(crate) fn did(self) -> &'static str {
-        match self {
-            Self::Replay(_) => "replayed",
-            Self::Discard => "discarded",
-        }
-    }
-
-    fn rate(self) -> Option<NonZeroU32> {
-        match self {
-            Self::Replay(rate) => rate,
-            Self::Discard => None,
-        }
-    }
-
-    pub(crate) async fn apply(
-        self,
-        client: &Client,
-        letter: &DeadLetter,
-        payload: Option<Bytes>,
-    ) -> anyhow::Result<Replayed> {
-        match self {
-            Self::Replay(_) => dead_letters::replay(client, letter, payload).await,
-            Self::Discard => {
-                dead_letters::discard(client, letter).await?;
-                Ok(Replayed::Yes)
-            }
-        }
-    }
-}
-
 /// What became of one.
 pub(crate) fn told(action: Action, done: Replayed) -> &'static str {
     match done {
@@ -73,13 +25,14 @@ pub(crate) fn told(action: Action, done: Replayed) -> &'static str {
     }
 }
 
-/// Does something with the dead letters that are meant, once that is sure to be wanted; false if
+/// Replays or discards all dead letters that match, at most `rate` a second, after it has asked; false if
 /// some were left as they are.
 pub(crate) async fn run(
     client: &Client,
     out: Printer,
     stop: &CancellationToken,
     action: Action,
+    rate: Option<NonZeroU32>,
     chosen: &Chosen,
 ) -> anyhow::Result<bool> {
     let which = chosen.filter.which();
@@ -98,10 +51,10 @@ pub(crate) async fn run(
         }
     }
     let mut counts = Counts::default();
-    let mut letters = Remaining::new(client, &which, action.rate()).await?;
+    let mut letters = Remaining::new(client, &which, rate).await?;
     while let Some(next) = stop.run_until_cancelled(letters.next()).await {
         let Some(letter) = next? else { break };
-        match action.apply(client, &letter, None).await {
+        match action.apply(client, &letter).await {
             Ok(Replayed::Yes) => counts.done += 1,
             Ok(Replayed::Already) => counts.already += 1,
             Err(error) => {
@@ -154,7 +107,11 @@ async fn ask(client: &Client, action: Action, which: &Which) -> anyhow::Result<A
     if count == 0 {
         return Ok(Answer::NothingMatches);
     }
-    eprint!("{} {}? [y/N] ", action.verb(), dead_letters_of(count));
+    let verb = match action {
+        Action::Replay => "replay",
+        Action::Discard => "discard",
+    };
+    eprint!("{verb} {}? [y/N] ", dead_letters_of(count));
     std::io::stderr().flush()?;
     let read = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
@@ -202,7 +159,7 @@ fn report(out: Printer, action: Action, counts: &Counts, complete: bool) -> anyh
         },
     ) = (action.did(), counts);
     let mut json = json!({did: done, "failed": failed, "complete": complete});
-    if let Action::Replay(_) = action {
+    if action == Action::Replay {
         json["already"] = json!(already);
     }
     out.either(&json, || {

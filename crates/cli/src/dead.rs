@@ -2,12 +2,13 @@
 
 use bootstrap::{Client, Nats};
 use bytes::Bytes;
-use client::{DeadLetter, Replayed, dead_letters};
+use client::dead_letters::{self, Action};
+use client::{DeadLetter, Replayed};
 use common::{DeadReason, JobId};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::bulk::{self, Action};
+use crate::bulk;
 use crate::command::dead::{Chosen, Dead, Filter};
 use crate::interrupt::until;
 use crate::print::{Printer, failure, moment, note, print, shown};
@@ -30,15 +31,15 @@ pub(crate) async fn run(
         Dead::Replay(replay) => {
             let payload = replay.payload.as_ref();
             let payload = payload.map(|payload| Bytes::from(payload.0.get().to_owned()));
-            let action = Action::Replay(replay.rate);
-            match replay.chosen.which.id {
-                Some(id) => one(client, out, action, id, &replay.chosen, payload).await,
-                None => bulk::run(client, out, stop, action, &replay.chosen).await,
+            let (action, chosen) = (Action::Replay, &replay.chosen);
+            match chosen.which.id {
+                Some(id) => one(client, out, action, id, chosen, payload).await,
+                None => bulk::run(client, out, stop, action, replay.rate, chosen).await,
             }
         }
         Dead::Discard(discard) => match discard.chosen.which.id {
             Some(id) => one(client, out, Action::Discard, id, &discard.chosen, None).await,
-            None => bulk::run(client, out, stop, Action::Discard, &discard.chosen).await,
+            None => bulk::run(client, out, stop, Action::Discard, None, &discard.chosen).await,
         },
     }
 }
@@ -105,7 +106,7 @@ async fn show(client: &Client, out: Printer, id: JobId) -> anyhow::Result<bool> 
     Ok(true)
 }
 
-/// Replays or discards the dead letter of a job, or says what would be done.
+/// Replays or discards the dead letter of a job, or says what would be done. A payload is for a replay.
 async fn one(
     client: &Client,
     out: Printer,
@@ -125,7 +126,10 @@ async fn one(
         })?;
         return Ok(true);
     }
-    let done = action.apply(client, &letter, payload).await?;
+    let done = match payload {
+        Some(_) => dead_letters::replay(client, &letter, payload).await?,
+        None => action.apply(client, &letter).await?,
+    };
     out.either(&json!({"id": id, did: done == Replayed::Yes}), || {
         format!("job {id} {}", bulk::told(action, done))
     })?;
