@@ -25,7 +25,7 @@ pub use groups::{Group, Groups, groups, normalised};
 pub use list::list;
 pub use newest::{Cursor, Letters, count, newest};
 pub use replay::{Replayed, replay};
-pub use show::show;
+pub use show::{exists, show};
 pub use summary::Summary;
 
 /// A job that was given up.

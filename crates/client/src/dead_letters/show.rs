@@ -15,3 +15,13 @@ pub async fn show(client: &Client, id: JobId) -> anyhow::Result<Option<DeadLette
     add_failures(client, letter.as_mut_slice()).await?;
     Ok(letter)
 }
+
+/// Whether the job has a dead letter. Its record does not tell: a discard may have stopped between the
+/// record and the dead letter.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn exists(client: &Client, id: JobId) -> anyhow::Result<bool> {
+    let stored = direct_get::last(client, Stream::State, &subjects::dead_of_job(id)).await?;
+    Ok(stored.is_some())
+}

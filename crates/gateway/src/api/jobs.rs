@@ -90,14 +90,12 @@ pub(crate) async fn show(
     }))
 }
 
-/// Whether the dead letter of a job exists. Its record does not tell: a discard may have stopped between
-/// the record and the dead letter. `None` if the job is not dead, or that is not known.
+/// Whether the dead letter of a job exists; `None` if the job is not dead, or that is not known.
 async fn has_dead_letter(app: &App, record: &JobRecord) -> Option<bool> {
     if record.state != JobState::Dead {
         return None;
     }
-    let letter = dead_letters::show(&app.nats.client, record.id).await;
-    letter.ok().map(|letter| letter.is_some())
+    dead_letters::exists(&app.nats.client, record.id).await.ok()
 }
 
 /// A job as it was submitted: as JSON that every parser can read, or else in base64.

@@ -67,10 +67,11 @@ pub(crate) async fn page(
     let found = client::look_up(&pages.app.nats.client, id).await;
     let Some(record) = found.map_err(Problem::away)? else {
         // A dead letter can be left of a job whose record has expired.
-        let letter = dead_letters::show(&pages.app.nats.client, id).await;
-        return match letter.map_err(Problem::away)? {
-            Some(_) => Ok(Redirect::to(&format!("/dead/{id}")).into_response()),
-            None => Err(Problem::not_found(format!("Job {id} is not known."))),
+        let exists = dead_letters::exists(&pages.app.nats.client, id).await;
+        return if exists.map_err(Problem::away)? {
+            Ok(Redirect::to(&format!("/dead/{id}")).into_response())
+        } else {
+            Err(Problem::not_found(format!("Job {id} is not known.")))
         };
     };
     // The record is shown even if this fails.
@@ -87,14 +88,10 @@ pub(crate) async fn page(
     html(&JobPage::new(layout, record, &message, has_dead_letter))
 }
 
-/// Whether the dead letter of a job exists. Its record does not tell: a discard may have stopped between
-/// the record and the dead letter. If the dead letter cannot be read now, the record decides.
+/// Whether the dead letter of a job exists; if that cannot be looked up now, the record decides.
 async fn has_dead_letter(pages: &Pages, record: &JobRecord) -> bool {
-    if record.state != JobState::Dead {
-        return false;
-    }
-    let letter = dead_letters::show(&pages.app.nats.client, record.id).await;
-    letter.map_or_else(|_| !record.is_discarded(), |letter| letter.is_some())
+    let exists = async || dead_letters::exists(&pages.app.nats.client, record.id).await;
+    record.state == JobState::Dead && exists().await.unwrap_or(!record.is_discarded())
 }
 
 /// The message in which a job waits or runs.
