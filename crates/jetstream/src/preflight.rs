@@ -5,6 +5,7 @@ use std::fmt;
 use bootstrap::Client;
 use serde_json::Value;
 
+use crate::manage;
 use crate::request::{self, ApiError};
 use crate::topology::{Stream, Topology};
 
@@ -37,13 +38,9 @@ impl fmt::Display for Finding {
 /// # Errors
 /// When the server does not answer in time.
 pub async fn examine(client: &Client, topology: Topology) -> anyhow::Result<Vec<Finding>> {
-    match request::ask::<Value>(client, "$JS.API.INFO".to_owned(), &Value::Null).await {
-        Ok(_) => {}
-        Err(ApiError::NoJetStream(_) | ApiError::Refused { .. }) => {
-            let what = "the server has no JetStream for this user, so nothing can be stored";
-            return Ok(vec![Finding::breaks(what.to_owned())]);
-        }
-        Err(error) => return Err(error.into()),
+    if manage::existing(manage::account(client).await)?.is_none() {
+        let what = "the server has no JetStream for this user, so nothing can be stored";
+        return Ok(vec![Finding::breaks(what.to_owned())]);
     }
     examine_jetstream(client, topology).await
 }
@@ -71,12 +68,9 @@ pub async fn examine_jetstream(
     }
     // The fourth holds no jobs, and not every user may look at it.
     for stream in [Stream::Jobs, Stream::Later, Stream::State] {
-        let subject = format!("$JS.API.STREAM.INFO.{stream}");
-        match request::ask::<Value>(client, subject, &Value::Null).await {
-            Ok(info) => findings.extend(self::stream(stream, &info["config"], topology)),
-            // It is not there yet, or this user may not look at it.
-            Err(ApiError::Refused { .. } | ApiError::NoJetStream(_)) => {}
-            Err(error) => return Err(error.into()),
+        // It may not exist yet, or this user may not look at it.
+        if let Some(info) = manage::existing(manage::stream_info(client, stream).await)? {
+            findings.extend(self::stream(stream, &info.config, topology));
         }
     }
     Ok(findings)

@@ -19,6 +19,7 @@ use serde_json::{Map, Value, json};
 use tracing::info;
 
 use super::{Stream, Topology, consumer_name, jobs_of_kind, pull_consumer};
+use crate::manage::{self, StreamInfo};
 use crate::request::{self, ApiError};
 
 /// The revision of what this version declares. Count it up with each change of a declared value.
@@ -76,11 +77,12 @@ impl Topology {
         let ApiError::Refused { code, .. } = error else {
             return Err(error).with_context(|| format!("cannot create the stream {stream}"));
         };
-        let info = format!("$JS.API.STREAM.INFO.{stream}");
-        let Ok(mut info) = request::ask::<Value>(client, info, &Value::Null).await else {
+        let Ok(StreamInfo {
+            config: existing, ..
+        }) = manage::stream_info(client, stream).await
+        else {
             return Err(error).with_context(|| format!("cannot create the stream {stream}"));
         };
-        let existing = info["config"].take();
         let mut with_all_subjects = declared.clone();
         with_all_subjects["subjects"] = json!(all_subjects(&declared, &existing));
         let merged = match plan(&with_all_subjects, &existing, &CHANGEABLE_OF_STREAM) {
