@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use crate::lease::{Lease, Leases};
-use crate::store::{JobStore, Written, add_failure};
+use crate::store::{JobStore, add_failure};
 
 /// What a record and the headers of a message may take beside the result, in bytes.
 const MARGIN: usize = 4096;
@@ -216,17 +216,9 @@ impl Settler {
             } => {
                 // This delivery was not lost with its consumer.
                 there.settled_deliveries = record.settled_deliveries;
-                match store.write(lease, &there, Vec::new()).await {
-                    Written::Yes => store.nak(lease, until.since(now)).await,
-                    Written::Ended => store.ack(lease).await,
-                    Written::Superseded | Written::GaveUp => {}
-                }
+                store.give_back(lease, &there, until.since(now)).await;
             }
-            Settlement::GivenBack => match store.write(lease, &record, Vec::new()).await {
-                Written::Yes => store.nak(lease, Duration::ZERO).await,
-                Written::Ended => store.ack(lease).await,
-                Written::Superseded | Written::GaveUp => {}
-            },
+            Settlement::GivenBack => store.give_back(lease, &record, Duration::ZERO).await,
         }
     }
 }

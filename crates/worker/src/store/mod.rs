@@ -238,8 +238,17 @@ impl JobStore {
         });
     }
 
+    /// Writes a record, and gives the message back: the server delivers it again after the wait.
+    pub(crate) async fn give_back(&self, lease: &Lease, record: &JobRecord, wait: Duration) {
+        match self.write(lease, record, Vec::new()).await {
+            Written::Yes => self.nak(lease, wait).await,
+            Written::Ended => self.ack(lease).await,
+            Written::Superseded | Written::GaveUp => {}
+        }
+    }
+
     /// Gives a message back; the server delivers it again after the wait.
-    pub(crate) async fn nak(&self, lease: &Lease, wait: Duration) {
+    async fn nak(&self, lease: &Lease, wait: Duration) {
         let Some(delivery) = &lease.delivery else {
             return;
         };
