@@ -29,11 +29,12 @@ const GOOD: u64 = 20;
 /// Messages a second of somebody who sends garbage.
 const GARBAGE: u64 = 100;
 
-/// How long the good jobs are alone, to be compared with.
-const ALONE: Duration = Duration::from_mins(2);
+/// The soak goes in rounds: good jobs alone for this long, then beside garbage for [`BESIDE`]. So the
+/// disk, whose speed changes within minutes, is the same for both.
+const ALONE: Duration = Duration::from_secs(40);
 
-/// After so many minutes it is said how good jobs fare.
-const SLICE: usize = 4;
+/// How long good jobs run beside garbage in one round.
+const BESIDE: Duration = Duration::from_mins(2);
 
 /// The kind of plain publishes, which nothing else has, so that they can be counted.
 const PLAIN: &str = "sha256";
@@ -242,22 +243,25 @@ fn garbage(random: &mut StdRng) -> (RawMessage, Option<String>) {
     (message, reply)
 }
 
-/// Sends garbage until it is told to stop, over a new connection whenever the server ends one; says how
-/// much of each kind it was.
-async fn send_garbage(server: &NatsServer, stop: CancellationToken) -> BTreeMap<String, u64> {
-    let mut random = StdRng::seed_from_u64(1);
+/// Sends garbage until it is told to stop, over a new connection whenever the server ends one, and adds
+/// to `sent` how much went to each lane.
+async fn send_garbage(
+    server: &NatsServer,
+    random: &mut StdRng,
+    sent: &mut BTreeMap<String, u64>,
+    stop: CancellationToken,
+) {
     let mut user = RawUser::log_in(server, "publisher").await;
-    let mut sent = BTreeMap::new();
     let mut tick = interval(Duration::from_secs(1) / u32::try_from(GARBAGE).unwrap());
     loop {
         tokio::select! {
-            () = stop.cancelled() => return sent,
+            () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
         if user.is_closed() {
             user = RawUser::log_in(server, "publisher").await;
         }
-        let (message, reply) = garbage(&mut random);
+        let (message, reply) = garbage(random);
         let lane: Vec<_> = message.subject.split('.').take(2).collect();
         *sent.entry(lane.join(".")).or_insert(0) += 1;
         match reply {
@@ -282,25 +286,30 @@ async fn good_jobs_are_neither_lost_nor_slow_beside_garbage() {
     let sent = Arc::new(Sent::default());
     watch_ends(server.connect_as("operator").await, Arc::clone(&sent)).await;
 
-    let alone = good_jobs(&clients, &sent, ALONE).await;
-    println!("alone: {}", alone.lock().unwrap().told());
-    let stop = CancellationToken::new();
-    let (beside, garbage) = tokio::join!(
-        async {
-            let beside = Times::new();
-            for minute in (0..minutes).step_by(SLICE) {
-                let slice = Duration::from_mins(minutes.min(minute + SLICE as u64) - minute);
-                let times = good_jobs(&clients, &sent, slice).await;
-                let times = times.lock().unwrap();
-                println!("from minute {minute}: {}", times.told());
-                beside.lock().unwrap().add(&times);
-            }
-            stop.cancel();
-            beside
-        },
-        send_garbage(server, stop.clone())
-    );
-    println!("beside garbage: {}", beside.lock().unwrap().told());
+    let (alone, beside) = (Times::new(), Times::new());
+    let mut random = StdRng::seed_from_u64(1);
+    let mut garbage = BTreeMap::new();
+    let end = Duration::from_mins(minutes);
+    let mut done = Duration::ZERO;
+    while done < end {
+        let times = good_jobs(&clients, &sent, ALONE).await;
+        println!("alone: {}", times.lock().unwrap().told());
+        alone.lock().unwrap().add(&times.lock().unwrap());
+        let stop = CancellationToken::new();
+        let (times, ()) = tokio::join!(
+            async {
+                let times = good_jobs(&clients, &sent, BESIDE.min(end - done)).await;
+                stop.cancel();
+                times
+            },
+            send_garbage(server, &mut random, &mut garbage, stop.clone())
+        );
+        println!("beside garbage: {}", times.lock().unwrap().told());
+        beside.lock().unwrap().add(&times.lock().unwrap());
+        done += BESIDE;
+    }
+    println!("alone, in all: {}", alone.lock().unwrap().told());
+    println!("beside garbage, in all: {}", beside.lock().unwrap().told());
     println!("garbage sent: {garbage:?}");
 
     let open = || -> Vec<_> { sent.durable.lock().unwrap().keys().copied().collect() };
