@@ -16,12 +16,13 @@ RUN find crates -type f ! -path '*/src/main.rs' ! -path '*/src/lib.rs' ! -path '
 FROM rust:1.95-slim-bookworm AS dependencies
 WORKDIR /build
 COPY --from=manifests /build ./
-RUN cargo build --release --locked -p publisher -p consumer -p status-service -p gateway -p cli \
- && for crate in crates/*; do cargo clean --release --locked -p "${crate#crates/}" || exit; done
+RUN cargo build --release --locked -p publisher -p nats-jobs-consumer -p status-service -p gateway -p cli \
+ && for crate in crates/*; do name=$(sed -n 's/^name = "\(.*\)"/\1/p;T;q' "$crate/Cargo.toml") \
+ && cargo clean --release --locked -p "$name" || exit; done
 
 FROM dependencies AS build
 COPY crates crates
-RUN cargo build --release --locked -p publisher -p consumer -p status-service -p gateway -p cli
+RUN cargo build --release --locked -p publisher -p nats-jobs-consumer -p status-service -p gateway -p cli
 
 # What the images share: certificates for TLS, and a user who owns nothing.
 FROM debian:bookworm-slim AS runtime

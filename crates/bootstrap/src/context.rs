@@ -1,10 +1,11 @@
 use std::time::Duration;
 
+use connection::{ConnectError, Health, Identity, Nats};
 use tokio_util::sync::CancellationToken;
 
 use crate::about::About;
 use crate::cli::Options;
-use crate::health::Health;
+use crate::misconfigured::Misconfigured;
 use crate::monitor::Monitor;
 
 /// What a running service works with.
@@ -35,9 +36,8 @@ impl Context {
             let random = uuid::Uuid::new_v4().simple().to_string();
             format!("{}-{}", about.name, &random[..6])
         });
-        let monitor = Monitor::new(about, &instance);
-        let health = Health::new(monitor.connections(), shutdown.clone());
-        monitor.register(health.clone());
+        let health = Health::new(shutdown.clone());
+        let monitor = Monitor::new(about, &instance, &health);
         Self {
             about,
             instance,
@@ -48,6 +48,28 @@ impl Context {
             options,
             health,
         }
+    }
+
+    /// Connects to NATS, and waits for it as long as it takes. The purpose is part of the connection's
+    /// name on the server.
+    ///
+    /// A connection that is lost later is always made again.
+    ///
+    /// # Errors
+    /// When the configuration is wrong, the server refuses the credentials, or the service is told to
+    /// stop before there is a connection.
+    pub async fn connect(&self, purpose: &str) -> anyhow::Result<Nats> {
+        self.monitor.log_address();
+        let identity = Identity {
+            instance: self.instance.clone(),
+            inbox_prefix: self.about.inbox_prefix.to_owned(),
+        };
+        let options = self.options.nats.to_connection();
+        let connected = Nats::connect(&options, &identity, &self.health, purpose).await;
+        connected.map_err(|error| match error {
+            ConnectError::Misconfigured(why) => anyhow::Error::new(Misconfigured(why)),
+            error => anyhow::Error::new(error),
+        })
     }
 
     /// The host name of this machine or container.

@@ -17,18 +17,19 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::Context as _;
+use connection::Health;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub(crate) use self::connections::{ConnectionState, Connections};
+use self::connections::ConnectionMetrics;
 pub use self::families::{Families, Labels, Times};
 use self::process::Process;
 pub use self::waits::Waits;
 use crate::about::About;
-use crate::health::Health;
+use crate::health::HealthMetrics;
 
 /// Where metrics are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,6 @@ impl FromStr for MonitorAddress {
 #[derive(Clone, Debug)]
 pub struct Monitor {
     registry: Arc<Mutex<Registry>>,
-    connections: Connections,
     /// What to log about the address, later: a service may redirect its logs after this starts.
     to_log: Arc<OnceLock<Mutex<Option<Listening>>>>,
 }
@@ -68,14 +68,14 @@ enum Listening {
 }
 
 impl Monitor {
-    pub(crate) fn new(about: About, instance: &str) -> Self {
+    pub(crate) fn new(about: About, instance: &str, health: &Health) -> Self {
         let monitor = Self {
             registry: Arc::default(),
-            connections: Connections::default(),
             to_log: Arc::default(),
         };
         monitor.register(Process::new(about, instance.to_owned()));
-        monitor.register(monitor.connections.clone());
+        monitor.register(ConnectionMetrics(health.clone()));
+        monitor.register(HealthMetrics(health.clone()));
         monitor
     }
 
@@ -90,15 +90,6 @@ impl Monitor {
     /// Adds metrics of the type that the metrics library has, which count by themselves.
     pub fn with_registry(&self, add: impl FnOnce(&mut Registry)) {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    pub(crate) fn connections(&self) -> Connections {
-        self.connections.clone()
-    }
-
-    /// Adds a connection. It disappears from the metrics when it is dropped.
-    pub(crate) fn watch(&self, connection: &Arc<ConnectionState>) {
-        self.connections.add(connection);
     }
 
     /// Serves metrics on the wanted address until the process ends. `None` means the usual port of the

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use connection::ConnectError;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -13,7 +14,6 @@ use crate::cli::{self, Options};
 use crate::context::Context;
 use crate::health;
 use crate::misconfigured::{Misconfigured, misconfigured};
-use crate::nats::StoppedEarly;
 use crate::{shutdown, telemetry, trace};
 
 /// How much longer than its grace period a service may take that stops because a task failed.
@@ -85,10 +85,7 @@ pub(crate) fn run_work(
     });
     let result = runtime.block_on(async {
         if let Some(path) = &context.options.health_socket {
-            context
-                .health
-                .serve(path)
-                .map_err(|error| misconfigured(&error))?;
+            health::serve(&context.health, path).map_err(|error| misconfigured(&error))?;
         }
         if monitored {
             context
@@ -105,7 +102,7 @@ pub(crate) fn run_work(
         // A service with a failed task stops like any other, but may wait for that task in vain.
         let overdue = async {
             context.shutdown.cancelled().await;
-            match health.tasks.failure() {
+            match health.failure() {
                 Some(_) => tokio::time::sleep(grace + LATE).await,
                 None => std::future::pending().await,
             }
@@ -115,7 +112,7 @@ pub(crate) fn run_work(
             () = overdue => Err(anyhow::anyhow!("the service did not stop within its grace period")),
         }
     });
-    let result = match health.tasks.failure() {
+    let result = match health.failure() {
         Some(why) => match result {
             Ok(_) => Err(anyhow::anyhow!("stopped because {why}")),
             Err(error) => Err(error.context(format!("stopped because {why}"))),
@@ -128,7 +125,8 @@ pub(crate) fn run_work(
     // the grace period.
     runtime.shutdown_background();
     result.unwrap_or_else(|error| {
-        if error.is::<StoppedEarly>() {
+        let stopped_early = Some(&ConnectError::StoppedEarly);
+        if error.downcast_ref() == stopped_early {
             info!("stopped: {error}");
             return ExitCode::SUCCESS;
         }

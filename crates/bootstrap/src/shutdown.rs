@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use connection::Health;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-
-use crate::health::Health;
 
 /// How long the process lives after the second signal, to kill programs that must not outlive it.
 const LAST_MOMENT: Duration = Duration::from_secs(1);

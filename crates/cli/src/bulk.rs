@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::num::NonZeroU32;
 
-use bootstrap::Client;
+use bootstrap::NatsClient;
 use client::dead_letters::{self, Action, Remaining};
 use client::{Replayed, Which};
 use serde_json::json;
@@ -17,18 +17,18 @@ use crate::summary::{line, summary};
 /// How many dead letters are read at a time.
 const PAGE: usize = 500;
 
-/// What became of one.
+/// The result for one dead letter, in words.
 pub(crate) fn told(action: Action, done: Replayed) -> &'static str {
     match done {
         Replayed::Yes => action.did(),
-        Replayed::Already => "not replayed: it was before, or somebody else does it",
+        Replayed::Already => "not replayed: already replayed, or being replayed by another client",
     }
 }
 
-/// Replays or discards all dead letters that match, at most `rate` a second, after it has asked; false if
-/// some were left as they are.
+/// Asks for confirmation, then replays or discards all dead letters that match, at most `rate` a
+/// second. Returns false if some were not changed.
 pub(crate) async fn run(
-    client: &Client,
+    client: &NatsClient,
     out: Printer,
     stop: &CancellationToken,
     action: Action,
@@ -59,16 +59,16 @@ pub(crate) async fn run(
             Ok(Replayed::Already) => counts.already += 1,
             Err(error) => {
                 counts.failed += 1;
-                note(&format!("job {} is left as it is: {error:#}", letter.id));
+                note(&format!("job {} is not changed: {error:#}", letter.id));
             }
         }
     }
     report(out, action, &counts, !stop.is_cancelled())
 }
 
-/// Lists what would be done, the oldest first, and counts it.
+/// Lists the dead letters that would be replayed or discarded, the oldest first, and their number.
 async fn rehearse(
-    client: &Client,
+    client: &NatsClient,
     out: Printer,
     action: Action,
     which: &Which,
@@ -101,8 +101,8 @@ enum Answer {
     NothingMatches,
 }
 
-/// Asks on the terminal whether so many are to be touched.
-async fn ask(client: &Client, action: Action, which: &Which) -> anyhow::Result<Answer> {
+/// Asks for confirmation on the terminal, with the number of dead letters that match.
+async fn ask(client: &NatsClient, action: Action, which: &Which) -> anyhow::Result<Answer> {
     let count = count(client, which).await?;
     if count == 0 {
         return Ok(Answer::NothingMatches);
@@ -122,7 +122,7 @@ async fn ask(client: &Client, action: Action, which: &Which) -> anyhow::Result<A
     Ok(if yes { Answer::Yes } else { Answer::No })
 }
 
-async fn count(client: &Client, which: &Which) -> anyhow::Result<u64> {
+async fn count(client: &NatsClient, which: &Which) -> anyhow::Result<u64> {
     if which.kind.is_none() && which.reason.is_none() && which.error.is_none() {
         return dead_letters::count(client).await;
     }
@@ -166,7 +166,7 @@ fn report(out: Printer, action: Action, counts: &Counts, complete: bool) -> anyh
         let parts = [
             (*done, did),
             (*already, told(action, Replayed::Already)),
-            (*failed, "left as they are"),
+            (*failed, "not changed"),
         ];
         let parts = parts.iter().filter(|(count, _)| *count > 0);
         let lines: Vec<_> = parts

@@ -1,4 +1,4 @@
-//! What can be said on the command line.
+//! The commands and flags of the command line.
 
 pub(crate) mod dead;
 
@@ -36,7 +36,7 @@ pub(crate) struct Config {
 pub(crate) enum Command {
     /// Submit a durable job and print its id
     Submit(Submit),
-    /// Show a job; exit with 1 if nobody knows it
+    /// Show a job; exit with 1 if it is unknown
     Info {
         /// The job
         id: JobId,
@@ -50,30 +50,31 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
         timeout: Duration,
     },
-    /// Cancel a job; exit with 1 if it has ended otherwise, or nobody knows it
+    /// Cancel a job; exit with 1 if it is unknown, or has ended in another way
     Cancel {
         /// The job
         id: JobId,
     },
-    /// List jobs, those that changed last first
+    /// List jobs, the most recently changed first
     List(List),
     /// Show how many jobs wait and run, by kind
     ///
-    /// For the first 50 kinds of which jobs wait, it also shows since when the oldest of them waits and
+    /// For the first 50 kinds with waiting jobs, it also shows how long the oldest job has waited and
     /// whether a consumer serves the kind.
     Queues,
     /// Handle dead letters: jobs that failed for good
     #[command(subcommand)]
     Dead(Dead),
-    /// Show the consumers, what state they are in, and how much they do
+    /// Show the consumers, their states and their load
     Fleet {
         /// Only consumers whose name or host contains this
         #[arg(long, value_name = "TEXT")]
         search: Option<String>,
     },
-    /// Show queues and consumers again and again, until Ctrl-C
+    /// Show queues and consumers repeatedly, until Ctrl-C
     ///
-    /// On a terminal each view replaces the one before it. Elsewhere they follow one another.
+    /// On a terminal, each view replaces the last one. Otherwise the views are printed one after
+    /// another.
     Top(Top),
     /// Print the completions of a shell
     Completions {
@@ -86,11 +87,11 @@ pub(crate) enum Command {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Submit {
-    /// Which handler runs it
+    /// Its kind, which selects the handler
     #[arg(long, value_name = "KIND")]
     pub(crate) kind: JobKind,
 
-    /// What the handler gets: JSON, @ and a file that holds it, or - for standard input
+    /// Its payload: JSON, @ and the name of a JSON file, or - for standard input
     /// [default: null]
     #[arg(long, value_name = "JSON|@FILE|-", allow_negative_numbers = true)]
     pub(crate) payload: Option<Payload>,
@@ -99,7 +100,7 @@ pub(crate) struct Submit {
     #[arg(long, value_name = "ID")]
     pub(crate) id: Option<JobId>,
 
-    /// Which jobs go first; it is kept with the job, and consumers do not heed it yet
+    /// Its priority; it is stored with the job, but consumers ignore it so far
     #[arg(long, value_name = "PRIORITY", default_value = "normal", value_parser = values::priority())]
     pub(crate) priority: Priority,
 
@@ -107,19 +108,19 @@ pub(crate) struct Submit {
     #[arg(long, value_name = "DURATION", conflicts_with = "run_at")]
     pub(crate) delay: Option<WireDuration>,
 
-    /// Run it no sooner than this, such as 2026-01-31T09:30:00Z [default: at once]
+    /// Run it no sooner than this time, such as 2026-01-31T09:30:00Z [default: at once]
     #[arg(long, value_name = "TIME", value_parser = values::moment)]
     pub(crate) run_at: Option<Timestamp>,
 
-    /// The longest run of one attempt [default: the handler's]
+    /// How long one attempt may run [default: the handler's]
     #[arg(long, value_name = "DURATION")]
     pub(crate) timeout: Option<WireDuration>,
 
-    /// Do not start it after this, such as 2026-01-31T09:30:00Z [default: no end]
+    /// Do not start it after this time, such as 2026-01-31T09:30:00Z [default: no end]
     #[arg(long, value_name = "TIME", value_parser = values::moment)]
     pub(crate) deadline: Option<Timestamp>,
 
-    /// How often it is tried, 1 to 100 [default: the handler's, else 5]
+    /// How many attempts it has at most, 1 to 100 [default: the handler's, else 5]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) max_attempts: Option<MaxAttempts>,
 
@@ -158,7 +159,7 @@ pub(crate) struct List {
     #[arg(long)]
     pub(crate) all: bool,
 
-    /// Go on where a list has ended, which says this on standard error
+    /// Continue an earlier list: the cursor that it printed to standard error
     #[arg(long, value_name = "CURSOR")]
     pub(crate) cursor: Option<Cursor>,
 }
@@ -185,7 +186,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 impl Command {
-    /// Refuses what shows to be wrong before there is a connection.
+    /// Reports mistakes that can be found without a connection.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         match self {
             Self::Dead(dead) => dead.check(std::io::stdin().is_terminal()),

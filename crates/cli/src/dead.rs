@@ -1,6 +1,6 @@
 //! Dead letters: list them, group them, show one, replay or discard one.
 
-use bootstrap::{Client, Nats};
+use bootstrap::{Nats, NatsClient};
 use bytes::Bytes;
 use client::dead_letters::{self, Action};
 use client::{DeadLetter, Replayed};
@@ -14,7 +14,7 @@ use crate::interrupt::until;
 use crate::print::{Printer, failure, moment, note, print, shown};
 use crate::summary::{line, summary};
 
-/// The most dead letters that are looked at for groups.
+/// The most dead letters that are read for groups.
 const GROUPED: usize = 10_000;
 
 pub(crate) async fn run(
@@ -45,7 +45,7 @@ pub(crate) async fn run(
 }
 
 async fn list(
-    client: &Client,
+    client: &NatsClient,
     out: Printer,
     filter: &Filter,
     limit: usize,
@@ -60,7 +60,7 @@ async fn list(
     Ok(true)
 }
 
-async fn groups(client: &Client, out: Printer, filter: &Filter) -> anyhow::Result<bool> {
+async fn groups(client: &NatsClient, out: Printer, filter: &Filter) -> anyhow::Result<bool> {
     let found = dead_letters::groups(client, &filter.which(), GROUPED).await?;
     for group in &found.groups {
         let json = json!({
@@ -98,7 +98,7 @@ async fn groups(client: &Client, out: Printer, filter: &Filter) -> anyhow::Resul
     Ok(true)
 }
 
-async fn show(client: &Client, out: Printer, id: JobId) -> anyhow::Result<bool> {
+async fn show(client: &NatsClient, out: Printer, id: JobId) -> anyhow::Result<bool> {
     let Some(letter) = dead_letters::show(client, id).await? else {
         return nothing(out, id);
     };
@@ -106,9 +106,10 @@ async fn show(client: &Client, out: Printer, id: JobId) -> anyhow::Result<bool> 
     Ok(true)
 }
 
-/// Replays or discards the dead letter of a job, or says what would be done. A payload is for a replay.
+/// Replays or discards the dead letter of a job; with --dry-run, only prints what would be done. A
+/// payload replaces that of the job in a replay.
 async fn one(
-    client: &Client,
+    client: &NatsClient,
     out: Printer,
     action: Action,
     id: JobId,

@@ -1,11 +1,11 @@
-//! The consumers, as a status service knows them.
+//! The consumers, as a status service reports them.
 
-use bootstrap::{Client, Nats};
+use bootstrap::{Nats, NatsClient};
 use common::{Fleet, FleetMember, FleetRequest, Presence, Timestamp};
 
 use crate::print::{Printer, duration, shown, table};
 
-/// How many consumers are asked for at a time.
+/// How many consumers are requested at a time.
 const PAGE: u32 = 500;
 
 pub(crate) async fn run(nats: &Nats, out: Printer, search: Option<String>) -> anyhow::Result<bool> {
@@ -14,9 +14,9 @@ pub(crate) async fn run(nats: &Nats, out: Printer, search: Option<String>) -> an
     Ok(true)
 }
 
-/// The fleet, with as many pages of its consumers.
+/// Requests the fleet, with at most `pages` pages of its consumers.
 pub(crate) async fn ask(
-    client: &Client,
+    client: &NatsClient,
     search: Option<String>,
     pages: usize,
 ) -> anyhow::Result<Fleet> {
@@ -38,7 +38,7 @@ pub(crate) async fn ask(
     Ok(fleet)
 }
 
-/// The totals, and the consumers as a table; at most so many of them.
+/// The totals, and a table of at most `most` consumers.
 pub(crate) fn lines(fleet: &Fleet, most: usize) -> Vec<String> {
     let totals = &fleet.totals;
     let mut lines = vec![

@@ -1,6 +1,7 @@
 use tokio_util::sync::CancellationToken;
 
-/// Does work of which nothing is left when it is interrupted.
+/// Runs work until it ends or `stop` is cancelled, and returns false if it was cancelled. The work must
+/// leave nothing unfinished behind when it is dropped.
 pub(crate) async fn until(
     stop: &CancellationToken,
     work: impl Future<Output = anyhow::Result<bool>>,

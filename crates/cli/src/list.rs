@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::command::List;
 use crate::print::{Printer, moment, note, print, shown};
 
-/// How many jobs are asked for at a time.
+/// How many jobs are requested at a time.
 const PAGE: u64 = 200;
 
 pub(crate) async fn run(nats: &Nats, out: Printer, list: List) -> anyhow::Result<bool> {
@@ -27,7 +27,7 @@ pub(crate) async fn run(nats: &Nats, out: Printer, list: List) -> anyhow::Result
         left = left.saturating_sub(jobs.len() as u64);
         cursor = next;
         match cursor {
-            // A filter may leave few jobs of a page, or none.
+            // A page may hold few jobs that match, or none.
             Some(_) if left > 0 => {}
             Some(cursor) => {
                 note(&format!("there are more: --cursor {cursor}"));

@@ -16,7 +16,7 @@ pub(crate) async fn info(nats: &Nats, out: Printer, id: JobId) -> anyhow::Result
     Ok(record.is_some())
 }
 
-/// Waits for a job and shows it; whether it succeeded.
+/// Waits for a job and shows it; returns whether it succeeded.
 pub(crate) async fn wait(
     nats: &Nats,
     out: Printer,
@@ -38,8 +38,8 @@ pub(crate) async fn wait(
     }
 }
 
-/// Requests that a job be cancelled if it can be, and says so; false if it has ended otherwise, or
-/// nobody knows it.
+/// Requests to cancel a job that has not ended, and prints the result. Returns false if the job is
+/// unknown or has ended in another way.
 pub(crate) async fn cancel(nats: &Nats, out: Printer, id: JobId) -> anyhow::Result<bool> {
     let known = client::look_up(&nats.client, id)
         .await
@@ -48,7 +48,7 @@ pub(crate) async fn cancel(nats: &Nats, out: Printer, id: JobId) -> anyhow::Resu
     let (said, text) = match state {
         None => (
             "refused",
-            format!("job {id} is not cancelled: nobody knows it, or does not any more"),
+            format!("job {id} is not cancelled: it is unknown, or its record has expired"),
         ),
         Some(JobState::Cancelled) => ("done", format!("job {id} is cancelled")),
         Some(JobState::Dead) => (
@@ -65,7 +65,7 @@ pub(crate) async fn cancel(nats: &Nats, out: Printer, id: JobId) -> anyhow::Resu
                 .with_context(|| format!("job {id} is not cancelled"))?;
             (
                 "requested",
-                format!("asked for job {id} to be cancelled, unless it ends first"),
+                format!("cancellation of job {id} requested, unless it ends first"),
             )
         }
     };
@@ -74,12 +74,12 @@ pub(crate) async fn cancel(nats: &Nats, out: Printer, id: JobId) -> anyhow::Resu
     Ok(said != "refused")
 }
 
-/// Prints what is known of a job.
+/// Prints the record of a job.
 fn show(out: Printer, id: JobId, record: Option<&JobRecord>) -> anyhow::Result<()> {
     match record {
         Some(record) => out.either(record, || text(record)),
         None => out.either(&json!({"id": id, "state": "unknown"}), || {
-            format!("nobody knows job {id}, or does not any more")
+            format!("job {id} is unknown, or its record has expired")
         }),
     }
 }
@@ -104,7 +104,7 @@ fn text(record: &JobRecord) -> String {
         (record.attempt > 0).then(|| record.attempt.to_string()),
     );
     add("took", record.duration_ms.map(|took| format!("{took} ms")));
-    // As it was submitted, as far as the consumer keeps it.
+    // The job as it was submitted, if the record holds it.
     add("submitted", record.job.as_ref().map(|job| shown(job.get())));
     add(
         "result",

@@ -38,10 +38,10 @@ fn main() -> ExitCode {
     TOOL.run(|config: &Config| &config.options, run)
 }
 
-/// Runs the command; the exit code says whether it came out as one would wish.
+/// Runs the command and returns its exit code.
 async fn run(context: Context, config: Config) -> anyhow::Result<ExitCode> {
     let out = Printer { json: config.json };
-    // It is large: whatever a command does is in it.
+    // Boxed because it is large: it holds the futures of all commands.
     match Box::pin(on_nats_or_alone(&context, out, config.command)).await {
         Ok(true) => Ok(ExitCode::SUCCESS),
         _ if context.shutdown.is_cancelled() => Ok(INTERRUPTED.into()),
@@ -83,7 +83,7 @@ async fn on_nats(
         Command::Dead(dead) => dead::run(nats, out, stop, dead).await,
         Command::Fleet { search } => until(stop, fleet::run(nats, out, search)).await,
         Command::Top(top) => top::run(nats, out, stop, top).await,
-        // They need no connection.
+        // They need no connection, and were handled before.
         Command::Completions { .. } | Command::Man => Ok(true),
     }
 }
@@ -93,7 +93,7 @@ async fn connect(context: &Context) -> anyhow::Result<Nats> {
     connected.unwrap_or_else(|_| {
         bail!(
             "no connection to NATS within {CONNECT:?}: check that it runs, and that --nats-url or \
-             NATS_URL says where"
+             NATS_URL is its address"
         )
     })
 }

@@ -1,4 +1,4 @@
-//! What the command says of itself to shells and to `man`.
+//! Prints the completions for shells and the manual page.
 
 use std::io::{self, Write as _};
 
@@ -16,10 +16,10 @@ pub(crate) fn completions(shell: Shell) -> anyhow::Result<bool> {
     write(&script)
 }
 
-/// One page: the command, then each subcommand with what is its own.
+/// One page: the command, then each subcommand with its own options.
 pub(crate) fn page() -> anyhow::Result<bool> {
     let command = TOOL.command::<Config>();
-    // What the short help leaves out, a page would show without its text.
+    // Otherwise the page would show options that the short help hides, but without their text.
     let whole = command.clone().mut_args(|arg| arg.hide_short_help(false));
     let man = Man::new(whole.override_usage("jobs [OPTIONS] <COMMAND>"));
     let mut page = Vec::new();
@@ -51,7 +51,7 @@ fn section(parent: &str, command: &Command, page: &mut Vec<u8>) -> anyhow::Resul
         }
         Ok(())
     })?;
-    // The sections of the page are its commands.
+    // Each command is a section of the page, so its own sections become subsections.
     let text = text.replace("\n.SH ", "\n.SS ");
     let text = text
         .strip_prefix(".SH ")
@@ -64,8 +64,8 @@ fn section(parent: &str, command: &Command, page: &mut Vec<u8>) -> anyhow::Resul
     Ok(())
 }
 
-/// What is rendered, without the definition of an apostrophe that stands above each part, and has to
-/// be there once.
+/// The rendered text without the lines that define an apostrophe: each part begins with them, but the
+/// page must have them only once.
 fn own_lines(render: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> anyhow::Result<String> {
     let mut text = Vec::new();
     render(&mut text)?;

@@ -1,4 +1,4 @@
-//! What goes to standard output, and how it looks there.
+//! Prints results to standard output, as text or as JSON.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -33,19 +33,19 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     writeln!(io::stdout(), "{text}").context("cannot write to standard output")
 }
 
-/// Says something beside the result.
+/// Writes a message to standard error, beside the result.
 pub(crate) fn note(text: &str) {
-    // Nobody is left to be told that nobody listens.
+    // If standard error is closed, there is no place to report it.
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Whether whoever read standard output has stopped reading, as `head` does.
+/// Whether the error says that the reader of standard output has closed it, as `head` does.
 pub(crate) fn is_closed(error: &anyhow::Error) -> bool {
     let error = error.root_cause().downcast_ref::<io::Error>();
     error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// A text from outside, without what a terminal would take for a command.
+/// A text from outside with its control characters escaped, so that a terminal does not obey them.
 pub(crate) fn shown(text: &str) -> String {
     text.chars()
         .flat_map(|character| {
@@ -57,7 +57,7 @@ pub(crate) fn shown(text: &str) -> String {
         .collect()
 }
 
-/// A failed attempt in two parts; a mark is none, and says what was done and when.
+/// A failed attempt as a name and a text. A mark is not an attempt: it has its code and its time.
 pub(crate) fn failure(failure: &FailedAttempt) -> (String, String) {
     let at = failure.at;
     let code = shown(&failure.error.code);
@@ -86,7 +86,7 @@ pub(crate) fn duration(duration: Duration) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// Columns below their names, as wide as they have to be.
+/// A table: a line of column names, then the rows. Each column is as wide as its widest cell.
 pub(crate) fn table<const N: usize>(names: [&str; N], rows: &[[String; N]]) -> Vec<String> {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());

@@ -40,7 +40,7 @@ pub(crate) fn as_json(queue: &Queue) -> Value {
     all
 }
 
-/// The queues as a table with a line above it; at most so many of them.
+/// A line with the total, and a table of at most `most` queues.
 pub(crate) fn lines(queues: &Queues, most: usize) -> Vec<String> {
     let all = &queues.queues;
     let mut lines = vec![format!("{} jobs wait", queues.waiting)];
@@ -55,7 +55,7 @@ pub(crate) fn lines(queues: &Queues, most: usize) -> Vec<String> {
             Some(true) => "yes",
             Some(false) => "no",
             None if queue.waiting > 0 => "unknown",
-            // It is looked up only where jobs wait.
+            // It is looked up only for kinds with waiting jobs.
             None => "-",
         };
         [
@@ -108,7 +108,7 @@ mod tests {
                 "and 1 more kinds",
             ]
         );
-        // Whether an empty queue is served is not looked up; of others nobody may answer in time.
+        // For an empty queue this is not looked up. For others there may be no answer in time.
         let served = |waiting| {
             let queues = Queues {
                 queues: vec![queue("c", waiting, None, false)],

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bootstrap::Nats;
 use client::{NewJob, Patience, Submitted, Submitter};
-use common::{Job, Timestamp};
+use common::{JobMessage, Timestamp};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ use crate::command::Submit;
 use crate::lookup;
 use crate::print::{Printer, note};
 
-/// How long the server may take to store the job, with all repetitions.
+/// How long the server may take to store the job, including all retries.
 const CONFIRM: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(
@@ -32,13 +32,13 @@ pub(crate) async fn run(
     let submitter = Submitter::new(nats, patience);
     let Some(stored) = stop.run_until_cancelled(submitter.submit(&job)).await else {
         note(&format!(
-            "stopped before the server confirmed job {id}; submitted again with --id {id}, it is one job"
+            "stopped before the server confirmed job {id}; submit it again with --id {id}, it is not stored twice"
         ));
         return Ok(false);
     };
-    let known = stored.with_context(|| format!("job {id} is not submitted"))? == Submitted::Known;
+    let known = stored.with_context(|| format!("submitting job {id} failed"))? == Submitted::Known;
     if known {
-        note(&format!("a job {id} is there already; nothing was stored"));
+        note(&format!("job {id} exists already; nothing was stored"));
     }
     if !submit.wait {
         out.either(&json!({"id": id, "known": known}), || id.to_string())?;
@@ -47,7 +47,7 @@ pub(crate) async fn run(
     let wait = lookup::wait(nats, out, id, submit.wait_timeout);
     stop.run_until_cancelled(wait).await.unwrap_or_else(|| {
         note(&format!(
-            "job {id} is submitted; `jobs wait {id}` goes on waiting"
+            "job {id} is submitted; run `jobs wait {id}` to wait for its end"
         ));
         Ok(false)
     })
@@ -56,7 +56,7 @@ pub(crate) async fn run(
 /// The job that the command line describes.
 fn job(submit: &Submit) -> anyhow::Result<NewJob> {
     let now = Timestamp::now();
-    let job = Job {
+    let job = JobMessage {
         id: submit.id,
         payload: submit.payload.as_ref().map(|payload| &*payload.0),
         created_at: Some(now),
@@ -68,7 +68,7 @@ fn job(submit: &Submit) -> anyhow::Result<NewJob> {
             .delay
             .map(|delay| now.after(delay.get()))
             .or(submit.run_at),
-        ..Job::new(submit.kind.clone())
+        ..JobMessage::new(submit.kind.clone())
     };
     let text = serde_json::to_vec(&job).context("cannot write the job as JSON")?;
     Ok(NewJob::decode(text.into())?)
@@ -113,7 +113,7 @@ mod tests {
         ])
         .unwrap();
         assert!(!new.fresh, "an id from outside may be known");
-        let job = Job::decode(&new.payload).unwrap();
+        let job = JobMessage::decode(&new.payload).unwrap();
         assert_eq!(job.id.unwrap().to_string(), id);
         assert_eq!(job.payload.unwrap().get(), "[1.50]");
         let waits = job.run_at.unwrap().since(job.created_at.unwrap());
@@ -123,7 +123,12 @@ mod tests {
         assert!(job.deadline.is_some() && job.timeout.is_some());
         let plain = made(&[]).unwrap();
         assert!(plain.fresh);
-        assert!(Job::decode(&plain.payload).unwrap().payload.is_none());
+        assert!(
+            JobMessage::decode(&plain.payload)
+                .unwrap()
+                .payload
+                .is_none()
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How a dead letter looks in a list.
+//! Shows a dead letter in a list.
 
 use client::dead_letters;
 use common::DeadReason;

@@ -1,4 +1,4 @@
-//! Queues and consumers, shown again and again.
+//! Shows queues and consumers repeatedly.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -14,13 +14,14 @@ use crate::command::Top;
 use crate::print::{Printer, moment, print};
 use crate::{fleet, queues};
 
-/// The most kinds, and the most consumers, of a view that is as long as it likes.
+/// The most kinds, and the most consumers, in a view that is not on a terminal.
 const MOST: usize = 20;
 
-/// Lines of a view that are neither of a kind nor of a consumer, at the most.
+/// The most lines of a view that show neither a kind nor a consumer.
 const FRAME: usize = 12;
 
-/// Moves to the first place of a terminal, and forgets what is behind each place that is written to.
+/// Control sequences of a terminal: move to the top left, and clear the rest of a line, all lines
+/// below, or the whole screen.
 const HOME: &str = "\x1b[H";
 const CLEAR_LINE: &str = "\x1b[K";
 const CLEAR_BELOW: &str = "\x1b[J";
@@ -41,7 +42,7 @@ pub(crate) async fn run(
             ticks.tick().await;
             View::take(nats).await
         };
-        // It has no other end: to stop it is to be done.
+        // Without a count only Ctrl-C ends it, so that is a success.
         let Some(view) = stop.run_until_cancelled(view).await else {
             break;
         };
@@ -58,7 +59,7 @@ pub(crate) async fn run(
     Ok(true)
 }
 
-/// How things are at one time, or why that is not known.
+/// The queues and the fleet at one time, or why they are not known.
 struct View {
     at: Timestamp,
     queues: Result<Queues, String>,
@@ -93,7 +94,7 @@ impl View {
         })
     }
 
-    /// So many kinds and so many consumers at the most.
+    /// The view as lines, with at most `most` kinds and `most` consumers.
     fn lines(&self, most: usize) -> Vec<String> {
         let mut lines = vec![moment(self.at), String::new()];
         match &self.queues {
@@ -121,7 +122,7 @@ fn draw(view: &View, first: bool) -> anyhow::Result<()> {
         .context("cannot write to the terminal")
 }
 
-/// A view that fits.
+/// A view cut to the size of the terminal.
 fn screen(view: &View, rows: usize, columns: usize) -> String {
     let most = (rows.saturating_sub(FRAME) / 2).max(1);
     let lines = view.lines(most);
@@ -155,7 +156,7 @@ mod tests {
                 queues: (0..100).map(queue).collect(),
                 waiting: 100,
             }),
-            fleet: Err("nobody answers on jobs.fleet: start a status service".to_owned()),
+            fleet: Err("no status service is there: jobs.fleet has no responders".to_owned()),
         }
     }
 
@@ -171,7 +172,9 @@ mod tests {
         );
         assert!(lines.contains(&"and 94 more kinds\u{1b}[K"), "{lines:#?}");
         assert!(
-            lines.iter().any(|line| line.starts_with("fleet: nobody")),
+            lines
+                .iter()
+                .any(|line| line.starts_with("fleet: no status")),
             "{lines:#?}"
         );
     }

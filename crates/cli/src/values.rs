@@ -1,4 +1,4 @@
-//! What can stand behind a flag.
+//! The values of flags.
 
 use std::io::Read as _;
 use std::str::FromStr;
@@ -65,7 +65,7 @@ pub(crate) fn priority() -> impl TypedValueParser<Value = Priority> {
     ])
 }
 
-/// One of these words, which completions offer.
+/// Parses one of these words; shell completions offer them.
 fn words<T: Copy + Send + Sync + 'static, const N: usize>(
     values: [(&'static str, T); N],
 ) -> impl TypedValueParser<Value = T> {

@@ -1,4 +1,4 @@
-/// The text is not that of a cursor.
+/// The text is not a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a cursor that an answer gave")]
+#[error("not a cursor from an earlier answer")]
 pub struct BadCursor;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use async_nats::{HeaderValue, Request, RequestErrorKind};
-use bootstrap::Client;
 use common::{Fleet, FleetRequest, subjects};
+use connection::NatsClient;
 
 /// How long a status service may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub enum FleetError {
     /// No status service runs.
     #[error(
-        "no status service is there; nobody answers on {}: start a status service",
+        "no status service is there: {} has no responders; start a status service",
         subjects::FLEET
     )]
     NoStatusService,
@@ -30,7 +30,7 @@ pub enum FleetError {
     Refused {
         /// Whether the request is at fault.
         is_bad_request: bool,
-        /// Its words.
+        /// The reason that it gives.
         why: String,
     },
     /// The request could not be sent, or the answer cannot be read.
@@ -38,11 +38,11 @@ pub enum FleetError {
     Failed(String),
 }
 
-/// The part of the fleet that a request asks for.
+/// Requests a part of the fleet from a status service.
 ///
 /// # Errors
 /// See [`FleetError`].
-pub async fn fleet(client: &Client, request: &FleetRequest) -> Result<Fleet, FleetError> {
+pub async fn fleet(client: &NatsClient, request: &FleetRequest) -> Result<Fleet, FleetError> {
     let failed = |error: &dyn std::fmt::Display| FleetError::Failed(error.to_string());
     let body = serde_json::to_vec(request).map_err(|error| failed(&error))?;
     let request = Request::new().payload(body.into()).timeout(Some(PATIENCE));

@@ -1,41 +1,42 @@
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use common::{DecodeError, Job, JobId, JobKind, Priority, Timestamp};
+use common::{DecodeError, JobId, JobKind, JobMessage, Priority, Timestamp};
 
-/// A job to be handed over.
+/// A job to submit.
 #[derive(Clone, Debug)]
 pub struct NewJob {
-    /// Its identity: a job with an id that is known is not stored again.
+    /// Its id: a job whose id is known is not stored again.
     pub id: JobId,
-    /// Whether the id was made for this job and given to nobody. Such a job is cheaper to store and
-    /// to take. It is handed over once: after an error, set this to `false` and submit it again.
+    /// Whether the id was generated for this job and no other program knows it. Such a job is cheaper
+    /// to store and to take. Submit it only once: after an error, set this to `false` and submit it
+    /// again.
     pub fresh: bool,
     /// Its kind.
     pub kind: JobKind,
-    /// Which jobs go first.
+    /// Its priority.
     pub priority: Priority,
-    /// Not before this: a consumer that gets the job earlier puts it off.
+    /// The job does not run before this time: a consumer that gets it earlier puts it off.
     pub run_at: Option<Timestamp>,
-    /// The whole job as JSON, with whatever else it says of itself. Its kind, and its id if it has
-    /// one there, must be those above, or consumers refuse it.
+    /// The whole job as JSON, with all its fields. Its kind, and its id if it has one, must equal the
+    /// fields above; otherwise consumers refuse the job.
     pub payload: Bytes,
-    /// Headers that travel with it.
+    /// The headers of its message.
     pub headers: HeaderMap,
 }
 
 impl NewJob {
-    /// Reads a job; one without an id or a time of creation is given one.
+    /// Reads a job. A job without an id gets one, and a time of creation if it has none.
     ///
     /// # Errors
     /// When the bytes are not a job; the error names the field.
     pub fn decode(payload: Bytes) -> Result<Self, DecodeError> {
-        let mut job = Job::decode(&payload)?;
+        let mut job = JobMessage::decode(&payload)?;
         let fresh = job.id.is_none();
         let id = *job.id.get_or_insert_with(JobId::generate);
         let (priority, run_at) = (job.priority, job.run_at);
         let rewritten = if fresh {
             job.created_at.get_or_insert_with(Timestamp::now);
-            // What was read can be written: this is never nothing.
+            // A job that was decoded can be encoded, so this is always `Some`.
             serde_json::to_vec(&job).ok()
         } else {
             None

@@ -1,13 +1,19 @@
 //! What applications and operators do with jobs: submit them, wait for their end, look them up, list
 //! and cancel them, and handle dead letters.
 //!
-//! It knows NATS, and neither HTTP nor a terminal: the gateway and the command line stand on it.
+//! It uses NATS, but neither HTTP nor a terminal: the gateway and the command line are built on it.
 
+mod application;
 mod cancel;
+mod confirmed;
 mod cursor;
 pub mod dead_letters;
+mod draft;
 mod fleet;
+mod follow;
+mod handle;
 mod job;
+mod link;
 mod list;
 mod lookup;
 mod queues;
@@ -15,10 +21,14 @@ mod reverse_scan;
 mod submit;
 mod wait;
 
+pub use application::{Client, Confirmed, Durable, FireAndForget};
 pub use cancel::cancel;
+pub use confirmed::{ConfirmedError, RequestError, publish, request};
 pub use cursor::BadCursor;
 pub use dead_letters::{DeadLetter, Replayed, Which};
+pub use draft::{Draft, Keeps, id_of_key};
 pub use fleet::{FleetError, fleet};
+pub use handle::{Handle, ResultError};
 pub use job::NewJob;
 pub use list::{Cursor, Filter, Listed, Page, list};
 pub use lookup::{look_up, message, record};
@@ -26,7 +36,9 @@ pub use queues::{Queue, Queues, queues};
 pub use submit::{Patience, SubmitError, Submitted, Submitter};
 pub use wait::{Waited, wait};
 
-// What callers see of the broker.
+// The items of the wire, the connection and the broker that callers use.
+pub use common::{Backoff, Job, JobId, JobRecord, JobState, Priority, Timestamp};
+pub use connection::{ConnectError, NatsClient, Options, OptionsError};
 pub use jetstream::preflight::examine;
 pub use jetstream::write_health::{WriteHealth, check as check_write_health};
 pub use jetstream::{

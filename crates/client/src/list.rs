@@ -1,22 +1,23 @@
 //! Lists of jobs, the newest first.
 //!
-//! There is no list of jobs anywhere, only what the streams hold: records, and the messages of jobs
-//! that have none yet. A page is merged from up to three of them by the time at which each message
-//! was stored. A job is shown where its record is, and where its message is only if it has none.
+//! No list of jobs is stored. The streams hold records, and the messages of jobs that have no record
+//! yet. A page is merged from up to three of these sources, in the order of the time at which each
+//! message was stored. A job with a record is listed at the place of its record; a job without one, at
+//! the place of its message.
 //!
-//! Jobs that do not change are shown once, on whatever pages. One that changes meanwhile belongs at
-//! the top of a new list: in this one it may be seen twice, at its old place and at that of its
-//! message.
+//! A job that does not change is listed once on all pages together. A job that changes while the pages
+//! are read belongs at the top of a new list; in this list it may appear twice: at its old place and at
+//! the place of its message.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
 use anyhow::Context as _;
-use bootstrap::Client;
 use common::{
     DeadReason, JobId, JobKind, JobRecord, JobState, JobSubject, OutcomeError, Timestamp, subjects,
 };
+use connection::NatsClient;
 
 use jetstream::job_messages::{future_run_at, subject_in_queue};
 use jetstream::records::{self, Records, StoredRecord};
@@ -27,16 +28,16 @@ use crate::dead_letters::DeadLetter;
 use crate::lookup::{as_of_now, read};
 use crate::reverse_scan::{PAGE_BYTES, ReverseScan};
 
-/// How many messages are looked at for one page: where a filter leaves few of them, a page may be
-/// short, or empty, though there are more.
+/// The most messages that are read for one page. If the filter matches few of them, a page may be short
+/// or empty although more follow.
 const LOOKED_AT: usize = 5000;
 
-/// Which jobs are listed.
+/// Selects jobs.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only those in this state.
+    /// Only jobs in this state.
     pub state: Option<JobState>,
-    /// Only those of this kind.
+    /// Only jobs of this kind.
     pub kind: Option<JobKind>,
 }
 
@@ -47,11 +48,11 @@ pub struct Listed {
     pub id: JobId,
     /// Its kind; absent if it could not be read.
     pub kind: Option<JobKind>,
-    /// How it is.
+    /// Its state.
     pub state: JobState,
-    /// Since when, by the clock of the NATS server.
+    /// Since when it is in this state, by the clock of the NATS server.
     pub at: Timestamp,
-    /// The number of the last attempt that began, from 1; 0 before the first.
+    /// The number of the last attempt that started, from 1; 0 before the first.
     pub attempt: u32,
     /// The consumer that had it last.
     pub consumer: Option<String>,
@@ -59,29 +60,29 @@ pub struct Listed {
     pub next_at: Option<Timestamp>,
     /// Dead: why.
     pub reason: Option<DeadReason>,
-    /// How its last failed attempt failed.
+    /// The error of its last failed attempt.
     pub error: Option<OutcomeError>,
     /// Succeeded: how long the last attempt ran, in milliseconds.
     pub duration_ms: Option<f64>,
 }
 
-/// Part of a list.
+/// A page of a list.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// The jobs, the newest first.
     pub jobs: Vec<Listed>,
-    /// Where the list goes on; absent at its end.
+    /// Where the next page starts; absent at the end of the list.
     pub next: Option<Cursor>,
-    /// How many messages were looked at.
+    /// How many messages were read for this page.
     pub looked_at: usize,
 }
 
-/// A place in a list. Its text is short, and made of letters, digits and hyphens.
+/// A position in a list. Its text is short, and consists of letters, digits and hyphens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// Down to where each of the [`ReverseScan`]s was seen; 0 is the end.
+    /// The sequence down to which each [`ReverseScan`] was read; 0 is the end.
     seen: [u64; 3],
-    /// The last record that was there when the list began: later ones are not in it.
+    /// The sequence of the newest record when the list began; later records are not in the list.
     newest_record: u64,
 }
 
@@ -97,7 +98,7 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, BadCursor> {
         let number = |digits: &str| {
-            // Each has one spelling, and no sign.
+            // A number has one spelling: no sign, no leading zeros, lower case.
             let number = u64::from_str_radix(digits, 16).map_err(|_| BadCursor)?;
             (format!("{number:x}") == digits)
                 .then_some(number)
@@ -118,15 +119,16 @@ impl FromStr for Cursor {
     }
 }
 
-/// A page of the jobs that are meant, the newest first, from where a cursor says; at most `most`.
+/// A page of the jobs that match `filter`, the newest first, from the position of the cursor; at most
+/// `most`.
 ///
-/// A page costs a bounded number of messages read, however many there are. Where a filter leaves
-/// few of them the page may be short though the list goes on: [`Page::next`] tells.
+/// The number of messages that are read for a page is bounded, however many there are. If the filter
+/// matches few of them, the page may be short although the list goes on: see [`Page::next`].
 ///
 /// # Errors
 /// When the server does not answer in time.
 pub async fn list(
-    client: &Client,
+    client: &NatsClient,
     filter: &Filter,
     cursor: Option<Cursor>,
     most: usize,
@@ -164,7 +166,7 @@ pub async fn list(
     Ok(page)
 }
 
-/// What is made of a message.
+/// What a message of a scan is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Records,
@@ -174,7 +176,7 @@ enum Source {
 }
 
 struct List<'a> {
-    client: &'a Client,
+    client: &'a NatsClient,
     filter: &'a Filter,
     records: Option<Records>,
     /// In the order of the cursor.
@@ -186,7 +188,7 @@ struct List<'a> {
 
 impl<'a> List<'a> {
     async fn new(
-        client: &'a Client,
+        client: &'a NatsClient,
         filter: &'a Filter,
         cursor: Option<Cursor>,
         most: usize,
@@ -219,7 +221,7 @@ impl<'a> List<'a> {
                 Some(jobs),
                 Some(later(subjects::ALL_LATER.to_owned())),
             ],
-            // Of these there is a list: their letters.
+            // Dead jobs are listed by their dead letters.
             Some(JobState::Dead) => {
                 let letters = crate::dead_letters::filter(filter.kind.as_ref());
                 [Some((Source::Letters, Stream::State, letters)), None, None]
@@ -240,7 +242,7 @@ impl<'a> List<'a> {
                 } else {
                     ReverseScan::roughly(client, stream, filter, before, most).await?
                 };
-                // Of the others the time that they wait for is enough.
+                // Only records need their payloads: of a job, the headers and `run_at` are enough.
                 let tail = if source == Source::Records {
                     tail
                 } else {
@@ -249,13 +251,13 @@ impl<'a> List<'a> {
                 tails[place] = Some((source, tail));
             }
         }
-        // The records first, so that what the other streams hold is held against them.
+        // The records are read first: a message of another stream is then compared with its record.
         let mut newest_record = cursor.map_or(u64::MAX, |cursor| cursor.newest_record);
         if cursor.is_none()
             && let Some((Source::Records, tail)) = &mut tails[0]
         {
             tail.fill().await?;
-            // Of what came along, no record is newer either.
+            // If this message is not a record, no record is newer than it either.
             newest_record = tail.peek().map_or(0, |kept| kept.sequence);
         }
         Ok(Self {
@@ -269,7 +271,7 @@ impl<'a> List<'a> {
         })
     }
 
-    /// How many bytes were read, but for the records of other messages.
+    /// How many bytes the scans have read, without the records that were looked up for other messages.
     fn bytes_read(&self) -> usize {
         let tails = self.tails.iter().flatten();
         tails.map(|(_, tail)| tail.bytes_read()).sum()
@@ -285,7 +287,7 @@ impl<'a> List<'a> {
                 let Some((_, tail)) = tail else { continue };
                 tail.fill().await?;
                 if self.seen[place] == u64::MAX {
-                    // What comes later is not in this list, though nothing was shown yet.
+                    // Messages stored later are not in this list, even if nothing was listed yet.
                     let newest = tail.peek().map(|kept| kept.sequence.saturating_add(1));
                     self.seen[place] = newest.unwrap_or_else(|| tail.reached());
                 }
@@ -302,7 +304,7 @@ impl<'a> List<'a> {
         Ok(candidates)
     }
 
-    /// The records of those jobs whose messages are not records themselves.
+    /// Looks up the records of the jobs whose messages are not records themselves.
     async fn records_of(
         &mut self,
         candidates: &[(usize, StoredMessage)],
@@ -324,7 +326,7 @@ impl<'a> List<'a> {
         found.context("cannot look up the records of a list")
     }
 
-    /// Whether the subject of a message leaves it open that it is one that is meant.
+    /// Whether the job of a message may match the filter, as far as the subject shows.
     fn may_be_wanted(&self, kept: &StoredMessage) -> bool {
         let place = self
             .filter
@@ -338,7 +340,7 @@ impl<'a> List<'a> {
         self.tails[place].as_ref().map(|(source, _)| *source)
     }
 
-    /// The job of a message, if it belongs here.
+    /// The job of a message, if it is to be listed.
     fn listed(
         &mut self,
         place: usize,
@@ -367,14 +369,15 @@ impl<'a> List<'a> {
         (wanted && self.shown.insert(listed.id)).then_some(listed)
     }
 
-    /// The job of a message that has a record, if it is to be shown in the place of the message.
+    /// The job of a message that has a record, if it is to be listed at the place of the message.
     fn by_record(
         &self,
         source: Source,
         kept: &StoredMessage,
         found: StoredRecord,
     ) -> Option<Listed> {
-        // Without a filter it is in its own place, unless it is newer than the list.
+        // Without a filter by state, the job is listed at the place of its record, unless the record is
+        // newer than the list.
         let elsewhere = self.filter.state.is_none() && found.sequence <= self.newest_record;
         let record = found.record.filter(|_| !elsewhere)?;
         // A message of an earlier run is about to be removed.
@@ -383,14 +386,14 @@ impl<'a> List<'a> {
         (!outlived || self.filter.state.is_none()).then(|| Listed::of(record))
     }
 
-    /// Where the list goes on; `rest` says that there are messages that were not looked at.
+    /// Where the list goes on; `rest` says that messages were taken from the scans but not listed.
     fn cursor(&self, rest: bool) -> Option<Cursor> {
         let mut seen = [0; 3];
         let mut over = !rest;
         for (place, tail) in self.tails.iter().enumerate() {
             let Some((_, tail)) = tail else { continue };
             over &= tail.is_over();
-            // What was taken and not looked at is below what was.
+            // Messages that were taken but not listed are below the last one that was listed.
             let taken_all = !rest && tail.peek().is_none();
             seen[place] = if taken_all {
                 tail.reached()
@@ -405,7 +408,7 @@ impl<'a> List<'a> {
     }
 }
 
-/// Of which job a message is.
+/// The id of the job of a message.
 fn id(subject: &str) -> Option<JobId> {
     subject.split('.').nth(2)?.parse().ok()
 }
@@ -489,7 +492,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_shows_how_a_job_failed_last_also_if_nobody_could_read_it_and_no_marks() {
+    fn a_list_shows_the_last_error_of_a_job_also_of_an_unreadable_one_and_no_marks() {
         let shown = |failures: &[(u32, &'static str)]| {
             let at = Timestamp::now();
             let failures = failures.iter().map(|(attempt, code)| FailedAttempt {

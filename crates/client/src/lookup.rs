@@ -1,17 +1,17 @@
 //! Looks a job up by its id.
 
-use bootstrap::Client;
 use bytes::Bytes;
 use common::{FailedAttempt, JobId, JobRecord, JobState, OutcomeError, Timestamp, codes, subjects};
+use connection::NatsClient;
 use jetstream::job_messages::{self, Place};
 use jetstream::{StoredMessage, Stream, direct_get};
 
-/// What is known of a job: its record, or one made of the message that it still is. `None` if
-/// nobody knows it, or does not any more.
+/// Looks up the record of a job. If the job has no record, one is made from the message in which the
+/// job waits. `None` if there is neither.
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn look_up(client: &Client, id: JobId) -> anyhow::Result<Option<JobRecord>> {
+pub async fn look_up(client: &NatsClient, id: JobId) -> anyhow::Result<Option<JobRecord>> {
     if let Some(mut record) = record(client, id).await? {
         if record.state == JobState::Unreadable
             && let Some(waiting) = waiting(client, id).await?
@@ -24,18 +24,18 @@ pub async fn look_up(client: &Client, id: JobId) -> anyhow::Result<Option<JobRec
     if let Some(record) = waiting(client, id).await? {
         return Ok(Some(record));
     }
-    // It may have been put off, begun to run, or ended, since its record was looked for.
+    // The job may have been put off, started or ended since the first look, so it may have a record
+    // now.
     record(client, id).await
 }
 
-/// Makes a record of the message of a job that has none.
-async fn waiting(client: &Client, id: JobId) -> anyhow::Result<Option<JobRecord>> {
+/// Makes a record from the message in which a job waits.
+async fn waiting(client: &NatsClient, id: JobId) -> anyhow::Result<Option<JobRecord>> {
     let found = job_messages::waiting(client, id).await?;
     Ok(found.map(|(record, _)| record))
 }
 
-/// How a record is to be shown: a job that was put off until a time that has passed waits for a
-/// consumer.
+/// A record as it is shown: a scheduled job whose time has passed is shown as queued.
 pub(crate) fn as_of_now(mut record: JobRecord) -> JobRecord {
     if record.state == JobState::Scheduled
         && let Some(due) = record.next_at
@@ -48,17 +48,17 @@ pub(crate) fn as_of_now(mut record: JobRecord) -> JobRecord {
     record
 }
 
-/// The record of a job: `None` if it has none yet, or none any more.
+/// The record of a job; `None` if it has no record yet, or no longer has one.
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn record(client: &Client, id: JobId) -> anyhow::Result<Option<JobRecord>> {
+pub async fn record(client: &NatsClient, id: JobId) -> anyhow::Result<Option<JobRecord>> {
     let kept = direct_get::last(client, Stream::State, &subjects::state(id)).await?;
     Ok(kept.map(|kept| read(id, &kept)))
 }
 
-/// What a message says that is stored as the record of a job. Any answer of the server may be: it
-/// goes wherever whoever asked has said.
+/// Reads the message that is stored as the record of a job. It may be any answer of the server: a
+/// client can name the subject of a record as the reply subject of a request.
 pub(crate) fn read(id: JobId, kept: &StoredMessage) -> JobRecord {
     match serde_json::from_slice(&kept.payload) {
         Ok(record) => as_of_now(record),
@@ -71,7 +71,7 @@ pub(crate) fn read(id: JobId, kept: &StoredMessage) -> JobRecord {
                 error: OutcomeError::new(
                     codes::UNREADABLE_RECORD,
                     format!(
-                        "what is stored as the record of the job cannot be read; the next record of the job replaces it: {error}"
+                        "the stored record of the job cannot be read; the next record of the job replaces it: {error}"
                     ),
                 ),
             });
@@ -80,12 +80,12 @@ pub(crate) fn read(id: JobId, kept: &StoredMessage) -> JobRecord {
     }
 }
 
-/// The bytes of a job as they were submitted, if it has not ended and the message that it waits or
-/// runs in is there.
+/// The bytes of a job as they were submitted; `None` if the job has ended or its message does not
+/// exist.
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn message(client: &Client, record: &JobRecord) -> anyhow::Result<Option<Bytes>> {
+pub async fn message(client: &NatsClient, record: &JobRecord) -> anyhow::Result<Option<Bytes>> {
     if record.state.is_final() {
         return Ok(None);
     }
@@ -93,7 +93,7 @@ pub async fn message(client: &Client, record: &JobRecord) -> anyhow::Result<Opti
         let Some(message) = job_messages::read(client, record.id, place).await? else {
             continue;
         };
-        // One of an earlier run may have had another payload, and is about to be removed.
+        // A message of an earlier run may have another payload, and is about to be removed.
         let subject = job_messages::subject_in_queue(&message);
         if subject.is_none_or(|subject| subject.run >= record.run) {
             return Ok(Some(message.payload));

@@ -1,43 +1,45 @@
-//! Which kinds have jobs that wait, and how many.
+//! Which kinds have waiting jobs, and how many.
 //!
-//! A kind that a consumer has served has durable consumers, which count its jobs. Jobs of other
-//! kinds are found by their subjects: all of them while a stream holds few jobs, and among the
-//! oldest where it holds many.
+//! A kind that a consumer has served has durable consumers, which count its jobs. Jobs of other kinds
+//! are found by their subjects: all of them if the stream holds few jobs, otherwise only among the
+//! oldest jobs.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use bootstrap::Client;
 use common::{JobKind, JobSubject, Timestamp, subjects};
+use connection::NatsClient;
 use futures_util::future::join_all;
 use jetstream::{ApiError, StoredMessage, Stream, direct_get, is_served, jobs_of_kind, manage};
 
-/// Of how many queues it is looked up since when their first job waits, and who serves them.
+/// For how many queues two more things are looked up: when the oldest waiting job was stored, and
+/// whether a consumer serves the kind.
 const MOST_LOOKED_UP: usize = 50;
 
-/// How long it is waited for whoever serves a kind. Where nobody does, the server says so at once.
+/// How long to wait for an answer of the consumers that serve a kind. If there are none, the server
+/// reports no responders at once.
 const SERVED: Duration = Duration::from_secs(1);
 
-/// How many jobs a stream holds at the most when the server is asked for all their subjects: some
-/// 100 bytes each.
+/// The server is asked for the subjects of all jobs, about 100 bytes each, only if the stream holds at
+/// most this many more jobs than the oldest that were read.
 const FEW: u64 = 10_000;
 
-/// How many of the oldest jobs are looked at where there are more.
+/// How many of the oldest jobs are read.
 const OLDEST: usize = 200;
 
-/// How many bytes they may have together.
+/// How many bytes of the oldest jobs are read.
 const MOST_BYTES: usize = 256 * 1024;
 
 /// The jobs that wait or run, by kind.
 #[derive(Clone, Debug, Default)]
 pub struct Queues {
-    /// The kinds, those with the most jobs first.
+    /// The kinds, in the order of their number of jobs, the largest first.
     pub queues: Vec<Queue>,
-    /// Jobs that wait for a consumer, of all kinds, also of those that are not among the queues.
+    /// Jobs of all kinds that wait for a consumer, including kinds that are not in `queues`.
     ///
-    /// Where a stream holds more than 10,000 jobs, those of the last seconds are in it that have
-    /// ended and are not removed yet: so it may be too large, but not too small.
+    /// If a stream holds more than 10,000 jobs, jobs that have just ended and are not removed yet are
+    /// counted too: the number may be too large, but not too small.
     pub waiting: u64,
 }
 
@@ -48,20 +50,20 @@ pub struct Queue {
     pub kind: JobKind,
     /// Jobs that wait for a consumer.
     pub waiting: u64,
-    /// Whether there may be more of them: no consumer has ever served the kind, and the stream
-    /// holds more than 10,000 jobs, of which only the oldest were looked at.
+    /// Whether more jobs may wait than `waiting` says: no consumer has ever served the kind, and the
+    /// stream holds more than 10,000 jobs, so that only the oldest were read.
     pub at_least: bool,
-    /// Jobs that are with consumers.
+    /// Jobs that consumers have received and not acknowledged yet.
     pub running: u64,
-    /// Those of them that were delivered more than once.
+    /// The running jobs that were delivered more than once.
     pub redelivered: u64,
-    /// Since when the first of those that wait has been there, as far as it was looked up.
+    /// When the oldest waiting job was stored, if it was looked up.
     pub oldest: Option<Timestamp>,
-    /// Whether a consumer serves the kind now, as far as it was looked up.
+    /// Whether a consumer serves the kind now, if it was looked up.
     pub served: Option<bool>,
 }
 
-/// A queue that is being put together, and from where on its jobs wait.
+/// A queue that is being built, and the sequence in each stream from which on its jobs wait.
 struct Draft {
     queue: Queue,
     ahead: Vec<(Stream, u64)>,
@@ -84,15 +86,17 @@ impl Draft {
     }
 }
 
-/// The jobs that wait or run, by kind, those with the most jobs first; at most `most` kinds.
+/// Counts the jobs that wait or run, by kind. Returns at most `most` kinds, those with the most jobs
+/// first.
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn queues(client: &Client, most: usize) -> anyhow::Result<Queues> {
+pub async fn queues(client: &NatsClient, most: usize) -> anyhow::Result<Queues> {
     let mut drafts: BTreeMap<JobKind, Draft> = BTreeMap::new();
     let mut waiting = 0;
     for stream in [Stream::Jobs, Stream::Later] {
-        // Before the durable consumers, so that a job whose kind is served meanwhile is not missed.
+        // Read before the durable consumers, so that no job is missed when a consumer starts to serve
+        // its kind between the two reads.
         let held = held(client, stream).await?;
         let consumers = manage::consumers_of_kinds(client, stream).await?;
         let (mut pending, mut running) = (0, 0);
@@ -146,8 +150,8 @@ pub async fn queues(client: &Client, most: usize) -> anyhow::Result<Queues> {
     })
 }
 
-/// Looks up since when the first job of a queue waits, and whether anybody serves it.
-async fn look_up(client: &Client, Draft { queue, ahead }: &mut Draft) -> Result<(), ApiError> {
+/// Looks up when the oldest waiting job of a queue was stored, and whether a consumer serves its kind.
+async fn look_up(client: &NatsClient, Draft { queue, ahead }: &mut Draft) -> Result<(), ApiError> {
     for (stream, from) in ahead.drain(..) {
         let filter = jobs_of_kind(stream, &queue.kind);
         let first = direct_get::next(client, stream, &filter, from).await?;
@@ -157,7 +161,7 @@ async fn look_up(client: &Client, Draft { queue, ahead }: &mut Draft) -> Result<
             (one, other) => one.or(other),
         };
     }
-    // Without an answer in time it is not known.
+    // Without an answer in time, this is not known.
     queue.served = is_served(client, &queue.kind, SERVED).await.unwrap_or(None);
     Ok(())
 }
@@ -165,15 +169,15 @@ async fn look_up(client: &Client, Draft { queue, ahead }: &mut Draft) -> Result<
 /// The jobs in a stream, whether they wait, run or have just ended.
 #[derive(Default)]
 struct Held {
-    /// How many there are.
+    /// How many jobs there are.
     jobs: u64,
-    /// Of which kinds those are that were looked at.
+    /// How many jobs of each kind were counted.
     kinds: HashMap<JobKind, u64>,
-    /// Whether all of them were.
+    /// Whether all jobs were counted.
     all: bool,
 }
 
-async fn held(client: &Client, stream: Stream) -> anyhow::Result<Held> {
+async fn held(client: &NatsClient, stream: Stream) -> anyhow::Result<Held> {
     let filter = match stream {
         Stream::Later => subjects::ALL_DUE,
         _ => ">",

@@ -1,46 +1,47 @@
 //! Reads a stream from its end backwards.
 //!
-//! The server gives messages forward only. So it is asked for windows of sequences, from the end
-//! back to the beginning: narrow ones first, wider ones where there is little in them, and a part
-//! of one that holds too much.
+//! The server reads streams only forward. So the scan reads windows of sequences, from the end to the
+//! beginning. The first windows are narrow; they become wider where they hold few messages. If a window
+//! holds too much, only its newest part is read.
 
 use std::collections::VecDeque;
 
-use bootstrap::Client;
 use common::subjects;
+use connection::NatsClient;
 use jetstream::{StoredMessage, Stream, direct_get, manage};
 
-/// The most messages that are read of one window.
+/// The most messages that are read from one window.
 const MOST: u64 = 1000;
 
-/// How many bytes of one window are read; it may be a message more.
+/// How many bytes are read from one window; the last message may exceed it.
 const BYTES: usize = 4 << 20;
 
-/// How many bytes are read for one page: where the messages are large, it may be short.
+/// How many bytes are read for one page. If the messages are large, a page may be short.
 pub(crate) const PAGE_BYTES: usize = 64 << 20;
 
-/// How many messages a stream has at the most when the server is asked for those that match a
-/// filter: each time it counts them all, by subject, which takes it half a second for a million.
+/// The server is asked to filter only if the stream has at most this many messages. For each request it
+/// counts all messages that match, by subject, which takes half a second for a million.
 const FEW: u64 = 50_000;
 
-/// The narrowest window at first.
+/// The least width of the first window.
 const NARROW: u64 = 64;
 
-/// Messages of a stream, the newest first.
+/// Reads the messages of a stream, the newest first.
 pub(crate) struct ReverseScan {
-    client: Client,
+    client: NatsClient,
     stream: Stream,
     filter: String,
-    /// How many messages the stream had.
+    /// How many messages the stream had at the start.
     messages: u64,
     /// The first sequence of the stream.
     first: u64,
-    /// All from here on was loaded.
+    /// All messages from this sequence on were loaded.
     low: u64,
-    /// The end of the stream was not read yet: what has come since it was looked up belongs to it.
+    /// Whether the first window is still to be read. It has no upper end: messages stored since the
+    /// start belong to it.
     open: bool,
     width: u64,
-    /// Whether the payloads are wanted.
+    /// Whether the payloads of loaded messages are kept.
     payloads: bool,
     /// How many bytes of payloads were read.
     read: usize,
@@ -48,10 +49,10 @@ pub(crate) struct ReverseScan {
 }
 
 impl ReverseScan {
-    /// Those below a sequence, or all, whose subjects match a filter; `most` is how many will be
-    /// wanted, about.
+    /// Scans the messages below the sequence `before`, or all messages, whose subjects match a filter.
+    /// `most` is about how many messages the caller wants.
     pub(crate) async fn new(
-        client: &Client,
+        client: &NatsClient,
         stream: Stream,
         filter: String,
         before: Option<u64>,
@@ -84,10 +85,9 @@ impl ReverseScan {
         Ok(scan)
     }
 
-    /// The same, but where the stream holds many the others come along: whoever asks has to tell
-    /// them apart.
+    /// The same, but if the stream holds many messages, the scan does not filter: the caller has to.
     pub(crate) async fn roughly(
-        client: &Client,
+        client: &NatsClient,
         stream: Stream,
         filter: String,
         before: Option<u64>,
@@ -100,7 +100,7 @@ impl ReverseScan {
         Ok(scan)
     }
 
-    /// The same without payloads: those that are loaded do not stay in memory.
+    /// The same, but loaded messages are kept in memory without their payloads.
     pub(crate) fn without_payloads(self) -> Self {
         Self {
             payloads: false,
@@ -113,7 +113,7 @@ impl ReverseScan {
         self.read
     }
 
-    /// Loads more, if nothing is left that was loaded and there is more.
+    /// Loads more messages, if all loaded ones were taken and the stream has more.
     pub(crate) async fn fill(&mut self) -> anyhow::Result<()> {
         while self.loaded.is_empty() && self.low > self.first {
             let low = self.low.saturating_sub(self.width).max(self.first);
@@ -132,8 +132,8 @@ impl ReverseScan {
         Ok(())
     }
 
-    /// What is between two sequences, and from which one on: if there is too much, it is a part
-    /// at the end.
+    /// Reads the messages between two sequences; if there are too many, only the newest of them. Also
+    /// returns the sequence from which on all were read.
     async fn window(
         &mut self,
         mut low: u64,
@@ -175,35 +175,36 @@ impl ReverseScan {
             if whole {
                 return Ok((found, low));
             }
-            // Each time it is narrower, and begins after what was read.
+            // Read a narrower window, which starts after the messages read so far.
             let narrower = high.saturating_sub(high.saturating_sub(low) / 8 + 1);
             low = narrower.max(from);
         }
     }
 
-    /// The newest that was not taken, if it is loaded.
+    /// The newest loaded message that was not taken.
     pub(crate) fn peek(&self) -> Option<&StoredMessage> {
         self.loaded.front()
     }
 
-    /// Takes the newest that is loaded.
+    /// Takes the newest loaded message.
     pub(crate) fn take(&mut self) -> Option<StoredMessage> {
         self.loaded.pop_front()
     }
 
-    /// All from here on was taken, if nothing more is loaded; 0 if that is all there is.
+    /// If no loaded message is left, all messages from this sequence on were taken; 0 at the end of the
+    /// scan.
     pub(crate) fn reached(&self) -> u64 {
         if self.low > self.first { self.low } else { 0 }
     }
 
-    /// Whether nothing more comes.
+    /// Whether all messages were taken.
     pub(crate) fn is_over(&self) -> bool {
         self.loaded.is_empty() && self.low <= self.first
     }
 }
 
-/// Whether it is a marker of a job that waits, of which there may be as many as records: nobody who
-/// lists anything wants them.
+/// Whether a message is the overdue marker of a waiting job. There may be as many markers as records,
+/// and no list shows markers.
 fn is_marker(kept: &StoredMessage) -> bool {
     kept.subject.starts_with(subjects::OVERDUE)
 }

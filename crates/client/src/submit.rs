@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bootstrap::trace::TraceContext;
-use bootstrap::{Client, Health, Nats};
+use async_nats::HeaderMap;
 use common::{JobId, subjects};
+use connection::{Health, Nats, NatsClient, Refusals};
 use jetstream::batch::MOST_MESSAGES;
 use jetstream::headers::{EXPECTED_LAST, EXPECTED_LAST_OF, MESSAGE_ID, size_of};
 use jetstream::{Entry, Message, NotStored, Pace, Stream, Writer, write_health};
@@ -17,100 +17,133 @@ use tracing::warn;
 
 use crate::job::NewJob;
 
-/// The waits before a job is sent again whose answer was lost: from this ...
+/// The first wait before a job whose answer was lost is sent again.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 
-/// ... doubled each time up to this.
+/// The longest such wait; each wait is twice as long as the one before.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// How often it is said that jobs wait for room.
+/// How often the log says that jobs wait for room.
 const TELL: Duration = Duration::from_secs(10);
 
-/// What a message may take beside the job: the headers of a submission, of its trace, of a schedule
-/// and of a batch.
+/// How many bytes of a message are reserved for headers: those of a submission, of a trace, of a
+/// schedule and of a batch.
 pub(crate) const MARGIN: usize = 4096;
+
+/// For how many bytes of a trace [`MARGIN`] has room.
+const TRACE: usize = 1024;
+
+/// After this time without an answer, the submitter looks whether the server has refused the message.
+const REFUSED: Duration = Duration::from_secs(1);
 
 /// How long a [`Submitter`] waits.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// How long the server may take to confirm a job, with all repetitions.
+    /// How long the server may take to confirm a job, including all retries.
     pub confirm: Duration,
-    /// Whether that time stands still while there is no connection to NATS, so that jobs wait for
-    /// it as long as it takes.
+    /// Whether this time does not count while there is no connection to NATS, so that jobs wait for the
+    /// connection without a limit.
     pub wait_for_nats: bool,
-    /// Whether it stands still while the queue is full, or the server has stopped storing. That it is
-    /// gets a line in the log every ten seconds.
+    /// Whether this time does not count while the queue is full, or while the server has stopped
+    /// storing. A line in the log says so every ten seconds.
     pub wait_for_room: bool,
 }
 
-/// What became of a submission. In both cases the job is stored, and synced to the disk.
+/// The result of a submission. In both cases the job is stored and synced to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Submitted {
-    /// It is stored now.
+    /// This submission stored the job.
     Stored,
-    /// A job with this id was there before.
+    /// A job with this id was stored before.
     Known,
 }
 
-/// Why a job was not stored, or may not have been.
+/// Why a job was not stored, or may not be stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// There is no room.
+    /// The queue or the storage of the account is full.
     #[error(
-        "the stream {stream} takes no more jobs until some have been done: {why}; its bound is \
-         max_bytes of the stream, or max_file of the account"
+        "the stream {stream} is full until some jobs are done: {why}; the limit is max_bytes of \
+         the stream, or max_file of the account"
     )]
     Full {
-        /// Which stream.
+        /// The stream.
         stream: Stream,
-        /// Which bound was reached, in the server's words.
+        /// The error text of the server, which names the limit.
         why: String,
     },
-    /// It does not fit into a message.
+    /// The job does not fit into a message.
     #[error(
-        "the job has {size} bytes, and a durable one may have {limit} (max_payload of the server, \
-         less what is kept for headers)"
+        "the job has {size} bytes; a durable job may have at most {limit} (max_payload of the \
+         server minus the room for headers)"
     )]
     TooLarge {
         /// The size of the job in bytes.
         size: usize,
-        /// The most that is taken.
+        /// The largest size that is accepted, in bytes.
         limit: usize,
     },
-    /// There is no stream.
+    /// The stream does not exist.
     #[error(
-        "there is no stream {0}: a consumer makes it when it starts, on a server with JetStream"
+        "there is no stream {0}: a consumer creates it when it starts, if the server has JetStream"
     )]
     NoStream(Stream),
-    /// The server does not take it.
+    /// The server refuses the job.
     #[error("{0}")]
     Refused(String),
-    /// Some of the jobs that were to be stored together or not at all are known, so none is stored.
-    #[error("none is stored, because jobs of the same id are there already")]
+    /// The user of this connection may not publish to the subject of the job. It is not stored.
+    #[error(
+        "the server does not let this user publish to {0}: grant it jobs.durable.> in the \
+         permissions of the server"
+    )]
+    Forbidden(String),
+    /// There was no connection in time, so the job was never sent and is not stored.
+    #[error("not connected to NATS: {0}")]
+    NotConnected(String),
+    /// An option or the payload of the job cannot be used. It is not stored.
+    #[error("field `{field}`: {reason}")]
+    Invalid {
+        /// The option, or `payload`.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Of jobs that are stored together or not at all, some are known already, so none is stored.
+    #[error("no job was stored, because some of these ids are stored already")]
     SomeKnown,
-    /// Two of the jobs that were to be stored together have the same id, so none is stored.
-    #[error("none is stored, because two of them have the same id {0}")]
+    /// Of jobs that are stored together or not at all, two have the same id, so none is stored.
+    #[error("no job was stored, because two of the jobs have the same id {0}")]
     Twice(JobId),
-    /// It is too much for one atomic batch.
+    /// There are too many jobs for one atomic batch.
     #[error("{0} jobs cannot be stored together: at most 1,000")]
     TooMany(usize),
-    /// The server did not say in time.
-    #[error("{0}; it may have been stored: submitted again with the same id, it is one job")]
-    Unknown(String),
+    /// The server did not answer in time, so the jobs may be stored. It is safe to submit them again
+    /// with the same ids: a job is not stored twice.
+    #[error(
+        "{why}; the job may be stored: submit it again with the same id, it is not stored twice"
+    )]
+    MayBeStored {
+        /// The ids of the jobs.
+        ids: Vec<JobId>,
+        /// Why it is not known.
+        why: String,
+    },
 }
 
-/// Hands jobs over. Those that wait at the same time are stored with one write.
+/// Submits jobs. Jobs that wait at the same time are stored with one write.
 #[derive(Clone, Debug)]
 pub struct Submitter {
-    client: Client,
+    client: NatsClient,
     connected: watch::Receiver<bool>,
     patience: Patience,
     jobs: Writer,
-    /// When it was last told that there is no room.
+    /// When the log last said that jobs wait for room.
     told: Arc<Mutex<Option<Instant>>>,
-    /// Of the service that submits, which has the signs of life of what works here.
+    /// The health of the service that submits, if there is one; it watches the tasks of this submitter.
     health: Option<Health>,
-    /// Ends with the last clone.
+    /// What the server has refused; `None` if the connection does not tell.
+    refusals: Option<Refusals>,
+    /// The watch of the storage; it ends when the last clone is dropped.
     _watch: Option<Arc<JoinSet<()>>>,
 }
 
@@ -131,13 +164,14 @@ impl Submitter {
             patience,
             told: Arc::default(),
             health: Some(nats.health.clone()),
+            refusals: Some(nats.refusals()),
             _watch: Some(Arc::new(watch)),
         }
     }
 
-    /// The same for a client, and for whatever says whether it is connected.
+    /// The same for a client without a service; `connected` says whether the client is connected.
     #[must_use]
-    pub fn over(client: &Client, connected: watch::Receiver<bool>, patience: Patience) -> Self {
+    pub fn over(client: &NatsClient, connected: watch::Receiver<bool>, patience: Patience) -> Self {
         Self {
             jobs: Writer::start(client.clone(), connected.clone(), Pace::Prompt),
             client: client.clone(),
@@ -145,12 +179,14 @@ impl Submitter {
             patience,
             told: Arc::default(),
             health: None,
+            refusals: None,
             _watch: None,
         }
     }
 
-    /// Stores a job; when it returns, the server has synced it to its disk. A submission whose
-    /// answer was lost is repeated. One that is to run later is put off by a consumer.
+    /// Stores a job. When this returns, the server has synced the job to its disk. If the answer is
+    /// lost, the job is sent again. A job that is to run later is stored in the same way; a consumer
+    /// puts it off.
     ///
     /// # Errors
     /// See [`SubmitError`].
@@ -159,15 +195,19 @@ impl Submitter {
         match self.store(|first| vec![queued(job, first)]).await {
             Ok(()) | Err(Failure::Repeated) => Ok(Submitted::Stored),
             Err(Failure::Known { .. }) => Ok(Submitted::Known),
+            Err(Failure::Unknown(why)) => Err(SubmitError::MayBeStored {
+                ids: vec![job.id],
+                why,
+            }),
             Err(Failure::Other(error)) => Err(error),
         }
     }
 
-    /// Stores up to 1,000 jobs, all of them or none. Those that are to run later are put off by a
+    /// Stores up to 1,000 jobs, all of them or none. Jobs that are to run later are put off by a
     /// consumer.
     ///
     /// # Errors
-    /// See [`SubmitError`]; also when one of them is known already.
+    /// See [`SubmitError`]; also when one of the jobs is known already.
     pub async fn submit_all(&self, jobs: &[NewJob]) -> Result<(), SubmitError> {
         if jobs.len() > MOST_MESSAGES {
             return Err(SubmitError::TooMany(jobs.len()));
@@ -182,31 +222,37 @@ impl Submitter {
                 return Err(SubmitError::Twice(job.id));
             }
         }
-        // Tells a repetition from jobs that were there before.
+        // Distinguishes a retry of this submission from jobs that were stored before.
         let mark = uuid::Uuid::new_v4().to_string();
         let make = |first| {
             let mut entry: Entry = jobs.iter().map(|job| queued(job, first)).collect();
             entry[0].headers.insert(MESSAGE_ID, mark.as_str());
             entry
         };
+        let may_be_stored = |why| SubmitError::MayBeStored {
+            ids: jobs.iter().map(|job| job.id).collect(),
+            why,
+        };
         match self.store(make).await {
             Ok(()) | Err(Failure::Repeated) => Ok(()),
             Err(Failure::Known { doubtful: false }) => Err(SubmitError::SomeKnown),
-            // One alone is stored by this or it was before: the server does not tell.
+            // A single job is stored, by this submission or before it; the server does not say which.
             Err(Failure::Known { doubtful: true }) if jobs.len() == 1 => Ok(()),
-            Err(Failure::Known { doubtful: true }) => Err(SubmitError::Unknown(
+            Err(Failure::Known { doubtful: true }) => Err(may_be_stored(
                 "an answer was lost, and jobs of the same id are there now".to_owned(),
             )),
+            Err(Failure::Unknown(why)) => Err(may_be_stored(why)),
             Err(Failure::Other(error)) => Err(error),
         }
     }
 
     fn check_size(&self, job: &NewJob) -> Result<(), SubmitError> {
-        // Asked each time: the connection may have moved to a server with another limit.
+        // Read each time: the connection may have moved to a server with another limit.
         let limit = self.client.max_payload().saturating_sub(MARGIN);
-        // The margin has room for a trace: whoever records one hands over the same jobs.
-        let trace = TraceContext::of_nats(Some(&job.headers)).map_or(0, |trace| trace.size());
-        let headers = size_of(&job.headers).saturating_sub(trace);
+        // The trace headers do not count, because the margin has room for them: the same jobs are
+        // accepted with and without a trace.
+        let headers = size_of(&job.headers);
+        let headers = headers - size_of_trace(&job.headers).min(TRACE);
         let size = job.payload.len() + headers;
         if size > limit {
             return Err(SubmitError::TooLarge { size, limit });
@@ -214,7 +260,8 @@ impl Submitter {
         Ok(())
     }
 
-    /// Stores what `make` gives, which is told whether it is certain that it was not stored before.
+    /// Stores the entry that `make` returns. The argument of `make` is `true` if no earlier try can
+    /// have stored the entry.
     async fn store(&self, make: impl Fn(bool) -> Entry) -> Result<(), Failure> {
         let Patience {
             confirm,
@@ -227,19 +274,31 @@ impl Submitter {
         // Whether an earlier try may have been stored.
         let mut doubtful = false;
         loop {
-            if wait_for_nats && !*connected.borrow_and_update() {
-                let back = connected.wait_for(|up| *up).await;
-                back.map_err(|_| closed())?;
-                until = Instant::now() + confirm;
+            if !*connected.borrow_and_update() {
+                let back = connected.wait_for(|up| *up);
+                if wait_for_nats {
+                    back.await.map_err(|_| closed())?;
+                    until = Instant::now() + confirm;
+                } else {
+                    let back = tokio::time::timeout_at(until, back).await;
+                    let away = || {
+                        let why = format!("no connection within {confirm:?}");
+                        if doubtful {
+                            Failure::Unknown(why)
+                        } else {
+                            Failure::Other(SubmitError::NotConnected(why))
+                        }
+                    };
+                    back.map_err(|_| away())?.map_err(|_| closed())?;
+                }
             }
             let storing = self.jobs.store(make(!doubtful));
+            let is_refused = || self.is_refused(&make(false)[0].subject);
             let result = if wait_for_nats {
-                // A batch has its own end.
+                // The writer has a timeout of its own.
                 storing.await
             } else {
-                let unknown = || NotStored::Unknown(format!("no answer within {confirm:?}"));
-                let result = tokio::time::timeout_at(until, storing).await;
-                result.unwrap_or_else(|_| Err(unknown()))
+                until_refused(until, confirm, is_refused, storing).await
             };
             let error = match result {
                 Ok(_) => return Ok(()),
@@ -250,32 +309,37 @@ impl Submitter {
                 Err(NotStored::Refused(why)) => {
                     return Err(Failure::Other(SubmitError::Refused(why)));
                 }
-                Err(NotStored::Full(why)) => SubmitError::Full {
-                    stream: Stream::Jobs,
-                    why,
-                },
-                Err(NotStored::NoStream) => SubmitError::NoStream(Stream::Jobs),
-                Err(error @ NotStored::Incomplete) => SubmitError::Unknown(error.to_string()),
+                Err(NotStored::Full(why)) => {
+                    let stream = Stream::Jobs;
+                    Failure::Other(SubmitError::Full { stream, why })
+                }
+                Err(NotStored::NoStream) => Failure::Other(SubmitError::NoStream(Stream::Jobs)),
+                Err(error @ NotStored::Incomplete) => Failure::Unknown(error.to_string()),
                 Err(NotStored::Unknown(why)) => {
+                    if is_refused() {
+                        let subject = make(false).swap_remove(0).subject;
+                        return Err(Failure::Other(SubmitError::Forbidden(subject)));
+                    }
                     doubtful = true;
-                    SubmitError::Unknown(why)
+                    Failure::Unknown(why)
                 }
             };
             let stopped = self.health.as_ref().and_then(write_health::stopped);
             let (error, stopped) = match (error, stopped) {
-                (SubmitError::Unknown(_), Some(why)) => (SubmitError::Unknown(why), true),
+                (Failure::Unknown(_), Some(why)) => (Failure::Unknown(why), true),
                 (error, _) => (error, false),
             };
             if wait_for_nats && connected.has_changed().unwrap_or(true) {
                 until = Instant::now() + confirm;
             }
-            let no_end = wait_for_room && (stopped || matches!(error, SubmitError::Full { .. }));
+            let full = matches!(error, Failure::Other(SubmitError::Full { .. }));
+            let no_end = wait_for_room && (stopped || full);
             let next = Instant::now() + wait.mul_f64(0.5 + 0.5 * rand::random::<f64>());
             if no_end {
                 self.tell(&error);
                 until = next + confirm;
             } else if next >= until {
-                return Err(Failure::Other(error));
+                return Err(error);
             }
             tokio::time::sleep_until(next).await;
             wait = (wait * 2).min(LONGEST_WAIT);
@@ -284,32 +348,75 @@ impl Submitter {
 }
 
 impl Submitter {
-    /// Says that jobs wait for room, every ten seconds as long as they do.
-    fn tell(&self, error: &SubmitError) {
+    /// Logs that jobs wait for room, at most every ten seconds.
+    fn tell(&self, error: &Failure) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| told.elapsed() >= TELL) {
             *told = Some(Instant::now());
-            warn!("jobs wait to be stored: {error}");
+            match error {
+                Failure::Other(error) => warn!("jobs wait to be stored: {error}"),
+                Failure::Unknown(why) => warn!("jobs wait to be stored: {why}"),
+                Failure::Repeated | Failure::Known { .. } => {}
+            }
+        }
+    }
+
+    fn is_refused(&self, subject: &str) -> bool {
+        let refusals = self.refusals.as_ref();
+        refusals.is_some_and(|refusals| refusals.contains(subject))
+    }
+}
+
+/// Waits for the result of a write until a time, or until the server is known to have refused it.
+async fn until_refused(
+    until: Instant,
+    confirm: Duration,
+    is_refused: impl Fn() -> bool,
+    storing: impl Future<Output = Result<u64, NotStored>>,
+) -> Result<u64, NotStored> {
+    let mut storing = std::pin::pin!(storing);
+    loop {
+        let look = until.min(Instant::now() + REFUSED);
+        if let Ok(result) = tokio::time::timeout_at(look, &mut storing).await {
+            return result;
+        }
+        if look >= until || is_refused() {
+            let why = format!("no answer within {confirm:?}");
+            return Err(NotStored::Unknown(why));
         }
     }
 }
 
+/// The size of the trace headers, in bytes.
+fn size_of_trace(headers: &HeaderMap) -> usize {
+    let mut trace = HeaderMap::new();
+    for name in ["traceparent", "tracestate"] {
+        if let Some(value) = headers.get(name) {
+            trace.insert(name, value.clone());
+        }
+    }
+    if trace.is_empty() { 0 } else { size_of(&trace) }
+}
+
 enum Failure {
-    /// An earlier try of the very same was stored.
+    /// An earlier try of the same entry was stored.
     Repeated,
     Known {
         doubtful: bool,
     },
+    /// The entry may be stored.
+    Unknown(String),
     Other(SubmitError),
 }
 
 fn closed() -> Failure {
     let why = "the connection to NATS is closed for good".to_owned();
-    Failure::Other(SubmitError::Unknown(why))
+    Failure::Other(SubmitError::NotConnected(why))
 }
 
-/// A job for the queue; no other message may stand for it. Of a fresh one the only other can be one
-/// with the same subject, which its stream refuses anyway.
+/// The message of a job in the queue. The server refuses it if the queue holds a message of the same
+/// job. A fresh job needs no header for this: the only such message can be an earlier try with the same
+/// subject, and the stream keeps one message for each subject.
 fn queued(job: &NewJob, first: bool) -> Message {
     let mut headers = job.headers.clone();
     if !job.fresh {

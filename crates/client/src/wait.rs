@@ -3,31 +3,31 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bootstrap::Client;
 use common::{JobId, JobRecord, subjects};
+use connection::NatsClient;
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use crate::lookup::look_up;
 
-/// How the wait for a job has ended.
+/// How the wait for a job ended.
 #[derive(Debug)]
 pub enum Waited {
-    /// The job has: this is its last record.
+    /// The job has ended; this is its last record.
     Ended(Box<JobRecord>),
-    /// It has not in the time that there was. This is how it is, if it is known.
+    /// The job has not ended in time; this is its record now, if the job is known.
     NotYet(Option<Box<JobRecord>>),
 }
 
-/// Waits until a job has ended. It need not be there yet.
+/// Waits until a job has ended. The job may be submitted after the wait begins.
 ///
-/// It is listened to before it is looked up, so that no end is missed between the two, and looked
-/// up again only when the connection was lost meanwhile.
+/// The events of the job are subscribed to before the job is looked up, so that no end is missed
+/// between the two. It is looked up again after a lost connection, and when `patience` is over.
 ///
 /// # Errors
 /// When the server does not answer in time.
 pub async fn wait(
-    client: &Client,
+    client: &NatsClient,
     mut connected: tokio::sync::watch::Receiver<bool>,
     id: JobId,
     patience: Duration,

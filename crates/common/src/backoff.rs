@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::WireDuration;
 
-/// How long to wait before a retry: a ceiling that grows with each retry, of which the wait is a
-/// random part ("full jitter"), so that jobs that failed together do not come back together.
+/// How long to wait before a retry. A ceiling grows with each retry, and the wait is a random part of
+/// it ("full jitter"), so that jobs that failed together do not come back together.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schema", schemars(default, deny_unknown_fields))]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ConsumerState, Counts, JobKind, RunTime, Timestamp};
 
-/// What is asked on `jobs.fleet`; an empty message asks for the first page.
+/// A request on `jobs.fleet`; an empty message asks for the first page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
@@ -22,8 +22,8 @@ pub struct FleetRequest {
 
 /// The fleet as a status service knows it: the totals, and a page of the consumers.
 ///
-/// Totals count every consumer that was ever heard of since the status service started, and never
-/// go down. Fields that a reader does not know are to be ignored.
+/// Totals count every consumer that has answered since the status service started, and never go down.
+/// Readers must ignore fields that they do not know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fleet {
@@ -46,13 +46,13 @@ pub struct Fleet {
     pub in_flight: u64,
     /// Jobs that wait in them.
     pub waiting: u64,
-    /// How jobs have ended, in all consumers that were ever heard of.
+    /// How jobs have ended, in all consumers that have ever answered.
     pub totals: Counts,
     /// The smallest and the largest share of the jobs of the last round that one consumer had, in
     /// percent; absent while there is nothing to compare.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spread_percent: Option<[f64; 2]>,
-    /// Kinds of which durable jobs wait and that nobody serves.
+    /// Kinds with waiting durable jobs that no consumer serves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unserved_kinds: Vec<JobKind>,
     /// The kinds that the consumers which answered have met most often, at most 50.
@@ -66,7 +66,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// What a status service knows that has not asked yet.
+    /// What a status service knows before its first round.
     #[must_use]
     pub fn new(instance: String, started_at: Timestamp, interval: Duration) -> Self {
         Self {
@@ -102,7 +102,7 @@ pub struct FleetKind {
     pub run_ms: RunTime,
 }
 
-/// One life of a consumer, as it answered last.
+/// One life of a consumer, by its last answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FleetMember {
@@ -116,7 +116,7 @@ pub struct FleetMember {
     pub started_at: Timestamp,
     /// Whether it answers.
     pub presence: Presence,
-    /// Whether it takes jobs, by its last word.
+    /// Whether it takes jobs, by its last answer.
     pub state: ConsumerState,
     /// The most jobs that it runs at a time.
     pub concurrency: u32,
@@ -141,6 +141,6 @@ pub struct FleetMember {
 pub enum Presence {
     /// It answered the last round.
     Present,
-    /// It did not, and has not said that it stops.
+    /// It did not answer, and has not said that it stops.
     Missing,
 }

@@ -16,13 +16,20 @@ impl JobId {
         Self(Uuid::now_v7())
     }
 
-    /// The id under which a message of the durable lane is kept that has no readable one: its
-    /// number in the stream, as a UUID of version 8.
+    /// An id of one's own making: the bytes as a UUID of version 8. Six of their bits are lost, which hold
+    /// version and variant.
+    #[must_use]
+    pub fn from_custom_bytes(bytes: [u8; 16]) -> Self {
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+
+    /// The id for a message of the durable lane that has no readable id: its sequence in the stream, as
+    /// a UUID of version 8.
     #[must_use]
     pub fn of_unreadable(stream_sequence: u64) -> Self {
         let mut bytes = [0; 16];
         bytes[8..].copy_from_slice(&stream_sequence.to_be_bytes());
-        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+        Self::from_custom_bytes(bytes)
     }
 }
 

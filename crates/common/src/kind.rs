@@ -60,8 +60,8 @@ fn is_token(token: &str) -> bool {
     is_kind(token.as_bytes()) && !token.contains('.')
 }
 
-/// One pass, since each job that arrives is checked: allowed bytes, and no dot that does not stand
-/// between two tokens.
+/// One pass, because each job that arrives is checked: only allowed bytes, and dots only between two
+/// tokens.
 fn is_kind(text: &[u8]) -> bool {
     let mut after_dot = true;
     for &byte in text {
@@ -123,7 +123,7 @@ impl<'de> Deserialize<'de> for JobKind {
 }
 
 impl std::borrow::Borrow<str> for JobKind {
-    /// Lets a map from kinds be asked with a text.
+    /// Lets a map with kinds for keys be searched by a text.
     fn borrow(&self) -> &str {
         &self.0
     }

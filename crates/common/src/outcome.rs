@@ -56,7 +56,7 @@ pub struct OutcomeError {
     pub code: Cow<'static, str>,
     /// A sentence for people.
     pub message: String,
-    /// When a repetition has a chance, in milliseconds from now, if whoever refused said so.
+    /// How long to wait before the next attempt, in milliseconds, if this is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
 }
@@ -69,7 +69,7 @@ pub mod codes {
     pub const INVALID_JOB: &str = "invalid_job";
     /// The headers of the message, or its subject, cannot be read.
     pub const UNREADABLE_HEADERS: &str = "unreadable_headers";
-    /// What is stored as the record of the job is none.
+    /// What is stored as the record of the job is not a record.
     pub const UNREADABLE_RECORD: &str = "unreadable_record";
     /// The payload is not what the handler takes.
     pub const INVALID_PAYLOAD: &str = "invalid_payload";

@@ -3,13 +3,12 @@ use serde_json::value::RawValue;
 
 use crate::{JobId, JobKind, OutcomeError, Timestamp, codes};
 
-/// What is known of a job in the durable lane: kept under `jobs.state.<id>`, and told to whoever
-/// listens on `jobs.events.<id>`.
+/// The state of a job in the durable lane. It is stored on `jobs.state.<id>` and published on
+/// `jobs.events.<id>`.
 ///
-/// A job that was submitted has none until a consumer gets it. Each change replaces the record, and is
-/// refused by the server unless whoever makes it has seen the one before: so an attempt that was
-/// given up cannot overwrite what its successor wrote. Fields that a reader does not know are to
-/// be ignored.
+/// A new job has no record until a consumer writes the first one. Each change replaces the record. The
+/// server refuses a change if its writer has not seen the last record: so an attempt that was given up
+/// cannot overwrite what its successor wrote. Readers must ignore fields that they do not know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JobRecord {
@@ -18,13 +17,13 @@ pub struct JobRecord {
     /// Its kind; absent if it could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<JobKind>,
-    /// How it is.
+    /// The state of the job.
     pub state: JobState,
-    /// Since when, by the clock of the NATS server.
+    /// When this state began, by the clock of the NATS server.
     pub at: Timestamp,
     /// Which message holds the job now: the `<run>` in its subject.
     pub run: u32,
-    /// The consumer that wrote this; absent if it was none.
+    /// The consumer that wrote the record; absent if no consumer wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumer: Option<String>,
     /// The number of the last attempt that began, from 1; 0 before the first.
@@ -39,24 +38,23 @@ pub struct JobRecord {
     /// Succeeded: how long the last attempt ran, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<f64>,
-    /// Ended: the job as it was submitted, with its options; without its payload where that is larger
-    /// than the consumer keeps. Absent also if it is no JSON, or has no room beside the rest.
+    /// Ended: the job as it was submitted, with its options. The payload is left out if it is larger than
+    /// the consumer keeps. Absent if the message is not a job, or if the record has no room for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "serde_json::Value"))]
     pub job: Option<Box<RawValue>>,
-    /// Dead: why.
+    /// Dead: why the job was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<DeadReason>,
     /// The attempts that failed, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<FailedAttempt>,
-    /// How many deliveries of the run were ended by whoever had them, and so were not lost with
-    /// their consumer.
+    /// How many deliveries of the run were ended by their consumers, and so were not lost with them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub settled_deliveries: u64,
 }
 
-/// How a job in the durable lane is.
+/// The state of a job in the durable lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -77,8 +75,8 @@ pub enum JobState {
     Cancelled,
     /// Its deadline passed before it was started. Final.
     Expired,
-    /// What is stored as its record is none: somebody else has put it there. The next record of the
-    /// job replaces it. No record says so, only who shows it.
+    /// Something that is not a record is stored in its place. The next record of the job replaces it.
+    /// This state is never stored: it is shown to readers only.
     Unreadable,
 }
 
@@ -87,20 +85,19 @@ pub enum JobState {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DeadReason {
-    /// As many attempts failed as it may have.
+    /// All its attempts failed.
     AttemptsUsedUp,
-    /// It failed in a way that no repetition can cure.
+    /// It failed permanently: a repetition cannot help.
     Permanent,
-    /// The message is not a job, or not the one that its subject says.
+    /// The message is not a job, or not the job that its subject names.
     Undecodable,
     /// The headers of the message, or its subject, cannot be read.
     UnreadableHeaders,
     /// The consumer that was to run it has no handler for it.
     NoHandler,
-    /// The consumers that had it ended without settling it, too often.
+    /// Too many consumers were lost before they had settled it.
     DeliveriesExhausted,
-    /// Its time had passed, its message was in no stream, and its bytes were too many to be kept
-    /// anywhere else.
+    /// Its message was lost while it waited, and the job was too large to be stored elsewhere.
     LostSchedule,
 }
 
@@ -108,15 +105,15 @@ pub enum DeadReason {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FailedAttempt {
-    /// Its number, from 1; 0 marks where the job was replayed, after which they count anew, or its
-    /// dead letter discarded: the code of the error tells which.
+    /// The number of the attempt, from 1. 0 is no attempt: it marks where the job was replayed, after
+    /// which attempts count anew, or where its dead letter was discarded. The code of the error tells which.
     pub attempt: u32,
-    /// Who made it; absent if nobody knows, because its consumer was lost.
+    /// The consumer that made it; absent if it is not known, because the consumer was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumer: Option<String>,
     /// When it ended, by the clock of the NATS server.
     pub at: Timestamp,
-    /// Why.
+    /// Why it failed.
     pub error: OutcomeError,
 }
 
@@ -138,7 +135,7 @@ impl JobRecord {
             && last.is_some_and(|last| last.is_mark() && last.error.code == codes::DISCARDED)
     }
 
-    /// A record with nothing but these.
+    /// A record with only these fields set.
     #[must_use]
     pub fn new(id: JobId, kind: Option<JobKind>, state: JobState, at: Timestamp) -> Self {
         Self {

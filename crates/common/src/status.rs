@@ -6,8 +6,8 @@ use crate::{JobKind, Timestamp};
 
 /// What a consumer answers on `jobs.status`.
 ///
-/// An instance lives from one start to the next: the pair of `consumer` and `started_at` names
-/// it, and its counts only grow. Fields that a reader does not know are to be ignored.
+/// An instance lives from one start to the next. The pair of `consumer` and `started_at` names it,
+/// and its counts only grow. Readers must ignore fields that they do not know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConsumerStatus {
@@ -35,7 +35,7 @@ pub struct ConsumerStatus {
     pub received: u64,
     /// Messages that its NATS client had to drop; 0 unless something is badly wrong.
     pub dropped: u64,
-    /// Durable lane: kinds of which jobs wait and that no consumer serves.
+    /// Durable lane: kinds with waiting jobs that no consumer serves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unserved_kinds: Vec<JobKind>,
     /// All lanes together.
@@ -57,13 +57,13 @@ pub enum ConsumerState {
     Draining,
 }
 
-/// How many jobs ended in which way since the consumer started.
+/// How many jobs ended in each way since the consumer started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Counts {
-    /// Jobs that came to an end here, and durable lane: attempts: succeeded, failed, rejected,
-    /// expired and cancelled.
+    /// Jobs that ended here (in the durable lane: attempts): succeeded, failed, rejected, expired and
+    /// cancelled.
     pub processed: u64,
     /// The handler returned a result.
     pub succeeded: u64,
@@ -91,7 +91,7 @@ pub struct LaneStatus {
     /// All kinds together, jobs whose kind could not be read included.
     #[serde(flatten)]
     pub counts: Counts,
-    /// Each kind that the consumer has a handler for and has met.
+    /// Each kind that the consumer has a handler for and has received.
     pub kinds: BTreeMap<String, KindStatus>,
 }
 

@@ -11,7 +11,7 @@ pub const STATUS: &str = "jobs.status";
 /// Request-reply: a status service answers with the [`crate::Fleet`], as much of it as is asked for.
 pub const FLEET: &str = "jobs.fleet";
 
-/// Below it, a subject a kind: see [`serves_kind`].
+/// The prefix of [`serves_kind`].
 pub const SERVES: &str = "jobs.serves";
 
 /// The queue group in which consumers subscribe to [`CREATE`] and to the subjects below it.
@@ -19,13 +19,13 @@ pub const WORKERS: &str = "workers";
 
 /// Header with the number of this submission of a job, from 1; absent means 1.
 ///
-/// A publisher that submits the same id again counts it up, and the outcome repeats it.
+/// A publisher that submits the same id again adds one, and the outcome repeats the number.
 pub const ATTEMPT_HEADER: &str = "Jobs-Attempt";
 
-/// Header of a durable job, with any value: its id was made for it and given to nobody, and it is
-/// sent for the first time.
+/// Header of a durable job, with any value: the id was made for this job, nobody else knows it, and
+/// the job is sent for the first time.
 ///
-/// No other message can have its id then, so consumers need not look up what is known of it.
+/// So no other message can have the id, and consumers need not look up its record.
 pub const FRESH_HEADER: &str = "Jobs-Fresh";
 
 /// Header of a durable job: the [`crate::WIRE_VERSION`] that a consumer needs to read it; absent
@@ -44,8 +44,8 @@ pub const PRIORITY_HEADER: &str = "Jobs-Priority";
 /// Header of a dead letter: the run that the job was in, a number from 1.
 pub const RUN_HEADER: &str = "Jobs-Run";
 
-/// Header in the place of all others of a message, where those, its subject or its reply subject
-/// cannot be read: what its headers were, as base64, up to 40 KiB of them.
+/// The only header of a message whose headers, subject or reply subject cannot be read: its original
+/// headers as base64, up to 40 KiB of them.
 pub const UNREADABLE_HEADER: &str = "Jobs-Unreadable-Headers";
 
 /// Header of a marker on [`overdue`]: where the job's next run is due, a [`due_job`].
@@ -60,8 +60,8 @@ pub fn create_kind(kind: &JobKind) -> String {
     format!("{CREATE}.{kind}")
 }
 
-/// The subject on which any consumer that serves a kind says so, also while it is full: an answer,
-/// even an empty one, tells "nobody serves it" from "nobody has room".
+/// The subject on which a consumer that serves a kind answers, even while it is full. An answer, even
+/// an empty one, means that the kind is served; no responders means that nobody serves it.
 #[must_use]
 pub fn serves_kind(kind: &JobKind) -> String {
     format!("{SERVES}.{kind}")
@@ -70,11 +70,11 @@ pub fn serves_kind(kind: &JobKind) -> String {
 /// The name of the durable lane in a [`crate::ConsumerStatus`].
 pub const DURABLE_LANE: &str = "durable";
 
-/// Below it, the jobs of the durable lane: see [`durable_job`].
+/// The prefix of [`durable_job`].
 pub const DURABLE: &str = "jobs.durable";
 
-/// Below it, jobs of the durable lane whose time has come, be it for the first time or again:
-/// see [`due_job`]. Nobody publishes there but the server itself.
+/// The prefix of [`due_job`]: jobs of the durable lane whose time has come, for the first time or
+/// again. Only the server publishes there.
 pub const DUE: &str = "jobs.due";
 
 /// Where a job enters the durable lane: `jobs.durable.<id>.<priority>.<run>.<kind>`.
@@ -113,7 +113,7 @@ pub const ALL_DEAD: &str = "jobs.dead.*.>";
 /// Every marker of a job that waits, with wildcards: see [`overdue`].
 pub const ALL_OVERDUE: &str = "jobs.overdue.*.*";
 
-/// Where the watch for overdue jobs keeps how far it has come.
+/// Where the watch for overdue jobs stores its progress.
 pub const OVERDUE_CURSOR: &str = "jobs.overdue.watch.cursor";
 
 /// What the subject of a durable job says: `jobs.durable.<id>.<priority>.<run>.<kind>`, and the same
@@ -150,7 +150,7 @@ impl JobSubject {
         subject.splitn(6, '.').nth(5)?.parse().ok()
     }
 
-    /// What is used for a message whose subject cannot be read.
+    /// Stands for the subject of a message whose own subject cannot be read.
     #[must_use]
     pub fn of_unreadable(stream_sequence: u64, kind: JobKind) -> Self {
         Self {
@@ -169,41 +169,41 @@ impl JobSubject {
 }
 
 /// Where a job waits for its time: a message with the header `Nats-Schedule`, whose target is
-/// [`due_job`]. Only consumers publish there: whoever may could remove the jobs of all others.
+/// [`due_job`]. Only consumers may publish there: a publisher could remove the jobs of all others.
 #[must_use]
 pub fn later(id: JobId) -> String {
     format!("jobs.later.{id}")
 }
 
-/// Where the [`crate::JobRecord`] of a job is kept.
+/// Where the [`crate::JobRecord`] of a job is stored.
 #[must_use]
 pub fn state(id: JobId) -> String {
     format!("jobs.state.{id}")
 }
 
-/// Where whoever listens hears of each new [`crate::JobRecord`] of a job. Nothing is stored there.
+/// Where each new [`crate::JobRecord`] of a job is published. Nothing is stored there.
 #[must_use]
 pub fn events(id: JobId) -> String {
     format!("jobs.events.{id}")
 }
 
-/// Where it is asked, once and for all, that a job be cancelled.
+/// Where the request to cancel a job is stored.
 #[must_use]
 pub fn cancel(id: JobId) -> String {
     format!("jobs.cancel.{id}")
 }
 
-/// Below it, what the watch for overdue jobs needs: see [`overdue`].
+/// The prefix of [`overdue`].
 pub const OVERDUE: &str = "jobs.overdue";
 
-/// Where the watch for overdue jobs finds that a job waited: `jobs.overdue.<slot>.<id>`, the slot
-/// being the number of quarters of a minute since 1970 after which it looks there.
+/// Where the marker of a waiting job is stored: `jobs.overdue.<slot>.<id>`. The slot is a number of
+/// quarters of a minute since 1970. After that time, the watch for overdue jobs reads the marker.
 #[must_use]
 pub fn overdue(slot: i64, id: JobId) -> String {
     format!("{OVERDUE}.{slot}.{id}")
 }
 
-/// Where a job is kept that ended without success: `jobs.dead.<id>.<kind>`.
+/// Where the dead letter of a job is stored: `jobs.dead.<id>.<kind>`.
 #[must_use]
 pub fn dead(id: JobId, kind: &JobKind) -> String {
     format!("jobs.dead.{id}.{kind}")

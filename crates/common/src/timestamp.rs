@@ -20,7 +20,7 @@ impl Timestamp {
         Self(now.replace_millisecond(now.millisecond()).unwrap_or(now))
     }
 
-    /// So many nanoseconds after the Unix epoch; nothing if that is beyond the calendar.
+    /// The moment so many nanoseconds after the Unix epoch; `None` if it is beyond the calendar.
     #[must_use]
     pub fn from_unix_nanos(nanoseconds: i128) -> Option<Self> {
         let moment = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?;

@@ -1,7 +1,7 @@
 //! A consumer with handlers of its own, next to those that come with it.
 //!
 //! ```text
-//! cargo run -p consumer --example word_count
+//! cargo run -p nats-jobs-consumer --example word_count
 //! nats request jobs.create '{"kind": "words.count", "payload": {"path": "/usr/share/dict/words"}}'
 //! ```
 
@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use consumer::{Attempt, Failure, Handler, Registry};
+use consumer::{Attempt, Failure, Handler, Job, Registry};
 use serde::{Deserialize, Serialize};
 
 fn main() -> ExitCode {
@@ -26,24 +26,27 @@ struct CountWords;
 
 /// What a job has to say: `{"path": "/some/file"}`. Anything else is rejected before the handler
 /// is called.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     path: PathBuf,
 }
 
 /// The result of a job.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Words {
     total: usize,
     distinct: usize,
     most_frequent: Option<String>,
 }
 
-impl Handler for CountWords {
+impl Job for File {
     const KIND: &'static str = "words.count";
-    type Payload = File;
     type Output = Words;
+}
+
+impl Handler for CountWords {
+    type Job = File;
 
     async fn handle(&self, file: File, _: Attempt) -> Result<Words, Failure> {
         // Files and counting keep a thread busy: they get one that no other job waits for.

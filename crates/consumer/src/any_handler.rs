@@ -51,7 +51,7 @@ impl<'a> Call<'a> {
         Self::Pending(Box::pin(future))
     }
 
-    /// A call whose result is there anyway; it is dropped unless it is `wanted`.
+    /// A call that makes a result in any case. The result is dropped unless it is `wanted`.
     pub(crate) fn pending_if_wanted(
         wanted: bool,
         future: impl Future<Output = Result<Returned, CallError>> + Send + 'a,

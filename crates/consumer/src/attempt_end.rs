@@ -36,6 +36,11 @@ impl AttemptEnd {
         }
     }
 
+    /// Whether no further attempt can help after a failure with this code.
+    pub(crate) fn is_permanent(code: &str) -> bool {
+        matches!(code, codes::PERMANENT | codes::RESULT_UNREADABLE)
+    }
+
     pub(crate) fn timed_out(timeout: Duration) -> Self {
         let timeout = humantime::format_duration(timeout);
         let message = format!("the attempt took longer than its time-out of {timeout}");

@@ -15,7 +15,8 @@ pub struct Config {
     #[arg(long, value_name = "JOBS", value_parser = concurrency)]
     pub concurrency: Option<NonZeroU32>,
 
-    /// Largest number of core jobs that wait here; when it is reached, the consumer leaves the queue group until half of them are left
+    /// Largest number of core jobs that wait here; when it is reached, the consumer leaves the
+    /// queue group until half of them are left
     #[arg(long, value_name = "JOBS", default_value = "1024")]
     pub inbox: NonZeroU32,
 
@@ -23,7 +24,8 @@ pub struct Config {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = timeout)]
     pub timeout: Duration,
 
-    /// Serve only these kinds, separated by commas; `*` stands for one token, a `>` at the end for the rest [default: all that have a handler]
+    /// Serve only these kinds, separated by commas; `*` stands for one token, a `>` at the end for
+    /// the rest [default: all that have a handler]
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     pub kinds: Vec<KindPattern>,
 
@@ -36,11 +38,13 @@ pub struct Config {
     #[arg(long, value_parser = clap::builder::BoolishValueParser::new())]
     pub accept_unsafe_server: bool,
 
-    /// How long records of durable jobs that have ended are kept; records of dead letters are kept until they are replayed or discarded
+    /// How long records of durable jobs that have ended are kept; records of dead letters are kept
+    /// until they are replayed or discarded
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = keep)]
     pub keep_outcomes: Duration,
 
-    /// The largest payload that the record of a durable job keeps when the job has ended, so that it can be looked at; 0 keeps none, the job's options are kept all the same
+    /// Largest payload that the record of a durable job keeps after the job has ended; 0 keeps no
+    /// payload, and the options of the job are always kept
     #[arg(long, value_name = "SIZE", default_value = "4KiB", value_parser = keep_payload)]
     pub keep_payload: usize,
 

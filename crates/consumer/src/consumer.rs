@@ -84,7 +84,8 @@ impl Consumer {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Puts the batch of a slot that is busy for longer back into the inbox, which may fill it.
+    /// Puts the batch of a slot whose job takes long back into the inbox, and notifies the intake
+    /// if that fills the inbox.
     pub(crate) fn put_back(&self, batch: VecDeque<WaitingJob>) {
         self.inbox.put_back(batch);
         if self.inbox.is_full() {
@@ -92,7 +93,8 @@ impl Consumer {
         }
     }
 
-    /// How many jobs run, and how many wait in the inbox and in the batches of the slots.
+    /// How many jobs run, and how many wait: core jobs in the inbox, and jobs of both lanes in the
+    /// batches of the slots. Durable jobs in the inbox are not counted.
     pub(crate) fn in_flight_and_waiting(&self) -> (usize, usize) {
         let (mut in_flight, mut waiting) = (0, self.inbox.waiting());
         for slot in &self.slots {

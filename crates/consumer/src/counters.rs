@@ -30,8 +30,8 @@ pub(crate) struct KindCounters {
     run: Mutex<Histogram<u64>>,
 }
 
-/// How the jobs of one lane ended. Only kinds with a handler have their own counters, so that no
-/// message can make this grow.
+/// How the jobs of one lane ended. Only kinds with a handler have their own counters, so that
+/// messages cannot add counters.
 #[derive(Debug)]
 pub(crate) struct LaneCounters {
     kinds: BTreeMap<JobKind, Arc<KindCounters>>,
@@ -192,7 +192,7 @@ impl LaneCounters {
     }
 
     pub(crate) fn status(&self) -> LaneStatus {
-        // Each counter is read once, so that the sums are right also while jobs end.
+        // Each counter is read once, so that the sums are consistent even while jobs end.
         let mut counts = self.others.counts();
         let mut kinds = BTreeMap::new();
         for (kind, counters) in &self.kinds {

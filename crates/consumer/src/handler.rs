@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bootstrap::trace::{Span, TraceContext};
-use common::{JobId, codes};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use common::{Job, JobId, codes};
 use tokio_util::sync::CancellationToken;
 
 /// Runs the jobs of one kind.
@@ -18,15 +16,36 @@ use tokio_util::sync::CancellationToken;
 /// When the time of an attempt is up, its job is cancelled or the consumer has to stop, the future
 /// is dropped at its next `await`. Move work that keeps a thread busy for more than a few
 /// milliseconds to another thread, with [`tokio::task::spawn_blocking`].
+///
+/// ```
+/// use consumer::{Attempt, Failure, Handler, Job};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct SendMail {
+///     to: String,
+/// }
+///
+/// impl Job for SendMail {
+///     const KIND: &'static str = "mail.send";
+///     type Output = String;
+/// }
+///
+/// /// It has what all mails need, such as a connection to a mail server.
+/// struct Mailer;
+///
+/// impl Handler for Mailer {
+///     type Job = SendMail;
+///
+///     async fn handle(&self, mail: SendMail, attempt: Attempt) -> Result<String, Failure> {
+///         Ok(format!("sent {} to {}", attempt.id, mail.to))
+///     }
+/// }
+/// ```
 pub trait Handler: Send + Sync + 'static {
-    /// The kind of the jobs.
-    const KIND: &'static str;
-
-    /// The payload. A job whose payload is not of this type is rejected without a call.
-    type Payload: DeserializeOwned + Send;
-
-    /// The result, which becomes part of the job's outcome.
-    type Output: Serialize + Send;
+    /// The jobs that it runs: their kind, their payload and their result. A job whose payload is not of
+    /// this type is rejected without a call.
+    type Job: Job;
 
     /// Runs one attempt.
     ///
@@ -35,9 +54,9 @@ pub trait Handler: Send + Sync + 'static {
     /// operator makes any error transient.
     fn handle(
         &self,
-        payload: Self::Payload,
+        job: Self::Job,
         attempt: Attempt,
-    ) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
+    ) -> impl Future<Output = Result<<Self::Job as Job>::Output, Failure>> + Send;
 
     /// Time-out of one attempt at a job that sets none; `None` means the consumer's `--timeout`.
     fn timeout(&self) -> Option<Duration> {

@@ -10,7 +10,7 @@ use worker::Lease;
 use crate::kinds::KindIndex;
 use crate::lock::lock;
 
-/// A job that waits for a slot; it was not read yet.
+/// A job that waits for a slot and was not decoded yet.
 #[derive(Debug)]
 pub(crate) enum WaitingJob {
     Core(CoreMessage),
@@ -29,14 +29,14 @@ pub(crate) struct CoreMessage {
 }
 
 impl CoreMessage {
-    /// Whether it is a plain publish, which nobody would submit again.
+    /// Whether it is a plain publish, which its publisher does not submit again.
     fn is_plain(&self) -> bool {
         self.reply.is_none()
     }
 }
 
 impl WaitingJob {
-    /// Whether it is a plain publish, which nobody would submit again.
+    /// Whether it is a plain publish, which its publisher does not submit again.
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self, Self::Core(message) if message.is_plain())
     }
@@ -44,14 +44,14 @@ impl WaitingJob {
 
 /// The jobs that wait for a slot.
 ///
-/// Jobs move in and out in batches, with one lock and at most one wake-up for each batch: to wake
-/// a thread costs more than a short job. A slot that leaves jobs behind wakes the next slot, so
-/// that all slots get to work. Core and durable jobs wait in separate lines and slots take from
-/// both in turn, so that a flood in one lane does not delay the other.
+/// Jobs move in and out in batches, with one lock and at most one wake-up for each batch: to wake a
+/// thread costs more than a short job. A slot that leaves jobs behind wakes the next slot, so that
+/// all slots get to work. Core and durable jobs wait separately, and slots take jobs of both lanes
+/// in turn, so that a flood in one lane does not delay the other.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    queue: Mutex<Queue>,
-    /// How many core jobs wait; read without the lock.
+    jobs: Mutex<WaitingJobs>,
+    /// How many core jobs wait, without durable jobs; read without the lock.
     waiting: AtomicUsize,
     /// The number of core jobs at which the inbox is full.
     limit: usize,
@@ -61,13 +61,14 @@ pub(crate) struct Inbox {
     arrived: Notify,
 }
 
+/// The waiting jobs of both lanes, each in the order in which slots take them.
 #[derive(Debug, Default)]
-struct Queue {
+struct WaitingJobs {
     core: VecDeque<WaitingJob>,
     durable: VecDeque<WaitingJob>,
-    /// Whether the next slot takes from the durable line.
+    /// Whether the next slot takes durable jobs.
     durable_is_next: bool,
-    /// Nothing more will be put in.
+    /// Whether no more jobs are put in.
     closed: bool,
 }
 
@@ -86,7 +87,7 @@ const BATCH: usize = 32;
 impl Inbox {
     pub(crate) fn new(limit: usize, slots: usize) -> Self {
         Self {
-            queue: Mutex::default(),
+            jobs: Mutex::default(),
             waiting: AtomicUsize::new(0),
             limit,
             slots,
@@ -98,7 +99,7 @@ impl Inbox {
         self.limit
     }
 
-    /// How many core jobs wait.
+    /// How many core jobs wait. Durable jobs are not counted: they do not fill the inbox.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
     }
@@ -111,63 +112,62 @@ impl Inbox {
         self.waiting() <= self.limit / 2
     }
 
-    /// Takes core messages in while there is room, and plain publishes also beyond it. Leaves the
+    /// Takes core messages in while there is room, and plain publishes even beyond it. Leaves the
     /// requests that found no room in `messages`.
     pub(crate) fn put(&self, messages: &mut Vec<CoreMessage>) {
-        let mut queue = lock(&self.queue);
-        let room = self.limit.saturating_sub(queue.core.len());
+        let mut jobs = lock(&self.jobs);
+        let room = self.limit.saturating_sub(jobs.core.len());
         if messages.len() <= room {
-            queue.core.extend(messages.drain(..).map(WaitingJob::Core));
+            jobs.core.extend(messages.drain(..).map(WaitingJob::Core));
         } else {
-            queue
-                .core
+            jobs.core
                 .extend(messages.drain(..room).map(WaitingJob::Core));
             let plain = messages.extract_if(.., |message| message.is_plain());
-            queue.core.extend(plain.map(WaitingJob::Core));
+            jobs.core.extend(plain.map(WaitingJob::Core));
         }
-        self.changed(&queue);
+        self.changed(&jobs);
     }
 
-    /// Takes durable jobs in. There is no bound here: the lane pulls no more than there is room.
-    pub(crate) fn put_durable(&self, jobs: Vec<Arc<Lease>>) {
-        let mut queue = lock(&self.queue);
-        queue
-            .durable
-            .extend(jobs.into_iter().map(WaitingJob::Durable));
-        self.changed(&queue);
+    /// Takes durable jobs in, without a bound: the lane pulls about as many as there is room for.
+    pub(crate) fn put_durable(&self, leases: Vec<Arc<Lease>>) {
+        let mut jobs = lock(&self.jobs);
+        jobs.durable
+            .extend(leases.into_iter().map(WaitingJob::Durable));
+        self.changed(&jobs);
     }
 
-    /// Puts the batch of a slot back to the front of the lines.
+    /// Puts the batch of a slot back to the front of the waiting jobs.
     pub(crate) fn put_back(&self, mut batch: VecDeque<WaitingJob>) {
         if batch.is_empty() {
             return;
         }
-        let mut queue = lock(&self.queue);
+        let mut jobs = lock(&self.jobs);
         while let Some(job) = batch.pop_back() {
-            queue.line_of(&job).push_front(job);
+            jobs.lane_of(&job).push_front(job);
         }
-        self.changed(&queue);
+        self.changed(&jobs);
     }
 
     /// Waits for jobs and takes a slot's share of them; `None` when the inbox is closed and empty.
     pub(crate) async fn take(&self, share: Share) -> Option<VecDeque<WaitingJob>> {
         loop {
-            // Created before the queue is read, so that no notification in between is missed.
+            // Created before the waiting jobs are read, so that no notification in between is
+            // missed.
             let arrived = self.arrived.notified();
             {
-                let mut queue = lock(&self.queue);
-                let line = queue.next_line();
-                let waiting = line.len();
+                let mut jobs = lock(&self.jobs);
+                let lane = jobs.next_lane();
+                let waiting = lane.len();
                 if waiting > 0 {
                     let count = match share {
                         Share::Fair => waiting.div_ceil(self.slots).min(BATCH),
                         Share::One => 1,
                     };
-                    let batch = line.drain(..count).collect();
-                    self.changed(&queue);
+                    let batch = lane.drain(..count).collect();
+                    self.changed(&jobs);
                     return Some(batch);
                 }
-                if queue.closed {
+                if jobs.closed {
                     return None;
                 }
             }
@@ -177,39 +177,40 @@ impl Inbox {
 
     /// Removes and returns the waiting jobs that match.
     pub(crate) fn take_matching(&self, matches: impl Fn(&WaitingJob) -> bool) -> Vec<WaitingJob> {
-        let mut queue = lock(&self.queue);
-        let mut taken = take_matching(&mut queue.core, &matches);
-        taken.extend(take_matching(&mut queue.durable, &matches));
-        self.changed(&queue);
+        let mut jobs = lock(&self.jobs);
+        let mut taken = take_matching(&mut jobs.core, &matches);
+        taken.extend(take_matching(&mut jobs.durable, &matches));
+        self.changed(&jobs);
         taken
     }
 
-    /// Lets the slots end when they have taken everything: nothing more will be put in.
+    /// Lets the slots end when they have taken all jobs, because no more are put in.
     pub(crate) fn close(&self) {
-        lock(&self.queue).closed = true;
+        lock(&self.jobs).closed = true;
         self.arrived.notify_waiters();
     }
 
     /// To be called under the lock after the number of waiting jobs has changed.
-    fn changed(&self, queue: &Queue) {
-        let waiting = queue.core.len();
+    fn changed(&self, jobs: &WaitingJobs) {
+        let waiting = jobs.core.len();
         self.waiting.store(waiting, Ordering::Release);
-        if waiting > 0 || !queue.durable.is_empty() {
+        if waiting > 0 || !jobs.durable.is_empty() {
             self.arrived.notify_one();
         }
     }
 }
 
-impl Queue {
-    fn line_of(&mut self, job: &WaitingJob) -> &mut VecDeque<WaitingJob> {
+impl WaitingJobs {
+    /// The waiting jobs of the lane that a job belongs to.
+    fn lane_of(&mut self, job: &WaitingJob) -> &mut VecDeque<WaitingJob> {
         match job {
             WaitingJob::Core(_) => &mut self.core,
             WaitingJob::Durable(_) => &mut self.durable,
         }
     }
 
-    /// The line whose turn it is, or the other one if it is empty.
-    fn next_line(&mut self) -> &mut VecDeque<WaitingJob> {
+    /// The waiting jobs of the lane whose turn it is, or of the other lane if there are none.
+    fn next_lane(&mut self) -> &mut VecDeque<WaitingJob> {
         self.durable_is_next = !self.durable_is_next;
         if self.durable.is_empty() || (!self.durable_is_next && !self.core.is_empty()) {
             &mut self.core

@@ -1,5 +1,5 @@
-//! Decides which jobs get a log line: all of them while people can still read along, some when
-//! they cannot.
+//! Decides which jobs get a log line: each job at a low rate, and a bounded number of jobs per
+//! second at a high rate.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

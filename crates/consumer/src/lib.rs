@@ -37,9 +37,12 @@ mod slot;
 mod state;
 mod status;
 mod stop;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod trace;
 
+pub use common::Job;
 pub use config::Config;
 pub use handler::{Attempt, Failure, Handler};
 pub use registry::Registry;
-pub use serve::{ABOUT, run, serve};
+pub use serve::{ABOUT, run, run_as, serve};

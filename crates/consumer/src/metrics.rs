@@ -62,7 +62,7 @@ fn jobs(families: &mut Families<'_>, lanes: &[(&'static str, &LaneCounters)]) ->
     };
     families.counter(
         "jobs_processed_total",
-        "Jobs that ended here; of durable jobs, attempts",
+        "Jobs that ended in this consumer; for durable jobs, attempts",
         by("outcome", |counts| {
             vec![
                 ("succeeded", counts.succeeded),
@@ -129,7 +129,7 @@ fn state(families: &mut Families<'_>, consumer: &Consumer) -> fmt::Result {
         ),
         (
             "jobs_inbox_waiting",
-            "Jobs that wait in the consumer",
+            "Jobs that wait in the consumer, without durable jobs in its inbox",
             waiting,
         ),
         (
@@ -144,7 +144,7 @@ fn state(families: &mut Families<'_>, consumer: &Consumer) -> fmt::Result {
         ),
         (
             "jobs_draining",
-            "Whether the consumer was told to stop",
+            "Whether the consumer is stopping",
             usize::from(state == ConsumerState::Draining),
         ),
     ] {
@@ -194,7 +194,7 @@ fn durable(families: &mut Families<'_>, lane: &Lane, figures: &Figures) -> fmt::
     )?;
     families.counter(
         "jobs_newer_version_total",
-        "Deliveries of durable jobs that only a newer consumer can read, and that were snoozed",
+        "Deliveries of durable jobs that only a newer consumer can read, and that were put off",
         [([], figures.newer_version)],
     )?;
     families.gauge(

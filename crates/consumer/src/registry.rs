@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::future::Future;
 
-use common::JobKind;
+use common::{Job, JobKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -35,7 +35,7 @@ impl Registry {
     /// An invalid kind, or one with a handler already, is an error when the consumer starts.
     #[must_use]
     pub fn with<H: Handler>(self, handler: H) -> Self {
-        self.with_any(H::KIND, Box::new(Typed(handler)))
+        self.with_any(H::Job::KIND, Box::new(Typed(handler)))
     }
 
     /// Adds a function as a handler. It has no time-out of its own.
@@ -50,6 +50,38 @@ impl Registry {
         R: Future<Output = Result<O, Failure>> + Send + 'static,
     {
         self.with_any(kind, Function::boxed(function))
+    }
+
+    /// Adds a function as the handler of a type of jobs. It has no time-out of its own.
+    ///
+    /// An invalid kind, or one with a handler already, is an error when the consumer starts.
+    ///
+    /// ```
+    /// use consumer::{Job, Registry};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Greet {
+    ///     name: String,
+    /// }
+    ///
+    /// impl Job for Greet {
+    ///     const KIND: &'static str = "greet";
+    ///     type Output = String;
+    /// }
+    ///
+    /// let handlers = Registry::new()
+    ///     .with_job(async |greet: Greet| Ok(format!("hello {}", greet.name)));
+    /// # let _ = handlers;
+    /// ```
+    #[must_use]
+    pub fn with_job<J, F, R>(self, function: F) -> Self
+    where
+        J: Job,
+        F: Fn(J) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<J::Output, Failure>> + Send + 'static,
+    {
+        self.with_any(J::KIND, Function::boxed(function))
     }
 
     pub(crate) fn with_any(mut self, kind_text: &str, handler: Box<dyn AnyHandler>) -> Self {

@@ -15,8 +15,8 @@ use crate::kinds::KindIndex;
 /// The part of a slot that other tasks can see and take from.
 #[derive(Debug, Default)]
 pub(crate) struct SlotState {
-    /// The job that runs. Whoever settles it takes it from here, so that a job which outlives the
-    /// grace period is settled once.
+    /// The job that runs. The settlement takes the job out of here first, so that a job that
+    /// outlives the grace period is settled only once.
     pub(crate) running: Option<RunningJob>,
     /// Jobs taken from the inbox together with the running one.
     pub(crate) batch: VecDeque<WaitingJob>,

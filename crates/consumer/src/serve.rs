@@ -25,7 +25,7 @@ use crate::registry::Registry;
 use crate::stop::{self, Deadlines};
 use crate::{declared, durable_lane, job_summary, slot, status};
 
-/// Names this service; a consumer with its own handlers shares them.
+/// The name and the defaults of this service.
 pub const ABOUT: About = About {
     name: "consumer",
     prefix: "CONSUMER",
@@ -38,8 +38,28 @@ pub const ABOUT: About = About {
 /// SIGTERM or SIGINT. Returns the exit code of the process.
 #[must_use]
 pub fn run(handlers: Registry) -> ExitCode {
+    run_as(ABOUT.name, ABOUT.version, handlers)
+}
+
+/// The `main` of a consumer like [`run`], under the name and the version of the program, which appear in
+/// `--version`, in its status and in the fleet. The version is three numbers with dots.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// fn main() -> ExitCode {
+///     let handlers = consumer::Registry::new();
+///     consumer::run_as(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"), handlers)
+/// }
+/// ```
+#[must_use]
+pub fn run_as(name: &'static str, version: &'static str, handlers: Registry) -> ExitCode {
     bootstrap::run(
-        ABOUT,
+        About {
+            name,
+            version,
+            ..ABOUT
+        },
         |config: &Config| &config.options,
         async |context, config| {
             serve(context, config, handlers).await?;
@@ -55,7 +75,7 @@ pub fn run(handlers: Registry) -> ExitCode {
 /// When the configuration is wrong ([`Misconfigured`]), the connection to NATS cannot be made or
 /// is closed for good, or a task that the consumer needs has ended.
 pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyhow::Result<()> {
-    // The whole configuration is checked before NATS has to be there.
+    // The whole configuration is checked before the consumer connects to NATS.
     let client = LateClient::default();
     let registry = match &config.handlers {
         Some(path) => declared::load(path, handlers, &client)
@@ -90,7 +110,7 @@ pub async fn serve(context: Context, config: Config, handlers: Registry) -> anyh
         .collect::<Vec<_>>()
         .join(",");
     info!(
-        version = ABOUT.version,
+        version = context.about.version,
         concurrency = consumer.slots.len(),
         inbox = config.inbox,
         kinds,

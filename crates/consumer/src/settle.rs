@@ -61,7 +61,7 @@ pub(crate) fn interrupted(consumer: &Consumer, job: RunningJob) -> Option<Reply>
         Origin::Core { reply } => {
             served.core.ended(Ending::Interrupted);
             warn!(
-                job.id = %id, job.kind = %kind, elapsed_ms, told = reply.is_some(),
+                job.id = %id, job.kind = %kind, elapsed_ms, has_reply_subject = reply.is_some(),
                 "job interrupted: it did not end within the grace period"
             );
             let (id, status) = (Some(id), Status::Interrupted);

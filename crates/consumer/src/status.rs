@@ -1,10 +1,11 @@
 //! Answers for the consumer: `jobs.status`, the micro service API, and `jobs.serves.<kind>`.
 //!
-//! It has its own thread, runtime and connection. So it answers at once even when the threads of
-//! the jobs are busy, and a flood of jobs does not delay a request in the socket.
+//! These answers have their own thread, runtime and connection. So an answer comes at once even
+//! when the threads of the jobs are busy, and a flood of jobs does not delay a request in the
+//! socket.
 //!
-//! When the consumer stops, the last requesters get its final status: otherwise no total would
-//! include what it did since their request.
+//! When the consumer stops, the last requesters get its final status. Otherwise no total would
+//! include the jobs that ended after their last request.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -48,7 +49,7 @@ pub(crate) async fn start(
         let opening = Box::pin(StatusTask::open(&context, &consumer));
         match heartbeat.during(Duration::MAX, opening).await {
             Ok(task) => {
-                // The receiver is gone if the service was told to stop meanwhile.
+                // The receiver is gone if the service stops meanwhile.
                 let _ = started.send(Ok(()));
                 task.answer(&consumer, &stop, &mut heartbeat).await;
                 // The receiver is gone if the grace period is over.
@@ -126,7 +127,8 @@ impl StatusTask {
             }
         }
         for reply in requesters {
-            // The requester may be gone, and this consumer is about to be.
+            // An error is ignored, because the requester may be gone and this consumer is about to
+            // exit.
             let status = self.identity.encoded_status(consumer);
             let _ = self.nats.client.publish(reply, status).await;
         }

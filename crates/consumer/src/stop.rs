@@ -39,14 +39,14 @@ impl Deadlines {
     }
 }
 
-/// Interrupts running jobs when the service is told to stop a second time.
+/// Interrupts running jobs when the service gets the second signal to stop.
 pub(crate) async fn interrupt_on(hurry: CancellationToken, consumer: Arc<Consumer>) {
     hurry.cancelled().await;
     consumer.hard_stop.cancel();
 }
 
 /// Hands back the requests and durable jobs that wait, at once, so that other consumers have time
-/// for them. Plain publishes, which nobody would submit again, keep their place.
+/// for them. Plain publishes keep their place, because their publishers do not submit them again.
 pub(crate) async fn hand_back_waiting(consumer: &Consumer, deadline: Instant) {
     let can_be_handed_back = |job: &WaitingJob| !job.is_plain();
     let mut jobs = consumer.inbox.take_matching(can_be_handed_back);
@@ -93,7 +93,8 @@ pub(crate) async fn finish_running(
     if timeout_at(halfway, done()).await.is_ok() {
         return;
     }
-    // What is left keeps its thread busy and cannot be interrupted, or waits behind such a job.
+    // A job that is left keeps its thread busy and cannot be interrupted, or waits behind such a
+    // job.
     let mut waiting = consumer.inbox.take_matching(|_| true);
     for slot in &consumer.slots {
         let (stuck, batch) = {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
 use bootstrap::trace::{self, Span, TraceContext};
-use common::{Job, JobId, OutcomeError, Timestamp, subjects};
+use common::{JobId, JobMessage, OutcomeError, Timestamp, subjects};
 use worker::Lease;
 
 use crate::job_log::loggable;
@@ -16,7 +16,7 @@ use crate::job_log::loggable;
 pub(crate) fn process(
     headers: Option<&HeaderMap>,
     attempt: (JobId, u32),
-    job: &Job<'_>,
+    job: &JobMessage<'_>,
     lease: Option<&Lease>,
 ) -> Span {
     if headers.is_some() || trace::is_on() {
@@ -30,7 +30,7 @@ pub(crate) fn process(
 fn begin(
     headers: Option<&HeaderMap>,
     (id, attempt): (JobId, u32),
-    job: &Job<'_>,
+    job: &JobMessage<'_>,
     lease: Option<&Lease>,
 ) -> Span {
     let sender = TraceContext::of_nats(headers);
@@ -68,8 +68,8 @@ fn since(moment: SystemTime) -> Duration {
     now.duration_since(moment).unwrap_or_default()
 }
 
-/// Ends the span with the outcome of the attempt. Called before the job is settled: once it is,
-/// others can see it.
+/// Ends the span with the outcome of the attempt. Called before the job is settled, because a
+/// settled job is visible to others.
 pub(crate) fn end(span: Span, outcome: &'static str, error: Option<&OutcomeError>) {
     if span.is_recorded() {
         end_recorded(span, outcome, error);

@@ -1,13 +1,14 @@
 //! Group commit: messages for one stream that wait at the same time are stored together.
 //!
 //! With `sync_interval: always` the server syncs its disk for every message, but only once for an
-//! atomic batch. So whatever is handed over while a batch is under way goes into the next one; a
-//! message that comes alone is sent at once, or with others when the batch under way is stored. A batch is stored as a whole or not at all: when one
-//! is refused, its entries are sent one by one, so that a bad one does not take the others along.
+//! atomic batch. So entries that arrive while a batch is under way go into the next batch. An entry
+//! that arrives alone is sent at once, or with others when the batch under way is stored. A batch is
+//! stored as a whole or not at all: if it is refused, its entries are sent one by one, so that one bad
+//! entry does not fail the others.
 //!
-//! That holds but for one case: of a batch with the same subject twice, on a stream that keeps one
-//! message for each subject, the server (2.15.1) may store a part and never answer. So no two such
-//! messages go into one batch.
+//! There is one exception: if a batch has the same subject twice, and the stream keeps one message for
+//! each subject, the server (2.15.1) may store a part of the batch and never answer. So two such
+//! messages never go into one batch.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::{HeaderMap, Request, RequestErrorKind};
-use bootstrap::{Beat, Client, Nats, STILL};
+use connection::{Beat, Nats, NatsClient, STILL};
 use futures_util::future::join_all;
 use serde::Deserialize;
 use tokio::sync::mpsc::error::TryRecvError;
@@ -39,32 +40,36 @@ const MOST_BYTES: usize = 4 << 20;
 /// The server takes 50 batches at a time for each stream, from all its clients together.
 #[derive(Clone, Copy, Debug)]
 pub enum Pace {
-    /// Nobody waits longer than he must: while one batch is synced, the next is on its way.
+    /// For entries whose callers wait: each batch is sent as soon as possible. While one batch is
+    /// synced, the next is on its way.
     Prompt,
-    /// Nobody is waiting: a large batch costs the server far less than several small ones, so more
-    /// entries are waited for while one is stored, and a little longer as long as many come.
+    /// For entries whose callers do not wait. A large batch costs the server far less than several
+    /// small ones, so entries are gathered while a batch is stored, and for a short time while many
+    /// arrive.
     Thrifty,
 }
 
-/// After a batch of so many messages, more are waited for, also if none is being stored ...
+/// After a batch of at least this many messages, [`Pace::Thrifty`] gathers entries even if no batch is
+/// under way ...
 const MANY: usize = 16;
 
-/// ... until there are so many ...
+/// ... until the next batch has this many messages ...
 const ENOUGH: usize = 500;
 
-/// ... or this time is over.
+/// ... or for this long.
 const GATHER: Duration = Duration::from_millis(3);
 
-/// A batch that takes longer than this is not waited for: its answer may never come.
+/// [`Pace::Thrifty`] sends the next batch this long after the last one, even if the last one is still
+/// under way: its answer may never come.
 const SLOW: Duration = Duration::from_millis(250);
 
-/// The most batches under way.
+/// The most batches under way at a time.
 const UNDER_WAY: usize = 2;
 
-/// Up to so many entries are sent as they are: a batch costs the server about four syncs.
+/// Up to this many entries are sent one by one: a batch costs the server about four syncs.
 const FEW: usize = 3;
 
-/// How many entries wait for a batch before whoever hands over has to wait.
+/// How many entries can wait for a batch. If there are more, [`Writer::store`] waits for room.
 const WAITING: usize = 4096;
 
 /// How long the server may take to store a batch, and how long a batch waits for a connection.
@@ -76,14 +81,14 @@ pub type Entry = Vec<Message>;
 /// Why an entry was not stored, or may not have been.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotStored {
-    /// A message with this subject is there, and the stream keeps one for each.
-    #[error("a message with this subject is there already")]
+    /// The stream has a message with this subject, and keeps one message for each subject.
+    #[error("the stream already has a message with this subject")]
     Exists,
-    /// The last message is not the one that the entry expected.
-    #[error("something else was stored meanwhile")]
+    /// The last message on the subject is not the one that the entry expects.
+    #[error("the last message on the subject is not the expected one")]
     Conflict,
     /// The same entry, by its `Nats-Msg-Id`, was stored before.
-    #[error("it was stored before")]
+    #[error("the same entry was stored before")]
     Repeated,
     /// The stream, or the storage of the account, is full.
     #[error("the stream is full: {0}")]
@@ -91,14 +96,14 @@ pub enum NotStored {
     /// The server refuses it for another reason.
     #[error("the server refuses it: {0}")]
     Refused(String),
-    /// The server has not kept all messages of its batch: it takes no more batches at the moment, or
-    /// its disk takes nothing. None of them is stored.
-    #[error("the server has not kept all of its messages")]
+    /// The server has not kept all messages of the batch: it takes no more batches at the moment, or
+    /// cannot write to its disk. It has stored none of them.
+    #[error("the server has not kept all messages of the batch")]
     Incomplete,
-    /// Nobody takes it: there is no such stream, or no JetStream.
-    #[error("no stream takes it")]
+    /// No responders: no stream has this subject, or the server has no JetStream.
+    #[error("there is no stream for the subject")]
     NoStream,
-    /// The server did not say in time: it may have been stored.
+    /// The server did not answer in time: the entry may be stored.
     #[error("the server did not confirm it: {0}")]
     Unknown(String),
 }
@@ -136,19 +141,20 @@ pub struct Writer {
 
 struct Waiting {
     entry: Entry,
-    /// Told the stream's sequence of the entry's first message.
+    /// Receives the sequence of the entry's first message in the stream.
     stored: oneshot::Sender<Result<u64, NotStored>>,
 }
 
 impl Writer {
-    /// Starts a writer; it ends when all its clones are gone. When the connection is lost, so are
-    /// the answers that are awaited, and nobody waits for them.
+    /// Starts a writer; it ends when all its clones are dropped. When the connection is lost, the
+    /// answers to the batches under way are lost too: their entries fail at once with
+    /// [`NotStored::Unknown`].
     #[must_use]
-    pub fn start(client: Client, connected: watch::Receiver<bool>, pace: Pace) -> Self {
+    pub fn start(client: NatsClient, connected: watch::Receiver<bool>, pace: Pace) -> Self {
         Self::start_with(client, connected, pace, None)
     }
 
-    /// The same for a connection of a service: its health watches the writer under this name.
+    /// The same for the connection of a service: its health watches the writer under this name.
     #[must_use]
     pub fn supervised(nats: &Nats, name: &'static str, pace: Pace) -> Self {
         let life = nats.health.task(name, STILL);
@@ -156,7 +162,7 @@ impl Writer {
     }
 
     fn start_with(
-        client: Client,
+        client: NatsClient,
         connected: watch::Receiver<bool>,
         pace: Pace,
         life: Option<Beat>,
@@ -175,14 +181,14 @@ impl Writer {
         }
     }
 
-    /// For how long the server has left what it was given unanswered.
+    /// Measures for how long the server has not answered this writer.
     #[must_use]
     pub fn unanswered(&self) -> Unanswered {
         self.unanswered.clone()
     }
 
-    /// Stores an entry, and returns the stream's sequence of its first message. When it returns,
-    /// the server has synced it to its disk.
+    /// Stores an entry, and returns the sequence of its first message in the stream. When this returns,
+    /// the server has synced the entry to its disk.
     ///
     /// # Errors
     /// See [`NotStored`].
@@ -208,7 +214,7 @@ impl Writer {
 ///
 /// # Panics
 /// When the entry is empty or has more than 1,000 messages.
-pub async fn store(client: &Client, entry: Entry) -> Result<u64, NotStored> {
+pub async fn store(client: &NatsClient, entry: Entry) -> Result<u64, NotStored> {
     check(&entry);
     let messages: Vec<_> = entry.iter().collect();
     send(client, &messages, Instant::now() + PATIENCE).await
@@ -244,7 +250,7 @@ async fn write(
         let gathered = Instant::now() + GATHER;
         while next.is_none() {
             while let Some(_stored) = under_way.try_join_next() {}
-            // As many as are there already, without a turn for others between them.
+            // Take all entries that are already there, without waiting in between.
             match waiting.try_recv() {
                 Ok(more) => {
                     next = batch.add(more);
@@ -288,11 +294,11 @@ async fn write(
         let server = server.clone();
         under_way.spawn(async move { server.store(batch.entries).await });
     }
-    // What is under way is for somebody who waits for it.
+    // The callers of the batches under way may still wait for their results.
     under_way.join_all().await;
 }
 
-/// Waits for something that has an end, or that nobody owes.
+/// Waits for work that ends by itself, or that may take any time. Meanwhile the task counts as alive.
 async fn alive<T>(life: &mut Option<Beat>, work: impl Future<Output = T>) -> T {
     match life {
         Some(life) => life.during(Duration::MAX, work).await,
@@ -312,7 +318,7 @@ struct Batch {
     entries: Vec<Waiting>,
     messages: usize,
     bytes: usize,
-    /// Hashes of the subjects. Two that happen to be alike only end a batch early.
+    /// Hashes of the subjects. If two subjects have the same hash, the batch only ends early.
     subjects: HashSet<u64>,
     hasher: RandomState,
 }
@@ -330,7 +336,7 @@ impl Batch {
         batch
     }
 
-    /// Gives back what has no room in it.
+    /// Adds an entry; returns it if it does not fit into the batch.
     fn add(&mut self, waiting: Waiting) -> Option<Waiting> {
         let entry = &waiting.entry;
         let fits = self.messages + entry.len() <= MOST_MESSAGES
@@ -366,10 +372,10 @@ fn bytes(entry: &Entry) -> usize {
     entry.iter().map(|message| message.payload.len()).sum()
 }
 
-/// Where a writer stores.
+/// The connection through which a writer stores.
 #[derive(Clone)]
 struct Server {
-    client: Client,
+    client: NatsClient,
     connected: watch::Receiver<bool>,
     unanswered: Unanswered,
 }
@@ -385,7 +391,7 @@ impl Server {
                 Ok(first) => {
                     let mut sequence = first;
                     for Waiting { entry, stored } in batch {
-                        // Whoever handed it over may be gone.
+                        // The caller may no longer wait.
                         let _ = stored.send(Ok(sequence));
                         sequence += entry.len() as u64;
                     }
@@ -397,14 +403,14 @@ impl Server {
                     }
                     return;
                 }
-                // One of them is to blame, and the server does not say which.
+                // One entry is the reason, and the server does not say which.
                 Err(_) => {}
             }
         }
         join_all(batch.into_iter().map(async |Waiting { entry, stored }| {
             let messages: Vec<_> = entry.iter().collect();
             let result = self.commit(&messages).await;
-            // Whoever handed it over may be gone.
+            // The caller may no longer wait.
             let _ = stored.send(result);
         }))
         .await;
@@ -428,7 +434,7 @@ impl Server {
                 }
                 result
             }
-            // Also when there is another one already: the answer went to the lost one.
+            // Also if there is a new connection already: the answer went to the lost one.
             _ = connected.changed() => {
                 Err(NotStored::Unknown("the connection was lost before the answer".to_owned()))
             }
@@ -437,7 +443,11 @@ impl Server {
 }
 
 /// Sends messages that are to be stored together, and waits for the answer.
-async fn send(client: &Client, messages: &[&Message], until: Instant) -> Result<u64, NotStored> {
+async fn send(
+    client: &NatsClient,
+    messages: &[&Message],
+    until: Instant,
+) -> Result<u64, NotStored> {
     let sending = async {
         let (last, others) = messages.split_last().expect("an entry has messages");
         let batch = uuid::Uuid::new_v4().simple().to_string();
@@ -447,7 +457,7 @@ async fn send(client: &Client, messages: &[&Message], until: Instant) -> Result<
             client
                 .publish_with_headers(subject, headers, payload)
                 .await
-                // What was sent of the batch is forgotten by the server, since nobody commits it.
+                // The server drops the messages that were sent, because the batch is never committed.
                 .map_err(|error| NotStored::Refused(error.to_string()))?;
         }
         let mut request = Request::new().payload(last.payload.clone()).timeout(None);
@@ -494,7 +504,7 @@ fn stored(answer: &[u8], count: u64) -> Result<u64, NotStored> {
         }) => Err(NotStored::of(refusal)),
         Ok(PubAck { seq, .. }) if seq >= count => Ok(seq + 1 - count),
         _ => Err(NotStored::Unknown(
-            "an answer that is no acknowledgement".to_owned(),
+            "the answer is not an acknowledgement".to_owned(),
         )),
     }
 }

@@ -1,16 +1,16 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use anyhow::Context as _;
-use bootstrap::Client;
 use common::Timestamp;
+use connection::NatsClient;
 
 use crate::manage;
 use crate::topology::Stream;
 
-/// The clock of the NATS server, on which all consumers agree whatever their own clocks say.
+/// The clock of the NATS server, which all consumers use, whatever their own clocks say.
 #[derive(Debug, Default)]
 pub struct ServerClock {
-    /// How far this machine's clock is behind, in milliseconds.
+    /// How far the clock of this machine is behind that of the server, in milliseconds.
     behind: AtomicI64,
 }
 
@@ -25,14 +25,14 @@ impl ServerClock {
     ///
     /// # Errors
     /// When the server does not answer in time.
-    pub async fn read(&self, client: &Client) -> anyhow::Result<()> {
+    pub async fn read(&self, client: &NatsClient) -> anyhow::Result<()> {
         let info = manage::stream_info(client, Stream::Jobs).await;
         let info = info.context("cannot read the server's clock")?;
         self.set(info.now);
         Ok(())
     }
 
-    /// The server has just told its time.
+    /// Sets the clock to the time that the server has just reported.
     fn set(&self, server: Timestamp) {
         self.behind.store(
             server.milliseconds_ahead_of(Timestamp::now()),

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::{HeaderMap, Message, StatusCode};
-use bootstrap::Client;
 use bytes::Bytes;
-use common::{Job, Timestamp};
+use common::{JobMessage, Timestamp};
+use connection::NatsClient;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::request::{ApiError, PATIENCE, may_be_lost};
 use crate::topology::Stream;
 
-/// How long the answer to a request for several messages may take.
+/// How long all answers to a request for several messages may take.
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// A message as it is stored in a stream.
@@ -37,7 +37,7 @@ pub struct StoredMessage {
 }
 
 impl StoredMessage {
-    /// Drops the body, which may be large, and keeps what lists need of it.
+    /// Drops the body, which may be large, but keeps its size and `run_at` for lists.
     #[must_use]
     pub fn without_payload(mut self) -> Self {
         self.run_at = self.run_at();
@@ -59,7 +59,7 @@ impl StoredMessage {
     #[must_use]
     pub fn run_at(&self) -> Option<Timestamp> {
         self.run_at
-            .or_else(|| Job::decode(&self.payload).ok()?.run_at)
+            .or_else(|| JobMessage::decode(&self.payload).ok()?.run_at)
     }
 }
 
@@ -68,7 +68,7 @@ impl StoredMessage {
 /// # Errors
 /// See [`ApiError`].
 pub async fn last(
-    client: &Client,
+    client: &NatsClient,
     stream: Stream,
     subject: &str,
 ) -> Result<Option<StoredMessage>, ApiError> {
@@ -80,7 +80,7 @@ pub async fn last(
 /// # Errors
 /// See [`ApiError`].
 pub async fn at(
-    client: &Client,
+    client: &NatsClient,
     stream: Stream,
     sequence: u64,
 ) -> Result<Option<StoredMessage>, ApiError> {
@@ -92,7 +92,7 @@ pub async fn at(
 /// # Errors
 /// See [`ApiError`].
 pub async fn next(
-    client: &Client,
+    client: &NatsClient,
     stream: Stream,
     filter: &str,
     from: u64,
@@ -102,7 +102,7 @@ pub async fn next(
 }
 
 async fn one(
-    client: &Client,
+    client: &NatsClient,
     stream: Stream,
     body: &Value,
 ) -> Result<Option<StoredMessage>, ApiError> {
@@ -124,7 +124,7 @@ async fn one(
         Some(StatusCode::NOT_FOUND) => Ok(None),
         None | Some(StatusCode::OK) => stored(answer)
             .map(Some)
-            .ok_or_else(|| no_answer(&api, "an answer that cannot be read".to_owned())),
+            .ok_or_else(|| no_answer(&api, "the answer cannot be read".to_owned())),
         Some(status) => Err(refused(&api, status, &answer)),
     }
 }
@@ -135,7 +135,7 @@ async fn one(
 /// # Errors
 /// See [`ApiError`].
 pub async fn batch(
-    client: &Client,
+    client: &NatsClient,
     stream: Stream,
     filter: &str,
     from: u64,
@@ -155,12 +155,12 @@ pub async fn batch(
         .await
     {
         Ok(found) => found,
-        Err(_) => Err(no_answer(&api, format!("not all within {LONGEST:?}"))),
+        Err(_) => Err(no_answer(&api, format!("not complete within {LONGEST:?}"))),
     }
 }
 
-/// All answers to a question for several messages.
-async fn all(client: &Client, api: &str, body: Bytes) -> Result<Vec<StoredMessage>, ApiError> {
+/// Requests several messages and collects all answers.
+async fn all(client: &NatsClient, api: &str, body: Bytes) -> Result<Vec<StoredMessage>, ApiError> {
     let inbox = client.new_inbox();
     let failed = |error: &dyn std::fmt::Display| no_answer(api, error.to_string());
     let mut answers = client
@@ -180,11 +180,11 @@ async fn all(client: &Client, api: &str, body: Bytes) -> Result<Vec<StoredMessag
         };
         match answer.status {
             None | Some(StatusCode::OK) => {
-                let unreadable = || no_answer(api, "an answer that cannot be read".to_owned());
+                let unreadable = || no_answer(api, "an answer cannot be read".to_owned());
                 found.push(stored(answer).ok_or_else(unreadable)?);
             }
             Some(StatusCode::NOT_FOUND) => return Ok(found),
-            // The end of what was asked for.
+            // The end of the requested messages.
             Some(status) if status.as_u16() == 204 => return Ok(found),
             Some(StatusCode::NO_RESPONDERS) => return Err(ApiError::NoJetStream(api.to_owned())),
             Some(status) => return Err(refused(api, status, &answer)),

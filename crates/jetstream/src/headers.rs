@@ -1,4 +1,4 @@
-//! The headers of NATS that durable jobs use, and what is done to the headers of a job.
+//! The NATS headers that durable jobs use, and functions for the headers of a job.
 
 use async_nats::HeaderMap;
 use common::subjects;
@@ -12,7 +12,8 @@ pub const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 /// subject of the message itself.
 pub const EXPECTED_LAST_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
-/// Identifies a message, or an entry by its first message: stored before, it is refused.
+/// The id of a message, or of an entry in its first message. The server refuses an id that it has
+/// stored before.
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 
 /// How long a message is kept, such as `24h` (ADR-43).
@@ -34,8 +35,8 @@ const MOST_HEADERS: usize = 65_535;
 /// What a batch may add to the headers of a message, in bytes.
 const OF_A_BATCH: usize = 128;
 
-/// Headers that this system adds to a job: what a dead letter and a marker say of it, and what holds
-/// for its first delivery alone.
+/// Headers that this system adds to a job: those of a dead letter, those of a marker, and those that
+/// apply only to the first delivery.
 const ADDED: [&str; 7] = [
     subjects::UNREADABLE_HEADER,
     subjects::FRESH_HEADER,

@@ -1,7 +1,7 @@
-//! Where the messages of a job that has not ended are.
+//! Finds the messages of jobs that have not ended.
 
-use bootstrap::Client;
 use common::{JobId, JobRecord, JobState, JobSubject, Timestamp, subjects};
+use connection::NatsClient;
 
 use crate::direct_get::{self, StoredMessage};
 use crate::headers::{SCHEDULE, SCHEDULE_TARGET, scheduled_time};
@@ -11,11 +11,11 @@ use crate::topology::Stream;
 /// A place where a message of a job may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// On `jobs.later.<id>`: it waits for its time.
+    /// On `jobs.later.<id>`: the job waits for its time.
     Later,
-    /// Below `jobs.due.<id>`: its time has come.
+    /// Below `jobs.due.<id>`: the time of the job has come.
     Due,
-    /// Below `jobs.durable.<id>`: as it was submitted.
+    /// Below `jobs.durable.<id>`: the message as it was submitted.
     Queue,
 }
 
@@ -49,7 +49,7 @@ impl Place {
 /// # Errors
 /// See [`ApiError`].
 pub async fn read(
-    client: &Client,
+    client: &NatsClient,
     id: JobId,
     place: Place,
 ) -> Result<Option<StoredMessage>, ApiError> {
@@ -64,8 +64,8 @@ pub fn subject_in_queue(message: &StoredMessage) -> Option<JobSubject> {
     JobSubject::parse(target.map_or(message.subject.as_str(), |target| target.as_str()))
 }
 
-/// Whether a message on `jobs.later.<id>` schedules this run of the job, or a later one. Anything may
-/// be stored there in the place of a schedule.
+/// Whether a message on `jobs.later.<id>` schedules this run of the job, or a later one. A message
+/// without the headers of a schedule may be stored there instead.
 #[must_use]
 pub fn schedules_run(message: &StoredMessage, run: u32) -> bool {
     message.headers.get(SCHEDULE).is_some()
@@ -89,7 +89,7 @@ pub fn future_run_at(message: &StoredMessage, run: u32) -> Option<Timestamp> {
 /// # Errors
 /// See [`ApiError`].
 pub async fn waiting(
-    client: &Client,
+    client: &NatsClient,
     id: JobId,
 ) -> Result<Option<(JobRecord, StoredMessage)>, ApiError> {
     for place in Place::ALL {
@@ -120,12 +120,13 @@ fn record_of(id: JobId, place: Place, message: &StoredMessage) -> JobRecord {
     record
 }
 
-/// What is left of a job that waits for a run.
+/// The result of [`find_message`].
 #[derive(Debug)]
 pub enum Found {
-    /// A message that will end its wait.
+    /// There is a message that will end the wait of the job.
     Waits,
-    /// None; perhaps the message of an earlier run, which was acknowledged and is not purged yet.
+    /// There is no such message. Holds the message of an earlier run, if there is one: it was
+    /// acknowledged and is not purged yet.
     Nothing(Option<StoredMessage>),
 }
 
@@ -133,7 +134,7 @@ pub enum Found {
 ///
 /// # Errors
 /// See [`ApiError`].
-pub async fn find_message(client: &Client, wanted: &JobSubject) -> Result<Found, ApiError> {
+pub async fn find_message(client: &NatsClient, wanted: &JobSubject) -> Result<Found, ApiError> {
     let mut earlier = None;
     for place in Place::ALL {
         let message = read(client, wanted.id, place).await?;

@@ -1,6 +1,6 @@
-//! The broker side of durable jobs: what is asked of JetStream, and how it is stored there.
+//! The JetStream side of durable jobs: requests to JetStream, and the streams and durable consumers.
 //!
-//! Applications use the crate `client`, consumers the crate `worker`; both stand on this one.
+//! Applications use the crate `client`, consumers the crate `worker`; both are built on this one.
 
 pub mod batch;
 mod clock;

@@ -1,16 +1,16 @@
-//! What is asked of JetStream about streams and consumers: information, lists, deletion.
+//! Requests to JetStream about streams and consumers: information, lists, deletion.
 //!
-//! See [`crate::request`] for why these calls do not go through the library's context. Its types are
-//! used where they hold what is needed; [`StreamInfo`] is ours because the library's has neither the
-//! server's time nor the configuration as it is.
+//! See [`crate::request`] for why these calls do not use the library's context. The library's types are
+//! used where they have all fields that are needed; [`StreamInfo`] is our own because the library's
+//! type has neither the server's time nor the raw configuration.
 
 use std::collections::{BTreeMap, HashMap};
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::account::Account;
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
-use bootstrap::Client;
 use common::{JobKind, Timestamp};
+use connection::NatsClient;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -39,15 +39,15 @@ pub struct StreamState {
     /// The sequence of its first message.
     #[serde(rename = "first_seq")]
     pub first_sequence: u64,
-    /// When its first message was stored; without a meaning in an empty stream.
+    /// When its first message was stored; has no meaning in an empty stream.
     #[serde(rename = "first_ts")]
     pub first_time: Timestamp,
-    /// The last sequence that it gave to a message.
+    /// The sequence of the last message that it stored.
     #[serde(rename = "last_seq")]
     pub last_sequence: u64,
 }
 
-/// `None` in place of the error that says that there is no JetStream or no such stream.
+/// Returns `None` instead of the error that says that there is no JetStream or no such stream.
 ///
 /// # Errors
 /// Every other error.
@@ -63,7 +63,7 @@ pub fn existing<T>(answer: Result<T, ApiError>) -> Result<Option<T>, ApiError> {
 ///
 /// # Errors
 /// See [`ApiError`].
-pub async fn account(client: &Client) -> Result<Account, ApiError> {
+pub async fn account(client: &NatsClient) -> Result<Account, ApiError> {
     ask(client, "$JS.API.INFO".to_owned(), &Value::Null).await
 }
 
@@ -71,7 +71,7 @@ pub async fn account(client: &Client) -> Result<Account, ApiError> {
 ///
 /// # Errors
 /// See [`ApiError`].
-pub async fn stream_info(client: &Client, stream: Stream) -> Result<StreamInfo, ApiError> {
+pub async fn stream_info(client: &NatsClient, stream: Stream) -> Result<StreamInfo, ApiError> {
     ask(client, info_of(stream), &Value::Null).await
 }
 
@@ -80,7 +80,7 @@ pub async fn stream_info(client: &Client, stream: Stream) -> Result<StreamInfo, 
 /// # Errors
 /// See [`ApiError`].
 pub async fn count_subjects(
-    client: &Client,
+    client: &NatsClient,
     stream: Stream,
     filter: &str,
 ) -> Result<u64, ApiError> {
@@ -90,7 +90,7 @@ pub async fn count_subjects(
         #[serde(default)]
         total: u64,
     }
-    // A page behind the last subject: the total is in the answer, the subjects are not.
+    // A page after the last subject: the answer has the total, but no subjects.
     let page = json!({"subjects_filter": filter, "offset": i32::MAX});
     let info: Info = ask(client, info_of(stream), &page).await?;
     Ok(info.total)
@@ -101,7 +101,7 @@ pub async fn count_subjects(
 /// # Errors
 /// See [`ApiError`].
 pub async fn subjects(
-    client: &Client,
+    client: &NatsClient,
     stream: Stream,
     filter: &str,
 ) -> Result<HashMap<String, u64>, ApiError> {
@@ -124,7 +124,7 @@ pub async fn subjects(
 /// # Errors
 /// See [`ApiError`].
 pub async fn consumer_info(
-    client: &Client,
+    client: &NatsClient,
     stream: Stream,
     consumer: &str,
 ) -> Result<ConsumerInfo, ApiError> {
@@ -132,12 +132,12 @@ pub async fn consumer_info(
     ask(client, subject, &Value::Null).await
 }
 
-/// The durable consumers of all kinds on a stream; none without the stream.
+/// The durable consumers of all kinds on a stream; empty if the stream does not exist.
 ///
 /// # Errors
 /// See [`ApiError`].
 pub async fn consumers_of_kinds(
-    client: &Client,
+    client: &NatsClient,
     stream: Stream,
 ) -> Result<BTreeMap<JobKind, ConsumerInfo>, ApiError> {
     #[derive(Deserialize)]
@@ -175,7 +175,7 @@ pub async fn consumers_of_kinds(
 /// # Errors
 /// See [`ApiError`].
 pub async fn delete_message(
-    client: &Client,
+    client: &NatsClient,
     stream: Stream,
     sequence: u64,
 ) -> Result<(), ApiError> {
@@ -187,7 +187,7 @@ pub async fn delete_message(
             code: ErrorCode::SEQUENCE_NOT_FOUND,
             ..
         }) => Ok(()),
-        // The server gives every other error this code, too.
+        // The server uses this code for all other errors too.
         Err(ApiError::Refused {
             code: ErrorCode::STREAM_MESSAGE_DELETE_FAILED,
             description,
@@ -202,7 +202,7 @@ pub async fn delete_message(
 /// # Errors
 /// See [`ApiError`].
 pub async fn purge_below(
-    client: &Client,
+    client: &NatsClient,
     stream: Stream,
     filter: &str,
     sequence: u64,

@@ -1,21 +1,21 @@
-//! Checks whether a server keeps what is promised of durable jobs.
+//! Checks whether a server can keep the guarantees of durable jobs.
 
 use std::fmt;
 
-use bootstrap::Client;
+use connection::NatsClient;
 use serde_json::Value;
 
 use crate::manage;
 use crate::request::{self, ApiError};
 use crate::topology::{Stream, Topology};
 
-/// Where a server of this system answers how it is set up; see deploy/nats.conf.
+/// The subject on which a server of this system reports its settings; see deploy/nats.conf.
 const SERVER: &str = "jobs.server";
 
-/// A setting of the server that breaks or weakens what is promised of durable jobs.
+/// A setting of the server that breaks or weakens the guarantees of durable jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Whether the promise is broken; otherwise it only cannot be verified.
+    /// Whether a guarantee is broken; otherwise it only cannot be verified.
     pub breaks: bool,
     /// What is wrong, and what to do.
     pub what: String,
@@ -37,7 +37,7 @@ impl fmt::Display for Finding {
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn examine(client: &Client, topology: Topology) -> anyhow::Result<Vec<Finding>> {
+pub async fn examine(client: &NatsClient, topology: Topology) -> anyhow::Result<Vec<Finding>> {
     if manage::existing(manage::account(client).await)?.is_none() {
         let what = "the server has no JetStream for this user, so nothing can be stored";
         return Ok(vec![Finding::breaks(what.to_owned())]);
@@ -50,7 +50,7 @@ pub async fn examine(client: &Client, topology: Topology) -> anyhow::Result<Vec<
 /// # Errors
 /// When the server does not answer in time.
 pub async fn examine_jetstream(
-    client: &Client,
+    client: &NatsClient,
     topology: Topology,
 ) -> anyhow::Result<Vec<Finding>> {
     let mut findings = Vec::new();
@@ -59,16 +59,16 @@ pub async fn examine_jetstream(
         Err(ApiError::NoJetStream(_)) => findings.push(Finding {
             breaks: false,
             what: format!(
-                "nobody answers on {SERVER}, so it cannot be seen whether the server syncs each \
-                 write before it confirms it: see to it that its jetstream block says \
-                 `sync_interval: always`, or let it answer as deploy/nats.conf does"
+                "{SERVER} has no responders, so it is not known whether the server syncs each write \
+                 before it confirms it: make sure that its jetstream block has `sync_interval: \
+                 always`, or let it answer on {SERVER} as in deploy/nats.conf"
             ),
         }),
         Err(error) => return Err(error.into()),
     }
-    // The fourth holds no jobs, and not every user may look at it.
+    // The stream of advisories holds no jobs, and not every user may read its configuration.
     for stream in [Stream::Jobs, Stream::Later, Stream::State] {
-        // It may not exist yet, or this user may not look at it.
+        // It may not exist yet, or this user may not read its configuration.
         if let Some(info) = manage::existing(manage::stream_info(client, stream).await)? {
             findings.extend(self::stream(stream, &info.config, topology));
         }
@@ -80,7 +80,7 @@ pub async fn examine_jetstream(
 ///
 /// # Errors
 /// See [`ApiError`].
-pub async fn is_synced(client: &Client) -> Result<Option<bool>, ApiError> {
+pub async fn is_synced(client: &NatsClient) -> Result<Option<bool>, ApiError> {
     match request::ask::<Value>(client, SERVER.to_owned(), &Value::Null).await {
         Ok(answer) => Ok(Some(
             answer["data"]["jetstream"]["config"]["sync_always"] == Value::Bool(true),
@@ -103,9 +103,9 @@ fn server(answer: &Value) -> Vec<Finding> {
     if config["strict"] != Value::Bool(true) {
         findings.push(Finding {
             breaks: false,
-            what: "the server takes requests with unknown fields, so an acknowledgement that \
-                   somebody has sent to its interface may pass for one: set `strict: true` in its \
-                   jetstream block"
+            what: "the server accepts requests with unknown fields, so it may take an \
+                   acknowledgement that a client sends to its API for a request, such as a purge: \
+                   set `strict: true` in its jetstream block"
                 .to_owned(),
         });
     }
@@ -119,7 +119,7 @@ fn stream(stream: Stream, config: &Value, topology: Topology) -> Vec<Finding> {
         .any(|limit| config[limit].as_i64().is_some_and(|limit| limit > 0));
     if config["discard"] == "old" && limited {
         findings.push(Finding::breaks(format!(
-            "the stream {stream} drops what is old when it is full: give it `discard: new`, or no \
+            "the stream {stream} drops old messages when it is full: give it `discard: new`, or no \
              limits"
         )));
     }
@@ -129,12 +129,12 @@ fn stream(stream: Stream, config: &Value, topology: Topology) -> Vec<Finding> {
     );
     if there < wanted {
         findings.push(Finding::breaks(format!(
-            "the stream {stream} is kept on {there} servers, and {wanted} are asked for"
+            "the stream {stream} is stored on {there} servers, but {wanted} replicas are configured"
         )));
     }
     if config["storage"] != "file" {
         findings.push(Finding::breaks(format!(
-            "the stream {stream} is kept in memory: a restart of the server loses it"
+            "the stream {stream} is stored in memory: a restart of the server loses it"
         )));
     }
     findings
@@ -174,7 +174,7 @@ mod tests {
         assert!(all(&good, 3)[0].what.contains("1 servers"));
         let mut drops = good.clone();
         drops["discard"] = "old".into();
-        assert!(all(&drops, 1)[0].what.contains("drops what is old"));
+        assert!(all(&drops, 1)[0].what.contains("drops old messages"));
         drops["max_bytes"] = (-1).into();
         assert!(
             all(&drops, 1).is_empty(),

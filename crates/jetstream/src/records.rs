@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use anyhow::Context as _;
 use async_nats::{HeaderMap, StatusCode};
-use bootstrap::{Client, Subscriber};
 use bytes::Bytes;
 use common::{JobId, JobRecord, OutcomeError, subjects};
+use connection::{NatsClient, Subscriber};
 use futures_util::StreamExt as _;
 use serde_json::json;
 use tokio::time::Instant;
@@ -17,19 +17,19 @@ use crate::message::Message;
 use crate::request::PATIENCE;
 use crate::topology::Stream;
 
-/// What is stored as the record of a job.
+/// The stored record of a job.
 #[derive(Debug)]
 pub struct StoredRecord {
     /// The record; `None` if what is stored cannot be read.
     pub record: Option<JobRecord>,
-    /// Its sequence in the stream, which the next record has to expect.
+    /// The sequence of the record in the stream, which the next record has to expect.
     pub sequence: u64,
 }
 
 /// Looks up many records with one request.
 #[derive(Debug)]
 pub struct Records {
-    client: Client,
+    client: NatsClient,
     inbox: String,
     answers: Subscriber,
     /// The number of the request, so that late answers to an earlier one are recognised.
@@ -44,7 +44,7 @@ impl Records {
     ///
     /// # Errors
     /// When the connection is closed.
-    pub async fn new(client: &Client) -> anyhow::Result<Self> {
+    pub async fn new(client: &NatsClient) -> anyhow::Result<Self> {
         let inbox = client.new_inbox();
         let answers = client.subscribe(format!("{inbox}.*")).await?;
         Ok(Self {
@@ -58,7 +58,7 @@ impl Records {
     /// The records of these jobs, at most [`MOST`]. A job without a record is not in the map.
     ///
     /// # Errors
-    /// When the server does not answer in time, or not with all.
+    /// When the server does not answer in time, or does not return all records.
     pub async fn of(
         &mut self,
         ids: impl IntoIterator<Item = JobId>,
@@ -85,25 +85,25 @@ impl Records {
                     None | Some(StatusCode::OK) => {
                         let headers = answer.headers.unwrap_or_default();
                         let (id, sequence) = origin(&headers)
-                            .context("a record without the headers of a direct answer")?;
+                            .context("a record without the headers of a direct get")?;
                         let record = serde_json::from_slice(&answer.payload)
                             .inspect_err(|error| {
-                                warn!(job.id = %id, %error, "a record that cannot be read");
+                                warn!(job.id = %id, %error, "cannot read the record of a job");
                             })
                             .ok();
                         found.insert(id, StoredRecord { record, sequence });
                     }
-                    // The end, or nothing at all.
+                    // None of the jobs has a record.
                     Some(StatusCode::NOT_FOUND) => return Ok(()),
                     Some(status) if status.as_u16() == 204 => {
                         let left = answer.headers.as_ref().and_then(|headers| {
                             headers.get("Nats-Num-Pending")?.as_str().parse().ok()
                         });
-                        anyhow::ensure!(left.unwrap_or(0) == 0, "the server did not give all");
+                        anyhow::ensure!(left.unwrap_or(0) == 0, "the server did not send all");
                         return Ok(());
                     }
                     Some(StatusCode::NO_RESPONDERS) => {
-                        anyhow::bail!("the stream {} is not there", Stream::State)
+                        anyhow::bail!("there is no stream {}", Stream::State)
                     }
                     Some(status) => anyhow::bail!(
                         "the server refuses to look up records: {status} {}",
@@ -120,8 +120,8 @@ impl Records {
     }
 }
 
-/// The message that stores a record. The stream takes it only if the last record has the expected sequence;
-/// it is removed after the time to live, if there is one.
+/// The message that stores a record. The stream stores it only if the last record has the expected
+/// sequence, and removes it after the time to live, if there is one.
 #[must_use]
 pub fn message(id: JobId, record: Bytes, expected: u64, ttl: Option<&str>) -> Message {
     let mut headers = HeaderMap::new();
@@ -136,18 +136,18 @@ pub fn message(id: JobId, record: Bytes, expected: u64, ttl: Option<&str>) -> Me
     }
 }
 
-/// The longest text of an error, in bytes, in a record that has many.
+/// To how many bytes error messages are cut in a record that is too large.
 pub const SHORT: usize = 512;
 
-/// Cuts the text of an error to so many bytes.
+/// Cuts the message of an error to at most `longest` bytes.
 pub fn shorten(error: &mut OutcomeError, longest: usize) {
     let end = error.message.floor_char_boundary(longest);
     error.message.truncate(end);
 }
 
-/// A record as it is sent. It fits into a message, however much has failed: where need be, the job is
-/// left out, then the texts of the failures are cut and the oldest failures left out, but for the last,
-/// from which attempts are counted.
+/// A record as JSON of at most `limit` bytes, however many attempts have failed. If it is too large,
+/// the job is left out, then the error messages are cut and the oldest failures left out. The last
+/// failure stays, because attempts are counted from it.
 ///
 /// # Panics
 /// Never: a record is plain data with text for keys.
@@ -181,7 +181,7 @@ pub fn encode(record: &JobRecord, limit: usize) -> Bytes {
     bytes.into()
 }
 
-/// Of which job an answer holds the record, and its sequence.
+/// The job whose record an answer holds, and the sequence of the record.
 fn origin(headers: &HeaderMap) -> Option<(JobId, u64)> {
     let subject = headers.get(async_nats::header::NATS_SUBJECT)?.as_str();
     let id = subject.strip_prefix("jobs.state.")?.parse().ok()?;
@@ -189,11 +189,11 @@ fn origin(headers: &HeaderMap) -> Option<(JobId, u64)> {
     Some((id, sequence.as_str().parse().ok()?))
 }
 
-/// The record of one job.
+/// Looks up the record of one job.
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn one(client: &Client, id: JobId) -> anyhow::Result<Option<StoredRecord>> {
+pub async fn one(client: &NatsClient, id: JobId) -> anyhow::Result<Option<StoredRecord>> {
     let ask = || async move {
         let mut records = Records::new(client).await?;
         records.of([id]).await

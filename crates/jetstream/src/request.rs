@@ -1,17 +1,17 @@
 //! Requests to the JetStream API, each with a deadline.
 //!
-//! They are written here, and not with the `jetstream` module of async-nats, for three reasons: a
-//! [`Client`] may be given a new connection at any time, while the library's context keeps the one
-//! it was made with; a request whose connection was lost is sent again on the next one; and a caller
-//! can tell a refusal from an answer that never came. The library's types describe what is sent and
-//! what comes back wherever they hold all that is needed.
+//! They do not use the `jetstream` module of async-nats, for three reasons: a [`NatsClient`] may be given a
+//! new connection at any time, while the library's context keeps the one it was made with; a request
+//! whose connection was lost is sent again on the next connection; and a caller can distinguish a
+//! refusal from a missing answer. The library's types are used where they have all fields that are
+//! needed.
 
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::{RequestError, RequestErrorKind};
-use bootstrap::Client;
 use bytes::Bytes;
+use connection::NatsClient;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 /// How long JetStream may take to answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why JetStream did not do what it was asked for.
+/// Why a request to JetStream failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// JetStream refused the request.
@@ -33,10 +33,10 @@ pub enum ApiError {
         /// The server's description of the error.
         description: String,
     },
-    /// Nobody answers: there is no JetStream, or this user may not use it so.
-    #[error("{0}: nobody answers; does the server run JetStream for this account?")]
+    /// No responders: the server has no JetStream, or this user may not publish to the subject.
+    #[error("{0}: no responders; does the server run JetStream for this account?")]
     NoJetStream(String),
-    /// No answer, or none that makes sense.
+    /// No answer in time, or an answer that cannot be read.
     #[error("{subject}: {problem}")]
     NoAnswer {
         /// The subject of the request.
@@ -71,7 +71,7 @@ pub fn may_be_lost(error: &RequestError) -> bool {
 /// # Errors
 /// See [`ApiError`].
 pub async fn ask<T: DeserializeOwned>(
-    client: &Client,
+    client: &NatsClient,
     subject: String,
     body: &Value,
 ) -> Result<T, ApiError> {
@@ -85,7 +85,7 @@ pub async fn ask<T: DeserializeOwned>(
         body.to_string().into_bytes()
     };
     let body = Bytes::from(body);
-    // Every request made through this function may be repeated without a further effect.
+    // Every request made through this function may be repeated: the second one changes nothing.
     let ask = || client.request(subject.clone(), body.clone());
     let answer = match client
         .ask_again_if_lost(Instant::now() + PATIENCE, ask, may_be_lost)
@@ -111,5 +111,5 @@ pub async fn ask<T: DeserializeOwned>(
         });
     }
     serde_json::from_slice(&answer.payload)
-        .map_err(|error| no_answer(&subject, format!("an answer that cannot be read: {error}")))
+        .map_err(|error| no_answer(&subject, format!("the answer cannot be read: {error}")))
 }

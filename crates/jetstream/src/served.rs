@@ -1,16 +1,16 @@
 use async_nats::RequestErrorKind;
-use bootstrap::Client;
 use bytes::Bytes;
 use common::{JobKind, subjects};
+use connection::NatsClient;
 use std::time::Duration;
 
-/// Whether a consumer serves a kind now: `None` if nobody answered within `patience`. Where nobody
-/// serves it, the server says so at once.
+/// Whether a consumer serves a kind now; `None` if there was no answer within `patience`. If no
+/// consumer serves it, the server reports no responders at once.
 ///
 /// # Errors
 /// When the connection is lost or closed.
 pub async fn is_served(
-    client: &Client,
+    client: &NatsClient,
     kind: &JobKind,
     patience: Duration,
 ) -> anyhow::Result<Option<bool>> {

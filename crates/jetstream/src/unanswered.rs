@@ -1,20 +1,21 @@
-//! How long the server has left a request unanswered.
+//! Measures how long the server has not answered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Measures for how long nothing was answered of what was asked; clones measure the same.
+/// Measures for how long the server has answered none of the requests sent; clones share the
+/// measurement.
 ///
-/// It costs a look at the clock for each batch.
+/// It reads the clock once for each batch.
 #[derive(Clone, Debug)]
 pub struct Unanswered(Arc<Since>);
 
 #[derive(Debug)]
 struct Since {
     base: Instant,
-    /// When the first thing was asked after the last answer, in milliseconds after `base`; 0 if nothing
-    /// was.
+    /// When the first request after the last answer was sent, in milliseconds after `base`; 0 if no
+    /// answer is awaited.
     asked: AtomicU64,
 }
 
@@ -28,7 +29,7 @@ impl Default for Unanswered {
 }
 
 impl Unanswered {
-    /// An answer is awaited.
+    /// A request was sent.
     pub fn asked(&self) {
         if self.0.asked.load(Ordering::Relaxed) == 0 {
             let now = self.0.base.elapsed().as_millis();
@@ -42,7 +43,7 @@ impl Unanswered {
         self.0.asked.store(0, Ordering::Relaxed);
     }
 
-    /// For how long an answer has been awaited; `None` if none is.
+    /// For how long an answer has been awaited; `None` if no answer is awaited.
     #[must_use]
     pub fn length(&self) -> Option<Duration> {
         let asked = self.0.asked.load(Ordering::Relaxed);

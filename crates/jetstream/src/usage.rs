@@ -1,7 +1,7 @@
-//! How much the streams hold, and what the server promises of durable jobs.
+//! How much the streams hold, and which guarantees the server can keep for durable jobs.
 
-use bootstrap::Client;
 use common::{Timestamp, subjects};
+use connection::NatsClient;
 
 use crate::manage::{self, StreamInfo};
 use crate::preflight;
@@ -22,27 +22,27 @@ pub struct StreamDepth {
     pub oldest: Option<Timestamp>,
 }
 
-/// What can be promised of durable jobs, as far as it can be seen.
+/// The guarantees of durable jobs on a server, as far as they can be verified.
 #[derive(Clone, Debug, Default)]
 pub struct Guarantees {
-    /// Whether there is anything that stores jobs.
+    /// Whether the server has JetStream, which stores jobs.
     pub jetstream: bool,
     /// Whether each write is on the disk before it is confirmed; `None` if the server does not say.
     pub synced: Option<bool>,
-    /// On how many servers the queue is kept; `None` if it is not there.
+    /// On how many servers the queue is stored; `None` if the queue does not exist.
     pub replicas: Option<u64>,
-    /// What makes the promises doubtful.
+    /// The settings that break or weaken the guarantees.
     pub findings: Vec<String>,
 }
 
-/// How much each stream holds; `None` where there is no stream.
+/// How much each stream holds; `None` if there are no streams.
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn streams(client: &Client) -> anyhow::Result<Option<Vec<StreamDepth>>> {
+pub async fn streams(client: &NatsClient) -> anyhow::Result<Option<Vec<StreamDepth>>> {
     let mut depths = Vec::new();
     for stream in Stream::ALL {
-        // A consumer makes the streams when it starts.
+        // The stream may not exist yet: a consumer creates the streams when it starts.
         let Some(StreamInfo { config, state, .. }) =
             manage::existing(manage::stream_info(client, stream).await)?
         else {
@@ -59,11 +59,11 @@ pub async fn streams(client: &Client) -> anyhow::Result<Option<Vec<StreamDepth>>
     Ok((!depths.is_empty()).then_some(depths))
 }
 
-/// What can be promised of durable jobs on this server.
+/// Reads which guarantees this server can keep for durable jobs.
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn guarantees(client: &Client, topology: Topology) -> anyhow::Result<Guarantees> {
+pub async fn guarantees(client: &NatsClient, topology: Topology) -> anyhow::Result<Guarantees> {
     let findings = preflight::examine(client, topology).await?;
     let jetstream = manage::existing(manage::account(client).await)?.is_some();
     let queue = manage::existing(manage::stream_info(client, Stream::Jobs).await)?;
@@ -89,7 +89,7 @@ pub struct Storage {
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn storage(client: &Client) -> anyhow::Result<Option<Storage>> {
+pub async fn storage(client: &NatsClient) -> anyhow::Result<Option<Storage>> {
     let account = manage::existing(manage::account(client).await)?;
     Ok(account.map(|account| Storage {
         bytes: account.storage,
@@ -107,7 +107,7 @@ pub async fn storage(client: &Client) -> anyhow::Result<Option<Storage>> {
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn dead_letters(client: &Client) -> anyhow::Result<Option<u64>> {
+pub async fn dead_letters(client: &NatsClient) -> anyhow::Result<Option<u64>> {
     let count = manage::count_subjects(client, Stream::State, subjects::ALL_DEAD).await;
     Ok(manage::existing(count)?)
 }

@@ -1,45 +1,46 @@
 //! Finds out when the server has stopped storing.
 //!
-//! After a write error (a full disk, a disk that fails, a file system that became read-only) nats-server
-//! 2.15.1 freezes the stream: it answers nothing to what is published there, and goes on with everything
-//! else. Nothing that it had acknowledged is lost, but it does not store again before it is restarted,
-//! though the disk is well. It says so of itself, to whoever asks for its health.
+//! After a write error (a full disk, a disk that fails, a file system that became read-only)
+//! nats-server 2.15.1 freezes the stream: it does not answer messages published to this stream, and
+//! continues everything else. No acknowledged message is lost, but the stream stores nothing until the
+//! server is restarted, even if the disk works again. The server reports this when it is asked for its
+//! health.
 
 use std::time::Duration;
 
-use bootstrap::{Beat, Client, Health};
+use connection::{Beat, Health, NatsClient};
 use serde_json::Value;
 use tracing::{error, info};
 
 use crate::request::{self, ApiError};
 use crate::unanswered::Unanswered;
 
-/// Where a server of this system answers how it is; see deploy/nats.conf.
+/// The subject on which a server of this system reports its health; see deploy/nats.conf.
 const SERVER_HEALTH: &str = "jobs.server.health";
 
-/// The respect in which a service that knows of it has a problem.
+/// The name of this problem in the health of a service.
 const RESPECT: &str = "storage";
 
-/// A write that is answered later than this makes us ask.
+/// If a write is unanswered for this long, the server is asked for its health.
 const SUSPICIOUS: Duration = Duration::from_secs(2);
 
-/// What the server says of itself.
+/// Whether the server stores messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteHealth {
-    /// It stores.
+    /// The server stores.
     Works,
-    /// It has stopped: what is wrong, and what to do.
+    /// The server has stopped storing: what is wrong, and what to do.
     Stopped(String),
-    /// It does not say: its configuration lets nobody ask.
+    /// Not known: the configuration of the server does not offer its health.
     Unknown,
 }
 
-/// Asks the server whether it stores. What it says is from then on the service's health, and a line in
-/// its log when it changes.
+/// Asks the server whether it stores, and sets the health of the service accordingly. A change is
+/// logged.
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn check(client: &Client, health: &Health) -> anyhow::Result<WriteHealth> {
+pub async fn check(client: &NatsClient, health: &Health) -> anyhow::Result<WriteHealth> {
     let found = ask(client).await?;
     match &found {
         WriteHealth::Stopped(problem) => {
@@ -63,7 +64,7 @@ pub fn stopped(health: &Health) -> Option<String> {
     health.problem(RESPECT)
 }
 
-async fn ask(client: &Client) -> Result<WriteHealth, ApiError> {
+async fn ask(client: &NatsClient) -> Result<WriteHealth, ApiError> {
     match request::ask::<Value>(client, SERVER_HEALTH.to_owned(), &Value::Null).await {
         Ok(answer) => Ok(read(&answer)),
         Err(ApiError::NoJetStream(_)) => Ok(WriteHealth::Unknown),
@@ -73,7 +74,7 @@ async fn ask(client: &Client) -> Result<WriteHealth, ApiError> {
 
 fn read(answer: &Value) -> WriteHealth {
     let error = answer["data"]["error"].as_str().unwrap_or_default();
-    // There are other reasons for which a server is not healthy: it looks for its streams, say.
+    // A server can be unhealthy for other reasons, for example while it recovers its streams.
     if !error.contains("write error") {
         return WriteHealth::Works;
     }
@@ -83,20 +84,22 @@ fn read(answer: &Value) -> WriteHealth {
         .take(400)
         .collect();
     WriteHealth::Stopped(format!(
-        "the server has stopped storing: {error}; see that its disk is well and has room, then restart \
-         nats-server: until then nothing is stored, and nothing acknowledged is lost"
+        "the server has stopped storing: {error}; check that its disk works and has room, then restart \
+         nats-server; until then nothing is stored, but no acknowledged message is lost"
     ))
 }
 
-/// Asks while writes are unanswered, until the server stores again; ends when dropped.
-pub async fn watch(client: Client, health: Health, writes: Vec<Unanswered>, mut life: Beat) {
+/// Asks the server for its health while writes are unanswered, until it stores again. Runs until
+/// dropped.
+pub async fn watch(client: NatsClient, health: Health, writes: Vec<Unanswered>, mut life: Beat) {
     loop {
         life.tick().await;
         let silent = writes.iter().filter_map(Unanswered::length).max();
         if stopped(&health).is_none() && silent.is_none_or(|silent| silent < SUSPICIOUS) {
             continue;
         }
-        // Without a connection nobody answers; that is known anyway, and this asks again.
+        // An error means that there is no connection, which is reported elsewhere. The next round asks
+        // again.
         if let Ok(WriteHealth::Works) = life
             .during(request::PATIENCE, check(&client, &health))
             .await

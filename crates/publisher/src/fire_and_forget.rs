@@ -3,8 +3,8 @@ use std::task::{Context, Poll};
 
 use async_nats::message::OutboundMessage;
 use async_nats::{PublishErrorKind, Subject};
-use bootstrap::Client;
 use bootstrap::Nats;
+use bootstrap::NatsClient;
 use common::{Outcome, subjects};
 use futures_util::SinkExt as _;
 use tokio::sync::watch;
@@ -19,7 +19,7 @@ use crate::trace;
 /// Nothing is published while NATS is away. What was published just before the connection was lost
 /// may be lost too.
 pub(crate) struct FireAndForgetSubmitter {
-    client: Client,
+    client: NatsClient,
     connection: watch::Receiver<bool>,
     connected: bool,
     by_kind: bool,
@@ -43,7 +43,7 @@ impl FireAndForgetSubmitter {
         Self::over(nats.client.clone(), nats.connected(), by_kind)
     }
 
-    fn over(client: Client, mut connection: watch::Receiver<bool>, by_kind: bool) -> Self {
+    fn over(client: NatsClient, mut connection: watch::Receiver<bool>, by_kind: bool) -> Self {
         let connected = *connection.borrow_and_update();
         Self {
             client,
@@ -160,7 +160,7 @@ mod tests {
         let client = nats.connect_as("publisher").await;
         let (_up, connected) = watch::channel(true);
         let mut submitter =
-            FireAndForgetSubmitter::over(Client::from(client.clone()), connected, false);
+            FireAndForgetSubmitter::over(NatsClient::from(client.clone()), connected, false);
         client.drain().await.unwrap();
         // The client takes messages until it has drained; what it takes then is lost.
         let closed = tokio::time::timeout(DEADLINE, async {

@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Backoff, DecodeError, Job, JobId, JobKind, MaxAttempts, Priority, Timestamp, codes};
+use common::{
+    Backoff, DecodeError, JobId, JobKind, JobMessage, MaxAttempts, Priority, Timestamp, codes,
+};
 
 /// A job to submit: its message, and the fields that the publisher needs.
 #[derive(Clone, Debug)]
@@ -73,7 +75,7 @@ impl Submission {
     /// # Errors
     /// When the message is not a job; the error names the field.
     pub fn decode_durable(message: Bytes) -> Result<Self, InvalidJob> {
-        let mut job = Job::decode(&message)?;
+        let mut job = JobMessage::decode(&message)?;
         if job.id.is_some() {
             let (id, kind, terms) = Self::parts(job);
             return Ok(Self {
@@ -90,7 +92,7 @@ impl Submission {
     }
 
     /// Makes the message of a job. A job without an id gets one.
-    pub(crate) fn encode(mut job: Job<'_>) -> Self {
+    pub(crate) fn encode(mut job: JobMessage<'_>) -> Self {
         let id_is_new = job.id.is_none();
         job.id.get_or_insert_with(JobId::generate);
         let message = serde_json::to_vec(&job)
@@ -107,7 +109,7 @@ impl Submission {
         }
     }
 
-    fn parts(job: Job<'_>) -> (JobId, JobKind, Terms) {
+    fn parts(job: JobMessage<'_>) -> (JobId, JobKind, Terms) {
         let terms = Terms {
             timeout: job.timeout.map(common::WireDuration::get),
             deadline: job.deadline,
@@ -168,7 +170,7 @@ mod tests {
             r#"{"id":null,"kind":"a","payload":{"n": 12345678901234567890123}}"#,
         ] {
             let submission = decode(text).unwrap();
-            let job = Job::decode(&submission.message).unwrap();
+            let job = JobMessage::decode(&submission.message).unwrap();
             assert_eq!(job.id, Some(submission.id));
             assert_eq!(
                 job.payload.unwrap().get(),
@@ -178,7 +180,7 @@ mod tests {
         }
         let text = r#"{"kind":"a","created_at":"2026-01-31T09:30:00Z"}"#;
         let submission = decode(text).unwrap();
-        let job = Job::decode(&submission.message).unwrap();
+        let job = JobMessage::decode(&submission.message).unwrap();
         assert_eq!(job.created_at.unwrap().to_string(), "2026-01-31T09:30:00Z");
     }
 

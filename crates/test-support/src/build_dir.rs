@@ -132,7 +132,7 @@ pub fn build_services(
         .stderr(progress);
     let (command_line, jobs) = COMMAND_LINE;
     for package in SERVICES.into_iter().chain([command_line]) {
-        cargo.args(["--package", package]);
+        cargo.args(["--package", &package_of(package)]);
     }
     if let Some(triple) = &into.triple {
         cargo.args(["--target", triple]);
@@ -156,6 +156,27 @@ pub fn build_services(
         }
     }
     Ok(binaries)
+}
+
+/// The crates that users depend on. Their packages have a prefix.
+const PUBLISHED: [&str; 7] = [
+    "common",
+    "connection",
+    "jetstream",
+    "client",
+    "bootstrap",
+    "worker",
+    "consumer",
+];
+
+/// The package of a crate, by the name of its folder.
+#[must_use]
+pub fn package_of(folder: &str) -> String {
+    if PUBLISHED.contains(&folder) {
+        format!("nats-jobs-{folder}")
+    } else {
+        folder.to_owned()
+    }
 }
 
 /// Name and path of the binary that one message of cargo speaks of, if it speaks of one.
@@ -189,7 +210,7 @@ pub fn example(package: &str, name: &str) -> PathBuf {
     if !path.is_file() {
         let built = BuildDir::current();
         let status = cargo()
-            .args(["build", "--locked", "--package", package])
+            .args(["build", "--locked", "--package", &package_of(package)])
             .args(["--example", name])
             .args(["--profile", &built.profile])
             .arg("--target-dir")

@@ -11,15 +11,22 @@ use rand::distr::{Alphabetic, Alphanumeric};
 /// system from outside needs no rights in `deploy/nats.conf`.
 pub(crate) const ADMIN: &str = "admin";
 
-/// A password of its own for each user of `deploy/nats.conf`: `publisher`, `worker`, `status`,
-/// `operator` and `gateway`.
+/// A password of its own for each user of `deploy/nats.conf`: `publisher`, `application`, `worker`,
+/// `status`, `operator` and `gateway`.
 #[derive(Clone)]
 pub struct Credentials {
     passwords: BTreeMap<&'static str, String>,
 }
 
 impl Credentials {
-    const USERS: [&str; 5] = ["publisher", "worker", "status", "operator", "gateway"];
+    const USERS: [&str; 6] = [
+        "publisher",
+        "application",
+        "worker",
+        "status",
+        "operator",
+        "gateway",
+    ];
 
     /// Draws new passwords.
     #[must_use]

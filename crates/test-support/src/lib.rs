@@ -35,7 +35,7 @@ mod python;
 mod service;
 mod store_dir;
 
-pub use build_dir::{BuildDir, SERVICES, build_services, example, project_root};
+pub use build_dir::{BuildDir, SERVICES, build_services, example, package_of, project_root};
 pub use cargo::cargo;
 pub use credentials::Credentials;
 pub use eventually::{DEADLINE, eventually};

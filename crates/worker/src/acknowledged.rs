@@ -9,11 +9,11 @@ use crate::fetch::Queue;
 pub(crate) struct Acknowledged {
     pub(crate) queue: Arc<Queue<JobKind>>,
     pub(crate) sequence: u64,
-    /// The number of the connection that it was acknowledged on.
+    /// The number of the connection on which it was acknowledged.
     pub(crate) connection: u64,
 }
 
-/// What was acknowledged and is not purged yet.
+/// The messages that were acknowledged and are not purged yet.
 #[derive(Debug, Default)]
 pub(crate) struct AcknowledgedList(Mutex<Vec<Acknowledged>>);
 
@@ -22,7 +22,7 @@ impl AcknowledgedList {
         self.lock().push(acknowledged);
     }
 
-    /// Takes all of them.
+    /// Empties the list and returns its messages.
     pub(crate) fn take(&self) -> Vec<Acknowledged> {
         std::mem::take(&mut *self.lock())
     }

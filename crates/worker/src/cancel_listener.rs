@@ -1,9 +1,10 @@
-//! Hears requests to cancel as they are made, and stops the jobs that run here.
+//! Receives cancel requests when they are published, and stops the jobs that they name if this
+//! consumer holds them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bootstrap::{Beat, Client};
+use bootstrap::{Beat, NatsClient};
 use common::subjects;
 use futures_util::StreamExt as _;
 use tracing::warn;
@@ -15,7 +16,7 @@ use crate::lease::Leases;
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(crate) struct CancelListener {
-    pub(crate) client: Client,
+    pub(crate) client: NatsClient,
     pub(crate) leases: Arc<Leases>,
     pub(crate) cancellations: Cancellations,
 }
@@ -26,7 +27,7 @@ impl CancelListener {
             let subscribing = self.client.subscribe(subjects::ALL_CANCELS);
             match life.during(Duration::MAX, subscribing).await {
                 Ok(requests) => break requests,
-                Err(error) => warn!(%error, "cannot listen to requests to cancel, trying again"),
+                Err(error) => warn!(%error, "cannot subscribe to cancel requests, trying again"),
             }
             tokio::time::sleep(RETRY).await;
         };
@@ -36,8 +37,9 @@ impl CancelListener {
                 () = life.tick() => continue,
             };
             let Some(request) = request else { return };
-            // Whatever the server answers to a client lands on the reply subject that this names, be
-            // it this one; such an answer is never empty.
+            // A client may name this subject as the reply subject of a request to the server. The
+            // server's answer then arrives here. Such an answer is never empty; a cancel request
+            // always is.
             if !request.payload.is_empty() {
                 continue;
             }

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bootstrap::{Times, Waits};
 
-/// Counters of durable jobs in one consumer, beside how they ended.
+/// Counters of durable jobs in one consumer, except how the jobs ended.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     redelivered: AtomicU64,
@@ -13,21 +13,21 @@ pub(crate) struct Counters {
     pub(crate) waits: Waits,
 }
 
-/// What a consumer has counted of the lane since it started, beside how its jobs ended.
+/// The counters of the lane in one consumer since its start, except how its jobs ended.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
-    /// Messages that were not delivered for the first time.
+    /// Redeliveries of messages.
     pub redelivered: u64,
     /// Dead letters that were stored.
     pub dead_letters: u64,
-    /// Jobs that waited, whose message was lost, and that were scheduled again.
+    /// Waiting jobs whose message was lost and that were scheduled again.
     pub restored: u64,
-    /// Those that ended as dead letters instead.
+    /// Waiting jobs whose message was lost and that ended as dead letters.
     pub lost: u64,
     /// Deliveries of jobs that only a newer consumer can read.
     pub newer_version: u64,
-    /// How long jobs waited: from when the server had them in its queue until they were first
-    /// delivered here.
+    /// How long jobs waited: from the time when the server stored the message in the queue until
+    /// its first delivery.
     pub waits: Times,
 }
 

@@ -1,19 +1,24 @@
-//! What is to be done with a message that was delivered: decided from the message and the record
-//! of its job alone.
+//! Decides what to do with a delivered message, from the message and the record of its job.
+//!
+//! The intake comes first: it drops a redelivery of a message whose job this consumer still holds
+//! (`Leases::has`), and it skips the record look-up of some first deliveries (`first_delivery`). A
+//! skipped look-up counts as a job without a record.
 
 use common::{FailedAttempt, JobRecord, JobState, OutcomeError, Timestamp, codes};
 
 use crate::store::SCHEDULED;
 
-/// A delivery, and what is known of its job.
+/// A delivered message and the record of its job.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sighting<'a> {
+    /// `None` if the job has no record, or if its look-up was skipped.
     pub(crate) record: Option<&'a JobRecord>,
-    /// The run that the message stands for.
+    /// The number of the run that the message is for.
     pub(crate) run: u32,
-    /// Whether it came at its time, from the server itself, and not from whoever submits.
+    /// Whether the server made this message from a schedule, at its due time. False for a message
+    /// that comes directly from a submitter.
     pub(crate) due: bool,
-    /// How often the message was delivered, with this time.
+    /// How often the message was delivered, including this time.
     pub(crate) delivered: u64,
     pub(crate) max_attempts: u32,
     pub(crate) deadline: Option<Timestamp>,
@@ -21,28 +26,30 @@ pub(crate) struct Sighting<'a> {
     pub(crate) now: Timestamp,
 }
 
-/// What is to be done.
+/// What to do with a delivered message.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Verdict {
-    /// It is to be run.
+    /// Run the job.
     Run {
         attempt: u32,
-        /// The attempts before, those included that were lost with their consumers.
+        /// The earlier failed attempts, including those that ended because their consumer was lost.
         failures: Vec<FailedAttempt>,
     },
-    /// Nothing: the job has ended, or another message stands for it now.
+    /// Only acknowledge the message: the job has ended, or a message of another run has replaced
+    /// this one.
     Done,
-    /// The job waits for its next run, but whoever wrote that may have come no further: it has to
-    /// be put off, again perhaps, until then.
+    /// The record says that the job waits for its next run, but the consumer that wrote the record
+    /// may have stopped before it stored the schedule. Schedule that run unless its message exists.
     PutOff { run: u32, until: Timestamp },
-    /// The job waits until then, for this very run.
+    /// The job waits for the run of this message, and that run is not due before `until`. Give the
+    /// message back until then.
     Waits { until: Timestamp },
-    /// The job is not to be started before then, and was not put off yet: whoever submits puts it into
-    /// the queue.
+    /// The job must not start before `until`, and it has no schedule yet: submitters put such a job
+    /// directly into the queue. Schedule it.
     Early { until: Timestamp },
-    /// Its deadline has passed.
+    /// The deadline of the job has passed.
     Expired { failures: Vec<FailedAttempt> },
-    /// Too many consumers were lost with it.
+    /// All attempts of the job are used up, the last ones because their consumers were lost.
     Exhausted { failures: Vec<FailedAttempt> },
 }
 
@@ -86,7 +93,7 @@ pub(crate) fn decide(sighting: Sighting<'_>) -> Verdict {
             at: sighting.now,
             error: OutcomeError::new(
                 codes::LOST,
-                "the consumer that had the job was lost, or cut off, before it had settled it",
+                "the consumer that held the job was lost or disconnected before it settled the job",
             ),
         });
     }
@@ -100,7 +107,7 @@ pub(crate) fn decide(sighting: Sighting<'_>) -> Verdict {
     {
         return Verdict::Expired { failures };
     }
-    // Only the first run can be early: the others come when their time has come.
+    // Only the first run can be early: the server delivers all later runs when they are due.
     let is_new = record.is_none_or(|record| record.state == JobState::Scheduled);
     match sighting.run_at {
         Some(until) if run == 1 && is_new && until > sighting.now => Verdict::Early { until },
@@ -108,7 +115,7 @@ pub(crate) fn decide(sighting: Sighting<'_>) -> Verdict {
     }
 }
 
-/// Whether a job waits for its time.
+/// Whether the job waits for a scheduled run.
 pub(crate) fn waits(record: &JobRecord) -> bool {
     matches!(record.state, JobState::Retrying | JobState::Scheduled)
 }
@@ -237,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_waits_is_not_run_early_whatever_somebody_puts_into_the_queue() {
+    fn a_waiting_job_is_not_run_early_by_a_forged_message() {
         let mut waits = record(JobState::Scheduled);
         waits.run = 2;
         let until = now().shifted(60_000);
@@ -267,7 +274,7 @@ mod tests {
             ..sighting(None)
         });
         assert_eq!(early, Verdict::Early { until: later });
-        // Its time has not come yet although it was delivered again.
+        // A redelivery before the due time.
         let waits = record(JobState::Scheduled);
         let early = decide(Sighting {
             run_at: Some(later),

@@ -1,11 +1,11 @@
-//! Pulls messages from several durable consumers at a time, never more than there is room for.
+//! Pulls messages from several durable consumers at a time, about as many as there is room for.
 
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Message, StatusCode, Subject};
-use bootstrap::{Client, Subscriber};
+use bootstrap::{NatsClient, Subscriber};
 use bytes::Bytes;
 use common::Timestamp;
 use futures_util::StreamExt as _;
@@ -13,66 +13,70 @@ use jetstream::{Stream, Unanswered};
 use serde_json::json;
 use tokio::time::Instant;
 
-/// How long a pull stays with the server when there is nothing to pull.
+/// How long a pull stays open at the server when there is nothing to pull.
 ///
-/// The pulls of a consumer that was cut off are over before its jobs are delivered again, for which
-/// it gave its last sign of life up to a third of the ack wait earlier: they would be delivered to
-/// nobody else.
+/// It is shorter than two thirds of the ack wait. When a consumer loses its connection, the server
+/// redelivers its jobs after two thirds of the ack wait at the earliest, because the last
+/// in-progress may be a third of the ack wait old. A pull of the lost consumer that was still open
+/// then would receive these jobs.
 const EXPIRES: Duration = Duration::from_secs(9);
 
-/// How much later than that a pull counts as lost.
+/// How long after its expiry a pull without an answer counts as lost.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long a durable consumer that refuses a pull is left alone.
+/// How long to wait before the next pull when a durable consumer has refused one.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The most messages that one pull asks for.
 const MOST: usize = 4096;
 
-/// The most messages that are taken at a time.
+/// The most messages that [`Fetcher::next`] returns.
 const BATCH: usize = 512;
 
-/// A durable consumer that is pulled from, and what its messages are of.
+/// A durable consumer to pull from.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     pub(crate) stream: Stream,
     pub(crate) consumer: String,
-    /// The kind of its jobs; nothing for a queue of requests.
+    /// The kind of its jobs; `()` for a queue of requests.
     pub(crate) of: T,
 }
 
-/// Which of the queues of a [`Fetcher`].
+/// The index of a queue in a [`Fetcher`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct QueueIndex(usize);
 
-/// A message as it was pulled.
+/// A pulled message.
 #[derive(Debug)]
 pub(crate) struct Pulled<T> {
     pub(crate) queue: Arc<Queue<T>>,
     pub(crate) subject: Subject,
     pub(crate) headers: Option<HeaderMap>,
     pub(crate) payload: Bytes,
-    /// Where it is acknowledged.
+    /// The subject for its acknowledgement.
     pub(crate) ack: Subject,
+    /// How often the message was delivered, including this time.
     pub(crate) delivered: u64,
     pub(crate) stream_sequence: u64,
-    /// When it came into its stream, by the server's clock; nothing for what is in none any more.
+    /// When the stream stored the message, by the server's clock; `None` if that time is out of
+    /// range.
     pub(crate) stored: Option<Timestamp>,
-    /// The durable consumer has begun anew: its numbers of delivery do not go on from the last one.
+    /// Whether the durable consumer was created again or reset: its delivery numbers do not
+    /// continue from the last message.
     pub(crate) begins_anew: bool,
 }
 
-/// What came of waiting.
+/// What [`Fetcher::next`] returns.
 pub(crate) enum Event<T> {
     Pulled(Vec<Pulled<T>>),
-    /// A queue's durable consumer is not there any more.
+    /// The durable consumer of a queue no longer exists.
     Gone(QueueIndex),
     /// A pull has ended without a message.
     Ended,
 }
 
 pub(crate) struct Fetcher<T> {
-    client: Client,
+    client: NatsClient,
     answers: Subscriber,
     inbox: String,
     queues: Vec<(Arc<Queue<T>>, State)>,
@@ -80,23 +84,27 @@ pub(crate) struct Fetcher<T> {
 
 #[derive(Debug)]
 struct State {
-    /// Since when no pull has come to a good end.
+    /// Measures for how long no pull has succeeded.
     unanswered: Unanswered,
-    /// How many messages the pull under way may still give.
+    /// How many messages the open pull may still deliver.
     left: usize,
-    /// When it counts as lost.
+    /// When the open pull counts as lost.
     until: Instant,
-    /// How many are asked for next: it grows as long as they come, so that a queue without jobs
-    /// keeps no room from one that has some.
+    /// How many messages the next pull asks for. This number doubles after each pull that is
+    /// filled, and falls to one when a pull ends early. So a queue without jobs takes no room from
+    /// a queue with jobs.
     want: usize,
-    /// Not asked before this.
+    /// No pull is sent before this time.
     pause: Option<Instant>,
-    /// The highest number of delivery so far.
+    /// The delivery number (consumer sequence) of the last message.
     delivered: u64,
 }
 
 impl<T> Fetcher<T> {
-    pub(crate) async fn new(client: &Client, queues: Vec<Arc<Queue<T>>>) -> anyhow::Result<Self> {
+    pub(crate) async fn new(
+        client: &NatsClient,
+        queues: Vec<Arc<Queue<T>>>,
+    ) -> anyhow::Result<Self> {
         let inbox = client.new_inbox();
         let answers = client.subscribe(format!("{inbox}.*")).await?;
         let state = |queue| {
@@ -122,39 +130,39 @@ impl<T> Fetcher<T> {
         &self.queues[place].0
     }
 
-    /// Since when no pull of each queue has come to a good end.
+    /// Each queue with the measurement of how long none of its pulls has succeeded.
     pub(crate) fn unanswered(&self) -> Vec<(Arc<Queue<T>>, Unanswered)> {
         let each = self.queues.iter();
         each.map(|(queue, state)| (Arc::clone(queue), state.unanswered.clone()))
             .collect()
     }
 
-    /// The connection was lost, and with it all pulls.
+    /// Forgets all open pulls, because they were lost with the connection.
     pub(crate) fn forget(&mut self) {
         for (_, state) in &mut self.queues {
             state.left = 0;
         }
     }
 
-    /// Leaves a queue alone for a while.
+    /// Sends no pull to a queue for a while.
     pub(crate) fn pause(&mut self, QueueIndex(place): QueueIndex) {
         self.queues[place].1.pause = Some(Instant::now() + PAUSE);
     }
 
-    /// Asks each queue that is not asked already for messages; all together for as many as there
-    /// is room for, but each for one at least. What then is one too many is given back by whoever
-    /// has no room for it.
+    /// Sends a pull to each queue that has no open pull. All pulls together ask for as many
+    /// messages as there is `room` for, but each pull asks for at least one. So more messages than
+    /// `room` can arrive. The caller has to accept the surplus, and may give it back to the server.
     pub(crate) async fn pull(&mut self, room: usize) {
         if room == 0 {
-            // What was pulled keeps all slots busy.
+            // All slots are busy, so no pull is expected and none counts as unanswered.
             for (_, state) in &self.queues {
                 state.unanswered.over();
             }
             return;
         }
         let now = Instant::now();
-        // Those of queues that gave nothing lately do not count: otherwise a consumer with more kinds
-        // than slots would never ask for more than one.
+        // Pulls of queues that delivered nothing lately do not count. Otherwise a consumer with
+        // more kinds than slots would never ask for more than one message at a time.
         let active = self.queues.iter().filter(|(_, state)| state.want > 1);
         let under_way: usize = active.map(|(_, state)| state.left).sum();
         let mut room = room.saturating_sub(under_way);
@@ -175,7 +183,7 @@ impl<T> Fetcher<T> {
                 queue.stream, queue.consumer
             );
             let reply = format!("{}.{place}", self.inbox);
-            // The only error is a closed connection, which is noticed where answers are awaited.
+            // The only error is a closed connection, which [`Fetcher::next`] reports.
             let _ = self
                 .client
                 .publish_with_reply(subject, reply, body.into())
@@ -198,28 +206,29 @@ impl<T> Fetcher<T> {
         if let Some(event) = self.take(first, &mut pulled) {
             return Ok(event);
         }
-        // What is there as well.
+        // Then take the other messages that have already arrived.
         let more = std::future::poll_fn(|context| {
             while pulled.len() < BATCH
                 && let Poll::Ready(Some(message)) = self.answers.poll_next_unpin(context)
             {
                 if let Some(Event::Gone(place)) = self.take(message, &mut pulled) {
-                    // It is found gone again when it is pulled from again.
+                    // The next pull of this queue reports this again.
                     self.pause(place);
                 }
             }
             Poll::Ready(())
         });
-        // The runtime would end it early, so that others have their turn: it ends by itself.
+        // The loop is bounded, so it does not need the runtime's cooperative budget to stop it.
         tokio::task::unconstrained(more).await;
         Ok(Event::Pulled(pulled))
     }
 
-    /// Ends all pulls; messages that were sent before are still given by [`Fetcher::next`], until a
-    /// round trip on this connection has shown that all have arrived.
+    /// Ends all pulls. [`Fetcher::next`] still returns messages that the server sent before. After
+    /// a round trip on this connection, all of these have arrived.
     pub(crate) async fn leave(&mut self) {
-        // With a count that the server does not take as one, it ends the subscription at once,
-        // while the library keeps it for what is under way; see the consumer's intake.
+        // The server cannot read this count and ends the subscription at once, while the library
+        // keeps the subscription for messages in transit. See `NOW` in the consumer's
+        // `core_lane/intake.rs`.
         let _ = self.answers.unsubscribe_after(u64::MAX).await;
     }
 
@@ -229,8 +238,8 @@ impl<T> Fetcher<T> {
         {
             return self.pull_ended(&message, status);
         }
-        // A delivered message keeps its own subject; the one for its acknowledgement says where it
-        // is from.
+        // A delivered message keeps its own subject. Its ack subject names its stream and its
+        // durable consumer.
         let ack = message.reply?;
         let origin = Origin::of(&ack)?;
         let place = self.queues.iter().position(|(queue, _)| {
@@ -276,14 +285,14 @@ impl<T> Fetcher<T> {
         if status == StatusCode::TIMEOUT || status == StatusCode::NOT_FOUND {
             state.unanswered.over();
         } else {
-            // Too many pulls, a new leader, too many jobs with consumers.
+            // For example too many open pulls, a new leader, or too many pending messages.
             state.pause = Some(Instant::now() + PAUSE);
         }
         Some(Event::Ended)
     }
 }
 
-/// What the subject of an acknowledgement says of its message; see ADR-15 for its two forms.
+/// The parts of an ack subject that describe its message. ADR-15 documents its two forms.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Origin<'a> {
     stream: &'a str,
@@ -291,12 +300,12 @@ struct Origin<'a> {
     delivered: u64,
     stream_sequence: u64,
     consumer_sequence: u64,
-    /// Nothing if it is beyond the calendar.
+    /// `None` if the time is out of range.
     stored: Option<Timestamp>,
 }
 
-/// How many tokens the newer form has at least, without `$JS.ACK`: it begins with the domain and
-/// the account, and may end with others.
+/// The least number of tokens in the newer form after `$JS.ACK`. This form begins with the domain
+/// and the account, and may have further tokens at its end.
 const NEWER: usize = 9;
 
 impl<'a> Origin<'a> {
@@ -309,7 +318,7 @@ impl<'a> Origin<'a> {
             count += 1;
         }
         let skip = if count == NEWER { 2 } else { 0 };
-        // One that is missing is empty, and no number.
+        // A missing token is empty, which is no number.
         let [
             stream,
             consumer,

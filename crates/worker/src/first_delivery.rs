@@ -1,28 +1,31 @@
 //! Decides when the record look-up can be skipped on a first delivery.
 //!
-//! Whoever makes an id for a job marks the job with [`subjects::FRESH_HEADER`] when he sends it the
-//! first time. When such a message is delivered for the first time, nobody has had the job, with
-//! these exceptions:
+//! A submitter that generates the id of a new job sets [`subjects::FRESH_HEADER`] when it sends the
+//! job for the first time. At the first delivery of such a message, no consumer has had the job
+//! before, so the job has no record. There are these exceptions:
 //!
-//! - The server has crashed and forgotten that it delivered it, or the job was cancelled meanwhile.
-//!   So whatever was stored before this connection, or before the last cancellation, is looked up.
-//! - The durable consumer was made again, or reset, and begins anew. Its numbers of delivery do too.
-//! - In a cluster another server than the one of this connection may have crashed. There all are
-//!   looked up.
+//! - The server has crashed and has lost its count of deliveries, or the job was cancelled
+//!   meanwhile. So the record is looked up if the message was stored before this consumer
+//!   connected, or before the last cancel request that this consumer received.
+//! - The durable consumer was created again or reset, and counts deliveries from one again. Then
+//!   the record is looked up for every message that is stored by that time.
+//! - In a cluster, another server than the one of this connection may have crashed. There, the
+//!   record of every job is looked up.
 //!
-//! If one of them is missed, or somebody marks a job that is not new, the job runs once more, and its
-//! outcome stays what it was: a record is written only in the place of the one that was known.
+//! If one of these exceptions is missed, or if a submitter sets the header on a job that is not
+//! new, the job runs once more. Its outcome does not change: the consumer expects that the job has
+//! no record, so its write fails if there is one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bootstrap::Client;
+use bootstrap::NatsClient;
 use common::subjects;
 use jetstream::{Stream, manage};
 
 use crate::fetch::Pulled;
 
-/// The number of cancellations that this consumer has heard of; clones count the same.
+/// The number of cancel requests that this consumer has received; clones share the number.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cancellations(Arc<AtomicU64>);
 
@@ -36,9 +39,9 @@ impl Cancellations {
     }
 }
 
-/// What is known of the messages in the queue.
+/// Decides which messages of the queue need a record look-up.
 pub(crate) struct FirstDelivery {
-    client: Client,
+    client: NatsClient,
     cancellations: Cancellations,
     known: Option<Known>,
 }
@@ -53,12 +56,12 @@ struct Known {
 struct Moment {
     /// How often this consumer has connected to a server.
     connection: u64,
-    /// How many cancellations it has heard of.
+    /// How many cancel requests it has received.
     cancellation: u64,
 }
 
 impl FirstDelivery {
-    pub(crate) fn new(client: Client, cancellations: Cancellations) -> Self {
+    pub(crate) fn new(client: NatsClient, cancellations: Cancellations) -> Self {
         Self {
             client,
             cancellations,
@@ -73,8 +76,8 @@ impl FirstDelivery {
         }
     }
 
-    /// Asks the server how far its queue goes, if what was known is out of date. Without an answer
-    /// all jobs are looked up.
+    /// Asks the server for the last sequence of the queue, if the connection or the number of
+    /// cancel requests has changed. Without an answer, all records are looked up.
     pub(crate) async fn renew(&mut self) {
         let moment = self.now();
         if self
@@ -91,15 +94,16 @@ impl FirstDelivery {
         });
     }
 
-    /// A durable consumer is not what it was: all that is stored now is looked up.
+    /// Makes all messages that are stored now need a look-up, because a durable consumer was
+    /// created again or reset.
     pub(crate) fn forget(&mut self) {
         self.known = None;
     }
 
     /// Whether, as of now, the record look-up of a message can be skipped.
     pub(crate) fn may_skip_look_up<T>(&self) -> impl Fn(&Pulled<T>) -> bool + use<T> {
-        // The same for all messages, and not cheap to find out. In a cluster another server than that
-        // of this connection may have crashed.
+        // Evaluated once for all messages, because it is not cheap. In a cluster, another server
+        // than the one of this connection may have crashed.
         let after = self
             .known
             .as_ref()
@@ -115,7 +119,7 @@ impl FirstDelivery {
     }
 }
 
-/// Whether the server of the connection is the only one, so that no other can crash beside it.
-pub(crate) fn is_single(client: &Client) -> bool {
+/// Whether the server of the connection runs alone, so that no other server can crash.
+pub(crate) fn is_single(client: &NatsClient) -> bool {
     client.server_info().cluster.is_none()
 }

@@ -1,10 +1,11 @@
-//! Tells the server again and again that this consumer is working on its jobs.
+//! Sends an in-progress for each job of this consumer every few seconds, so that the server does
+//! not redeliver the job.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bootstrap::{Beat, Client};
+use bootstrap::{Beat, NatsClient};
 use common::JobState;
 use jetstream::records::{self, Records};
 use tracing::debug;
@@ -16,15 +17,16 @@ use crate::store::{JobStore, Written};
 
 const BEAT: Duration = Duration::from_secs(1);
 
-/// How many beats lie between two in-progress signs for a job: a third of the ack wait.
+/// The number of beats between two in-progress messages for a job: a third of the ack wait.
 const IN_PROGRESS: u64 = 5;
 
-/// A job that waits here for longer is given back, for another consumer to take.
+/// A job that waits longer than this for a slot is given back, so that another consumer can take
+/// it.
 const WAITS: Duration = Duration::from_secs(1);
 
-/// What keeps the leases of a consumer alive.
+/// Keeps the leases of a consumer alive.
 pub(crate) struct Heartbeat {
-    pub(crate) client: Client,
+    pub(crate) client: NatsClient,
     pub(crate) leases: Arc<Leases>,
     pub(crate) sink: Arc<dyn Sink>,
     pub(crate) store: Arc<JobStore>,
@@ -74,7 +76,8 @@ impl Heartbeat {
         }
     }
 
-    /// A job may have been cancelled while this consumer was cut off, and so did not hear of it.
+    /// Stops running jobs whose record is final: a job may have been cancelled while this consumer
+    /// was disconnected.
     async fn find_ended(&self, records: &mut Records) {
         let leases = self
             .leases
@@ -95,7 +98,7 @@ impl Heartbeat {
     }
 }
 
-/// Lets everybody see that a job runs, where and since when.
+/// Writes the record that says that the job runs, on which consumer and since when.
 async fn announce(store: Arc<JobStore>, lease: Arc<Lease>) {
     let mut record = store.record(&lease);
     let since = i64::try_from(lease.age().as_millis()).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Takes messages from the queues and decides what is done with each.
+//! Takes messages from the queues and decides what to do with each.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,23 +25,24 @@ use crate::settle::{Settlement, Settler, Settling};
 use crate::sink::Sink;
 use crate::trace;
 
-/// How long freed room is gathered before it is asked for, so that a pull is worth it.
+/// How long to wait for more slots to become free, so that one pull asks for several jobs.
 const GATHER: Duration = Duration::from_millis(1);
 
-/// Less than this part of all room is little.
+/// Free room is little if it is less than this fraction of all slots: a quarter.
 const FEW: usize = 4;
 
-/// How often pulls are looked at that may have been lost.
+/// How often the intake looks for lost pulls.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How often a durable consumer is found gone, a second apart, before it is made again.
+/// How many times a durable consumer has to be reported missing, a second apart, before it is
+/// created again.
 const GONE: u32 = 3;
 
-/// How long jobs wait for the cancellations that came while no consumer was there.
+/// How long the first pull waits for cancel requests that came while no consumer ran.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
-/// The most jobs whose settlement may be under way before no more are taken: two full batches.
-/// Whatever is lost with a server has to run again.
+/// No more jobs are taken while so many settlements are under way: two full batches. Jobs whose
+/// settlement is lost with a server have to run again.
 const SETTLING: usize = 2 * MOST_MESSAGES;
 
 /// Takes jobs for a [`Sink`], as many as it has room for.
@@ -55,7 +56,7 @@ pub(crate) struct Intake {
     pub(crate) counters: Arc<Counters>,
     pub(crate) clock: Arc<ServerClock>,
     pub(crate) phases: Phases,
-    /// Told when the sink may have more room.
+    /// Notified when the sink may have more room.
     pub(crate) room: Arc<Notify>,
     pub(crate) fetcher: Fetcher<JobKind>,
     pub(crate) records: Records,
@@ -64,7 +65,8 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    /// Takes jobs until the consumer leaves; then gives back what the server had sent.
+    /// Takes jobs until [`Phases::leave`]. Then gives back the jobs that the server has already
+    /// sent.
     ///
     /// # Errors
     /// When the connection is closed for good.
@@ -72,7 +74,7 @@ impl Intake {
         let phases = self.phases.clone();
         let may_begin = async {
             phases.begun().await;
-            // What was cancelled before this consumer came is not run if that can be helped.
+            // Jobs that were cancelled before this consumer started should not run.
             let _ = tokio::time::timeout(CATCH_UP, phases.caught_up()).await;
         };
         tokio::select! {
@@ -102,7 +104,8 @@ impl Intake {
                     self.first_delivery.renew().await;
                 }
                 () = freed.notified() => {
-                    // A pull for a few of many is not worth it, as long as others run.
+                    // With little room, wait for more: a pull for few jobs costs as much as one for
+                    // many.
                     if self.sink.room() * FEW < self.sink.capacity() {
                         tokio::time::sleep(GATHER).await;
                     }
@@ -114,7 +117,7 @@ impl Intake {
         self.take_what_was_sent().await
     }
 
-    /// After the consumer has left: takes what the server had sent before it heard of it.
+    /// Takes the messages that the server sent before the fetcher left.
     async fn take_what_was_sent(&mut self) -> anyhow::Result<()> {
         self.fetcher.leave().await;
         let nats = self.nats.clone();
@@ -123,7 +126,7 @@ impl Intake {
             let batch = tokio::select! {
                 biased;
                 event = self.fetcher.next() => event?,
-                // Without a connection nothing arrives, and the server delivers it again.
+                // Without a connection nothing arrives, and the server redelivers the messages.
                 _ = &mut arrived => return Ok(()),
             };
             if let Event::Pulled(batch) = batch {
@@ -132,12 +135,13 @@ impl Intake {
         }
     }
 
-    /// The durable consumer of a queue does not exist any more.
+    /// Handles a queue whose durable consumer no longer exists. Creates it again after some such
+    /// reports.
     async fn see_to_gone(&mut self, queue: QueueIndex, gone: &mut HashMap<QueueIndex, u32>) {
         self.first_delivery.forget();
         self.fetcher.pause(queue);
-        // Not at once: the server (2.15.1) still removes the files of a stream that was deleted, and
-        // would remove those of the new one.
+        // Not at once: after a stream was deleted, the server (2.15.1) still removes its files, and
+        // would also remove the files of a new stream.
         let times = gone.entry(queue).or_insert(0);
         *times += 1;
         if *times == GONE {
@@ -146,11 +150,11 @@ impl Intake {
         }
     }
 
-    /// Somebody has deleted a durable consumer: it is made again.
+    /// Creates the durable consumer of a queue again.
     async fn restore(&self, queue: QueueIndex) {
         let queue = self.fetcher.queue(queue);
         let client = &self.nats.client;
-        // The stream may be gone as well.
+        // The stream may be missing as well.
         let restored = async {
             self.topology.ensure(client).await?;
             self.topology
@@ -159,13 +163,13 @@ impl Intake {
         };
         match restored.await {
             Ok(name) => {
-                warn!(stream = %queue.stream, consumer = name, "a durable consumer was gone, and is made again");
+                warn!(stream = %queue.stream, consumer = name, "a durable consumer was missing and was created again");
             }
-            Err(error) => warn!("a durable consumer is gone and cannot be made again: {error:#}"),
+            Err(error) => warn!("a durable consumer is missing and cannot be created: {error:#}"),
         }
     }
 
-    /// Runs or settles the messages of a pull.
+    /// Hands the jobs of a pull to the sink, or settles them.
     async fn take(&mut self, batch: Vec<Pulled<JobKind>>) {
         if batch.iter().any(|pulled| pulled.begins_anew) {
             self.first_delivery.forget();
@@ -194,7 +198,7 @@ impl Intake {
                 if self.leases.has(message, pulled.delivered) {
                     continue;
                 }
-                // Several messages may be of one job.
+                // Several messages may belong to one job.
                 let found = subject.as_ref().and_then(|subject| found.get(&subject.id));
                 to_run.extend(self.sort(subject, pulled, found));
             }
@@ -209,14 +213,14 @@ impl Intake {
         }
     }
 
-    /// Looks records up until it works: the messages are this consumer's, and stay so. `None` if
-    /// everything ends before.
+    /// Looks up records, and tries again until this succeeds, because the server has already
+    /// delivered the messages to this consumer. `None` if the lane ends first.
     async fn look_up(&mut self, ids: Vec<JobId>) -> Option<HashMap<JobId, StoredRecord>> {
-        let mut told = false;
+        let mut has_warned = false;
         let mut connected = self.nats.connected();
         connected.mark_unchanged();
         loop {
-            // An answer that went to a lost connection is not waited for.
+            // After a reconnect, the answer to the old request does not arrive.
             let found = tokio::select! {
                 found = self.records.of(ids.iter().copied()) => found,
                 Ok(()) = connected.changed() => continue,
@@ -224,8 +228,8 @@ impl Intake {
             match found {
                 Ok(found) => return Some(found),
                 Err(error) => {
-                    if !std::mem::replace(&mut told, true) {
-                        warn!("cannot look up what is known of jobs, trying again: {error:#}");
+                    if !std::mem::replace(&mut has_warned, true) {
+                        warn!("cannot look up the records of jobs, trying again: {error:#}");
                     }
                 }
             }
@@ -236,8 +240,8 @@ impl Intake {
         }
     }
 
-    /// Decides what is done with a message: a job to run is returned, everything else is settled in
-    /// the background.
+    /// Decides what to do with a message. Returns the lease of a job to run; everything else is
+    /// settled in the background.
     fn sort(
         &self,
         subject: Option<JobSubject>,

@@ -1,14 +1,15 @@
-//! The consumer's side of the lane: takes jobs, keeps them alive, and settles them.
+//! The durable lane of a consumer: pulls jobs, keeps their messages in progress, and settles the
+//! jobs.
 //!
-//! All of it has a thread, a runtime and a connection of its own: handlers that keep every other
-//! thread busy cannot keep the server waiting for a sign of life.
+//! The lane has its own thread, runtime and connection. So its heartbeat reaches the server in
+//! time, even when handlers keep all other threads busy.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bootstrap::{Beat, Client, Context, Nats, STILL};
+use bootstrap::{Beat, Context, Nats, NatsClient, STILL};
 use common::JobKind;
 use jetstream::records::Records;
 use jetstream::{ApiError, ServerClock, Stream, manage, preflight, request, write_health};
@@ -34,24 +35,24 @@ use crate::settle::{Settlement, Settler, Settling};
 use crate::sink::Sink;
 use crate::store::JobStore;
 
-/// How long the thread waits before it looks for JetStream again.
+/// How long the lane waits before it looks for JetStream again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The respect in which a service has a problem whose lane does not run.
+/// The name of the health problem that says that the lane does not run.
 const RESPECT: &str = "durable lane";
 
-/// The lane, while it runs.
+/// A handle to the running durable lane.
 #[derive(Clone)]
 pub struct Lane {
     handle: Arc<Handle>,
     settlements: mpsc::UnboundedSender<(Arc<Lease>, Settlement)>,
 }
 
-/// The end of a [`Lane`].
+/// Resolves when a [`Lane`] has ended.
 #[derive(Debug)]
 pub struct LaneEnd(oneshot::Receiver<anyhow::Result<()>>);
 
-/// What the service's own threads see of the lane's thread.
+/// The state that the service's threads share with the lane's thread.
 struct Handle {
     phases: Phases,
     leases: Arc<Leases>,
@@ -68,10 +69,15 @@ impl fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// Prepares to take jobs; `None` if the server has no JetStream for this account.
+    /// Opens the lane on its own thread. It takes no jobs before [`Lane::begin`].
+    ///
+    /// `None` if the server has no JetStream for this account, or if the service stops before
+    /// JetStream is ready.
     ///
     /// # Errors
-    /// When the streams or durable consumers cannot be made, or differ from what is declared.
+    /// When NATS cannot be reached, when the streams or durable consumers cannot be created or
+    /// differ from their declaration, or when the server may lose what it has confirmed and
+    /// [`LaneOptions::accept_unsafe`] is not set.
     pub async fn start(
         context: &Context,
         options: LaneOptions,
@@ -86,7 +92,7 @@ impl Lane {
             let opening = Box::pin(open(&context, options, sink));
             match life.during(Duration::MAX, opening).await {
                 Ok(Some(parts)) => {
-                    // The starter may be gone because the service was told to stop.
+                    // The receiver is gone if the service stops meanwhile.
                     let _ = ready.send(Ok(Some(Arc::clone(&parts.handle))));
                     let ended = parts.run(to_settle, &mut life).await;
                     let _ = said.send(ended);
@@ -94,7 +100,7 @@ impl Lane {
                 Ok(None) => drop(ready.send(Ok(None))),
                 Err(error) => drop(ready.send(Err(error))),
             }
-            // Whoever started it has heard why it ends.
+            // The result was sent above, so this end of the task is not a failure.
             life.done();
         })?;
         let handle = started
@@ -114,48 +120,51 @@ impl Lane {
         self.handle.phases.begin();
     }
 
-    /// Settles a job, in the background: stores what became of it, and then acknowledges it.
+    /// Settles a job in the background: stores its outcome first, then acknowledges its message or
+    /// gives it back.
     pub fn settle(&self, lease: Arc<Lease>, settlement: Settlement) {
         self.handle.settling.add();
-        // The thread ends after all that was to be settled; an error is a thread that panicked,
-        // after which the job is delivered again.
+        // An error means that the lane's thread has ended. The server redelivers the job after the
+        // ack wait.
         if self.settlements.send((lease, settlement)).is_err() {
             self.handle.settling.remove();
         }
     }
 
-    /// The kinds of which jobs wait and that no consumer serves, as far as their jobs are among the
-    /// oldest.
+    /// The kinds that have waiting jobs but no consumer. Only the oldest jobs in the streams are
+    /// examined, so a kind may be missing.
     #[must_use]
     pub fn kinds_without_consumer(&self) -> Vec<JobKind> {
         self.handle.without_consumer.kinds()
     }
 
-    /// What was counted of the lane here, beside how jobs ended.
+    /// The counters of the lane in this consumer, except how jobs ended.
     #[must_use]
     pub fn figures(&self) -> Figures {
         self.handle.counters.figures()
     }
 
-    /// The sink may have more room.
+    /// Notifies the lane that the sink may have more room.
     pub fn room_changed(&self) {
         self.handle.room.notify_one();
     }
 
-    /// Takes no more jobs. What the server has sent is given back.
+    /// Stops taking jobs. Jobs that the server has already sent are given back.
     pub fn leave(&self) {
         self.handle.phases.leave();
     }
 
-    /// Waits until the sink is given no more jobs, after [`Lane::leave`].
+    /// Waits until the lane hands no more jobs to the sink, after [`Lane::leave`].
     pub async fn left(&self) {
         self.handle.phases.left().await;
     }
 
-    /// Waits until all jobs are settled and the server has heard of it.
+    /// Waits until all jobs are settled and the server has received the acknowledgements. Then ends
+    /// the lane.
     ///
     /// # Errors
-    /// When that does not come to pass within `patience`: the jobs are delivered again.
+    /// When not all jobs are settled within `patience`: the server redelivers the others. Also the
+    /// error that ended the lane.
     pub async fn finish(&self, mut end: LaneEnd, patience: Duration) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + patience;
         self.leave();
@@ -169,17 +178,17 @@ impl Lane {
         let ended = tokio::time::timeout_at(deadline, end.wait()).await;
         anyhow::ensure!(
             in_time && ended.is_ok(),
-            "{left} jobs were not settled in time and will be delivered again"
+            "{left} jobs were not settled in time and will be redelivered"
         );
         ended.unwrap_or(Ok(()))
     }
 }
 
 impl LaneEnd {
-    /// Waits until the lane has ended: because of an error, if nobody told it to.
+    /// Waits until the lane has ended. Without a call of [`Lane::finish`], only an error ends it.
     ///
     /// # Errors
-    /// Why it ended.
+    /// The error that ended the lane.
     pub async fn wait(&mut self) -> anyhow::Result<()> {
         (&mut self.0)
             .await
@@ -195,7 +204,7 @@ async fn open(
     let nats = context.connect("durable").await?;
     let client = nats.client.clone();
     let clock = Arc::new(ServerClock::default());
-    let mut told = false;
+    let mut has_warned = false;
     let queues = loop {
         match prepare(&client, &options, &clock).await {
             Ok(Some(queues)) => break queues,
@@ -203,7 +212,7 @@ async fn open(
             // NATS was lost, or JetStream is not ready yet.
             Err(error) if is_away(&error) => {
                 let problem = format!("the durable lane waits for JetStream: {error:#}");
-                if !std::mem::replace(&mut told, true) {
+                if !std::mem::replace(&mut has_warned, true) {
                     warn!("{problem}");
                 }
                 context.health.set_problem(RESPECT, Some(problem));
@@ -244,9 +253,9 @@ async fn open(
     }))
 }
 
-/// Makes streams and durable consumers that are missing; `None` without JetStream.
+/// Creates missing streams and durable consumers; `None` without JetStream.
 async fn prepare(
-    client: &Client,
+    client: &NatsClient,
     options: &LaneOptions,
     clock: &ServerClock,
 ) -> anyhow::Result<Option<Vec<Arc<Queue<JobKind>>>>> {
@@ -260,9 +269,7 @@ async fn prepare(
         if !finding.breaks || options.accept_unsafe {
             warn!("{finding}");
         } else {
-            anyhow::bail!(
-                "{finding}; or tell the consumer to go on all the same by --accept-unsafe-server"
-            );
+            anyhow::bail!("{finding}; to use this server anyway, give --accept-unsafe-server");
         }
     }
     let mut queues = Vec::new();
@@ -289,7 +296,7 @@ fn is_away(error: &anyhow::Error) -> bool {
     )
 }
 
-/// What runs on the lane's thread, before it begins.
+/// The opened lane, before it runs.
 struct Parts {
     nats: Nats,
     options: LaneOptions,
@@ -302,7 +309,7 @@ struct Parts {
 }
 
 impl Parts {
-    /// Runs until everything ends, or the intake fails.
+    /// Runs until [`Phases::end`], or until the intake fails.
     async fn run(
         self,
         mut to_settle: mpsc::UnboundedReceiver<(Arc<Lease>, Settlement)>,
@@ -315,7 +322,7 @@ impl Parts {
             Arc::clone(&handle.settling),
         );
         let cancellations = Cancellations::default();
-        // They end when this does.
+        // Dropping the set at the end of this function aborts the tasks.
         let _background = self.start_background(&settler, &cancellations);
         let intake = Intake {
             records: Records::new(&nats.client).await?,
@@ -350,11 +357,11 @@ impl Parts {
                 () = handle.phases.ended() => break,
             }
         }
-        // So that the last acknowledgements have arrived.
+        // After a round trip, the server has received the last acknowledgements.
         nats.round_trip(request::PATIENCE).await
     }
 
-    /// Starts each background task with what it needs.
+    /// Starts the background tasks.
     fn start_background(&self, settler: &Settler, cancellations: &Cancellations) -> JoinSet<()> {
         let Handle {
             phases,

@@ -15,10 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fetch::{Pulled, Queue};
 
-/// A job that a consumer has, from its delivery until it is settled.
+/// A job that this consumer holds, from the delivery of its message until its settlement.
 ///
-/// While it lives, the server is told again and again that somebody is at it. One that is dropped
-/// without having been settled is delivered again after the ack wait.
+/// While the lease is held, the heartbeat sends an in-progress for the message, so that the server
+/// does not redeliver it. A lease does not lock the job: if no in-progress reaches the server
+/// within the ack wait, the server redelivers the message, and another consumer can hold a lease of
+/// the same job at the same time. A write of the record fails if another consumer has changed the
+/// record, so the job has only one outcome.
+///
+/// If a lease ends without a settlement, the server redelivers the message after the ack wait.
 #[derive(Debug)]
 pub struct Lease {
     /// The job.
@@ -27,35 +32,36 @@ pub struct Lease {
     pub kind: JobKind,
     /// The number of this attempt, from 1.
     pub attempt: u32,
-    /// The job as it was submitted.
+    /// The body of the message: the job as it was submitted.
     pub payload: Bytes,
-    /// The headers that it was submitted with, and those of the lane.
+    /// The headers of the submission, and those that the lane has added.
     pub headers: Option<HeaderMap>,
-    /// Cancelled when the job is: its handler has to stop.
+    /// Cancelled when the job is cancelled: its handler has to stop.
     pub cancelled: CancellationToken,
-    /// Its message, which is acknowledged when it is settled; `None` where there is none: what the
-    /// server gave up, or has lost.
+    /// The message to acknowledge when the job is settled. `None` if there is none, because the
+    /// server has given up delivering the message or has lost it.
     pub(crate) delivery: Option<Delivery>,
     pub(crate) priority: Priority,
     pub(crate) run: u32,
-    /// How often its message was delivered, also to this consumer while it had the job already.
+    /// How often the message was delivered, including redeliveries to this consumer while it holds
+    /// the job.
     pub(crate) delivered: AtomicU64,
     pub(crate) failures: Vec<FailedAttempt>,
     pub(crate) max_attempts: u32,
     pub(crate) backoff: Backoff,
     pub(crate) since: Instant,
     pub(crate) started: AtomicBool,
-    /// The sequence of the job's record, 0 for none: whoever writes the record holds it, and
-    /// expects it.
+    /// The stream sequence of the job's record, 0 if it has none. Each write of the record locks
+    /// this number, and succeeds only if the stored record has this sequence.
     pub(crate) record: tokio::sync::Mutex<u64>,
-    /// Whether a record says that it runs.
+    /// Whether the heartbeat has begun to write the record that says that the job runs.
     pub(crate) announced: AtomicBool,
-    /// Whether it is being settled: from then on nothing else may be written of it.
+    /// Whether the settlement has begun. After that, no record may say that the job runs.
     pub(crate) settling: AtomicBool,
 }
 
 impl Lease {
-    /// A job as it was delivered, with what its record says of it.
+    /// A lease of a delivered job. The failures come from its record.
     pub(crate) fn of_delivery(
         subject: JobSubject,
         pulled: Pulled<JobKind>,
@@ -84,7 +90,7 @@ impl Lease {
         }
     }
 
-    /// A job without a message to acknowledge.
+    /// A lease of a job without a message to acknowledge.
     pub(crate) fn without_delivery(
         subject: JobSubject,
         headers: Option<HeaderMap>,
@@ -116,7 +122,7 @@ impl Lease {
         }
     }
 
-    /// Its handler is called now.
+    /// Notes that the handler is called now.
     pub fn start(&self) {
         self.started.store(true, Ordering::Relaxed);
     }
@@ -127,20 +133,20 @@ impl Lease {
         self.started.load(Ordering::Relaxed)
     }
 
-    /// Whether there is no attempt after this one.
+    /// Whether this is the last attempt.
     #[must_use]
     pub fn is_last_attempt(&self) -> bool {
         self.attempt >= self.max_attempts
     }
 
-    /// When its message was put into the queue, by the clock of the NATS server.
+    /// When the server stored the message in the queue, by the server's clock.
     #[must_use]
     pub fn queued_at(&self) -> Option<SystemTime> {
         let nanoseconds = u64::try_from(self.delivery.as_ref()?.stored?.unix_nanos()).ok()?;
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanoseconds))
     }
 
-    /// The subject of one of its runs.
+    /// The subject of a run of this job.
     pub(crate) fn subject(&self, run: u32) -> JobSubject {
         JobSubject {
             id: self.id,
@@ -150,7 +156,7 @@ impl Lease {
         }
     }
 
-    /// How long this consumer has it.
+    /// How long this consumer has held the job.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.since.elapsed()
@@ -165,7 +171,7 @@ pub(crate) struct Delivery {
     pub(crate) stream_sequence: u64,
     /// The subject for its acknowledgement.
     pub(crate) ack: Subject,
-    /// When the message came into its stream.
+    /// When the stream stored the message.
     pub(crate) stored: Option<Timestamp>,
 }
 
@@ -175,7 +181,8 @@ pub(crate) struct Leases {
     held: Mutex<HashMap<Key, Arc<Lease>>>,
 }
 
-/// The stream, the sequence of the message, and the job: a stream that was made again counts anew.
+/// The stream, the sequence of the message, and the id of the job. A stream that was created again
+/// uses the same sequences again, so these do not suffice.
 pub(crate) type Key = (Stream, u64, JobId);
 
 impl Leases {
@@ -191,8 +198,9 @@ impl Leases {
         }
     }
 
-    /// Whether this consumer has the job of a message that is delivered again: the server was away,
-    /// or this consumer was, and what it acknowledges now counts for both deliveries.
+    /// Whether this consumer holds the job of a redelivered message. This happens when the server
+    /// or this consumer was disconnected. The lease keeps the higher number of deliveries, and its
+    /// acknowledgement counts for both deliveries.
     pub(crate) fn has(&self, key: Key, delivered: u64) -> bool {
         let held = self.lock();
         let Some(lease) = held.get(&key) else {
@@ -206,7 +214,7 @@ impl Leases {
         self.lock().len()
     }
 
-    /// Those of which this is true.
+    /// The leases that match.
     pub(crate) fn select(&self, wanted: impl Fn(&Lease) -> bool) -> Vec<Arc<Lease>> {
         let held = self.lock();
         held.values()

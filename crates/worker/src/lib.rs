@@ -1,5 +1,5 @@
-//! The consumer's side of durable jobs: fetch them, decide what is done with each, keep them alive,
-//! settle them; and maintenance of the streams.
+//! The durable lane of a consumer: pulls jobs, decides what to do with each job, keeps its message
+//! in progress, and settles it. Also maintains the streams.
 
 mod acknowledged;
 mod cancel_listener;

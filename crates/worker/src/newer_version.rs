@@ -1,8 +1,8 @@
 //! Jobs that only a newer consumer can read.
 //!
-//! While consumers are upgraded one by one, an older one may get a job that a newer version wrote. The
-//! job says so in a header, and the older consumer puts it off until a newer one gets it: it takes no
-//! slot meanwhile, and none of its attempts is used.
+//! While consumers are upgraded one by one, an older consumer may get a job that a newer version
+//! wrote. A header of the job says so, and the older consumer puts the job off until a newer
+//! consumer gets it. Meanwhile the job takes no slot and uses no attempt.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,16 +12,16 @@ use common::{JobKind, WIRE_VERSION, subjects};
 use tokio::time::Instant;
 use tracing::warn;
 
-/// The first wait, which doubles with each run ...
+/// The wait in the first run. It doubles with each run.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
-/// ... up to this.
+/// The longest wait.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
-/// How often such jobs are reported.
+/// The time between two log lines about such jobs.
 const REPORT: Duration = Duration::from_secs(10);
 
-/// The version of the wire format that a message needs, if this consumer does not read it.
+/// The version of the wire format that a message needs; `None` if this consumer reads that version.
 pub(crate) fn newer_version(headers: Option<&HeaderMap>) -> Option<u32> {
     let version = headers?.get(subjects::REQUIRES_HEADER)?.as_str();
     version
@@ -30,15 +30,15 @@ pub(crate) fn newer_version(headers: Option<&HeaderMap>) -> Option<u32> {
         .filter(|version| *version > WIRE_VERSION)
 }
 
-/// How long a job waits in its `run`-th run until another consumer gets it.
+/// How long a job is put off in its `run`-th run.
 pub(crate) fn wait(run: u32) -> Duration {
     let doubled = FIRST_WAIT.saturating_mul(1 << run.saturating_sub(1).min(16));
     let wait = doubled.min(LONGEST_WAIT);
-    // Jobs that came together do not come back together.
+    // Jitter, so that jobs that came together do not come back together.
     wait.mul_f64(1.0 + rand::random::<f64>() / 2.0)
 }
 
-/// Reports such jobs, not more often than every ten seconds.
+/// Logs such jobs, at most one in ten seconds.
 #[derive(Debug, Default)]
 pub(crate) struct Reporter(Mutex<Option<Instant>>);
 
@@ -51,7 +51,8 @@ impl Reporter {
         *last = Some(Instant::now());
         warn!(
             job.kind = %kind,
-            "a job needs version {version} of the wire format and this consumer reads version {WIRE_VERSION}: it waits for a newer consumer (further ones are reported every 10 s)"
+            "a job needs version {version} of the wire format and this consumer reads version \
+             {WIRE_VERSION}: the job waits for a newer consumer (logged at most every 10 s)"
         );
     }
 }

@@ -3,21 +3,22 @@ use std::time::Duration;
 use common::JobKind;
 use jetstream::Topology;
 
-/// How the lane works.
+/// The options of the durable lane.
 #[derive(Clone, Debug)]
 pub struct LaneOptions {
-    /// The name of the consumer.
+    /// The name of the consumer instance.
     pub instance: String,
     /// The kinds that it serves.
     pub kinds: Vec<JobKind>,
-    /// How long the records of jobs that have ended are kept, but for dead ones.
+    /// How long the record of a job is kept after the job has ended. The record of a dead letter is
+    /// kept until the dead letter is replayed or discarded.
     pub keep: Duration,
-    /// The most bytes of a payload that such a record keeps; 0 for none.
+    /// The largest payload that such a record keeps, in bytes; 0 keeps none.
     pub keep_payload: usize,
-    /// The streams.
+    /// The declaration of the streams.
     pub topology: Topology,
-    /// Whether to go on with a server that does not keep what the lane promises.
+    /// Whether to use a server that may lose what it has confirmed.
     pub accept_unsafe: bool,
-    /// How long no pull may come to a good end, while jobs wait, before that is a problem.
+    /// How long pulls may fail while jobs wait, before the service reports a problem.
     pub starved_after: Duration,
 }

@@ -1,8 +1,9 @@
 use tokio_util::sync::CancellationToken;
 
-/// The phases of durable jobs in a consumer, from its start to its stop; clones are the same phases.
+/// The phases of the durable lane from its start to its stop; clones share the phases.
 ///
-/// They pass in this order: begin, leave, left, end. Each is passed once and stays so.
+/// The order is: begin, leave, left, end. A phase that was entered stays entered. `caught_up` comes
+/// at any time after the start.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Phases {
     begin: CancellationToken,
@@ -13,7 +14,7 @@ pub(crate) struct Phases {
 }
 
 impl Phases {
-    /// Jobs may be taken.
+    /// Allows the intake to take jobs.
     pub(crate) fn begin(&self) {
         self.begin.cancel();
     }
@@ -23,7 +24,7 @@ impl Phases {
         self.begin.cancelled().await;
     }
 
-    /// The requests to cancel that were waiting at the start are carried out.
+    /// Notes that the cancel requests from before the start are carried out.
     pub(crate) fn catch_up(&self) {
         self.caught_up.cancel();
     }
@@ -38,7 +39,7 @@ impl Phases {
         self.caught_up.cancelled().await;
     }
 
-    /// No more jobs are taken from now on.
+    /// Stops taking jobs.
     pub(crate) fn leave(&self) {
         self.leave.cancel();
     }
@@ -53,7 +54,7 @@ impl Phases {
         self.leave.cancelled().await;
     }
 
-    /// All jobs that the server had sent have arrived.
+    /// Notes that all jobs that the server had sent have arrived.
     pub(crate) fn set_left(&self) {
         self.left.cancel();
     }
@@ -63,17 +64,17 @@ impl Phases {
         self.left.cancelled().await;
     }
 
-    /// Everything ends, whether it is settled or not.
+    /// Ends the lane, even if jobs are not settled.
     pub(crate) fn end(&self) {
         self.end.cancel();
     }
 
-    /// Whether everything ends.
+    /// Whether [`Phases::end`] was called.
     pub(crate) fn is_ended(&self) -> bool {
         self.end.is_cancelled()
     }
 
-    /// Waits until everything ends.
+    /// Waits for [`Phases::end`].
     pub(crate) async fn ended(&self) {
         self.end.cancelled().await;
     }

@@ -1,36 +1,37 @@
-//! What a delivered message says of its job.
+//! Reads the job from a delivered message.
 
 use bootstrap::is_unreadable;
 use common::{
-    Backoff, DeadReason, DecodeError, Job, JobKind, JobRecord, JobSubject, OutcomeError, Timestamp,
-    codes,
+    Backoff, DeadReason, DecodeError, JobKind, JobMessage, JobRecord, JobSubject, OutcomeError,
+    Timestamp, codes,
 };
 
 use crate::fetch::Pulled;
 use crate::newer_version::newer_version;
 use crate::settle::Settlement;
 
-/// A message as far as it can be read.
+/// The parts of a message that could be read.
 #[derive(Debug)]
 pub(crate) struct ReadMessage {
     pub(crate) max_attempts: u32,
     pub(crate) backoff: Backoff,
     pub(crate) deadline: Option<Timestamp>,
     pub(crate) run_at: Option<Timestamp>,
-    /// The version of the wire format that it needs, if this consumer does not read it.
+    /// The version of the wire format that the message needs; `None` if this consumer reads that
+    /// version.
     pub(crate) newer_version: Option<u32>,
     /// Whether its headers or its subject cannot be read.
     unreadable: bool,
-    /// Why it is not the job that its subject says.
+    /// Why the message is not the job that its subject names; `None` if it is.
     problem: Option<String>,
 }
 
 impl ReadMessage {
     pub(crate) fn of(subject: Option<&JobSubject>, pulled: &Pulled<JobKind>) -> Self {
-        let job = Job::decode(&pulled.payload);
+        let job = JobMessage::decode(&pulled.payload);
         let newer_version = newer_version(pulled.headers.as_ref());
         let problem = match newer_version {
-            // What looks wrong may be new.
+            // What looks wrong may belong to the newer version.
             Some(_) => None,
             None => problem_of(&job, subject, &pulled.subject),
         };
@@ -47,10 +48,11 @@ impl ReadMessage {
         }
     }
 
-    /// Whether it is not of the waiting job that has its id, and must not end that job.
+    /// Whether the message does not belong to the waiting job that has its id. Such a message must
+    /// not end that job.
     ///
-    /// A job that waits was read before, and its record is written before its next run: another message
-    /// with its id is from another sender.
+    /// A waiting job was read before, and its record was written before the message of its next
+    /// run. So a message that does not match the record comes from another sender.
     pub(crate) fn is_of_another_job(&mut self, waits: &JobRecord, subject: &JobSubject) -> bool {
         if self.problem.is_none() {
             self.problem = other_job(waits, subject).map(str::to_owned);
@@ -58,7 +60,7 @@ impl ReadMessage {
         self.unreadable || self.problem.is_some()
     }
 
-    /// How a message ends that is no job.
+    /// The settlement of a message that is not a valid job; `None` for a valid job.
     pub(crate) fn failure(&mut self) -> Option<Settlement> {
         let (reason, error) = if self.unreadable {
             let text = "the headers of the message, or its subject, cannot be read; the headers are kept with the dead letter, as base64";
@@ -75,9 +77,9 @@ impl ReadMessage {
     }
 }
 
-/// Why a message is not the job that its subject says; `None` if it is.
+/// Why a message is not the job that its subject names; `None` if it is.
 fn problem_of(
-    job: &Result<Job<'_>, DecodeError>,
+    job: &Result<JobMessage<'_>, DecodeError>,
     subject: Option<&JobSubject>,
     text: &str,
 ) -> Option<String> {
@@ -98,7 +100,7 @@ fn problem_of(
     }
 }
 
-/// Why a message is not of the waiting job that has its id; `None` if it is.
+/// Why a message does not belong to the waiting job that has its id; `None` if it does.
 fn other_job(waits: &JobRecord, subject: &JobSubject) -> Option<&'static str> {
     let kind = waits.kind.as_ref();
     if subject.run > waits.run {

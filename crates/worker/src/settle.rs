@@ -1,4 +1,4 @@
-//! Stores what became of a job, and then acknowledges its message: never the other way round.
+//! Settles jobs: always stores the outcome first, and then acknowledges the message.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,10 +11,11 @@ use tokio::sync::Notify;
 use crate::lease::{Lease, Leases};
 use crate::store::{JobStore, add_failure};
 
-/// What a record and the headers of a message may take beside the result, in bytes.
+/// The size that a message needs beside the result, for its headers and the rest of the record, in
+/// bytes.
 const MARGIN: usize = 4096;
 
-/// What became of an attempt.
+/// How a delivered job is settled.
 #[derive(Debug)]
 pub enum Settlement {
     /// The handler returned.
@@ -28,41 +29,43 @@ pub enum Settlement {
     Failed {
         /// Why.
         error: OutcomeError,
-        /// When a repetition has a chance, if that is known.
+        /// The wait before the next attempt; `None` leaves it to the backoff.
         retry_after: Option<Duration>,
     },
-    /// The job is given up.
+    /// The job becomes a dead letter.
     Dead {
         /// Why.
         reason: DeadReason,
         /// What went wrong in this attempt, if there was one.
         error: Option<OutcomeError>,
     },
-    /// It was cancelled.
+    /// The job was cancelled.
     Cancelled,
-    /// Its deadline has passed.
+    /// The deadline of the job has passed.
     Expired,
-    /// It was not done, and that is not its fault.
+    /// The job was not run to its end, for a reason outside of the job. The server redelivers its
+    /// message, and no attempt is used.
     GivenBack,
-    /// It was delivered although it has ended.
+    /// Only acknowledge the message: the job has ended, or a message of another run has replaced
+    /// this one.
     OnlyAck,
-    /// It was delivered although it waits for a later run.
+    /// The job waits for a later run than that of the message.
     PutOff {
         /// The number of that run.
         run: u32,
-        /// When it is due.
+        /// When that run is due.
         until: Timestamp,
     },
-    /// It was delivered although it waits for this very run.
+    /// The job waits for the run of the message, which is not due yet.
     Waits {
-        /// Its record.
+        /// The record of the job.
         record: Box<JobRecord>,
-        /// When it is due.
+        /// When that run is due.
         until: Timestamp,
     },
-    /// It is not to be started before then.
+    /// The job must not start yet. It is scheduled.
     Early {
-        /// When it is due.
+        /// When that run is due.
         until: Timestamp,
     },
 }
@@ -75,12 +78,13 @@ pub(crate) struct Settling {
 }
 
 impl Settling {
-    /// One more is settled from now on; [`Settler::settle_counted`] counts it down.
+    /// Counts one more job. [`Settler::settle_counted`] takes it off the count when its settlement
+    /// ends.
     pub(crate) fn add(&self) {
         self.count.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// One that was counted is not settled after all, or is.
+    /// Counts one job less, because its settlement has ended or cannot begin.
     pub(crate) fn remove(&self) {
         self.count.fetch_sub(1, Ordering::AcqRel);
         self.changed.notify_waiters();
@@ -90,7 +94,7 @@ impl Settling {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Waits until the number has fallen.
+    /// Waits until the count falls.
     pub(crate) async fn fallen(&self) {
         self.changed.notified().await;
     }
@@ -107,7 +111,7 @@ impl Settling {
     }
 }
 
-/// Settles jobs in the background; clones settle for the same consumer.
+/// Settles jobs in the background; clones share their state.
 #[derive(Clone)]
 pub(crate) struct Settler {
     store: Arc<JobStore>,
@@ -115,8 +119,8 @@ pub(crate) struct Settler {
     settling: Arc<Settling>,
 }
 
-/// A settlement that is under way. Should it panic, nobody gives signs of life for the job any more,
-/// and the server delivers it again.
+/// A settlement under way. Its drop ends the lease, even after a panic: then the heartbeat for the
+/// job stops, and the server redelivers the job after the ack wait.
 struct UnderWay {
     settler: Settler,
     lease: Arc<Lease>,
@@ -144,7 +148,7 @@ impl Settler {
         self.settle_counted(lease, settlement);
     }
 
-    /// The same for a job that [`Settling::add`] has counted.
+    /// Settles a job in the background that [`Settling::add`] has already counted.
     pub(crate) fn settle_counted(&self, lease: Arc<Lease>, settlement: Settlement) {
         let under_way = UnderWay {
             settler: self.clone(),
@@ -214,7 +218,7 @@ impl Settler {
                 record: mut there,
                 until,
             } => {
-                // This delivery was not lost with its consumer.
+                // Otherwise this delivery would count as an attempt whose consumer was lost.
                 there.settled_deliveries = record.settled_deliveries;
                 store.give_back(lease, &there, until.since(now)).await;
             }

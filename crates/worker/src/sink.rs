@@ -6,7 +6,7 @@ use common::JobKind;
 use crate::lease::Lease;
 use crate::settle::Settlement;
 
-/// Who runs the jobs that the lane takes.
+/// Runs the jobs that the lane takes.
 pub trait Sink: Send + Sync + 'static {
     /// Total number of slots.
     fn capacity(&self) -> usize;
@@ -14,14 +14,14 @@ pub trait Sink: Send + Sync + 'static {
     /// Number of further jobs that it takes now.
     fn room(&self) -> usize;
 
-    /// Takes jobs, also if there are more than there is room for: each of them is settled by
-    /// [`crate::Lane::settle`] in the end.
+    /// Takes all these jobs, even if there is no room for some. Each job is settled by
+    /// [`crate::Lane::settle`], unless [`Sink::give_up_waiting`] returns it.
     fn take(&self, jobs: Vec<Arc<Lease>>);
 
-    /// Gives jobs back that have waited for longer than this and were not started.
+    /// Removes and returns the jobs that have waited longer than this and were not started.
     fn give_up_waiting(&self, longer_than: Duration) -> Vec<Arc<Lease>>;
 
-    /// A job of this kind ended here without its handler being called: its deadline had passed, or
-    /// it could not be run at all.
+    /// Called when a job of this kind ends without a call of its handler, because its deadline had
+    /// passed or because it cannot be run.
     fn refused(&self, kind: Option<&JobKind>, settlement: &Settlement);
 }

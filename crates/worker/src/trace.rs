@@ -1,4 +1,4 @@
-//! What a trace says of a job that ends without having been run.
+//! The span of a job that ends without a call of its handler.
 
 use bootstrap::trace::{Job, Span, TraceContext};
 use common::subjects;
@@ -6,7 +6,7 @@ use common::subjects;
 use crate::lease::Lease;
 use crate::settle::Settlement;
 
-/// Records the end of a job that no handler is called for.
+/// Records such a span.
 pub(crate) fn refused(lease: &Lease, settlement: &Settlement) {
     let (outcome, code) = match settlement {
         Settlement::Expired => ("expired", "expired"),

@@ -104,8 +104,18 @@ fn plan(tools: &Tools) -> (Vec<Step>, Vec<String>) {
             rustdoc_flags: Some("-D warnings"),
             ..Step::new("documentation", "doc --workspace --no-deps --locked")
         },
-        Step::new("the message crate alone", "build --locked --package common"),
+        Step::new(
+            "the message crate alone",
+            "build --locked --package nats-jobs-common",
+        ),
     ];
+    // Changes that are not committed yet are no reason to stop here.
+    steps.push(Step::new(
+        "the packages that users depend on",
+        "package --locked --allow-dirty --package nats-jobs-common --package nats-jobs-connection \
+         --package nats-jobs-jetstream --package nats-jobs-client --package nats-jobs-bootstrap \
+         --package nats-jobs-worker --package nats-jobs-consumer",
+    ));
     if tools.deny {
         steps.push(Step::new(
             "dependencies",

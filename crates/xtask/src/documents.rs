@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use common::{ConsumerStatus, Fleet, FleetRequest, Job, JobRecord, Outcome};
+use common::{ConsumerStatus, Fleet, FleetRequest, JobMessage, JobRecord, Outcome};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use test_support::project_root;
@@ -60,7 +60,7 @@ fn schemas() -> [(&'static str, Schema); 6] {
     // What a consumer sends: a reader finds each field that is always there.
     let sent = settings.for_serialize();
     [
-        ("job", schema::<Job<'_>>(&taken)),
+        ("job", schema::<JobMessage<'_>>(&taken)),
         ("outcome", schema::<Outcome>(&sent)),
         ("consumer-status", schema::<ConsumerStatus>(&sent)),
         ("job-record", schema::<JobRecord>(&sent)),

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use common::{
     Backoff, ConsumerState, ConsumerStatus, Counts, DeadReason, FailedAttempt, Fleet, FleetKind,
-    FleetMember, FleetRequest, Job, JobId, JobKind, JobRecord, JobState, KindStatus, LaneStatus,
-    Outcome, OutcomeError, Presence, Priority, RunTime, Status, Timestamp, subjects,
+    FleetMember, FleetRequest, JobId, JobKind, JobMessage, JobRecord, JobState, KindStatus,
+    LaneStatus, Outcome, OutcomeError, Presence, Priority, RunTime, Status, Timestamp, subjects,
 };
 use serde_json::{Value, json};
 use test_support::project_root;
@@ -71,7 +71,7 @@ fn decodes(name: &str, document: &Value) -> Result<(), String> {
     let bytes = document.to_string().into_bytes();
     let text = |error: serde_json::Error| error.to_string();
     match name {
-        "job" => Job::decode(&bytes)
+        "job" => JobMessage::decode(&bytes)
             .map(drop)
             .map_err(|error| error.to_string()),
         "outcome" => serde_json::from_slice::<Outcome>(&bytes)
@@ -335,14 +335,14 @@ fn what_is_sent_is_what_the_schemas_say() {
             .unwrap_or_else(|error| panic!("{name}: {error}: {document}"));
     };
     let now = Timestamp::now();
-    let job = Job {
+    let job = JobMessage {
         id: Some(JobId::generate()),
         created_at: Some(now),
         deadline: Some(now),
         backoff: Some(Backoff::default()),
         priority: Priority::High,
         max_attempts: Some(common::MaxAttempts::default()),
-        ..Job::new("mail.send".parse().unwrap())
+        ..JobMessage::new("mail.send".parse().unwrap())
     };
     check("job", serde_json::to_value(job).unwrap());
 
@@ -493,7 +493,7 @@ fn the_services_are_built_without_what_only_the_documents_need() {
             test_support::SERVICES
                 .iter()
                 .filter(|service| **service != "gateway")
-                .map(|service| format!("--package={service}")),
+                .map(|service| format!("--package={}", test_support::package_of(service))),
         )
         .output()
         .expect("cargo can be started");

@@ -10,7 +10,7 @@ use syn::{Attribute, Item, ItemMod, ItemUse, UseTree, Visibility};
 
 /// Files that are one idea: docs/architecture.md says why. Each name begins with that of the crate.
 const EXCEPTIONS: [&[&str]; 4] = [
-    &["bootstrap::health", "bootstrap::task"],
+    &["connection::health", "connection::task"],
     &[
         "consumer::declared::exec",
         "consumer::declared::exec::declaration",

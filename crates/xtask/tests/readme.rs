@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Job, Outcome};
+use common::{JobMessage, Outcome};
 use test_support::{DEADLINE, NatsServer, Service, ServiceBuilder, eventually, project_root};
 
 const README: &str = "README.md";
@@ -141,18 +141,20 @@ async fn each_flag_stands_in_the_tables_with_its_variable_and_default() {
 
 #[test]
 fn each_example_in_rust_is_compiled_in_the_library_or_here() {
-    let library = read("crates/consumer/src/lib.rs");
-    let documentation: Vec<&str> = library
-        .lines()
-        .map_while(|line| line.strip_prefix("//!"))
-        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+    let documentation: Vec<String> = ["client", "common", "consumer"]
+        .iter()
+        .flat_map(|folder| sources(&format!("crates/{folder}/src")))
+        .flat_map(|source| documented(&source))
         .collect();
     let documentation = documentation.join("\n");
+    let program = read("crates/client/examples/submit.rs");
     let here = read("crates/xtask/tests/readme.rs");
     let examples = all_blocks("rust");
     assert!(examples.len() >= 5, "{examples:?}");
     for (page, example) in examples {
-        let compiled = documentation.contains(&example) || here.contains(&example);
+        let compiled = [&documentation, &here, &program]
+            .iter()
+            .any(|source| source.contains(&example));
         assert!(compiled, "{page}: this is not compiled:\n{example}");
     }
 }
@@ -168,19 +170,35 @@ async fn checksum(url: &str, password: &str) -> Result<String, Box<dyn std::erro
     Ok(String::from_utf8(outcome.payload.to_vec())?)
 }
 
-// As the page on durable jobs shows it.
-async fn checksum_durably(nats: async_nats::Client) -> anyhow::Result<client::Waited> {
-    let (_up, connected) = tokio::sync::watch::channel(true);
-    let patience = client::Patience {
-        confirm: std::time::Duration::from_secs(30),
-        wait_for_nats: true,
-        wait_for_room: true,
-    };
-    let nats = nats.into();
-    let submitter = client::Submitter::over(&nats, connected.clone(), patience);
-    let job = client::NewJob::decode(r#"{"kind": "sha256", "payload": {"text": "abc"}}"#.into())?;
-    submitter.submit(&job).await?; // the job is on the server's disk
-    client::wait(&nats, connected, job.id, std::time::Duration::from_mins(1)).await
+/// The source files of a folder, and of those below it.
+fn sources(folder: &str) -> Vec<String> {
+    let root = test_support::project_root().join(folder);
+    let mut sources = Vec::new();
+    for entry in fs::read_dir(&root).expect("the folder can be read") {
+        let path = entry.expect("the folder can be read").path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let inner = format!("{folder}/{}", name.expect("names are text"));
+        if path.is_dir() {
+            sources.extend(self::sources(&inner));
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            sources.push(read(&inner));
+        }
+    }
+    sources
+}
+
+/// The lines of its doc comments, as rustdoc compiles them.
+fn documented(source: &str) -> Vec<String> {
+    let lines = source.lines().map(str::trim_start);
+    let lines = lines.filter_map(|line| {
+        let line = line
+            .strip_prefix("//!")
+            .or_else(|| line.strip_prefix("///"))?;
+        let line = line.strip_prefix(' ').unwrap_or(line);
+        // What begins with `# ` is compiled and not shown.
+        (!line.starts_with("# ")).then(|| line.to_owned())
+    });
+    lines.collect()
 }
 
 #[tokio::test]
@@ -198,7 +216,7 @@ async fn a_client_in_rust_submits_a_job() {
 }
 
 #[tokio::test]
-async fn a_client_in_rust_submits_a_durable_job_and_waits_for_its_end() {
+async fn a_client_in_rust_submits_a_typed_job_and_prints_its_typed_result() {
     let server = NatsServer::start().await;
     let mut consumer = Service::named("consumer")
         .envs(server.env_for("worker"))
@@ -206,18 +224,21 @@ async fn a_client_in_rust_submits_a_durable_job_and_waits_for_its_end() {
     consumer
         .wait_for_line(|line| line.contains("taking durable jobs"))
         .await;
-    let operator = server.connect_as("operator").await;
-    let client::Waited::Ended(record) = checksum_durably(operator).await.unwrap() else {
-        panic!("the job has not ended");
-    };
-    assert_eq!(record.state, common::JobState::Succeeded, "{record:?}");
+    let program = tokio::task::spawn_blocking(|| test_support::example("client", "submit"));
+    let mut program = Service::program(program.await.unwrap())
+        .envs(server.env_for("application"))
+        .start();
+    assert!(program.wait().await.success());
+    let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(program.stdout(), [sha256]);
 }
 
 #[test]
 fn each_job_that_is_shown_is_one() {
     for (page, block) in all_blocks("json") {
         for line in block.lines() {
-            Job::decode(line.as_bytes()).unwrap_or_else(|error| panic!("{page}: {error}: {line}"));
+            JobMessage::decode(line.as_bytes())
+                .unwrap_or_else(|error| panic!("{page}: {error}: {line}"));
         }
     }
 }

@@ -13,6 +13,7 @@ use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use connection::{Beat, Health};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -22,8 +23,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::Monitor;
-use crate::health::Health;
-use crate::task::Beat;
 
 /// The most connections that are served at a time; others wait.
 const CONNECTIONS: usize = 32;
@@ -135,13 +134,13 @@ async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
 
 async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
     if pages.shutdown.is_cancelled() {
-        let text = match pages.health.tasks.failure() {
+        let text = match pages.health.failure() {
             Some(why) => format!("stopping: {why}\n"),
             None => "stopping\n".to_owned(),
         };
         return page(StatusCode::SERVICE_UNAVAILABLE, text);
     }
-    let health = pages.health.answer();
+    let health = pages.health.readiness();
     let status = if health.healthy {
         StatusCode::OK
     } else {

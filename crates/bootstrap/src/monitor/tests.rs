@@ -16,9 +16,10 @@ fn taken() -> (TcpListener, SocketAddr) {
 }
 
 fn start(wanted: Option<MonitorAddress>, about: &About) -> anyhow::Result<Monitor> {
-    let monitor = Monitor::new(*about, "tester-1");
+    let health = Health::default();
+    let monitor = Monitor::new(*about, "tester-1", &health);
     let shutdown = CancellationToken::new();
-    monitor.start(wanted, about, &Health::default(), shutdown)?;
+    monitor.start(wanted, about, &health, shutdown)?;
     Ok(monitor)
 }
 
@@ -86,7 +87,7 @@ impl Collector for Example {
 
 #[test]
 fn a_scrape_reads_as_open_metrics_and_labels_are_escaped() {
-    let monitor = Monitor::new(ABOUT, "tester-1");
+    let monitor = Monitor::new(ABOUT, "tester-1", &Health::default());
     monitor.register(Example);
     let text = monitor.scrape().unwrap();
     let own = text.split_once("# HELP example").unwrap().1;
@@ -103,11 +104,9 @@ fn a_scrape_reads_as_open_metrics_and_labels_are_escaped() {
 
 #[tokio::test]
 async fn pages_can_only_be_read_and_readiness_follows_health_and_shutdown() {
-    let monitor = Monitor::new(ABOUT, "tester-1");
-    let (health, shutdown) = (
-        Health::new(monitor.connections(), CancellationToken::new()),
-        CancellationToken::new(),
-    );
+    let health = Health::default();
+    let monitor = Monitor::new(ABOUT, "tester-1", &health);
+    let shutdown = CancellationToken::new();
     let wanted = MonitorAddress::At("127.0.0.1:0".parse().unwrap());
     let started = monitor.start(Some(wanted), &ABOUT, &health, shutdown.clone());
     started.unwrap();
@@ -122,11 +121,19 @@ async fn pages_can_only_be_read_and_readiness_follows_health_and_shutdown() {
         ask("GET", "/readyz").await,
         (503, "not started yet\n".to_owned())
     );
-    let (_up, connected) = tokio::sync::watch::channel(true);
-    let connection = Arc::new(ConnectionState::new("jobs", connected));
-    connection.set_answered(std::time::Duration::from_millis(1));
-    monitor.watch(&connection);
-    assert_eq!(ask("GET", "/readyz").await.0, 200);
+    let server = test_support::NatsServer::builder().open().start().await;
+    let options = connection::Options::new().servers(&server.url()).unwrap();
+    let identity = connection::Identity {
+        instance: "tester-1".to_owned(),
+        inbox_prefix: "_INBOX".to_owned(),
+    };
+    let nats = connection::Nats::connect(&options, &identity, &health, "jobs").await;
+    let _nats = nats.unwrap();
+    let deadline = test_support::DEADLINE;
+    test_support::eventually(deadline, "readiness", async || {
+        (ask("GET", "/readyz").await.0 == 200).then_some(())
+    })
+    .await;
     shutdown.cancel();
     assert_eq!(ask("GET", "/readyz").await, (503, "stopping\n".to_owned()));
 

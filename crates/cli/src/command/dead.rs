@@ -1,4 +1,4 @@
-//! What can be said of dead letters.
+//! The commands for dead letters.
 
 use std::num::NonZeroU32;
 
@@ -17,21 +17,21 @@ pub(crate) enum Dead {
         #[command(flatten)]
         filter: Filter,
 
-        /// The most that are listed
+        /// The most dead letters that are listed
         #[arg(long, value_name = "NUMBER", default_value_t = 50)]
         limit: usize,
     },
-    /// Group the newest 10,000 dead letters by what was wrong, the largest group first
+    /// Group the newest 10,000 dead letters by kind, reason and error, the largest group first
     Groups {
         #[command(flatten)]
         filter: Filter,
     },
-    /// Show one with its payload, headers and failed attempts
+    /// Show a dead letter with its payload, headers and failed attempts
     Show {
         /// The job
         id: JobId,
     },
-    /// Put dead letters into the queue again; each is replayed once, however many try
+    /// Put the jobs of dead letters into the queue again, each job only once
     Replay(Replay),
     /// Remove dead letters for good
     Discard(Discard),
@@ -43,11 +43,11 @@ pub(crate) struct Filter {
     #[arg(long, value_name = "KIND")]
     pub(crate) kind: Option<JobKind>,
 
-    /// Only those of jobs that failed for this reason
+    /// Only dead letters with this reason
     #[arg(long, value_name = "REASON", value_parser = values::reason())]
     pub(crate) reason: Option<DeadReason>,
 
-    /// Only those with this error, as `dead groups` shows it
+    /// Only dead letters with this error, as `dead groups` shows it
     #[arg(long, value_name = "MESSAGE")]
     pub(crate) error: Option<String>,
 }
@@ -70,7 +70,7 @@ pub(crate) struct OneOrAll {
     #[arg(value_name = "ID", conflicts_with_all = ["kind", "reason", "error"])]
     pub(crate) id: Option<JobId>,
 
-    /// All dead letters, or all that --kind, --reason and --error leave
+    /// All dead letters, or all that match --kind, --reason and --error
     #[arg(long)]
     pub(crate) all: bool,
 }
@@ -87,7 +87,7 @@ pub(crate) struct Chosen {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
-    /// With --all: do it without asking; needed where standard input is no terminal
+    /// With --all: do not ask first; required if standard input is not a terminal
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) yes: bool,
 }
@@ -97,11 +97,11 @@ pub(crate) struct Replay {
     #[command(flatten)]
     pub(crate) chosen: Chosen,
 
-    /// With --all: the most that are replayed a second [default: no limit]
+    /// With --all: how many are replayed per second at most [default: no limit]
     #[arg(long, value_name = "NUMBER", requires = "all", conflicts_with = "id")]
     pub(crate) rate: Option<NonZeroU32>,
 
-    /// Replay it with another payload: JSON, @ and a file that holds it, or - for standard input
+    /// Replay it with a new payload: JSON, @ and the name of a JSON file, or - for standard input
     #[arg(
         long,
         value_name = "JSON|@FILE|-",
@@ -118,7 +118,8 @@ pub(crate) struct Discard {
 }
 
 impl Dead {
-    /// Refuses to touch many dead letters where nobody can be asked and nobody has agreed.
+    /// Refuses to change many dead letters without confirmation: standard input is not a terminal, and
+    /// --yes is not given.
     pub(crate) fn check(&self, on_terminal: bool) -> anyhow::Result<()> {
         let (chosen, verb) = match self {
             Self::Replay(replay) => (&replay.chosen, "replay"),
@@ -128,8 +129,8 @@ impl Dead {
         ensure!(
             !chosen.which.all || chosen.yes || chosen.dry_run || on_terminal,
             Misconfigured(format!(
-                "`dead {verb} --all` asks before it begins, and standard input is no terminal: say \
-                 --yes to go on, or --dry-run to see what it would do"
+                "`dead {verb} --all` asks for confirmation, but standard input is not a terminal: use \
+                 --yes to skip the question, or --dry-run to see what it would do"
             ))
         );
         Ok(())
@@ -143,7 +144,7 @@ mod tests {
     use crate::command::tests::parse;
 
     #[test]
-    fn many_dead_letters_are_touched_only_where_somebody_agrees() {
+    fn many_dead_letters_are_changed_only_after_a_confirmation() {
         let check = |args: &[&str], on_terminal| {
             let config = parse(&[&["dead", "discard"], args].concat()).unwrap();
             let Command::Dead(dead) = config.command else {

@@ -89,7 +89,8 @@ async fn the_fleet_is_shown_with_all_its_consumers() {
     let told = desk.tell(&["fleet"]).await;
     assert_eq!(told.code, 1);
     assert!(
-        told.err.contains("jobs.fleet: start a status service"),
+        told.err
+            .contains("jobs.fleet has no responders; start a status service"),
         "{}",
         told.err
     );

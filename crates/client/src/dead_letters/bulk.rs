@@ -1,45 +1,44 @@
-//! Does something with many dead letters.
+//! Replays or discards many dead letters.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use bootstrap::Client;
+use connection::NatsClient;
 use jetstream::{Stream, manage};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::list::page;
 use super::{DeadLetter, Replayed, Which, discard, replay};
 
-/// The dead letters that are meant and were there at the beginning, the oldest first, at most so
-/// many a second.
+/// The dead letters that match and existed at the start, the oldest first, at a limited rate.
 #[derive(Debug)]
 pub struct Remaining<'a> {
-    client: &'a Client,
+    client: &'a NatsClient,
     which: &'a Which,
     pace: Option<Interval>,
-    /// The position of the last one that was read.
+    /// The position of the last dead letter that was read.
     after: u64,
-    /// What is behind this came later.
+    /// Dead letters after this position are newer than the start, and are left out.
     end: u64,
     page: VecDeque<DeadLetter>,
 }
 
 impl<'a> Remaining<'a> {
-    /// Begins in front of the oldest.
+    /// Starts before the oldest dead letter. `rate` is the most dead letters per second.
     ///
     /// # Errors
     /// When the server does not answer in time.
     pub async fn new(
-        client: &'a Client,
+        client: &'a NatsClient,
         which: &'a Which,
         rate: Option<NonZeroU32>,
     ) -> anyhow::Result<Self> {
         let pace = rate.map(|rate| {
-            // There is no interval of nothing, which is what a rate beyond a thousand million gives.
+            // An interval must not be zero, which a rate above 1,000,000,000 would give.
             let apart = (Duration::from_secs(1) / rate.get()).max(Duration::from_nanos(1));
             let mut pace = tokio::time::interval(apart);
-            // Never faster, also after one that took long.
+            // After a slow step, the next steps do not catch up.
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
             pace
         });
@@ -48,18 +47,19 @@ impl<'a> Remaining<'a> {
             which,
             pace,
             after: 0,
-            // What is replayed and given up again at once would keep it busy for ever.
+            // Otherwise jobs that are replayed and given up again at once would keep it busy for ever.
             end: last_position(client).await?,
             page: VecDeque::new(),
         })
     }
 
-    /// The next one, once it is its time; none at the end. Who waits no longer loses none.
+    /// Waits until the rate allows the next dead letter, and returns it; `None` at the end. If this
+    /// future is dropped, no dead letter is lost.
     ///
     /// # Errors
     /// When the letters cannot be listed.
     pub async fn next(&mut self) -> anyhow::Result<Option<DeadLetter>> {
-        // Where few are meant, a page is a long way.
+        // A page may hold no dead letter that matches.
         while self.page.is_empty() && self.after < self.end {
             let Some(page) = page(self.client, self.which, self.after).await? else {
                 self.after = self.end;
@@ -76,24 +76,23 @@ impl<'a> Remaining<'a> {
     }
 }
 
-/// The position after which there are no dead letters yet: whoever goes through all of them stops
-/// there, or jobs that are replayed and given up again at once would keep it busy for ever.
-async fn last_position(client: &Client) -> anyhow::Result<u64> {
+/// The last sequence of the stream now. A bulk action stops there.
+async fn last_position(client: &NatsClient) -> anyhow::Result<u64> {
     let info = manage::stream_info(client, Stream::State).await?;
     Ok(info.state.last_sequence)
 }
 
-/// What is done with dead letters.
+/// What to do with a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Its job is put into the queue again.
+    /// Put its job into the queue again.
     Replay,
-    /// It is removed for good.
+    /// Remove it for good.
     Discard,
 }
 
 impl Action {
-    /// What was done, in a word.
+    /// What was done, in one word.
     #[must_use]
     pub const fn did(self) -> &'static str {
         match self {
@@ -102,11 +101,11 @@ impl Action {
         }
     }
 
-    /// Does it with one letter.
+    /// Applies the action to one dead letter.
     ///
     /// # Errors
     /// Those of [`replay`] and [`discard`].
-    pub async fn apply(self, client: &Client, letter: &DeadLetter) -> anyhow::Result<Replayed> {
+    pub async fn apply(self, client: &NatsClient, letter: &DeadLetter) -> anyhow::Result<Replayed> {
         match self {
             Self::Replay => replay(client, letter, None).await,
             Self::Discard => discard(client, letter).await.map(|()| Replayed::Yes),

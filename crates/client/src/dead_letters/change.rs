@@ -1,15 +1,15 @@
-//! What replaying and discarding have in common.
+//! What replay and discard share.
 
-use bootstrap::Client;
 use common::{FailedAttempt, JobRecord, JobState, OutcomeError, Timestamp, subjects};
+use connection::NatsClient;
 use jetstream::{ServerClock, Stream, direct_get, manage};
 
 use super::DeadLetter;
 
-/// The record of the job of a letter, and its sequence. One that somebody has removed, or that
-/// cannot be read, is made again from the letter.
+/// Reads the record of the job of a dead letter, and the sequence of the record. If the record is
+/// missing or cannot be read, a new one is made from the dead letter.
 pub(super) async fn record_of(
-    client: &Client,
+    client: &NatsClient,
     letter: &DeadLetter,
 ) -> anyhow::Result<(JobRecord, u64)> {
     let kept = direct_get::last(client, Stream::State, &subjects::state(letter.id)).await?;
@@ -26,7 +26,7 @@ pub(super) async fn record_of(
     Ok((record, sequence))
 }
 
-/// Something that was done to a dead letter, among the attempts.
+/// A mark among the failed attempts: the dead letter was replayed or discarded.
 pub(super) fn mark(at: Timestamp, code: &'static str, message: &str) -> FailedAttempt {
     FailedAttempt {
         attempt: 0,
@@ -37,13 +37,13 @@ pub(super) fn mark(at: Timestamp, code: &'static str, message: &str) -> FailedAt
 }
 
 /// The time of the NATS server.
-pub(super) async fn now(client: &Client) -> anyhow::Result<Timestamp> {
+pub(super) async fn now(client: &NatsClient) -> anyhow::Result<Timestamp> {
     let clock = ServerClock::default();
     clock.read(client).await?;
     Ok(clock.now())
 }
 
-/// Removes a dead letter, and nothing else.
-pub(super) async fn remove(client: &Client, letter: &DeadLetter) -> anyhow::Result<()> {
+/// Removes a dead letter and changes nothing else.
+pub(super) async fn remove(client: &NatsClient, letter: &DeadLetter) -> anyhow::Result<()> {
     Ok(manage::delete_message(client, Stream::State, letter.sequence).await?)
 }

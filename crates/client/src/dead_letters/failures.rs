@@ -1,6 +1,6 @@
 use anyhow::Context as _;
-use bootstrap::Client;
 use common::FailedAttempt;
+use connection::NatsClient;
 use jetstream::records::{self, Records};
 
 use super::DeadLetter;
@@ -11,14 +11,14 @@ impl DeadLetter {
     }
 }
 
-/// Gives letters without failures those of their records, and the reason if they do not say it:
-/// beside a job that nearly fills a message there is no room for them. Where the record is missing,
-/// or cannot be read, which is logged, the letter stays as it is.
+/// Adds the failures from the records of the jobs to dead letters that have none, and the reason if it
+/// is missing. A dead letter has no failures if the job nearly fills the message. If the record is
+/// missing, or cannot be read (which is logged), the dead letter stays as it is.
 ///
 /// # Errors
 /// When the server does not answer in time.
 pub(super) async fn add_failures(
-    client: &Client,
+    client: &NatsClient,
     letters: &mut [DeadLetter],
 ) -> anyhow::Result<()> {
     let mut bare: Vec<_> = letters

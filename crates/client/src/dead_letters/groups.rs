@@ -1,59 +1,59 @@
-//! Dead letters by what was wrong.
+//! Groups dead letters by their error.
 
 use std::collections::HashMap;
 
-use bootstrap::Client;
 use common::{DeadReason, JobId, JobKind, Timestamp};
+use connection::NatsClient;
 
 use super::newest::within;
 use super::{Cursor, Which};
 
-/// The most groups that are told apart.
+/// The most groups in one answer.
 const MOST_GROUPS: usize = 500;
 
 /// The longest message of a group, in characters.
 const LONGEST: usize = 200;
 
-/// How many letters are read at a time.
+/// How many dead letters are read at a time.
 const PAGE: usize = 256;
 
-/// Dead letters that failed alike.
+/// Dead letters of the same kind, with the same reason and the same error message.
 #[derive(Clone, Debug)]
 pub struct Group {
     /// Their kind.
     pub kind: JobKind,
     /// Why they were given up.
     pub reason: Option<DeadReason>,
-    /// The code of the newest one's last error; empty if it is not known.
+    /// The code of the last error of the newest dead letter; empty if it is not known.
     pub code: String,
-    /// Its message without what differs from job to job: see [`normalised`].
+    /// The message of that error without the parts that differ from job to job: see [`normalised`].
     pub message: String,
-    /// How many they are, of those that were looked at.
+    /// How many of the dead letters that were read are in this group.
     pub count: u64,
-    /// When the last of them was given up.
+    /// When the newest of them was given up.
     pub newest: Timestamp,
-    /// When the first of them was given up.
+    /// When the oldest of them was given up.
     pub oldest: Timestamp,
-    /// The last of them.
+    /// The job of the newest of them.
     pub example: JobId,
 }
 
-/// Dead letters by what was wrong.
+/// Dead letters, grouped by their error.
 #[derive(Clone, Debug)]
 pub struct Groups {
     /// The groups, the largest first.
     pub groups: Vec<Group>,
-    /// How many letters are in them.
+    /// How many dead letters are in the groups.
     pub looked_at: u64,
-    /// Whether these are all; if not, they are the newest.
+    /// Whether all dead letters that match are in the groups; otherwise only the newest are.
     pub complete: bool,
 }
 
-/// Groups those that are meant of the newest dead letters; at most `most` are looked at.
+/// Groups the newest dead letters that match `which`; reads at most `most` dead letters.
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn groups(client: &Client, which: &Which, most: usize) -> anyhow::Result<Groups> {
+pub async fn groups(client: &NatsClient, which: &Which, most: usize) -> anyhow::Result<Groups> {
     let mut groups: HashMap<_, Group> = HashMap::new();
     let (mut looked_at, mut left, mut cursor): (u64, _, Option<Cursor>) = (0, most, None);
     let mut complete = false;
@@ -62,14 +62,14 @@ pub async fn groups(client: &Client, which: &Which, most: usize) -> anyhow::Resu
             break;
         }
         let page = within(client, which, cursor, left.min(PAGE), left).await?;
-        // Also those that are not meant: a filter that leaves none would read everything.
+        // Dead letters that do not match count too: a filter that matches none would read all of them.
         left = left.saturating_sub(page.looked_at);
         for letter in &page.letters {
             looked_at += 1;
             let error = letter.error.as_ref();
             let message = error.map_or(String::new(), |error| normalised(&error.message));
-            // What a group has in common is what [`Which`] can tell apart, so that whatever is done
-            // with a group is done with its letters only.
+            // A group is made of what [`Which`] can select, so that an action on a group changes only
+            // the dead letters of this group.
             let key = (letter.kind.clone(), letter.reason, message);
             let group = groups.entry(key).or_insert_with_key(|key| Group {
                 kind: letter.kind.clone(),
@@ -104,8 +104,8 @@ pub async fn groups(client: &Client, which: &Which, most: usize) -> anyhow::Resu
     })
 }
 
-/// The message of an error without what differs from job to job: numbers and ids are replaced by
-/// `#`, and what is beyond 200 characters is cut off.
+/// The message of an error without the parts that differ from job to job: numbers and ids are replaced
+/// by `#`, and the text is cut after 200 characters.
 #[must_use]
 pub fn normalised(message: &str) -> String {
     let mut text = String::new();

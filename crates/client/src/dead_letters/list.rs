@@ -1,22 +1,22 @@
-use bootstrap::Client;
+use connection::NatsClient;
 use jetstream::{Stream, direct_get};
 
 use super::failures::add_failures;
 use super::{DeadLetter, Summary, Which, filter};
 
-/// How many are read at a time.
+/// How many dead letters are read at a time.
 const PAGE: usize = 100;
 
-/// How many bytes they may have together.
+/// How many bytes of dead letters are read at a time.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// Dead letters, the oldest first, at most `most`; from the one after `after` on, which is the
-/// [`Summary::position`] of the last one that was seen.
+/// Lists dead letters that match `which`, the oldest first, at most `most`. The list starts after the
+/// position `after`: 0, or the [`Summary::position`] of the last dead letter of an earlier list.
 ///
 /// # Errors
 /// When the server does not answer in time.
 pub async fn list(
-    client: &Client,
+    client: &NatsClient,
     which: &Which,
     mut after: u64,
     most: usize,
@@ -32,17 +32,17 @@ pub async fn list(
     Ok(letters)
 }
 
-/// Some dead letters with all that they hold.
+/// Dead letters with payloads and failures, from one read.
 pub(super) struct Page {
-    /// Those that are meant, the oldest first.
+    /// The dead letters that match, the oldest first.
     pub(super) letters: Vec<DeadLetter>,
-    /// The position of the last one that was read.
+    /// The position of the last dead letter that was read.
     pub(super) last: u64,
 }
 
-/// The dead letters after a position, as many as are read at a time; nothing at the end.
+/// Reads the dead letters after a position, at most [`PAGE`]; `None` at the end.
 pub(super) async fn page(
-    client: &Client,
+    client: &NatsClient,
     which: &Which,
     after: u64,
 ) -> anyhow::Result<Option<Page>> {

@@ -37,31 +37,33 @@ pub struct DeadLetter {
     pub kind: JobKind,
     /// Why it was given up.
     pub reason: Option<DeadReason>,
-    /// When, by the clock of the NATS server.
+    /// When it was given up, by the clock of the NATS server.
     pub at: Timestamp,
-    /// Its failures, the oldest first: those of its record where the letter had no room for them.
+    /// Its failures, the oldest first. If the dead letter has none, these are the failures in the
+    /// record.
     pub failures: Vec<FailedAttempt>,
     /// Its bytes as they were submitted.
     pub payload: Bytes,
     /// The headers that it was submitted with.
     pub headers: HeaderMap,
-    /// What they were where they could not be read, as base64.
+    /// The headers as base64, if they could not be read.
     unreadable_headers: Option<String>,
     priority: Priority,
     run: u32,
     sequence: u64,
-    /// The size of its payload, also where that was left out.
+    /// The size of its payload in bytes, even if the payload was left out.
     size: usize,
 }
 
-/// Which dead letters are meant.
+/// Selects dead letters.
 #[derive(Clone, Debug, Default)]
 pub struct Which {
-    /// Only those of this kind.
+    /// Only dead letters of this kind.
     pub kind: Option<JobKind>,
-    /// Only those that were given up for this reason.
+    /// Only dead letters with this reason.
     pub reason: Option<DeadReason>,
-    /// Only those whose last error has this message, as [`normalised`] makes it: a [`Group`].
+    /// Only dead letters whose last error has this message, in the form that [`normalised`] returns;
+    /// see [`Group`].
     pub error: Option<String>,
 }
 
@@ -77,39 +79,39 @@ impl Which {
     }
 }
 
-/// The subjects of all dead letters, or of those of a kind.
+/// The subjects of all dead letters, or of the dead letters of one kind, with wildcards.
 pub(crate) fn filter(kind: Option<&JobKind>) -> String {
     kind.map_or_else(|| subjects::ALL_DEAD.to_owned(), subjects::dead_of_kind)
 }
 
-/// Why a dead letter was left as it is; found in an error by [`anyhow::Error::downcast_ref`].
+/// Why a dead letter was not changed; found in an error by [`anyhow::Error::downcast_ref`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeftAsItIs {
-    /// Somebody else does something with it at the same time.
-    #[error("job {0} is being replayed or discarded by somebody else")]
+    /// Another client replays or discards it at the same time.
+    #[error("another client is replaying or discarding job {0}")]
     Busy(JobId),
-    /// The other payload cannot be read by others.
+    /// Other libraries cannot read the new payload.
     #[error("field `payload`: {0}")]
     NotPortable(NotPortable),
-    /// There is nothing that could be run again.
-    #[error("the bytes of job {0} are lost: it can be replayed only with a payload")]
+    /// The bytes of the job are lost, and no new payload was given.
+    #[error("the payload of job {0} is lost: replay the job with a new payload")]
     NoBytes(JobId),
-    /// With the other payload it does not fit into a message.
+    /// With the new payload, the job does not fit into a message.
     #[error(
-        "with this payload the job has {size} bytes, and a durable one may have {limit} \
-         (max_payload of the server, less what is kept for headers)"
+        "with this payload the job has {size} bytes; a durable job may have at most {limit} \
+         (max_payload of the server minus the room for headers)"
     )]
     TooLarge {
         /// The size of the job in bytes.
         size: usize,
-        /// The most that is taken.
+        /// The largest size that is accepted, in bytes.
         limit: usize,
     },
 }
 
 impl DeadLetter {
-    /// The headers that the job was submitted with, each value by itself. Those that could not be read
-    /// are one value, as base64.
+    /// The headers that the job was submitted with, one item for each value. Headers that could not be
+    /// read are one item: all of them as base64.
     pub fn submitted_headers(&self) -> impl Iterator<Item = (&str, &str)> {
         let readable = self.headers.iter().flat_map(|(name, values)| {
             let name: &str = name.as_ref();
@@ -123,7 +125,7 @@ impl DeadLetter {
         let (id, kind) = subjects::parse_dead(&kept.subject)?;
         let header = |name: &str| kept.headers.get(name).map(async_nats::HeaderValue::as_str);
         let word = |text: &str| serde_json::from_value(Value::from(text)).ok();
-        // What cannot be read is what somebody else has put there.
+        // Headers that cannot be read were written by another program; they are ignored.
         let failures = header(subjects::DEAD_FAILURES_HEADER)
             .and_then(|text| serde_json::from_str(text).ok())
             .unwrap_or_default();

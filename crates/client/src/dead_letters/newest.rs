@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use bootstrap::Client;
 use common::subjects;
+use connection::NatsClient;
 use jetstream::{StoredMessage, Stream, direct_get};
 
 use super::failures::add_failures;
@@ -12,17 +12,17 @@ use super::{DeadLetter, Summary, Which, filter};
 use crate::cursor::BadCursor;
 use crate::reverse_scan::{PAGE_BYTES, ReverseScan};
 
-/// How many letters are looked at for one page: where a filter leaves few of them, a page may be
-/// short, or empty, though there are more.
+/// The most dead letters that are read for one page. If the filter matches few of them, a page may be
+/// short or empty although more follow.
 const LOOKED_AT: usize = 5000;
 
-/// How many are matched at a time.
+/// How many dead letters are read before they are matched against the filter.
 const CHUNK: usize = 256;
 
-/// A place among the dead letters.
+/// A position in the list of dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// Down to where they were seen.
+    /// The sequence down to which dead letters were read.
     seen: u64,
 }
 
@@ -38,30 +38,31 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, BadCursor> {
         let seen = u64::from_str_radix(text, 16).map_err(|_| BadCursor)?;
         let cursor = Self { seen };
-        // Each has one spelling, and no sign.
+        // A number has one spelling: no sign, no leading zeros, lower case.
         (cursor.to_string() == text)
             .then_some(cursor)
             .ok_or(BadCursor)
     }
 }
 
-/// Part of the dead letters.
+/// A page of dead letters.
 #[derive(Clone, Debug)]
 pub struct Letters {
-    /// The letters, the newest first.
+    /// The dead letters, the newest first.
     pub letters: Vec<Summary>,
-    /// Where they go on; absent at the end.
+    /// Where the next page starts; absent at the end.
     pub next: Option<Cursor>,
-    /// How many were looked at.
+    /// How many dead letters were read for this page.
     pub looked_at: usize,
 }
 
-/// Dead letters that are meant, the newest first, from where a cursor says; at most `most`.
+/// The dead letters that match `which`, the newest first, from the position of the cursor; at most
+/// `most`.
 ///
 /// # Errors
 /// When the server does not answer in time.
 pub async fn newest(
-    client: &Client,
+    client: &NatsClient,
     which: &Which,
     cursor: Option<Cursor>,
     most: usize,
@@ -69,9 +70,9 @@ pub async fn newest(
     within(client, which, cursor, most, LOOKED_AT).await
 }
 
-/// The same, of so many that are looked at.
+/// The same as [`newest`], but reads at most `looked_at` dead letters.
 pub(super) async fn within(
-    client: &Client,
+    client: &NatsClient,
     which: &Which,
     cursor: Option<Cursor>,
     most: usize,
@@ -105,7 +106,7 @@ pub(super) async fn within(
         seen = *last;
         for letter in some.into_iter().filter(|letter| which.is(letter)) {
             if page.letters.len() == most {
-                // It is the first of the next page.
+                // This dead letter is the first of the next page.
                 rest = true;
                 break;
             }
@@ -133,7 +134,7 @@ pub(super) async fn within(
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn count(client: &Client) -> anyhow::Result<u64> {
+pub async fn count(client: &NatsClient) -> anyhow::Result<u64> {
     let first = direct_get::batch(client, Stream::State, subjects::ALL_DEAD, 1, 1, 1).await?;
     let after = first.first().map(StoredMessage::pending_after);
     Ok(after.map_or(0, |after| after.saturating_add(1)))

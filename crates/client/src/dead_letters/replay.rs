@@ -1,47 +1,49 @@
 use anyhow::Context as _;
-use bootstrap::Client;
 use bytes::Bytes;
 use common::{
-    DeadReason, FailedAttempt, Job, JobRecord, JobState, check_portable, codes, subjects,
+    DeadReason, FailedAttempt, JobMessage, JobRecord, JobState, check_portable, codes, subjects,
 };
+use connection::NatsClient;
 use jetstream::{Message, NotStored, batch, headers, records};
 
 use super::change::{mark, now, record_of, remove};
 use super::{DeadLetter, LeftAsItIs};
 use crate::submit::MARGIN;
 
-/// The most failures before a replay that are kept.
+/// How many failures from before a replay the record keeps at most.
 const MOST_ATTEMPTS: usize = 100;
 
-/// What came of a replay.
+/// The result of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replayed {
-    /// It is in the queue again.
+    /// The job is in the queue again.
     Yes,
-    /// Somebody else has replayed it, or the job is not dead any more.
+    /// Another client has replayed it, or the job is no longer dead.
     Already,
 }
 
-/// Puts a dead letter into the queue again, with another payload if there is one; its attempts are
-/// counted anew. However many try at the same time, it is replayed once.
+/// Puts the job of a dead letter into the queue again, with a new payload if there is one. Its attempts
+/// are counted from 1 again. If several clients replay it at the same time, the job is queued once.
 ///
-/// First the record is changed, by whoever comes first; then the job is queued, under a subject
-/// that there is once; then the letter is removed. Whoever finds a letter whose job is queued
-/// already, because somebody was interrupted, does the rest.
+/// First the record is changed, which only one client can do. Then the job is queued, under a subject
+/// that the stream accepts once. Then the dead letter is removed. If a client stops half-way, the next
+/// replay does the remaining steps.
 ///
 /// # Errors
-/// When the server does not answer in time, or the other payload does not make a job, or one that
-/// is too large ([`LeftAsItIs::TooLarge`]) or that others cannot read ([`LeftAsItIs::NotPortable`]);
-/// without another payload, when the bytes of the job are lost ([`LeftAsItIs::NoBytes`]).
+/// When the server does not answer in time. With a new payload: when it is not JSON, when the job is too
+/// large with it ([`LeftAsItIs::TooLarge`]), or when other libraries cannot read it
+/// ([`LeftAsItIs::NotPortable`]). Without one: when the bytes of the job are lost
+/// ([`LeftAsItIs::NoBytes`]).
 pub async fn replay(
-    client: &Client,
+    client: &NatsClient,
     letter: &DeadLetter,
     payload: Option<Bytes>,
 ) -> anyhow::Result<Replayed> {
     let body = match payload {
         Some(payload) => {
             let body = edited(letter, &payload)?;
-            // Before anything is changed: a job whose message is refused would be queued nowhere.
+            // Checked before the record is changed: otherwise a job that the server refuses would be
+            // marked as queued, but not be in the queue.
             let limit = client.max_payload().saturating_sub(MARGIN);
             let size = body.len() + headers::size_of(&letter.headers);
             if size > limit {
@@ -74,7 +76,7 @@ pub async fn replay(
                 Err(error) => return Err(error).context("the replay was not stored"),
             }
         }
-        // Somebody else is at it, or was interrupted here.
+        // Another client is replaying it, or stopped after the step above.
         JobState::Queued => {}
         _ => {
             remove(client, letter).await?;
@@ -98,7 +100,7 @@ pub async fn replay(
     Ok(Replayed::Yes)
 }
 
-/// Keeps the attempts before a replay, and lets the next one be the first again.
+/// Keeps the failures from before a replay, and adds a mark: the next attempt is number 1 again.
 fn mark_replay(record: &mut JobRecord) {
     // The whole record has to fit into a message, however often the job is replayed.
     let attempts = &mut record.failures;
@@ -109,18 +111,18 @@ fn mark_replay(record: &mut JobRecord) {
     attempts.push(mark(record.at, codes::REPLAYED, "the job was replayed"));
 }
 
-/// The job with another payload; everything else that it says of itself stays.
+/// The job with a new payload; its other fields stay the same.
 fn edited(letter: &DeadLetter, payload: &[u8]) -> anyhow::Result<Bytes> {
     let payload: &serde_json::value::RawValue =
         serde_json::from_slice(payload).context("the payload is not JSON")?;
     check_portable(payload).map_err(LeftAsItIs::NotPortable)?;
-    let job = Job::decode(&letter.payload)
+    let job = JobMessage::decode(&letter.payload)
         .ok()
         .filter(|job| job.kind == letter.kind);
-    let job = Job {
+    let job = JobMessage {
         id: Some(letter.id),
         payload: Some(payload),
-        ..job.unwrap_or_else(|| Job::new(letter.kind.clone()))
+        ..job.unwrap_or_else(|| JobMessage::new(letter.kind.clone()))
     };
     Ok(serde_json::to_vec(&job)?.into())
 }

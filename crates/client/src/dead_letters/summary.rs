@@ -2,7 +2,7 @@ use common::{DeadReason, JobId, JobKind, OutcomeError, Timestamp};
 
 use super::DeadLetter;
 
-/// What lists tell of a dead letter: it may be large, and they hold many.
+/// A dead letter in a list: without the payload, because lists hold many dead letters.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// The job.
@@ -11,11 +11,11 @@ pub struct Summary {
     pub kind: JobKind,
     /// Why it was given up.
     pub reason: Option<DeadReason>,
-    /// When, by the clock of the NATS server.
+    /// When it was given up, by the clock of the NATS server.
     pub at: Timestamp,
     /// How many attempts have failed.
     pub attempts: usize,
-    /// What went wrong last; also before there was an attempt, as with a job that cannot be read.
+    /// The last error. If the job could not be read, there is an error although there was no attempt.
     pub error: Option<OutcomeError>,
     /// The size of the job in bytes.
     pub size: usize,
@@ -23,7 +23,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Where it stands among all dead letters: see [`list`](super::list).
+    /// Its position among all dead letters: see [`list`](super::list).
     #[must_use]
     pub fn position(&self) -> u64 {
         self.position
@@ -31,7 +31,7 @@ impl Summary {
 }
 
 impl DeadLetter {
-    /// What lists tell of it.
+    /// The dead letter as lists hold it.
     #[must_use]
     pub fn summary(&self) -> Summary {
         let failures = self.failures.iter();

@@ -110,7 +110,7 @@ async fn an_end_is_not_missed_whenever_it_comes() {
     let nats = lane().await;
     let (worker, operator) = (
         nats.connect_as("worker").await,
-        bootstrap::Client::from(nats.connect_as("operator").await),
+        connection::NatsClient::from(nats.connect_as("operator").await),
     );
     // Before, while and after it is waited for: how they fall is up to the machine.
     for round in 0..50 {

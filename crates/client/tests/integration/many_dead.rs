@@ -4,16 +4,16 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
-use bootstrap::Client;
 use client::dead_letters::{self, Action, Remaining};
 use client::{Replayed, Which};
 use common::JobId;
+use connection::NatsClient;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{bury, lane, messages, put, put_record};
 
-async fn pages(client: &Client, which: &Which, most: usize) -> Vec<JobId> {
+async fn pages(client: &NatsClient, which: &Which, most: usize) -> Vec<JobId> {
     let (mut ids, mut cursor) = (Vec::new(), None);
     loop {
         let page = dead_letters::newest(client, which, cursor, most)
@@ -56,7 +56,7 @@ fn error(message: &str) -> Which {
 /// Does something with all of them, and says with how many.
 async fn apply_to_all(
     action: Action,
-    client: &Client,
+    client: &NatsClient,
     which: &Which,
     rate: Option<NonZeroU32>,
     stop: CancellationToken,
@@ -78,7 +78,7 @@ async fn apply_to_all(
 async fn they_are_counted_and_listed_newest_first() {
     let nats = lane().await;
     let worker = nats.connect_as("worker").await;
-    let gateway: Client = nats.connect_as("gateway").await.into();
+    let gateway: NatsClient = nats.connect_as("gateway").await.into();
     assert_eq!(dead_letters::count(&gateway).await.unwrap(), 0);
     let (mut expected, mut mails) = (Vec::new(), Vec::new());
     for number in 0..120 {
@@ -111,7 +111,7 @@ async fn they_are_counted_and_listed_newest_first() {
 async fn they_are_grouped_by_error_and_a_group_is_replayed_or_discarded() {
     let nats = lane().await;
     let worker = nats.connect_as("worker").await;
-    let gateway: Client = nats.connect_as("gateway").await.into();
+    let gateway: NatsClient = nats.connect_as("gateway").await.into();
     let mut last = JobId::generate();
     for number in 0..6 {
         last = bury_for(&worker, &format!("row {number} is bad"), number != 4).await;
@@ -173,7 +173,7 @@ async fn they_are_grouped_by_error_and_a_group_is_replayed_or_discarded() {
 async fn they_are_replayed_at_a_rate_until_it_is_enough() {
     let nats = lane().await;
     let worker = nats.connect_as("worker").await;
-    let gateway: Client = nats.connect_as("gateway").await.into();
+    let gateway: NatsClient = nats.connect_as("gateway").await.into();
     for _ in 0..12 {
         bury(&worker, "mail", "permanent").await;
     }
@@ -213,7 +213,7 @@ async fn they_are_replayed_at_a_rate_until_it_is_enough() {
 async fn large_ones_are_replayed_whole_though_few_are_read_at_a_time() {
     let nats = lane().await;
     let worker = nats.connect_as("worker").await;
-    let gateway: Client = nats.connect_as("gateway").await.into();
+    let gateway: NatsClient = nats.connect_as("gateway").await.into();
     let payload = "x".repeat(900_000);
     let mut jobs = Vec::new();
     for _ in 0..7 {

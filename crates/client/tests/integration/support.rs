@@ -68,14 +68,20 @@ pub(crate) fn echo() -> NewJob {
     job(r#"{"kind":"echo","payload":1}"#)
 }
 
-pub(crate) async fn info(client: &(impl Clone + Into<bootstrap::Client>), stream: &str) -> Value {
+pub(crate) async fn info(
+    client: &(impl Clone + Into<connection::NatsClient>),
+    stream: &str,
+) -> Value {
     let client = client.clone().into();
     let api = format!("$JS.API.STREAM.INFO.{stream}");
     let answer = client.request(api, Bytes::new()).await.unwrap();
     serde_json::from_slice(&answer.payload).unwrap()
 }
 
-pub(crate) async fn messages(client: &(impl Clone + Into<bootstrap::Client>), stream: &str) -> u64 {
+pub(crate) async fn messages(
+    client: &(impl Clone + Into<connection::NatsClient>),
+    stream: &str,
+) -> u64 {
     info(client, stream).await["state"]["messages"]
         .as_u64()
         .unwrap()

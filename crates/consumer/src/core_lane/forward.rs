@@ -5,9 +5,9 @@
 //! that serve the kind subscribe, and relays the reply. A job is forwarded once at most: what
 //! arrives on `jobs.create.<kind>` is run there or refused.
 //!
-//! A plain publish is forwarded as a request too: otherwise nobody would know that no consumer
+//! A plain publish is forwarded as a request too, because only a reply shows that another consumer
 //! took it. It is forwarded again after a wait when the consumers of its kind are full or stop,
-//! because its sender will not submit it again.
+//! because its sender does not submit it again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ const ASSUMED_TIMEOUT: Duration = Duration::from_mins(10);
 /// The longest wait before a plain publish is forwarded again.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// What has to be known of a job to forward it.
+/// The parts of a job that are needed to forward it.
 pub(crate) struct ForwardJob {
     pub(crate) id: Option<JobId>,
     pub(crate) kind: JobKind,
@@ -47,7 +47,7 @@ pub(crate) struct ForwardJob {
     pub(crate) attempt: u32,
 }
 
-/// What came of forwarding a job once.
+/// The result of forwarding a job once.
 enum Forwarded {
     /// A consumer replied with an outcome.
     Outcome(Message),
@@ -118,7 +118,7 @@ impl Forwarder {
     }
 }
 
-/// Forwards a request once and replies with what comes of it; its sender may submit it again.
+/// Forwards a request once and replies with the result; its sender may submit it again.
 async fn forward_request(consumer: &Consumer, message: &CoreMessage, job: &ForwardJob) {
     let Some(to) = message.reply.clone() else {
         return;
@@ -203,7 +203,7 @@ async fn forward_once(consumer: &Consumer, message: &CoreMessage, job: &ForwardJ
     match reply {
         Ok(Ok(outcome)) => Forwarded::Outcome(outcome),
         Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
-            // Where it is not known, the consumers of the kind count as full.
+            // If this is unknown, the consumers of the kind count as full.
             let served = worker::is_served(&consumer.nats.client, &job.kind, PRESENCE_TIMEOUT);
             match served.await {
                 Ok(Some(false)) => Forwarded::NoConsumer,
@@ -211,6 +211,6 @@ async fn forward_once(consumer: &Consumer, message: &CoreMessage, job: &ForwardJ
             }
         }
         Ok(Err(error)) => Forwarded::Unknown(error.to_string()),
-        Err(_) => Forwarded::Unknown("it did not come in time".to_owned()),
+        Err(_) => Forwarded::Unknown("the reply did not come in time".to_owned()),
     }
 }

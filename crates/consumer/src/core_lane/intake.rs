@@ -2,11 +2,11 @@
 //!
 //! NATS spreads jobs over the members of a queue group at random, however busy they are. So a
 //! consumer leaves the group when its inbox is full and joins again when the inbox has drained to
-//! half: meanwhile jobs go to consumers with room. What NATS sent before it knew of the leave
-//! still arrives. Requests among it are handed back at once as `busy`, and their publishers submit
-//! them elsewhere. Plain publishes, which nobody would submit again, are kept beyond the bound.
-//! There are no more of them than the server had in transit to this one client (`max_pending` in
-//! its configuration).
+//! half: meanwhile jobs go to consumers with room. What NATS sent before it knew of the leave still
+//! arrives. Requests among these messages are handed back at once as `busy`, and their publishers
+//! submit them elsewhere. Plain publishes are kept beyond the bound, because their publishers do
+//! not submit them again. There are no more of them than the server had in transit to this one
+//! client (`max_pending` in its configuration).
 
 use std::future;
 use std::sync::Arc;
@@ -31,10 +31,10 @@ use crate::kinds::KindIndex;
 /// A count for [`Subscriber::unsubscribe_after`] that makes the server end the subscription now,
 /// while the library keeps it for messages in transit.
 ///
-/// The library's other ways to leave give the subscription up at once, `drain` too: it does not
-/// wait for the reply to its ping, so all messages in transit are lost. With a count the library
-/// keeps a subscription until that many messages came. A server reads counts of up to nine digits;
-/// anything else it takes for no count, and ends the subscription.
+/// The library's other ways to leave give the subscription up at once. `drain` does so too: it does
+/// not wait for the reply to its ping, so all messages in transit are lost. With a count, the
+/// library keeps a subscription until that many messages came. The server reads counts of up to
+/// nine digits; it ignores a longer one, and ends the subscription at once.
 const NOW: u64 = u64::MAX;
 
 /// How long a round trip may take; while NATS is away its reply comes after the reconnect.
@@ -74,7 +74,7 @@ pub(crate) async fn take_jobs(
                 () = consumer.state.inbox_full.notified() => {}
                 () = shutdown.cancelled() => {}
                 () = heartbeat.tick() => {}
-                // A member ends only after it was told to leave.
+                // A member ends only after `leave` was cancelled.
                 ended = members.join_next() => {
                     anyhow::bail!("a subscription ended unexpectedly: {ended:?}");
                 }

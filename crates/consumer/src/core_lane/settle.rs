@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, Subject};
 use bootstrap::trace::Span;
-use common::{Job, JobId, Outcome, OutcomeError, Status, codes, subjects};
+use common::{JobId, JobMessage, Outcome, OutcomeError, Status, codes, subjects};
 use tracing::{info, warn};
 
 use super::reply::Reply;
@@ -131,7 +131,7 @@ pub(crate) fn interrupted_unread(consumer: &Consumer, message: CoreMessage) -> O
     if message.reply.is_some() {
         hand_back_unread(consumer, message, Status::Interrupted)
     } else {
-        let job = Job::decode(&message.payload).ok();
+        let job = JobMessage::decode(&message.payload).ok();
         let id = job.as_ref().and_then(|job| job.id);
         let kind = job.as_ref().map(|job| job.kind.as_str());
         lost(
@@ -144,7 +144,7 @@ pub(crate) fn interrupted_unread(consumer: &Consumer, message: CoreMessage) -> O
     }
 }
 
-/// Logs that a plain publish is lost: nobody will submit it again.
+/// Logs that a plain publish is lost: its publisher does not submit it again.
 pub(crate) fn lost(consumer: &Consumer, id: Option<JobId>, kind: Option<&str>, why: &str) {
     if consumer.log.may_log(Topic::Failure) {
         let id = id.map(tracing::field::display);
@@ -189,10 +189,12 @@ pub(crate) fn hand_back(
     Reply::new(consumer, reply, outcome)
 }
 
-/// The same for a message that was not read yet.
+/// Hands back a message that was not read yet; `None` for a plain publish.
 fn hand_back_unread(consumer: &Consumer, message: CoreMessage, status: Status) -> Option<Reply> {
     let reply = message.reply?;
-    let id = Job::decode(&message.payload).ok().and_then(|job| job.id);
+    let id = JobMessage::decode(&message.payload)
+        .ok()
+        .and_then(|job| job.id);
     let attempt = attempt_of(message.headers.as_deref());
     Some(hand_back(consumer, id, attempt, reply, status))
 }

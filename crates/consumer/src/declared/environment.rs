@@ -109,7 +109,7 @@ impl Variable {
     /// The value for the program.
     ///
     /// # Errors
-    /// When it is to be copied from the consumer, where it is not set.
+    /// When the variable is to be copied from the consumer, but is not set there.
     pub(super) fn value(&self, variables: Variables<'_>) -> Result<OsString, String> {
         let name = &self.name;
         let value = self

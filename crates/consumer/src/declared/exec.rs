@@ -286,7 +286,7 @@ async fn read(
     limit: usize,
 ) -> Result<(), TooMuch> {
     let mut buffer = vec![0; 8192];
-    // An error ends the pipe like its end does.
+    // An error counts as the end of the pipe.
     while let Ok(length @ 1..) = pipe.read(&mut buffer).await {
         if output.len() + length > limit {
             return Err(TooMuch);

@@ -4,7 +4,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use async_nats::service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE};
 use async_nats::{HeaderMap, Message, Request, RequestErrorKind};
-use bootstrap::Client;
+use bootstrap::NatsClient;
 use bootstrap::trace::Span;
 use bytes::Bytes;
 use common::{JobKind, WireDuration, subjects};
@@ -75,7 +75,7 @@ impl TryFrom<String> for ServiceSubject {
 }
 
 /// The client for requests. It is set once NATS is reached, after the file was checked.
-pub(crate) type LateClient = Arc<OnceLock<Client>>;
+pub(crate) type LateClient = Arc<OnceLock<NatsClient>>;
 
 /// Sends each job as a request to a NATS service.
 pub(super) struct Nats {

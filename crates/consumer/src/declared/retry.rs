@@ -1,4 +1,4 @@
-//! Whether and when another attempt may succeed, as a service says.
+//! Whether and when another attempt may succeed, according to the answer of a service.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use time::format_description::well_known::Rfc2822;
 /// Longer waits are cut to this.
 const MAX: Duration = Duration::from_hours(24);
 
-/// The wait from `now` that a header `Retry-After` (RFC 9110, section 10.2.3) asks for; `None` if the value is neither a number of seconds nor a date.
+/// The wait from `now` that a header `Retry-After` (RFC 9110, section 10.2.3) asks for; `None` if
+/// the value is neither a number of seconds nor a date.
 pub(super) fn retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
     let value = value.trim();
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {

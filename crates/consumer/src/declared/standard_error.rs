@@ -40,7 +40,7 @@ impl<'a> StandardError<'a> {
     /// Reads the pipe to its end.
     pub(super) async fn read(&mut self, mut pipe: impl AsyncRead + Unpin) {
         let mut buffer = vec![0; 8192];
-        // An error ends the pipe like its end does.
+        // An error counts as the end of the pipe.
         while let Ok(length @ 1..) = pipe.read(&mut buffer).await {
             self.take(&buffer[..length]);
         }

@@ -53,7 +53,7 @@ pub(crate) fn ended(
             retry_after,
         } => {
             let error = OutcomeError::new(code, message);
-            let permanent = matches!(code, codes::PERMANENT | codes::RESULT_UNREADABLE);
+            let permanent = AttemptEnd::is_permanent(code);
             let next = if permanent || lease.is_last_attempt() {
                 Next::Dead
             } else {

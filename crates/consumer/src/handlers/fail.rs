@@ -1,11 +1,12 @@
-use serde::Deserialize;
+use common::Job;
+use serde::{Deserialize, Serialize};
 
 use crate::handler::{Attempt, Failure, Handler};
 
-/// Fails as its payload says, to try out what happens to failed jobs.
+/// Fails in the way that its payload says, to test how failed jobs are handled.
 pub(crate) struct Fail;
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Payload {
     /// The text of the error.
@@ -17,13 +18,16 @@ pub(crate) struct Payload {
 }
 
 fn unspecified() -> String {
-    "told to fail".to_owned()
+    "the handler `fail` always fails".to_owned()
+}
+
+impl Job for Payload {
+    const KIND: &'static str = "fail";
+    type Output = ();
 }
 
 impl Handler for Fail {
-    const KIND: &'static str = "fail";
-    type Payload = Payload;
-    type Output = ();
+    type Job = Payload;
 
     async fn handle(&self, payload: Payload, _: Attempt) -> Result<(), Failure> {
         let error = anyhow::Error::msg(payload.message);

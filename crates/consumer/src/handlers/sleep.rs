@@ -1,23 +1,27 @@
 use std::time::Duration;
 
-use serde::Deserialize;
+use common::Job;
+use serde::{Deserialize, Serialize};
 
 use crate::handler::{Attempt, Failure, Handler};
 
 /// Waits for the time in its payload; it keeps its slot but no thread.
 pub(crate) struct Sleep;
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Payload {
     /// The wait in milliseconds.
     ms: u64,
 }
 
-impl Handler for Sleep {
+impl Job for Payload {
     const KIND: &'static str = "sleep";
-    type Payload = Payload;
     type Output = ();
+}
+
+impl Handler for Sleep {
+    type Job = Payload;
 
     async fn handle(&self, payload: Payload, _: Attempt) -> Result<(), Failure> {
         tokio::time::sleep(Duration::from_millis(payload.ms)).await;

@@ -1,10 +1,12 @@
-//! Reads a job that waited, and refuses what cannot be run.
+//! Decodes a job that waited, and refuses a job that cannot be run.
 
 use std::sync::Arc;
 
 use bootstrap::is_unreadable;
 use bootstrap::trace::Span;
-use common::{DecodeError, Job, JobId, JobKind, OutcomeError, Status, Timestamp, codes, subjects};
+use common::{
+    DecodeError, JobId, JobKind, JobMessage, OutcomeError, Status, Timestamp, codes, subjects,
+};
 use worker::Lease;
 
 use crate::consumer::Consumer;
@@ -23,7 +25,7 @@ pub(super) struct RunnableJob<'p> {
     pub(super) id: JobId,
     /// Number of the attempt, from 1.
     pub(super) attempt: u32,
-    pub(super) job: Job<'p>,
+    pub(super) job: JobMessage<'p>,
     pub(super) origin: Origin,
     pub(super) span: Span,
 }
@@ -78,7 +80,7 @@ pub(super) fn core<'p>(
         let refusal = Refusal::rejected(codes::UNREADABLE_HEADERS, text.to_owned());
         return refuse(others, None, message.reply.take(), refusal);
     }
-    let job = match Job::decode(payload) {
+    let job = match JobMessage::decode(payload) {
         Ok(job) => job,
         Err(error) => {
             let (code, id) = match &error {
@@ -135,7 +137,7 @@ pub(super) fn durable<'p>(
     payload: &'p [u8],
 ) -> Result<RunnableJob<'p>, NotRun> {
     let kind = kinds.find(&lease.kind);
-    let (Ok(job), Some(kind)) = (Job::decode(payload), kind) else {
+    let (Ok(job), Some(kind)) = (JobMessage::decode(payload), kind) else {
         durable_lane::settle::no_handler(consumer, lease);
         return Err(NotRun::Settled(None));
     };
@@ -150,8 +152,8 @@ pub(super) fn durable<'p>(
     })
 }
 
-/// Refuses a core job whose deadline has passed, or whose `run_at` is to come.
-fn untimely(job: &Job<'_>) -> Option<Refusal> {
+/// Refuses a core job whose deadline has passed, or whose `run_at` is in the future.
+fn untimely(job: &JobMessage<'_>) -> Option<Refusal> {
     if job.deadline.is_none() && job.run_at.is_none() {
         return None;
     }
@@ -166,6 +168,6 @@ fn untimely(job: &Job<'_>) -> Option<Refusal> {
     }
     let run_at = job.run_at.filter(|run_at| *run_at > now)?;
     let message =
-        format!("field `run_at`: {run_at} is to come, and on this subject a job cannot wait");
+        format!("field `run_at`: {run_at} is in the future, and a job cannot wait on this subject");
     Some(Refusal::rejected(codes::INVALID_JOB, message))
 }

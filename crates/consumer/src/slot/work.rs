@@ -21,10 +21,10 @@ use crate::lock::lock;
 use crate::running::RunningJob;
 use crate::settle;
 
-/// A job that takes longer delays the rest of its batch too much: the batch is put back.
+/// A job that takes longer delays the rest of its batch too much, so the rest is put back.
 const QUICK: Duration = Duration::from_micros(50);
 
-/// How a slot is done with a job that it ran.
+/// How a job that a slot ran has finished.
 enum Finished {
     /// The handler returned, failed, panicked or took too long.
     Ended(AttemptEnd),
@@ -77,7 +77,8 @@ pub(crate) async fn work(consumer: Arc<Consumer>, number: usize, forwarder: Forw
         now: Instant::now(),
         first_wait: None,
     };
-    // A handler may panic outside its call, too: in the destructor of what it holds, for example.
+    // A handler may also panic outside its call, for example in the destructor of a value that it
+    // holds.
     while let Err(panic) = AssertUnwindSafe(slot.work()).catch_unwind().await {
         error!(slot = number, "a handler panicked outside its call");
         let running = lock(&consumer.slots[number]).running.take();
@@ -225,15 +226,15 @@ impl Slot<'_> {
             span,
         });
 
-        // The call is dropped at the end of this block, before the job is settled: a program that
-        // was given up is killed before the outcome says so.
+        // The call is dropped at the end of this block, before the job is settled. So an
+        // interrupted program is killed before its outcome is published.
         let finished = {
             // A handler may panic before it returns a future, and in the text of its error.
             let call =
                 async { AttemptEnd::from(served.handler.call(job.payload, attempt, wanted).await) };
             let mut call = pin!(AssertUnwindSafe(call).catch_unwind());
-            // Many jobs end at the first poll. Only the others have to watch the time and the
-            // stop, and must not keep the rest of the batch from other slots.
+            // Many jobs end at the first poll. Only a job that stays pending needs a time-out and
+            // the stop signal, and gives the rest of its batch to other slots.
             match futures_util::poll!(call.as_mut()) {
                 Poll::Ready(end) => Finished::Ended(AttemptEnd::from_call(end)),
                 Poll::Pending => {

@@ -5,21 +5,29 @@ use std::time::Duration;
 use bootstrap::Context;
 use clap::Parser as _;
 use common::{Status, codes};
-use consumer::{Attempt, Config, Failure, Handler, Registry};
+use consumer::{Attempt, Config, Failure, Handler, Job, Registry};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use test_support::{DEADLINE, eventually};
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{Fixture, code};
 
+/// A job that ends long after every test. It has no payload.
+#[derive(Serialize, Deserialize)]
+struct Stay;
+
+impl Job for Stay {
+    const KIND: &'static str = "stubborn";
+    type Output = ();
+}
+
 struct Stubborn;
 
 impl Handler for Stubborn {
-    const KIND: &'static str = "stubborn";
-    type Payload = ();
-    type Output = ();
+    type Job = Stay;
 
-    async fn handle(&self, (): (), _: Attempt) -> Result<(), Failure> {
+    async fn handle(&self, _: Stay, _: Attempt) -> Result<(), Failure> {
         tokio::time::sleep(Duration::from_hours(1)).await;
         Ok(())
     }

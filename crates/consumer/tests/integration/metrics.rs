@@ -123,7 +123,11 @@ async fn a_flood_of_unknown_kinds_makes_no_new_series() {
     consumer
         .wait_for_line(|line| line.contains("taking durable jobs"))
         .await;
-    let before = consumer.scrape().await;
+    // The watch of the pulls adds its series when it first looks.
+    let pulls = "jobs_problem{respect=\"pulls\"}";
+    let before = consumer
+        .scrape_until(|metrics| metrics.get(pulls).is_some())
+        .await;
     for number in 0..100 {
         let job = format!(r#"{{"kind":"made.up.{number}"}}"#);
         assert_eq!(fixture.outcome(&job).await.status, Status::Rejected);

@@ -5,11 +5,10 @@ use std::fmt;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use client::NewJob;
-use common::{DecodeError, Job, JobId, Timestamp};
+use common::{DecodeError, JobId, JobMessage, Timestamp};
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use sha2::{Digest as _, Sha256};
 
 use crate::http::Problem;
 
@@ -67,22 +66,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<JobId>, Prob
     let as_id = std::str::from_utf8(key)
         .ok()
         .and_then(|text| text.parse().ok());
-    Ok(Some(as_id.unwrap_or_else(|| id_of_key(key))))
-}
-
-/// A UUID of version 8 made from a key: every gateway makes the same one of the same key.
-fn id_of_key(key: &[u8]) -> JobId {
-    let mut hash = Sha256::new();
-    // The prefix keeps it apart from other hashes of the same text.
-    hash.update(b"jobs gateway: Idempotency-Key\0");
-    hash.update(key);
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&hash.finalize()[..16]);
-    let uuid = uuid::Builder::from_custom_bytes(bytes).into_uuid();
-    // Every UUID is a valid id, so the fallback is never used.
-    uuid.to_string()
-        .parse()
-        .unwrap_or_else(|_| JobId::generate())
+    Ok(Some(as_id.unwrap_or_else(|| client::id_of_key(key))))
 }
 
 /// Reads a job. It gets the id of the `Idempotency-Key`, if there is one.
@@ -90,7 +74,7 @@ pub(super) fn read_job(bytes: Bytes, key: Option<JobId>) -> Result<NewJob, Probl
     let Some(key) = key else {
         return Ok(NewJob::decode(bytes)?);
     };
-    let mut job = Job::decode(&bytes)?;
+    let mut job = JobMessage::decode(&bytes)?;
     if job.id.is_some_and(|id| id != key) {
         let text = "field `id`: the job has another id than its Idempotency-Key stands for";
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text).on_field("id"));
@@ -205,7 +189,7 @@ mod tests {
     fn a_job_takes_the_id_of_its_key() {
         let id = key("order-17").unwrap();
         let job = read_job(Bytes::from_static(br#"{"kind":"a","payload":1.50}"#), id).unwrap();
-        let read = Job::decode(&job.payload).unwrap();
+        let read = JobMessage::decode(&job.payload).unwrap();
         assert_eq!(read.id, id);
         assert_eq!(read.payload.unwrap().get(), "1.50");
         let other = br#"{"kind":"a","id":"01890a5d-ac96-774b-bcce-b302099a8057"}"#;

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use async_nats::{Request, RequestErrorKind};
-use axum::http::StatusCode;
 use bootstrap::trace::{self, Span, TraceContext};
 use client::{NewJob, Submitted, Waited};
 use common::{JobId, JobRecord, JobState, Outcome, Status, subjects};
@@ -206,46 +204,21 @@ fn accepted(id: JobId, known: bool, state: Option<JobState>) -> Answer {
 }
 
 async fn confirmed(app: &App, patience: Duration, job: NewJob) -> Result<Answer, Problem> {
-    let id = job.id;
-    now_only(&job)?;
     app.check_nats()?;
-    let mut request = Request::new().payload(job.payload).timeout(Some(patience));
-    if !job.headers.is_empty() {
-        request = request.headers(job.headers);
-    }
-    let mut connected = app.nats.connected();
-    let asking = app.nats.client.send_request(subjects::CREATE, request);
-    let unsure = "it may have run; submit it again if it may run twice";
-    let answer = tokio::select! {
-        answer = asking => answer,
-        _ = connected.wait_for(|up| !*up) => {
-            return Err(Problem::away(format!("the connection to NATS was lost: {unsure}")));
-        }
-        () = app.context.shutdown.cancelled() => {
-            return Err(Problem::away(format!("the gateway is stopping: {unsure}")));
-        }
-    };
-    let answer = answer.map_err(|error| match error.kind() {
-        RequestErrorKind::NoResponders => Problem::away("no consumer is there"),
-        RequestErrorKind::TimedOut => {
-            let text = format!("no outcome within {patience:?}: {unsure}");
-            Problem::new(StatusCode::GATEWAY_TIMEOUT, text)
-        }
-        RequestErrorKind::MaxPayloadExceeded => too_large(app),
-        _ => Problem::away(format!("the job could not be sent: {error}")),
-    })?;
-    let outcome: Outcome = serde_json::from_slice(&answer.payload).map_err(|error| {
-        let text = format!("the answer is not an outcome: {error}");
-        Problem::new(StatusCode::BAD_GATEWAY, text)
-    })?;
+    let asking = client::request(&app.nats.client, app.nats.connected(), job, patience);
+    let outcome = app.context.shutdown.run_until_cancelled(asking).await;
+    let outcome = outcome.ok_or_else(|| {
+        Problem::away(
+            "the gateway is stopping: the job may have run; submit it again if it may run twice",
+        )
+    })??;
     if outcome.status.invites_another_attempt() {
         return Err(refused(&outcome));
     }
-    let id = Some(id);
-    Ok(Answer::Outcome(Box::new(Outcome { id, ..outcome })))
+    Ok(Answer::Outcome(Box::new(outcome)))
 }
 
-/// The problem of a job that the consumers have not run: the client may submit it again.
+/// The problem of a job that has no final outcome: the consumers were full, or one of them stopped.
 fn refused(outcome: &Outcome) -> Problem {
     let what = match outcome.status {
         Status::Busy => "the consumers are full",
@@ -263,43 +236,17 @@ fn refused(outcome: &Outcome) -> Problem {
 }
 
 async fn fire_and_forget(app: &App, job: NewJob) -> Result<Answer, Problem> {
-    now_only(&job)?;
     app.check_nats()?;
-    let client = &app.nats.client;
-    // Without a reply subject the client library does not check the size.
-    if job.payload.len() > client.max_payload() {
-        return Err(too_large(app));
-    }
-    let lost = |error: &dyn std::fmt::Display| Problem::away(format!("not sent: {error}"));
-    let sent = if job.headers.is_empty() {
-        client.publish(subjects::CREATE, job.payload).await
-    } else {
-        let (headers, payload) = (job.headers, job.payload);
-        let subject = subjects::CREATE;
-        client.publish_with_headers(subject, headers, payload).await
-    };
-    sent.map_err(|error| lost(&error))?;
-    client.flush().await.map_err(|error| lost(&error))?;
+    let (id, client) = (job.id, &app.nats.client);
+    client::publish(client, job).await?;
+    let flushed = client.flush().await;
+    flushed.map_err(|error| Problem::away(format!("not sent: {error}")))?;
     Ok(Answer::Accepted(Accepted {
-        id: job.id,
+        id,
         delivery: Delivery::FireAndForget,
         known: false,
         state: None,
     }))
-}
-
-fn now_only(job: &NewJob) -> Result<(), Problem> {
-    if job.run_at.is_none() {
-        return Ok(());
-    }
-    let text = "field `run_at`: only a durable job can be scheduled";
-    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text).on_field("run_at"))
-}
-
-fn too_large(app: &App) -> Problem {
-    let limit = app.nats.client.max_payload();
-    let text = format!("the job is larger than {limit} bytes (max_payload of the NATS server)");
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
 /// Puts the trace context into the headers of a job, if both fit into a message.

@@ -102,7 +102,8 @@ async fn has_dead_letter(app: &App, record: &JobRecord) -> Option<bool> {
 pub(super) fn as_submitted(message: &[u8]) -> (Option<Box<RawValue>>, Option<String>) {
     let job: Option<Box<RawValue>> = serde_json::from_slice(message).ok();
     // A job is one level deeper than its payload.
-    let job = job.filter(|job| check_portable(job).is_ok() || common::Job::decode(message).is_ok());
+    let job = job
+        .filter(|job| check_portable(job).is_ok() || common::JobMessage::decode(message).is_ok());
     let engine = base64::engine::general_purpose::STANDARD;
     let base64 = job.is_none().then(|| engine.encode(message));
     (job, base64)

@@ -51,7 +51,7 @@ macro_rules! wire {
 }
 
 wire! {
-    Job is common::Job<'_> as "Job";
+    Job is common::JobMessage<'_> as "Job";
     Record is common::JobRecord as "JobRecord";
     State is common::JobState as "JobState";
     Reason is common::DeadReason as "DeadReason";

@@ -4,7 +4,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use client::dead_letters::LeftAsItIs;
-use client::{NotStored, SubmitError};
+use client::{NotStored, RequestError, SubmitError};
 use common::{DecodeError, JobId};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -145,6 +145,23 @@ fn field_in(reason: &str) -> Option<String> {
     Some(rest.split('`').next()?.to_owned())
 }
 
+impl From<RequestError> for Problem {
+    fn from(error: RequestError) -> Self {
+        let text = error.to_string();
+        match error {
+            RequestError::Scheduled => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, text).on_field("run_at")
+            }
+            RequestError::TooLarge(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, text),
+            RequestError::TimedOut(_) => Self::new(StatusCode::GATEWAY_TIMEOUT, text),
+            RequestError::NotAnOutcome(_) => Self::new(StatusCode::BAD_GATEWAY, text),
+            RequestError::NoConsumer | RequestError::Lost | RequestError::NotSent(_) => {
+                Self::away(text)
+            }
+        }
+    }
+}
+
 impl From<SubmitError> for Problem {
     fn from(error: SubmitError) -> Self {
         let text = error.to_string();
@@ -153,8 +170,15 @@ impl From<SubmitError> for Problem {
             SubmitError::TooLarge { .. } | SubmitError::TooMany(_) => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, text)
             }
-            SubmitError::NoStream(_) | SubmitError::Unknown(_) => Self::away(text),
-            SubmitError::Refused(_) => Self::new(StatusCode::BAD_GATEWAY, text),
+            SubmitError::NoStream(_)
+            | SubmitError::MayBeStored { .. }
+            | SubmitError::NotConnected(_) => Self::away(text),
+            SubmitError::Refused(_) | SubmitError::Forbidden(_) => {
+                Self::new(StatusCode::BAD_GATEWAY, text)
+            }
+            SubmitError::Invalid { field, .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, text).on_field(field)
+            }
             SubmitError::SomeKnown => Self::new(StatusCode::CONFLICT, text),
             SubmitError::Twice(id) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, text)
                 .on_field("id")
@@ -195,7 +219,7 @@ impl IntoResponse for Problem {
 
 #[cfg(test)]
 mod tests {
-    use common::Job;
+    use common::JobMessage;
 
     use super::*;
 
@@ -209,7 +233,7 @@ mod tests {
             ("[]", None),
         ];
         for (text, field) in cases {
-            let problem = Problem::from(Job::decode(text.as_bytes()).unwrap_err());
+            let problem = Problem::from(JobMessage::decode(text.as_bytes()).unwrap_err());
             assert_eq!(
                 problem.field.as_deref(),
                 field,

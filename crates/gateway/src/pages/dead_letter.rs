@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use bytes::Bytes;
 use client::{DeadLetter, Replayed, dead_letters};
-use common::{Job, JobId, check_portable};
+use common::{JobId, JobMessage, check_portable};
 use serde::Deserialize;
 use tracing::info;
 
@@ -89,7 +89,7 @@ impl DeadLetterPage {
 /// The payload for the form; `null` if the message is not a readable job, since a replay with a payload
 /// makes a job of it. `None` if it is too large.
 fn payload(letter: &DeadLetter) -> Option<String> {
-    let payload = Job::decode(&letter.payload)
+    let payload = JobMessage::decode(&letter.payload)
         .ok()
         .and_then(|job| job.payload)
         .map_or("null", serde_json::value::RawValue::get);

@@ -6,7 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use bytes::Bytes;
 use client::dead_letters;
-use common::{Job, JobId, JobRecord, JobState};
+use common::{JobId, JobMessage, JobRecord, JobState};
 use serde::Deserialize;
 use tracing::{debug, info};
 
@@ -161,7 +161,7 @@ impl JobPage {
 
 /// The payload in a message, or the whole message if it is not a readable job.
 fn payload(message: &[u8]) -> String {
-    match Job::decode(message) {
+    match JobMessage::decode(message) {
         Ok(job) => readable(job.payload.map_or("null", serde_json::value::RawValue::get)),
         Err(_) => text::cut(&String::from_utf8_lossy(message), MAX_SHOWN),
     }
@@ -169,20 +169,20 @@ fn payload(message: &[u8]) -> String {
 
 /// The payload in a job that its record keeps; `None` if it is left out there.
 fn kept_payload(job: &[u8]) -> Option<String> {
-    let job = Job::decode(job).ok()?;
+    let job = JobMessage::decode(job).ok()?;
     job.payload.map(|payload| readable(payload.get()))
 }
 
 /// What a job says of itself beside its kind and payload; `None` if that is nothing.
 fn options(message: &[u8]) -> Option<String> {
-    let job = Job::decode(message).ok()?;
-    let options = Job {
+    let job = JobMessage::decode(message).ok()?;
+    let options = JobMessage {
         id: None,
         payload: None,
         created_at: None,
         ..job
     };
-    let nothing = serde_json::to_string(&Job::new(options.kind.clone())).ok()?;
+    let nothing = serde_json::to_string(&JobMessage::new(options.kind.clone())).ok()?;
     let options = serde_json::to_string(&options).ok()?;
     (options != nothing).then(|| readable(&options))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bootstrap::Client;
+use bootstrap::NatsClient;
 use client::FleetError;
 use common::{Fleet, FleetRequest};
 
@@ -30,7 +30,7 @@ impl FleetCache {
     ///
     /// # Errors
     /// When no status service answers, or it refuses the request.
-    pub(crate) async fn get(&self, client: &Client, request: &FleetRequest) -> Answer {
+    pub(crate) async fn get(&self, client: &NatsClient, request: &FleetRequest) -> Answer {
         if *request != FleetRequest::default() {
             return ask(client, request).await;
         }
@@ -38,7 +38,7 @@ impl FleetCache {
     }
 }
 
-async fn ask(client: &Client, request: &FleetRequest) -> Answer {
+async fn ask(client: &NatsClient, request: &FleetRequest) -> Answer {
     client::fleet(client, request)
         .await
         .map(Arc::new)

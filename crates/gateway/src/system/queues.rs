@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bootstrap::Client;
+use bootstrap::NatsClient;
 use client::Queues;
 
 use super::cached::Cached;
@@ -32,7 +32,7 @@ impl QueueCache {
     ///
     /// # Errors
     /// When the server does not answer in time.
-    pub(crate) async fn get(&self, client: &Client) -> Answer {
+    pub(crate) async fn get(&self, client: &NatsClient) -> Answer {
         self.0
             .get_or_ask(async || {
                 let queues = client::queues(client, MAX_KINDS).await?;

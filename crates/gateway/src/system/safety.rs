@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use bootstrap::{Client, Nats};
+use bootstrap::{Nats, NatsClient};
 use client::{Finding, Topology};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -44,7 +44,7 @@ impl Safety {
     ///
     /// # Errors
     /// When the server does not answer in time, or may lose jobs.
-    pub(crate) async fn check(&self, client: &Client) -> Result<(), Problem> {
+    pub(crate) async fn check(&self, client: &NatsClient) -> Result<(), Problem> {
         if self.accept_unsafe {
             return Ok(());
         }
@@ -77,7 +77,7 @@ impl Safety {
         }
     }
 
-    fn known(&self, client: &Client) -> Option<Result<(), String>> {
+    fn known(&self, client: &NatsClient) -> Option<Result<(), String>> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let last = last.as_ref()?;
         let verdict = self.verdict(last);
@@ -95,7 +95,7 @@ impl Safety {
         }
     }
 
-    async fn examine(&self, client: &Client) -> anyhow::Result<Result<(), String>> {
+    async fn examine(&self, client: &NatsClient) -> anyhow::Result<Result<(), String>> {
         let _alone = self.examining.lock().await;
         if let Some(verdict) = self.known(client) {
             return Ok(verdict);

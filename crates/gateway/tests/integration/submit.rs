@@ -253,7 +253,7 @@ async fn without_a_stream_the_consumers_are_said_to_be_away() {
     let gateway = Gateway::start(&nats).await;
     let answer = gateway.post("/v1/jobs", r#"{"kind":"echo"}"#).await;
     assert_eq!(answer.problem().0, 503, "{answer:?}");
-    assert!(answer.text.contains("a consumer makes it"), "{answer:?}");
+    assert!(answer.text.contains("a consumer creates it"), "{answer:?}");
     assert!(answer.headers.contains_key("retry-after"));
 }
 

@@ -11,14 +11,16 @@ use async_nats::jetstream::stream::{
 };
 use common::{JobKind, subjects};
 
-/// How long a delivered job stays with its consumer without a sign of life.
+/// How long a consumer may hold a delivered job without an ack or an in-progress ack. After this, the
+/// server redelivers the job.
 pub const ACK_WAIT: Duration = Duration::from_secs(15);
 
-/// How often a message is delivered before the server gives it up. The consumers give it up long
-/// before: this is for the case that they never get to it.
+/// How often a message is delivered before the server gives it up. Consumers give a job up long before:
+/// this limit is for a message that no consumer ever gets to handle.
 const MAX_DELIVER: i64 = 1000;
 
-/// How many jobs of one kind may be with consumers at a time.
+/// How many messages of one durable consumer may be delivered and not acknowledged at a time. A kind
+/// has a durable consumer on each of `JOBS` and `JOBS_LATER`, so it may have twice as many.
 const MAX_ACK_PENDING: i64 = 65_536;
 
 /// A stream of durable jobs.
@@ -28,27 +30,27 @@ pub enum Stream {
     Jobs,
     /// Jobs that wait for their time, and those whose time has come.
     Later,
-    /// Records, requests to cancel, dead letters, and what the watch for overdue jobs needs.
+    /// Records, requests to cancel, dead letters, and the markers of the watch for overdue jobs.
     State,
-    /// What the server says of messages that it gave up.
+    /// The server's advisories about messages that it gave up.
     Advisories,
 }
 
-/// What is declared: the streams with their bounds.
+/// The declaration of the streams, with their limits.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Topology {
     /// How much the streams may hold.
     pub limits: Limits,
-    /// On how many servers of a cluster each stream is kept.
+    /// On how many servers of a cluster each stream is stored.
     pub replicas: Option<usize>,
 }
 
-/// How much the streams may hold. A full one refuses what is new, and forgets nothing.
+/// How much the streams may hold. A full stream refuses new messages, and keeps all old ones.
 ///
-/// Only the queue has a limit of its own, so that jobs which wait cannot take the room for what
-/// becomes of them. The others are bounded by what the account may store: a limit of their own
-/// would cost the server a third more for each record, since it adds up whole batches again and
-/// again.
+/// Only the queue has a limit of its own, so that waiting jobs cannot take the room for records and
+/// dead letters. The other streams are bounded only by the storage of the account: with a limit of its
+/// own, a stream would cost the server a third more for each record, because the server adds up whole
+/// batches again and again.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Jobs that wait or run, in bytes.
@@ -64,7 +66,7 @@ impl Default for Limits {
 }
 
 impl Stream {
-    /// All of them.
+    /// All streams.
     pub const ALL: [Self; 4] = [Self::Jobs, Self::Later, Self::State, Self::Advisories];
 
     /// Its name on the server.
@@ -86,7 +88,7 @@ impl fmt::Display for Stream {
 }
 
 impl Topology {
-    /// What a stream is to be like.
+    /// The declared configuration of a stream.
     fn stream(self, stream: Stream) -> Config {
         let names: &[&str] = match stream {
             Stream::Jobs => &[subjects::ALL_DURABLE],
@@ -112,7 +114,7 @@ impl Topology {
         Config {
             name: stream.name().to_owned(),
             subjects: names.iter().map(|&name| name.to_owned()).collect(),
-            // Advisories are so few that each may be removed when it was seen to.
+            // There are so few advisories that each one may be removed when it is acknowledged.
             retention: if stream == Stream::Advisories {
                 RetentionPolicy::WorkQueue
             } else {
@@ -123,14 +125,14 @@ impl Topology {
             max_bytes,
             max_messages: -1,
             max_messages_per_subject: if stream == Stream::Advisories { -1 } else { 1 },
-            // A stream with schedules must not refuse what is new, so it would have to forget what
-            // is old. Without a limit of its own it does neither.
+            // A stream with schedules must not refuse new messages, so with a limit it would have to
+            // drop old ones. Without a limit it does neither.
             discard: if stream == Stream::Later {
                 DiscardPolicy::Old
             } else {
                 DiscardPolicy::New
             },
-            // A job that is known is refused, by whatever client it is submitted again.
+            // The stream refuses a job that it holds, whichever client submits it again.
             discard_new_per_subject: stream == Stream::Jobs,
             max_consumers: -1,
             max_message_size: -1,
@@ -149,7 +151,7 @@ impl Topology {
     }
 }
 
-/// What a durable pull consumer is to be like.
+/// The declared configuration of a durable pull consumer.
 fn pull_consumer(name: &str, filter: &str) -> pull::Config {
     pull::Config {
         durable_name: Some(name.to_owned()),
@@ -164,7 +166,7 @@ fn pull_consumer(name: &str, filter: &str) -> pull::Config {
     }
 }
 
-/// The name of the durable consumer of a kind: `=` stands for the dots, which a name cannot hold.
+/// The name of the durable consumer of a kind: `=` replaces the dots, which a name must not have.
 #[must_use]
 pub fn consumer_name(kind: &JobKind) -> String {
     kind.as_str().replace('.', "=")

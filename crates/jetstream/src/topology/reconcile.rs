@@ -1,20 +1,20 @@
-//! Makes the server's streams and durable consumers what is declared.
+//! Creates the declared streams and durable consumers, and updates those that differ.
 //!
-//! What is missing is created. A setting that may change on a live stream or consumer is changed to
-//! what is declared; a stream that lacks subjects is given them. A setting that may not change is an
-//! error that names each field.
+//! A missing stream or consumer is created. A setting that may change while the stream or consumer is
+//! used is set to the declared value, and missing subjects are added to a stream. If another setting
+//! differs, this is an error that names each field.
 //!
 //! Versions with different declarations may run at the same time. So each declaration has a revision,
-//! which is kept in the metadata of what it declares: a version leaves alone what a later revision has
-//! declared, and does not change it back.
+//! which is stored in the metadata of the stream or consumer. A version does not change a stream or
+//! consumer whose revision is higher than its own.
 
 use std::collections::HashMap;
 
 use anyhow::Context as _;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::IntoConsumerConfig as _;
-use bootstrap::Client;
 use common::JobKind;
+use connection::NatsClient;
 use serde_json::{Map, Value, json};
 use tracing::info;
 
@@ -22,7 +22,7 @@ use super::{Stream, Topology, consumer_name, jobs_of_kind, pull_consumer};
 use crate::manage::{self, StreamInfo};
 use crate::request::{self, ApiError};
 
-/// The revision of what this version declares. Count it up with each change of a declared value.
+/// The revision of the declarations of this version. Increase it with each change of a declared value.
 const REVISION: u64 = 1;
 
 /// The key of the revision in the metadata of a stream or consumer.
@@ -34,46 +34,48 @@ const CHANGEABLE_OF_STREAM: [&str; 2] = ["max_bytes", "num_replicas"];
 /// The settings of a durable consumer that may change while it is used.
 const CHANGEABLE_OF_CONSUMER: [&str; 3] = ["ack_wait", "max_ack_pending", "max_deliver"];
 
-/// The metadata of what this version declares.
+/// The metadata of the streams and consumers that this version declares.
 pub(super) fn revision() -> HashMap<String, String> {
     HashMap::from([(REVISION_KEY.to_owned(), REVISION.to_string())])
 }
 
-/// What has to be done so that what exists is what is declared.
+/// What to do with an existing stream or consumer.
 #[derive(Debug, PartialEq)]
 enum Plan {
-    /// A later version has declared it.
+    /// Nothing, because a later version has declared it.
     LeaveAlone,
-    /// It is as declared.
+    /// Nothing, because it matches its declaration.
     Nothing,
-    /// These fields are to be set to these values.
+    /// Set these fields to these values.
     Change(Map<String, Value>),
-    /// It differs in what may not change: in these fields, each with both values.
+    /// Report an error: it differs in fields that may not change. Each text names a field with both
+    /// values.
     Refuse(Vec<String>),
 }
 
 impl Topology {
-    /// Creates the streams that are missing, and changes those that exist to what is declared, as far
-    /// as that is possible while they are used. More subjects than declared may be there.
+    /// Creates missing streams, and updates existing ones to match their declarations, as far as that
+    /// is possible while they are used. An existing stream may have more subjects than declared.
     ///
     /// # Errors
     /// When there is no JetStream, when it refuses, and when a stream differs in a setting that may
     /// not change: the error names each field.
-    pub async fn ensure(self, client: &Client) -> anyhow::Result<()> {
+    pub async fn ensure(self, client: &NatsClient) -> anyhow::Result<()> {
         for stream in Stream::ALL {
             self.reconcile_stream(client, stream).await?;
         }
         Ok(())
     }
 
-    async fn reconcile_stream(self, client: &Client, stream: Stream) -> anyhow::Result<()> {
+    async fn reconcile_stream(self, client: &NatsClient, stream: Stream) -> anyhow::Result<()> {
         let declared = serde_json::to_value(self.stream(stream))
             .context("a stream's configuration is plain data")?;
         let create = format!("$JS.API.STREAM.CREATE.{stream}");
         let Err(error) = request::ask::<Value>(client, create.clone(), &declared).await else {
             return Ok(());
         };
-        // It may exist all the same: the server looks first whether there is room for one more.
+        // The stream may exist all the same: the server checks first whether there is room for one
+        // more.
         let ApiError::Refused { code, .. } = error else {
             return Err(error).with_context(|| format!("cannot create the stream {stream}"));
         };
@@ -90,7 +92,7 @@ impl Topology {
             Plan::Refuse(differences) if with_all_subjects["subjects"] == existing["subjects"] => {
                 return Err(differs(stream, &differences));
             }
-            // The subjects that are missing are named as well, beside those that are declared.
+            // Compared with the declaration itself, so that the error also names missing subjects.
             Plan::Refuse(_) => return Err(differs(stream, &differences(&declared, &existing))),
             Plan::Nothing if code != ErrorCode::STREAM_NAME_EXIST => return Ok(()),
             Plan::Nothing => existing,
@@ -110,14 +112,14 @@ impl Topology {
         }
     }
 
-    /// Creates the durable consumer of a kind on a stream, or changes it to what is declared, and
+    /// Creates the durable consumer of a kind on a stream, or updates it to match its declaration, and
     /// returns its name.
     ///
     /// # Errors
     /// When JetStream refuses, or the consumer differs in a setting that may not change.
     pub async fn ensure_consumer(
         self,
-        client: &Client,
+        client: &NatsClient,
         stream: Stream,
         kind: &JobKind,
     ) -> anyhow::Result<String> {
@@ -127,13 +129,13 @@ impl Topology {
         Ok(name)
     }
 
-    /// Creates a durable pull consumer, or changes it to what is declared.
+    /// Creates a durable pull consumer, or updates it to match its declaration.
     ///
     /// # Errors
     /// When JetStream refuses, or the consumer differs in a setting that may not change.
     pub async fn ensure_pull_consumer(
         self,
-        client: &Client,
+        client: &NatsClient,
         stream: Stream,
         name: &str,
         filter: String,
@@ -179,8 +181,8 @@ impl Topology {
     }
 }
 
-/// Compares what is declared with what exists. `changeable` names the fields that may change, beside
-/// the subjects of a stream, of which `declared` has those that exist, too.
+/// Compares a declared configuration with the existing one. `changeable` names the fields that may
+/// change; the subjects of a stream may change too, and `declared` must include the existing ones.
 fn plan(declared: &Value, existing: &Value, changeable: &[&str]) -> Plan {
     let differing = differing_fields(declared, existing);
     let may_change =
@@ -207,7 +209,7 @@ fn plan(declared: &Value, existing: &Value, changeable: &[&str]) -> Plan {
     Plan::Change(changes)
 }
 
-/// What differs, field by field with both values, but for the metadata.
+/// The fields that differ, each with both values, without the metadata.
 fn differences(declared: &Value, existing: &Value) -> Vec<String> {
     let fields = differing_fields(declared, existing).into_iter();
     let named = fields.filter(|field| *field != "metadata");
@@ -223,7 +225,7 @@ fn revision_of(config: &Value) -> u64 {
     revision.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// The fields of what is declared that have another value in what exists.
+/// The declared fields that have another value in the existing configuration.
 fn differing_fields<'a>(declared: &'a Value, existing: &Value) -> Vec<&'a String> {
     let fields = declared.as_object().into_iter().flatten();
     fields
@@ -254,7 +256,7 @@ fn with(config: &Value, changes: &Map<String, Value>) -> Value {
     config
 }
 
-/// The subjects that exist, and those that are declared and do not.
+/// The existing subjects, and the declared ones that are missing.
 fn all_subjects(declared: &Value, existing: &Value) -> Vec<Value> {
     let subjects = |config: &Value| config["subjects"].as_array().cloned().unwrap_or_default();
     let mut all = subjects(existing);
@@ -267,7 +269,7 @@ fn all_subjects(declared: &Value, existing: &Value) -> Vec<Value> {
 }
 
 async fn update_stream(
-    client: &Client,
+    client: &NatsClient,
     stream: Stream,
     changes: &Map<String, Value>,
     config: &Value,
@@ -276,12 +278,12 @@ async fn update_stream(
     request::ask::<Value>(client, update.clone(), config)
         .await
         .map_err(|error| {
-            // Not as it came: a request that this user may not send has no answer, and a caller that
-            // takes it for a lost one would wait for ever.
+            // Not returned as an `ApiError`: a request that this user may not send has no answer, and a
+            // caller that takes it for a lost request would wait for ever.
             anyhow::anyhow!(
-                "the stream {stream} was made by an older version or changed, and cannot be changed \
-                 to what is declared ({}): {error}; a consumer needs the right to publish to \
-                 {update}, as in deploy/nats.conf",
+                "the stream {stream} differs from its declaration, and cannot be updated ({}): \
+                 {error}; a consumer needs the right to publish to {update}, as in \
+                 deploy/nats.conf",
                 in_words(changes)
             )
         })?;
@@ -291,7 +293,7 @@ async fn update_stream(
 
 fn report_change(what: &str, changes: &Map<String, Value>) {
     info!(
-        "changed the {what} to what is declared: {}",
+        "updated the {what} to match its declaration: {}",
         in_words(changes)
     );
 }
@@ -310,15 +312,15 @@ fn differs(stream: Stream, differences: &[String]) -> anyhow::Error {
         differences.join("; ")
     };
     anyhow::anyhow!(
-        "the stream {stream} is there, but not as it is declared; change it, or what is declared, \
-         so that they agree: {differences}"
+        "the stream {stream} exists, but differs from its declaration; change the stream or the \
+         declaration: {differences}"
     )
 }
 
 fn consumer_differs(stream: Stream, name: &str, differences: &str) -> anyhow::Error {
     anyhow::anyhow!(
-        "the durable consumer {name} of the stream {stream} is there, but not as it is declared; \
-         change or delete it: {differences}"
+        "the durable consumer {name} of the stream {stream} exists, but differs from its \
+         declaration; change or delete it: {differences}"
     )
 }
 

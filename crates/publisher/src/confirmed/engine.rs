@@ -9,7 +9,7 @@ mod timer;
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
-use bootstrap::{Client, Subscriber};
+use bootstrap::{NatsClient, Subscriber};
 use common::{Outcome, OutcomeError, Status, codes, subjects};
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
@@ -29,7 +29,7 @@ use crate::trace;
 /// All pending jobs, and everything that happens to them; the work behind a
 /// [`ConfirmedSubmitter`](super::ConfirmedSubmitter).
 pub(super) struct Engine {
-    client: Client,
+    client: NatsClient,
     replies: Subscriber,
     /// What reply subjects begin with, up to and including the last dot.
     inbox: String,
@@ -52,7 +52,7 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) async fn new(
-        client: &Client,
+        client: &NatsClient,
         connected: bool,
         options: ConfirmedOptions,
     ) -> anyhow::Result<Self> {

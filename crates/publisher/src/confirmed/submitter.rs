@@ -1,5 +1,5 @@
-use bootstrap::Client;
 use bootstrap::Nats;
+use bootstrap::NatsClient;
 use tokio::sync::watch;
 
 use super::engine::Engine;
@@ -55,7 +55,7 @@ impl ConfirmedSubmitter {
     }
 
     async fn over(
-        client: &Client,
+        client: &NatsClient,
         mut connected: watch::Receiver<bool>,
         options: ConfirmedOptions,
     ) -> anyhow::Result<Self> {
@@ -159,7 +159,7 @@ mod tests {
             max_attempts: MaxAttempts::default(),
             by_kind: false,
         };
-        let supervised = Client::from(client.clone());
+        let supervised = NatsClient::from(client.clone());
         let mut submitter = ConfirmedSubmitter::over(&supervised, connected, options)
             .await
             .unwrap();

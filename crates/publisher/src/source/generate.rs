@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use common::{Job, JobKind, Priority, Timestamp, WireDuration};
+use common::{JobKind, JobMessage, Priority, Timestamp, WireDuration};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
@@ -37,14 +37,14 @@ impl Generator {
             *remaining -= 1;
         }
         let now = Timestamp::now();
-        Some(Submission::encode(Job {
+        Some(Submission::encode(JobMessage {
             payload: Some(&self.payload),
             created_at: Some(now),
             timeout: self.timeout,
             deadline: self.deadline.map(|after| now.after(after)),
             priority: self.priority,
             run_at: self.delay.map(|delay| now.after(delay)),
-            ..Job::new(self.kind.clone())
+            ..JobMessage::new(self.kind.clone())
         }))
     }
 
@@ -86,7 +86,7 @@ mod tests {
         );
         assert!(generator.next().await.is_none());
         assert_ne!(one.id, two.id);
-        let job = Job::decode(&one.message).unwrap();
+        let job = JobMessage::decode(&one.message).unwrap();
         assert_eq!(job.id, Some(one.id));
         assert_eq!(job.kind.as_str(), "mail.send");
         assert_eq!(job.payload.unwrap().get(), r#"{"to": "a"}"#);

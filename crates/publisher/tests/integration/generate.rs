@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use common::Job;
+use common::JobMessage;
 use futures_util::StreamExt as _;
 use test_support::{NatsServer, Signal};
 
@@ -27,7 +27,7 @@ async fn by_default_a_job_is_made_each_second_for_ever_and_each_is_a_line() {
             "{line}"
         );
         assert_eq!(request.subject, "jobs.create");
-        let job = Job::decode(&request.payload).unwrap();
+        let job = JobMessage::decode(&request.payload).unwrap();
         assert_eq!(job.payload.unwrap().get(), r#"{"message":"hello"}"#);
         assert!(job.created_at.is_some());
     }
@@ -59,7 +59,7 @@ async fn a_rate_is_kept() {
     let requests = responder.requests();
     let ids: HashSet<_> = requests.iter().map(Request::id).collect();
     assert_eq!(ids.len(), 3_001);
-    let job = Job::decode(&requests[0].payload).unwrap();
+    let job = JobMessage::decode(&requests[0].payload).unwrap();
     assert_eq!(
         (job.kind.as_str(), job.payload.unwrap().get()),
         ("mail.send", "[1]")

@@ -42,7 +42,7 @@ async fn jobs_are_kept_while_nats_is_away_and_it_is_said_once() {
         .arg("--output")
         .arg(&output)
         .args(["--in-flight", "50"])
-        .env("RUST_LOG", "info,bootstrap=debug")
+        .env("RUST_LOG", "info,connection=debug")
         .start();
     responder.asked(70).await;
     nats.stop().await;

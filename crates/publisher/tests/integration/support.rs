@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_nats::{Client, Message};
 use bytes::Bytes;
 use client::{Limits, Topology};
-use common::{Job, JobId, subjects};
+use common::{JobId, JobMessage, subjects};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -31,7 +31,7 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn id(&self) -> JobId {
-        let job = Job::decode(&self.payload).expect("the publisher sends jobs");
+        let job = JobMessage::decode(&self.payload).expect("the publisher sends jobs");
         job.id.expect("and gives each an id")
     }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::{Message, StatusCode};
-use bootstrap::{Client, Subscriber};
+use bootstrap::{NatsClient, Subscriber};
 use common::subjects::STATUS;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
@@ -24,7 +24,7 @@ const QUIET: Duration = Duration::from_millis(100);
 /// All rounds share one inbox. The last token of the reply subject is the number of the round.
 #[derive(Debug)]
 pub struct Asker {
-    client: Client,
+    client: NatsClient,
     inbox: String,
     answers: Subscriber,
     round: u64,
@@ -37,7 +37,7 @@ impl Asker {
     ///
     /// # Errors
     /// When the connection is closed.
-    pub async fn new(client: Client) -> anyhow::Result<Self> {
+    pub async fn new(client: NatsClient) -> anyhow::Result<Self> {
         let inbox = client.new_inbox();
         let answers = client
             .subscribe(format!("{inbox}.*"))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::RequestErrorKind;
-use bootstrap::Client;
+use bootstrap::NatsClient;
 use client::Stream;
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub(super) async fn pending_scheduled(client: &Client) -> anyhow::Result<Option<u64>> {
+pub(super) async fn pending_scheduled(client: &NatsClient) -> anyhow::Result<Option<u64>> {
     let (mut pending, mut seen) = (0_u64, 0);
     loop {
         let Some(page) = page(client, seen).await? else {
@@ -41,7 +41,7 @@ pub(super) async fn pending_scheduled(client: &Client) -> anyhow::Result<Option<
 }
 
 /// A page of the stream's durable consumers, without the first `offset`; `None` if there is no stream.
-async fn page(client: &Client, offset: u64) -> anyhow::Result<Option<Value>> {
+async fn page(client: &NatsClient, offset: u64) -> anyhow::Result<Option<Value>> {
     let subject = format!("$JS.API.CONSUMER.LIST.{}", Stream::Later);
     let request = client.request(subject, json!({"offset": offset}).to_string().into());
     let answer = tokio::time::timeout(TIMEOUT, request);

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use bootstrap::{Client, Nats};
+use bootstrap::{Nats, NatsClient};
 use client::WriteHealth;
 use tracing::debug;
 
@@ -103,7 +103,7 @@ impl DurableJobs {
     }
 
     /// Counts dead letters and due scheduled jobs.
-    async fn count(&mut self, client: &Client) {
+    async fn count(&mut self, client: &NatsClient) {
         // Also after an error, so that a server that does not answer is not asked more often.
         self.counted_at = Some(Instant::now());
         let pending_scheduled = pending_scheduled(client).await.unwrap_or_else(|error| {

@@ -204,7 +204,7 @@ pub(crate) fn lane(kind: &str, counts: Counts, p50: f64, p99: f64) -> LaneStatus
 
 /// Makes the streams of durable jobs, as a consumer does when it starts.
 pub(crate) async fn make_streams(worker: &Client) {
-    let worker = bootstrap::Client::from(worker.clone());
+    let worker = bootstrap::NatsClient::from(worker.clone());
     Topology::default().ensure(&worker).await.unwrap();
 }
 

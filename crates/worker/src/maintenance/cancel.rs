@@ -1,4 +1,4 @@
-//! Carries out requests to cancel jobs.
+//! Carries out cancel requests.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ impl Requests for Cancel {
     }
 
     async fn carry_out(&self, request: &Pulled<()>) -> anyhow::Result<()> {
-        // See the listener: a message that is not empty is no request.
+        // See `cancel_listener`: a message that is not empty is no request.
         match subjects::parse_cancel(&request.subject) {
             Some(id) if request.payload.is_empty() => self.cancel(id).await,
             _ => Ok(()),
@@ -46,7 +46,7 @@ impl Cancel {
         queue.run(QUEUE, &self, life).await;
     }
 
-    /// Whether all requests so far are carried out.
+    /// Whether all stored requests are carried out.
     async fn no_request_waits(&self) -> bool {
         let info = manage::consumer_info(&self.store.client, QUEUE.stream, QUEUE.consumer).await;
         info.is_ok_and(|info| info.num_pending == 0 && info.num_ack_pending == 0)
@@ -69,8 +69,8 @@ impl Cancel {
         Ok(())
     }
 
-    /// Makes the record of a job say that it is cancelled; false if it has ended otherwise, or nobody
-    /// knows it.
+    /// Writes a record that says that a job is cancelled. False if the job has ended otherwise, or
+    /// has neither a record nor a message.
     async fn mark_cancelled(&self, id: JobId) -> anyhow::Result<bool> {
         let client = &self.store.client;
         loop {
@@ -79,7 +79,8 @@ impl Cancel {
                 None => (None, 0),
             };
             match record.as_ref().map(|record| record.state) {
-                // Perhaps by a consumer that came no further.
+                // Another consumer may have stopped between this record and the deletion of the
+                // messages.
                 Some(JobState::Cancelled) => return Ok(true),
                 Some(state) if state.is_final() => return Ok(false),
                 _ => {}
@@ -89,12 +90,12 @@ impl Cancel {
                 .as_ref()
                 .and_then(|(_, message)| self.store.kept_job(&message.payload, false));
             let known = record.or(waiting.map(|(record, _)| record));
-            // It may have been put off since its record was looked for.
+            // A record may have been written since the first look-up.
             if known.is_none() && expected == 0 && records::one(client, id).await?.is_some() {
                 continue;
             }
             let Some(mut record) = known else {
-                info!(job.id = %id, "nobody knows the job that is to be cancelled");
+                info!(job.id = %id, "cannot cancel a job that has no record and no message");
                 return Ok(false);
             };
             record.state = JobState::Cancelled;
@@ -104,7 +105,7 @@ impl Cancel {
             record.job = job;
             match self.store.write_cancelled(id, &record, expected).await {
                 Ok(()) => return Ok(true),
-                // It has moved on meanwhile.
+                // The record has changed meanwhile: look again.
                 Err(NotStored::Conflict) => {}
                 Err(error) => return Err(error.into()),
             }

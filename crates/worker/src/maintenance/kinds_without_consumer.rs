@@ -1,31 +1,31 @@
-//! Finds kinds whose jobs wait although no consumer serves them.
+//! Finds kinds that have waiting jobs but no consumer.
 //!
-//! What consumers are done with is removed from the stream, so such jobs end up in front. They are
-//! looked for there, among a bounded number of the oldest jobs.
+//! Messages of jobs that have ended are removed from the stream, so jobs that no consumer serves
+//! become the oldest. Only a bounded number of the oldest jobs is examined.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bootstrap::{Beat, Client};
+use bootstrap::{Beat, NatsClient};
 use common::{JobKind, JobSubject, subjects};
 use jetstream::request::PATIENCE;
 use jetstream::{Stream, direct_get, is_served, manage};
 use tracing::{debug, info, warn};
 
-/// How often they are looked for.
+/// The average time between two looks.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// How long a look may take: it asks for each kind that is found.
+/// How long a look may take: it sends one request for each kind that it finds.
 const LOOK: Duration = Duration::from_mins(1);
 
-/// How many of the oldest jobs are looked at.
+/// How many of the oldest jobs are examined.
 const OLDEST: usize = 64;
 
-/// How many bytes they may have together.
+/// The most bytes that are read of these jobs.
 const MOST_BYTES: usize = 256 * 1024;
 
-/// The kinds that were found; clones hold the same.
+/// The kinds that the last look found; clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KindsFound(Arc<Mutex<BTreeSet<JobKind>>>);
 
@@ -34,7 +34,7 @@ impl KindsFound {
         self.lock().iter().cloned().collect()
     }
 
-    /// Replaces what was found, and logs what is new and what is over.
+    /// Replaces the kinds. Logs each new kind, and when no kind is left.
     fn replace(&self, kinds: BTreeSet<JobKind>) {
         let mut known = self.lock();
         for kind in kinds.difference(&known) {
@@ -53,7 +53,7 @@ impl KindsFound {
 }
 
 pub(crate) struct KindsWithoutConsumer {
-    pub(crate) client: Client,
+    pub(crate) client: NatsClient,
     /// The kinds that this consumer serves itself.
     pub(crate) served: Vec<JobKind>,
     pub(crate) found: KindsFound,
@@ -66,7 +66,7 @@ impl KindsWithoutConsumer {
                 Ok(kinds) => self.found.replace(kinds),
                 Err(error) => debug!("cannot look for kinds without consumer: {error:#}"),
             }
-            // Consumers of a fleet that were started together do not look at the same moment.
+            // Jitter, so that consumers that were started together do not look at the same time.
             let wait = PERIOD.mul_f64(rand::random::<f64>() + 0.5);
             life.during(wait, tokio::time::sleep(wait)).await;
         }
@@ -97,7 +97,7 @@ impl KindsWithoutConsumer {
         filter: &str,
     ) -> anyhow::Result<BTreeSet<JobKind>> {
         let jobs = direct_get::batch(&self.client, stream, filter, 1, OLDEST, MOST_BYTES).await;
-        // A stream that does not exist holds none.
+        // A stream that does not exist holds no jobs.
         let jobs = manage::existing(jobs)?.unwrap_or_default();
         let subjects = jobs
             .iter()

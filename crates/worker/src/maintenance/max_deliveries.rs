@@ -1,4 +1,5 @@
-//! Moves messages that the server gave up, after its own limit of deliveries, to the dead letters.
+//! Makes dead letters of messages that the server no longer delivers, because they have reached
+//! `max_deliver`.
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ pub(super) const QUEUE: Declared = Declared {
     filter: "",
 };
 
-/// The server's advisory on a message that it delivers no more.
+/// The server's advisory about a message that has reached `max_deliver`.
 #[derive(Deserialize)]
 struct Advisory {
     stream: String,
@@ -41,10 +42,10 @@ pub(crate) struct MaxDeliveries {
 impl Requests for MaxDeliveries {
     async fn carry_out(&self, request: &Pulled<()>) -> anyhow::Result<()> {
         let Ok(advisory) = serde_json::from_slice(&request.payload) else {
-            warn!("an advisory that cannot be read");
+            warn!("an advisory of the server cannot be read and is ignored");
             return Ok(());
         };
-        self.bury(advisory).await
+        self.make_dead_letter(advisory).await
     }
 }
 
@@ -53,19 +54,20 @@ impl MaxDeliveries {
         queue.run(QUEUE, &self, life).await;
     }
 
-    /// Moves the message of an advisory to the dead letters.
-    async fn bury(&self, advisory: Advisory) -> anyhow::Result<()> {
+    /// Makes a dead letter of the message that an advisory names, and deletes the message.
+    async fn make_dead_letter(&self, advisory: Advisory) -> anyhow::Result<()> {
         let client = &self.store.client;
         let stream = Stream::ALL
             .into_iter()
             .find(|stream| stream.name() == advisory.stream);
         let Some(stream) = stream else { return Ok(()) };
         let message = direct_get::at(client, stream, advisory.stream_seq).await?;
-        // One that is younger is of a stream that was made again meanwhile.
+        // A younger message belongs to a stream that was created again meanwhile.
         let Some(message) = message.filter(|message| message.at <= advisory.timestamp) else {
             return Ok(());
         };
-        // What a durable consumer of another program gave up is still in the queue of its kind.
+        // A message that another program's durable consumer gave up is still in the queue of its
+        // kind.
         let kind = JobSubject::kind_in(&message.subject);
         let Some(kind) = kind.filter(|kind| consumer_name(kind) == advisory.consumer) else {
             return Ok(());
@@ -98,12 +100,12 @@ impl MaxDeliveries {
                     true
                 }
                 _ => {
-                    warn!(job.id = %id, job.kind = %subject.kind, deliveries = advisory.deliveries, "the server gave up a job, which goes to the dead letters");
+                    warn!(job.id = %id, job.kind = %subject.kind, deliveries = advisory.deliveries, "the server has given up delivering a job, which becomes a dead letter");
                     let record = self.store.record(&lease);
                     let reason = DeadReason::DeliveriesExhausted;
                     self.store.die(&lease, record, reason, None).await;
-                    // Whether that came to pass is seen in the record: another consumer may have
-                    // written one.
+                    // The next round reads the record to see whether this has succeeded: another
+                    // consumer may have written it.
                     false
                 }
             };
@@ -112,9 +114,9 @@ impl MaxDeliveries {
                 break;
             }
         }
-        // If this fails, the purge removes it: its dead letter is stored.
+        // If this fails, the purge removes the message later. Its dead letter is stored.
         if let Err(error) = manage::delete_message(client, stream, advisory.stream_seq).await {
-            warn!(job.id = %id, "the message of a dead job cannot be deleted: {error:#}");
+            warn!(job.id = %id, "cannot delete the message of a dead job: {error:#}");
         }
         Ok(())
     }

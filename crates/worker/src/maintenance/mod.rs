@@ -1,4 +1,4 @@
-//! What is done for jobs that no consumer runs: it has no part in running one.
+//! Background work on streams and on jobs that do not run. It takes no part in running jobs.
 
 mod cancel;
 mod kinds_without_consumer;
@@ -8,7 +8,7 @@ mod purge;
 mod shared_queue;
 mod starved_pulls;
 
-use bootstrap::Client;
+use bootstrap::NatsClient;
 use jetstream::Topology;
 
 pub(crate) use cancel::Cancel;
@@ -20,7 +20,7 @@ pub(crate) use shared_queue::SharedQueue;
 pub(crate) use starved_pulls::StarvedPulls;
 
 /// Creates the durable consumers of the small queues that all consumers share.
-pub(crate) async fn ensure_queues(topology: Topology, client: &Client) -> anyhow::Result<()> {
+pub(crate) async fn ensure_queues(topology: Topology, client: &NatsClient) -> anyhow::Result<()> {
     cancel::QUEUE.ensure(topology, client).await?;
     max_deliveries::QUEUE.ensure(topology, client).await
 }

@@ -1,17 +1,18 @@
-//! The watch for overdue jobs: finds those that wait for a time that has passed although no message
-//! is left that could end the wait, and brings them back.
+//! Finds overdue jobs and restores them: waiting jobs whose due time has passed and whose message
+//! was lost, so that nothing would end the wait.
 //!
-//! Whoever puts a job off stores a marker together with its record, in the same batch: on
-//! `jobs.overdue.<slot>.<id>`, the slot being a quarter of a minute after the job's time. When the
-//! slot has begun, any consumer reads its markers, looks at the records of their jobs, and removes
-//! them. Most jobs have moved on. Of one whose record still says that it waits, the messages are
-//! looked for. If none is there, the job is scheduled once more with the bytes that its marker has,
-//! or ends as a dead letter where those were too many for a marker and are nowhere else.
+//! A consumer that puts a job off stores a marker in the same batch as the record, on
+//! `jobs.overdue.<slot>.<id>`. The slot is the quarter of a minute after the job's due time and a
+//! grace. When the slot has begun, any consumer reads the markers in it, looks up the records of
+//! their jobs, and then purges the markers. Most jobs no longer wait. If a record says that its job
+//! still waits, the watch looks for a message of the job. If there is none, the watch schedules the
+//! job again, with the bytes in the marker. If the job was too large for a marker, and no other
+//! message has its bytes, the job becomes a dead letter.
 //!
-//! There is no leader. A cursor in the stream says up to which slot all markers were read, and who
-//! reads at the moment, so that a fleet does not do the same work at the same time; that is no lock.
-//! What decides is the record of the job: it is replaced only if it is still the one that was looked
-//! at.
+//! There is no leader. A cursor in the stream says up to which slot all markers were read, and
+//! which consumer reads at the moment, so that the consumers of a fleet do not repeat each other's
+//! work. The cursor is not a lock. Correctness depends on the record of the job alone: it is
+//! replaced only if it has not changed since it was read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,8 +20,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::HeaderMap;
-use bootstrap::{Beat, Client};
-use common::{Job, JobId, JobKind, JobRecord, JobState, JobSubject, Priority, Timestamp, subjects};
+use bootstrap::{Beat, NatsClient};
+use common::{
+    JobId, JobKind, JobMessage, JobRecord, JobState, JobSubject, Priority, Timestamp, subjects,
+};
 use futures_util::{StreamExt as _, stream};
 use jetstream::headers::EXPECTED_LAST;
 use jetstream::job_messages::{self, Found};
@@ -37,49 +40,49 @@ use crate::lease::Lease;
 use crate::phases::Phases;
 use crate::store::{JobStore, Marker, Restored, slot_after, slot_of};
 
-/// How often it is looked whether a slot has begun, more or less. With slot and grace, a lost job is
-/// found within 35 seconds of its time.
+/// The average time between two rounds. With slot and grace, a lost job is found within 35 seconds
+/// of its due time.
 const PERIOD: Duration = Duration::from_secs(12);
 
-/// When a job whose message is there is looked at again: after as long a time as it is overdue, but
-/// not sooner ...
+/// A job whose message exists is checked again after as long a time as it is overdue, but not
+/// sooner than this.
 const SOONEST: Duration = Duration::from_secs(30);
 
-/// ... and not later than this.
+/// It is checked again after this time at the latest.
 const LATEST: Duration = Duration::from_hours(1);
 
 /// How many markers are read at a time.
 const PAGE: usize = 500;
 
-/// How many bytes they may have together.
+/// The most bytes of markers that are read at a time.
 const PAGE_BYTES: usize = 2 << 20;
 
-/// The messages of how many jobs are looked for at a time.
+/// How many jobs are checked at the same time.
 const ABREAST: usize = 32;
 
-/// How long a round may take: each question of it has its own end.
+/// How long a round may take. Each of its requests has its own time-out.
 const LONGEST_ROUND: Duration = Duration::from_mins(10);
 
-/// For how long whoever reads markers keeps others from doing it.
+/// For how long a consumer that reads markers keeps other consumers from reading.
 const BUSY: Duration = Duration::from_secs(30);
 
-/// After so many slots without a marker the cursor is stored all the same: ten minutes.
+/// After this many slots without a marker, the cursor is stored nevertheless: ten minutes.
 const FAR: i64 = 40;
 
-/// Over more slots than these they are not gone through one by one: a day.
+/// Over a gap of more slots than this, slots are not read one by one: a day.
 const TOO_FAR: i64 = 5760;
 
-/// The clock of the server has jumped if it is off by more than this.
+/// The server's clock has jumped if it is off by more than this.
 const JUMP: Duration = Duration::from_secs(5);
 
-/// The most jobs that are named in the log, each time.
+/// The most jobs that a round names in the log.
 const NAMED: usize = 10;
 
-/// Where the cursor is.
+/// The subject of the cursor.
 const CURSOR: &str = subjects::OVERDUE_CURSOR;
 
 pub(crate) struct OverdueWatch {
-    pub(crate) client: Client,
+    pub(crate) client: NatsClient,
     pub(crate) store: Arc<JobStore>,
     pub(crate) clock: Arc<ServerClock>,
     pub(crate) counters: Arc<Counters>,
@@ -90,22 +93,22 @@ impl OverdueWatch {
     /// Watches until the consumer leaves.
     pub(crate) async fn run(self, mut life: Beat) {
         let mut watch = Watch::default();
-        let mut told = false;
+        let mut has_warned = false;
         loop {
-            // Consumers of a fleet that were started together do not look at the same moment.
+            // Jitter, so that consumers that were started together do not look at the same time.
             let wait = PERIOD.mul_f64(0.75 + 0.5 * rand::random::<f64>());
             tokio::select! {
                 () = life.during(wait, tokio::time::sleep(wait)) => {}
                 () = self.phases.leaving() => return life.done(),
             }
             match life.during(LONGEST_ROUND, watch.round(&self)).await {
-                Ok(()) => told = false,
-                Err(error) if std::mem::replace(&mut told, true) => {
+                Ok(()) => has_warned = false,
+                Err(error) if std::mem::replace(&mut has_warned, true) => {
                     debug!("cannot look for overdue jobs: {error:#}");
                 }
                 Err(error) => {
                     warn!(
-                        "cannot look for overdue jobs, trying again (further ones are not reported until it works): {error:#}"
+                        "cannot look for overdue jobs, trying again (further failures are not logged until this succeeds): {error:#}"
                     );
                 }
             }
@@ -115,9 +118,9 @@ impl OverdueWatch {
 
 #[derive(Default)]
 struct Watch {
-    /// Up to this slot there were no markers left, whatever the cursor says.
+    /// This watch has found no markers left up to this slot, whatever the cursor says.
     checked: Option<i64>,
-    /// When the server's clock was looked at, and what it said.
+    /// When the server's clock was read, and its time then.
     clock: Option<(Instant, Timestamp)>,
 }
 
@@ -135,7 +138,8 @@ impl Watch {
         }
         let until = match self.checked {
             Some(checked) => Some(cursor.until.map_or(checked, |until| until.max(checked))),
-            // Whoever has just started relies on the cursor; who has seen the clock jump does not.
+            // A watch that has just started relies on the cursor. After a jump of the clock, the
+            // cursor is not reliable.
             None if self.clock.is_none() => cursor.until,
             None => None,
         };
@@ -153,7 +157,7 @@ impl Watch {
             }
         }
         let behind = cursor.until.is_none_or(|until| {
-            // Ahead is where the clock was put back.
+            // The cursor is ahead if the clock was put back.
             claimed || due - until >= FAR || until > due + 2
         });
         if behind {
@@ -173,7 +177,8 @@ impl Watch {
         })
     }
 
-    /// Sees to all markers of a slot; false if another consumer does that, or this one leaves.
+    /// Handles all markers of a slot; false if another consumer does so, or if this consumer
+    /// leaves.
     async fn read(
         &self,
         of: &OverdueWatch,
@@ -195,16 +200,16 @@ impl Watch {
                 return Ok(false);
             }
             *claimed = true;
-            see_to(of, page, named).await?;
-            // All at once, and none that came meanwhile.
+            handle_page(of, page, named).await?;
+            // One purge for the whole page. It spares markers that came meanwhile.
             manage::purge_below(&of.client, stream, &filter, last + 1).await?;
             from = last + 1;
         }
     }
 }
 
-/// The slots with markers that have begun, found by a look at the markers of all jobs that wait.
-async fn begun_slots(client: &Client, due: i64) -> anyhow::Result<Vec<i64>> {
+/// The slots that have begun and have markers. Reads the markers of all waiting jobs to find these.
+async fn begun_slots(client: &NatsClient, due: i64) -> anyhow::Result<Vec<i64>> {
     let mut slots = BTreeSet::new();
     let mut from = 1;
     loop {
@@ -225,13 +230,13 @@ async fn begun_slots(client: &Client, due: i64) -> anyhow::Result<Vec<i64>> {
     Ok(slots.into_iter().collect())
 }
 
-/// Up to where markers were read, and who reads.
+/// Up to which slot markers were read, and which consumer reads now.
 #[derive(Default, Serialize, Deserialize)]
 struct Cursor {
-    /// Up to this slot all were.
+    /// All markers up to this slot were read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<i64>,
-    /// Somebody reads those after it, for no longer than this.
+    /// The consumer `by` reads the slots after `until`, for no longer than up to this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     busy_until: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -241,9 +246,9 @@ struct Cursor {
 }
 
 impl Cursor {
-    async fn read(client: &Client) -> anyhow::Result<Self> {
+    async fn read(client: &NatsClient) -> anyhow::Result<Self> {
         let kept = direct_get::last(client, Stream::State, CURSOR).await?;
-        // One that cannot be read is as good as none.
+        // A cursor that cannot be read counts as none.
         Ok(kept.map_or_else(Self::default, |kept| Self {
             sequence: kept.sequence,
             ..serde_json::from_slice(&kept.payload).unwrap_or_default()
@@ -252,12 +257,13 @@ impl Cursor {
 
     fn is_busy(&self, of: &OverdueWatch, now: Timestamp) -> bool {
         let another = self.by.as_ref() != Some(&of.store.instance);
-        // A time further ahead is that of another clock.
+        // A time further ahead is from another clock.
         let mut left = self.busy_until.iter().map(|until| until.since(now));
         another && left.any(|left| !left.is_zero() && left <= BUSY)
     }
 
-    /// Keeps others away for a while; false if another one was faster.
+    /// Keeps other consumers from reading for a while; false if another consumer has stored the
+    /// cursor first.
     async fn claim(&mut self, of: &OverdueWatch) -> anyhow::Result<bool> {
         let now = of.clock.now();
         let mine = self.by.as_ref() == Some(&of.store.instance);
@@ -273,7 +279,7 @@ impl Cursor {
         self.store(of).await
     }
 
-    /// Stores it, if it is still the one that was read.
+    /// Stores the cursor; false if it has changed since it was read.
     async fn store(&mut self, of: &OverdueWatch) -> anyhow::Result<bool> {
         let mut headers = HeaderMap::new();
         headers.insert(EXPECTED_LAST, self.sequence.to_string());
@@ -288,26 +294,26 @@ impl Cursor {
                 Ok(true)
             }
             Err(NotStored::Conflict) => Ok(false),
-            Err(error) => Err(error).context("the cursor of the watch cannot be stored"),
+            Err(error) => Err(error).context("cannot store the cursor of the overdue watch"),
         }
     }
 }
 
-/// A job that waits for a time that has passed.
+/// A waiting job whose due time has passed.
 struct Overdue {
     marker: Marker,
     found: StoredRecord,
     subject: JobSubject,
-    /// Since when.
+    /// The due time; the current time if the record cannot be read.
     since: Timestamp,
 }
 
 impl Overdue {
-    /// What is known of the job of a marker, if it still waits.
+    /// The job of a marker; `None` if it is not overdue.
     fn of(marker: Marker, found: StoredRecord, now: Timestamp) -> Option<Self> {
         let of_marker = marker.subject();
         let Some(record) = &found.record else {
-            // It cannot be read; the marker alone says how the job was.
+            // The record cannot be read, so only the marker describes the job.
             let subject = of_marker?;
             return Some(Self {
                 since: now,
@@ -317,7 +323,7 @@ impl Overdue {
             });
         };
         let waits = matches!(record.state, JobState::Scheduled | JobState::Retrying);
-        // If it was put off again meanwhile, it has another marker.
+        // A job that was put off again has another marker.
         let since = record.next_at.filter(|at| waits && *at <= now)?;
         let kind = of_marker.as_ref().map(|subject| subject.kind.clone());
         let subject = JobSubject {
@@ -335,18 +341,18 @@ impl Overdue {
     }
 }
 
-/// What came of it.
+/// The result for one overdue job.
 enum Fate {
-    /// Nothing has to be done any more.
+    /// Nothing is left to do.
     Done,
-    /// It is to be looked at again.
+    /// The job has a message. The marker is stored again, in this slot.
     Waits(Marker, i64),
     Restored(JobId, JobKind),
     Lost(JobId, JobKind),
 }
 
-/// Sees to the jobs of markers.
-async fn see_to(
+/// Handles the jobs of one page of markers.
+async fn handle_page(
     of: &OverdueWatch,
     page: Vec<StoredMessage>,
     named: &mut usize,
@@ -357,7 +363,7 @@ async fn see_to(
         .filter_map(Marker::read)
         .map(|marker| (marker.id, marker))
         .collect();
-    // A page has no more than are asked for at a time.
+    // The records of a page are looked up in one request.
     const { assert!(PAGE <= records::MOST) };
     let mut found = Records::new(&of.client)
         .await?
@@ -368,7 +374,7 @@ async fn see_to(
         .filter_map(|marker| Overdue::of(marker.clone(), found.remove(&marker.id)?, now))
         .collect();
     let fates: Vec<_> = stream::iter(overdue)
-        .map(|job| bring_back(of, job, now))
+        .map(|job| restore(of, job, now))
         .buffer_unordered(ABREAST)
         .collect()
         .await;
@@ -385,37 +391,41 @@ async fn see_to(
         }
     }
     of.counters.overdue(restored.len(), lost.len());
-    tell(
+    log_jobs(
         named,
         &restored,
-        "the message of a job that waited was lost: the job is scheduled again",
+        "the message of a waiting job was lost: the job is scheduled again",
     );
-    tell(
+    log_jobs(
         named,
         &lost,
-        "the message of a job that waited was lost, and the job was too large to be kept elsewhere: it goes to the dead letters",
+        "the message of a waiting job was lost, and the job was too large for its marker: the job becomes a dead letter",
     );
     if let Some(error) = failed {
         return Err(error);
     }
     let stored = of.store.store_markers(again).await;
-    stored.context("a marker of a job that waits cannot be stored")
+    stored.context("cannot store the marker of a waiting job")
 }
 
-/// Says what was done with jobs, and names as many as may still be named.
-fn tell(named: &mut usize, jobs: &[(JobId, JobKind)], what: &str) {
+/// Logs what was done with jobs. Names jobs up to the number that is left in `named`, and counts
+/// the others.
+fn log_jobs(named: &mut usize, jobs: &[(JobId, JobKind)], what: &str) {
     let (first, others) = jobs.split_at(jobs.len().min(*named));
     *named -= first.len();
     for (id, kind) in first {
         warn!(job.id = %id, job.kind = %kind, "{what}");
     }
     if !others.is_empty() {
-        warn!(jobs = others.len(), "so it is with more jobs: {what}");
+        warn!(
+            jobs = others.len(),
+            "further jobs, which are not named: {what}"
+        );
     }
 }
 
-/// Brings a job back if no message of it is left.
-async fn bring_back(of: &OverdueWatch, job: Overdue, now: Timestamp) -> anyhow::Result<Fate> {
+/// Restores a job if none of its messages is left.
+async fn restore(of: &OverdueWatch, job: Overdue, now: Timestamp) -> anyhow::Result<Fate> {
     let Overdue {
         marker,
         found,
@@ -431,7 +441,8 @@ async fn bring_back(of: &OverdueWatch, job: Overdue, now: Timestamp) -> anyhow::
         Found::Nothing(earlier) => earlier,
     };
     let is_job = |payload: &[u8]| {
-        Job::decode(payload).is_ok_and(|job| job.kind == kind && job.id.is_none_or(|its| its == id))
+        JobMessage::decode(payload)
+            .is_ok_and(|job| job.kind == kind && job.id.is_none_or(|its| its == id))
     };
     let bytes = if is_job(&marker.payload) {
         Some((marker.headers, marker.payload))

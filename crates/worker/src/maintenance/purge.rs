@@ -1,23 +1,27 @@
 //! Removes the messages of jobs that have ended.
 //!
-//! The streams keep what was acknowledged: with `sync_interval: always` a stream that removes each
-//! message at its acknowledgement syncs each time. Instead, all below the ack floor of a durable
-//! consumer is purged at once, every now and then. A job that runs for long holds the floor back;
-//! meanwhile this consumer removes what it has acknowledged above it one by one.
+//! The streams keep acknowledged messages: with `sync_interval: always`, a stream that removes each
+//! message at its acknowledgement also syncs each time. Instead, all messages below the ack floor
+//! of a durable consumer are purged at once, every few seconds. A long job holds the floor back.
+//! Meanwhile this consumer deletes the messages that it has acknowledged above the floor, one by
+//! one.
 //!
-//! The floor has to be trusted, and the server (2.15.1) moves it too far when messages are purged
-//! that it takes for not acknowledged: it remembers the highest of their numbers of delivery, and the
-//! next acknowledgement with the number after that takes the floor along, past jobs that still run.
-//! So single messages are deleted, never purged by their subject; what was acknowledged on a lost
-//! connection is left to its next delivery; and after a crash, which the server may have forgotten
-//! acknowledgements by, purges wait until it has delivered them again. In a cluster, where another
-//! server than that of this connection may have crashed, they do so always.
+//! The purge relies on the floor, but the server (2.15.1) moves the floor too far when messages are
+//! purged that the server considers pending: it remembers the highest of their delivery numbers,
+//! and the acknowledgement with the next number moves the floor past jobs that still run. So there
+//! are three rules:
+//!
+//! - Single messages are deleted, never purged by their subject.
+//! - A message that was acknowledged on a lost connection is left to its next delivery.
+//! - After a crash, the server may have forgotten acknowledgements. So purges wait until the server
+//!   has redelivered these messages. In a cluster, another server than the one of this connection
+//!   may have crashed, so purges always wait for this.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bootstrap::{Beat, Client};
+use bootstrap::{Beat, NatsClient};
 use common::JobKind;
 use jetstream::{ACK_WAIT, ServerClock, Stream, jobs_of_kind, manage};
 use time::OffsetDateTime;
@@ -28,36 +32,41 @@ use crate::acknowledged::AcknowledgedList;
 use crate::fetch::Queue;
 use crate::first_delivery::is_single;
 
-/// How often it purges.
+/// The average time between two purges.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// How long after a connection was made nothing is purged, unless all was delivered but once: then
-/// the numbers of delivery are in the order of the messages. Twice the ack wait.
+/// For this long after a connection was made, nothing is purged below the floor if a pending
+/// message was redelivered. (Without redeliveries, the delivery numbers are in the order of the
+/// messages.) Twice the ack wait.
 const UNCERTAIN: Duration = ACK_WAIT.saturating_mul(2);
 
-/// How many messages above a floor that stands still are removed at a time.
+/// The most messages above the floor that one round deletes.
 const SINGLY: usize = 1000;
 
-/// How many messages above a floor are remembered: beyond it they wait for the floor.
+/// The most messages above the floor that are remembered. Further messages stay until the floor has
+/// passed their sequences.
 const REMEMBERED: usize = 100_000;
 
-/// What one queue has to be rid of.
+/// The acknowledged messages of one queue that are still in the stream.
 #[derive(Default)]
 struct Pile {
     above_floor: BTreeSet<u64>,
-    /// What was acknowledged since the last time: the server may not have handled that yet.
+    /// Messages that were acknowledged since the last round. The server may not have handled their
+    /// acknowledgements yet.
     recent: Vec<u64>,
-    /// Up to where it was purged.
+    /// The queue was purged up to this sequence.
     floor: u64,
-    /// The ack floor when it was looked at last.
+    /// The ack floor in the last round.
     seen: u64,
+    /// Whether the next round may find messages to purge.
     dirty: bool,
-    /// When the durable consumer was made: another one is of another stream, perhaps.
+    /// When the durable consumer was created. A new durable consumer may belong to a new stream.
     created: Option<OffsetDateTime>,
 }
 
 impl Pile {
-    /// Keeps what was acknowledged lately for the next time: by then the server has handled it.
+    /// Makes the recent messages ready for the next round: by then the server has handled their
+    /// acknowledgements.
     fn remember(&mut self) {
         for sequence in self.recent.drain(..) {
             if sequence > self.floor && self.above_floor.len() < REMEMBERED {
@@ -69,7 +78,7 @@ impl Pile {
 
 /// Removes the messages of jobs that have ended.
 pub(crate) struct Purge {
-    pub(crate) client: Client,
+    pub(crate) client: NatsClient,
     pub(crate) clock: Arc<ServerClock>,
     pub(crate) queues: Vec<Arc<Queue<JobKind>>>,
     pub(crate) acknowledged: Arc<AcknowledgedList>,
@@ -78,14 +87,14 @@ pub(crate) struct Purge {
 impl Purge {
     pub(crate) async fn run(self, mut life: Beat) {
         let mut piles: Vec<Pile> = self.queues.iter().map(|_| Pile::default()).collect();
-        // What was left by consumers that were killed.
+        // Consumers that were killed may have left messages.
         for pile in &mut piles {
             pile.dirty = true;
         }
         let mut connection = 0;
         let mut since = Instant::now();
         loop {
-            // Consumers of a fleet that were started together do not purge at the same moment.
+            // Jitter, so that consumers that were started together do not purge at the same time.
             let wait = PERIOD.mul_f64(rand::random::<f64>() + 0.5);
             life.during(wait, tokio::time::sleep(wait)).await;
             let acknowledged = self.acknowledged.take();
@@ -111,7 +120,7 @@ impl Purge {
                 if (pile.dirty || !pile.above_floor.is_empty())
                     && let Err(error) = self.purge_queue(queue, pile, (connection, since)).await
                 {
-                    // The next time comes soon.
+                    // The next round tries again soon.
                     pile.dirty = true;
                     debug!("cannot purge: {error:#}");
                 }
@@ -133,8 +142,8 @@ impl Purge {
         let client = &self.client;
         let info = manage::consumer_info(client, queue.stream, &queue.consumer).await?;
         if pile.created != Some(info.created) {
-            // What was acknowledged until now may have been in a stream that is gone: its numbers may be
-            // those of jobs that wait.
+            // The remembered messages may have been in a stream that was deleted. In the new
+            // stream, the same sequences may belong to waiting jobs.
             *pile = Pile {
                 created: Some(info.created),
                 ..Pile::default()
@@ -145,14 +154,15 @@ impl Purge {
         } else {
             info.ack_floor.stream_sequence
         };
-        // The advisory of a message that the server gives up comes a little later than the floor moves:
-        // so that of the last time is taken.
+        // When the server gives up a message, it stores the advisory shortly after it moves the
+        // floor. So the floor of the last round is used.
         let before = std::mem::replace(&mut pile.seen, floor);
         let floor = floor.min(before);
         let certain =
             info.num_redelivered == 0 || (is_single(client) && since.elapsed() > UNCERTAIN);
         let moved = floor > pile.floor && certain && !is_given_up(client, queue).await?;
-        // The answers may be those of a server that has crashed since, or of its successor.
+        // After a reconnect, the answers may be from a server that has crashed since, or from
+        // another server.
         anyhow::ensure!(connection == client.connects(), "the connection was lost");
         pile.dirty = pile.seen > if moved { floor } else { pile.floor };
         if moved {
@@ -172,9 +182,9 @@ impl Purge {
     }
 }
 
-/// Whether the server gave up messages of a queue that are not buried yet: to the queue they are
-/// done with, and their bytes are nowhere else.
-async fn is_given_up(client: &Client, queue: &Queue<JobKind>) -> anyhow::Result<bool> {
+/// Whether the server gave up messages of a queue that are not dead letters yet. They are below the
+/// ack floor, but their bytes are stored nowhere else.
+async fn is_given_up(client: &NatsClient, queue: &Queue<JobKind>) -> anyhow::Result<bool> {
     let Queue {
         stream, consumer, ..
     } = queue;

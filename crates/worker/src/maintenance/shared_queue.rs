@@ -1,9 +1,9 @@
-//! A small queue of requests that all consumers share, so that each waits until a consumer runs.
+//! A small queue of requests that all consumers share. A request waits in it until a consumer runs.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bootstrap::{Beat, Client, Nats};
+use bootstrap::{Beat, Nats, NatsClient};
 use jetstream::{Stream, Topology};
 use tracing::warn;
 
@@ -20,12 +20,16 @@ const TICK: Duration = Duration::from_secs(1);
 pub(super) struct Declared {
     pub(super) stream: Stream,
     pub(super) consumer: &'static str,
-    /// Which messages of the stream; empty for all.
+    /// The subjects of the messages; empty for all messages of the stream.
     pub(super) filter: &'static str,
 }
 
 impl Declared {
-    pub(super) async fn ensure(self, topology: Topology, client: &Client) -> anyhow::Result<()> {
+    pub(super) async fn ensure(
+        self,
+        topology: Topology,
+        client: &NatsClient,
+    ) -> anyhow::Result<()> {
         let filter = self.filter.to_owned();
         topology
             .ensure_pull_consumer(client, self.stream, self.consumer, filter)
@@ -33,12 +37,12 @@ impl Declared {
     }
 }
 
-/// Who carries the requests out.
+/// Carries requests out.
 pub(super) trait Requests {
     /// Called before each pull.
     async fn before_pull(&self) {}
 
-    /// Carries a request out; what fails is delivered again.
+    /// Carries a request out. After an error, the server redelivers the request.
     async fn carry_out(&self, request: &Pulled<()>) -> anyhow::Result<()>;
 }
 
@@ -86,7 +90,7 @@ impl SharedQueue {
                 event = fetcher.next() => match event {
                     Ok(Event::Pulled(batch)) => {
                         for pulled in batch {
-                            // Storing waits until the server takes it.
+                            // A write waits until the server confirms it.
                             let work = carry_out(client, requests, pulled);
                             life.during(Duration::MAX, work).await;
                         }
@@ -115,7 +119,7 @@ impl SharedQueue {
     }
 }
 
-async fn carry_out(client: &Client, requests: &impl Requests, pulled: Pulled<()>) {
+async fn carry_out(client: &NatsClient, requests: &impl Requests, pulled: Pulled<()>) {
     match requests.carry_out(&pulled).await {
         Ok(()) => {
             let _ = client.publish(pulled.ack, "+ACK".into()).await;

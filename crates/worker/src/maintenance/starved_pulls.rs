@@ -1,4 +1,4 @@
-//! Finds out when a consumer gets none of the jobs that wait for it.
+//! Detects that a consumer gets none of the jobs that wait for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::fetch::Queue;
 
-/// The respect in which such a service has a problem.
+/// The name of the health problem that this watch sets.
 const RESPECT: &str = "pulls";
 
 /// How long the look at one queue may take.
@@ -19,15 +19,15 @@ const LOOK: Duration = PATIENCE;
 
 pub(crate) struct StarvedPulls {
     pub(crate) nats: Nats,
-    /// Each queue, and for how long no pull of it has ended well.
+    /// Each queue with the measurement of how long none of its pulls has succeeded.
     pub(crate) pulls: Vec<(Arc<Queue<JobKind>>, Unanswered)>,
-    /// How long that may last while jobs wait.
+    /// How long pulls may fail while jobs wait.
     pub(crate) after: Duration,
 }
 
 impl StarvedPulls {
-    /// Watches that pulls of each queue come to a good end: the server ends one after nine seconds at
-    /// the latest.
+    /// Watches whether the pulls of each queue succeed. The server ends a pull without messages
+    /// after nine seconds at the latest, which counts as success.
     pub(crate) async fn run(self, mut life: Beat) {
         loop {
             life.tick().await;
@@ -38,7 +38,7 @@ impl StarvedPulls {
                 if is_over {
                     info!("durable jobs are pulled again");
                 } else {
-                    warn!("{text}: is the user in the configuration of NATS allowed to pull?");
+                    warn!("{text}; check that the NATS configuration allows this user to pull");
                 }
             }
         }
@@ -54,7 +54,7 @@ impl StarvedPulls {
             let info = life.during(LOOK, asking).await;
             if let Some(waiting @ 1..) = info.ok().map(|info| info.num_pending) {
                 return Some(format!(
-                    "no pull of durable jobs of kind {} has come to a good end for {} s, and {waiting} wait",
+                    "no pull of durable jobs of kind {} has succeeded for {} s; jobs waiting: {waiting}",
                     queue.of,
                     silent.as_secs(),
                 ));

@@ -1,4 +1,4 @@
-//! The dead letter of a job: with as much of what is known of the job as there is room for.
+//! Stores the dead letter of a job, with as much information about the job as fits into a message.
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use common::{DeadReason, JobRecord, JobState, OutcomeError, subjects};
@@ -8,7 +8,8 @@ use super::{JobStore, Written, add_failure};
 use crate::lease::Lease;
 
 impl JobStore {
-    /// Gives a job up: its record and its dead letter are stored together.
+    /// Ends a job as a dead letter. Its record and its dead letter are stored in one batch if they
+    /// fit.
     pub(crate) async fn die(
         &self,
         lease: &Lease,
@@ -26,7 +27,8 @@ impl JobStore {
         if fits_with_record {
             return self.end(lease, record, vec![letter]).await;
         }
-        // The letter first: whoever is lost in between leaves a job that is delivered again.
+        // The dead letter first: if this consumer is lost before it writes the record, the job is
+        // redelivered.
         let what = "a dead letter cannot be stored, trying again";
         if self.store(lease, letter, what).await {
             return self.end(lease, record, Vec::new()).await;
@@ -35,11 +37,13 @@ impl JobStore {
     }
 }
 
-/// The dead letter of a job, and whether it can be stored together with the record.
+/// Builds the dead letter of a job. The flag says whether it can be stored in one batch with the
+/// record.
 ///
-/// The job itself is always whole. Beside one that nearly fills a message the failures are left
-/// out, which are in the record as well, then headers that could not be read; and where there is not
-/// even room for what makes a batch, all but the job is.
+/// The dead letter always has the whole job. If the job nearly fills a message, the failures are
+/// left out first, because the record has them as well, and then the headers that could not be
+/// read. If there is no room for the headers of a batch either, the dead letter is only the job as
+/// it was submitted.
 fn build_dead_letter(record: &JobRecord, lease: &Lease, max_payload: usize) -> (Message, bool) {
     let letter = |headers: &HeaderMap| Message {
         subject: subjects::dead(lease.id, &lease.kind),
@@ -70,8 +74,8 @@ fn build_dead_letter(record: &JobRecord, lease: &Lease, max_payload: usize) -> (
 }
 
 fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    // The text is our own, or JSON without line breaks; one that cannot be in a header is still in
-    // the record.
+    // The value is a fixed text, a number, or JSON without line breaks. A value that cannot be in a
+    // header is still in the record.
     if let Ok(value) = value.parse::<HeaderValue>() {
         headers.insert(HeaderName::from_static(name), value);
     }

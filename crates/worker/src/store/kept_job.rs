@@ -1,34 +1,36 @@
-//! What a record keeps of a job that has ended.
+//! The copy of a job in its record, after the job has ended.
 
-use common::{Job, MAX_DEPTH, is_deeper_than};
+use common::{JobMessage, MAX_DEPTH, is_deeper_than};
 use serde_json::value::RawValue;
 
-/// The levels that a job may have so that its record, which is one more, has no more than others can
-/// read.
+/// How deep a kept job may be nested. The record around it adds one level, and must not be nested
+/// deeper than every reader accepts.
 const MOST_LEVELS: usize = MAX_DEPTH - 1;
 
-/// The job as it was submitted; without its payload where that has more than `most_payload` bytes, or
-/// is nested too deep for a record.
-/// `None` for bytes that are no job, or one that others cannot read. `has_run` says that its handler
-/// was called: then it is a job.
+/// The job as it was submitted, but without its payload if the payload has more than `most_payload`
+/// bytes or is nested too deep for a record.
+///
+/// `None` if the bytes are not a job that every reader accepts. `has_run` says that the handler was
+/// called, which shows that the bytes are a job.
 pub(super) fn kept_job(
     message: &[u8],
     most_payload: usize,
     has_run: bool,
 ) -> Option<Box<RawValue>> {
-    // A payload is no larger than its message, and most messages are small: they are not read again.
+    // A payload is never larger than its message. So a small message, which most are, is not
+    // decoded again.
     if has_run && message.len() <= most_payload {
         let whole = copied(message)?;
         if !is_deeper_than(&whole, MOST_LEVELS) {
             return Some(whole);
         }
     }
-    let job = Job::decode(message).ok()?;
+    let job = JobMessage::decode(message).ok()?;
     match job.payload {
         Some(payload)
             if payload.get().len() > most_payload || is_deeper_than(payload, MOST_LEVELS - 1) =>
         {
-            let without_payload = Job {
+            let without_payload = JobMessage {
                 payload: None,
                 ..job
             };

@@ -1,7 +1,8 @@
-//! The markers of jobs that wait: what the watch for overdue jobs finds them by.
+//! Markers of waiting jobs. The watch for overdue jobs finds a job by its marker if the job's
+//! message was lost.
 //!
-//! A marker is stored on `jobs.overdue.<slot>.<id>` in the batch that puts the job off, the slot being
-//! a quarter of a minute after the job's time.
+//! A marker is stored on `jobs.overdue.<slot>.<id>`, in the same batch as the record of the waiting
+//! job. Its slot is the first quarter of a minute that begins after the job's due time and a grace.
 
 use std::time::Duration;
 
@@ -15,17 +16,17 @@ use tracing::debug;
 use super::JobStore;
 use crate::lease::Lease;
 
-/// How long a slot is.
+/// The length of a slot.
 const SLOT: Duration = Duration::from_secs(15);
 
-/// How long after its time a job is looked at, at the earliest: a schedule is up to a quarter of a
-/// second late.
+/// The least time from the due time of a job to the slot of its marker. The server fires a schedule
+/// up to a quarter of a second late.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The most bytes of a job, with its headers, that are kept in its marker.
+/// The largest job that its marker keeps, with its headers, in bytes.
 const SMALL: usize = 4096;
 
-/// What is needed to bring a job back whose message is lost.
+/// The data that restores a job whose message was lost.
 #[derive(Clone, Debug)]
 pub(crate) struct Marker {
     pub(crate) id: JobId,
@@ -66,47 +67,48 @@ impl Marker {
         })
     }
 
-    /// The run that the job waits for, as far as the marker says it: anything may be stored in its
-    /// place.
+    /// The run that the job waits for; `None` if the message on the marker's subject is not a
+    /// marker.
     pub(crate) fn subject(&self) -> Option<JobSubject> {
         let due = self.headers.get(subjects::DUE_HEADER)?;
         JobSubject::parse(due.as_str()).filter(|place| place.id == self.id)
     }
 }
 
-/// The first slot that begins after a time, and after the grace.
+/// The first slot that begins after a time and the grace.
 pub(crate) fn slot_after(time: Timestamp) -> i64 {
     slot_of(time.after(GRACE)) + 1
 }
 
-/// The slot that is on.
+/// The slot that a time is in.
 pub(crate) fn slot_of(time: Timestamp) -> i64 {
     let slot = time
         .unix_nanos()
         .div_euclid(i128::try_from(SLOT.as_nanos()).unwrap_or(i128::MAX));
-    // No time has so many.
+    // The slot number of every time fits.
     i64::try_from(slot).unwrap_or(i64::MAX)
 }
 
 impl JobStore {
-    /// Stores a marker by itself.
+    /// Stores a marker without a record.
     pub(super) async fn mark(&self, marker: &Marker, until: Timestamp) {
         let slot = slot_after(until.max(self.clock.now()));
         if let Err(error) = self.records.store(vec![marker.message(slot)]).await {
-            // Only a job whose schedule is lost as well is not found now.
-            debug!(job.id = %marker.id, %error, "a marker of a job that waits cannot be stored");
+            // Without its marker, the job is lost only if its schedule is lost as well.
+            debug!(job.id = %marker.id, %error, "cannot store the marker of a waiting job");
         }
     }
 
-    /// Whether a slot may have been read already when a marker in it is stored now.
+    /// Whether the watch may have read a slot already, and would miss a marker that is stored there
+    /// now.
     pub(super) fn is_late(&self, slot: i64) -> bool {
         slot_of(self.clock.now().after(GRACE / 2)) >= slot
     }
 
-    /// Stores markers anew, each in its slot.
+    /// Stores markers again, each in the given slot.
     ///
     /// # Errors
-    /// When one of them is not stored.
+    /// When a marker is not stored.
     pub(crate) async fn store_markers(
         &self,
         markers: impl IntoIterator<Item = (Marker, i64)>,

@@ -1,5 +1,5 @@
-//! Stores what becomes of jobs: records, dead letters, schedules. Settling and maintenance both stand
-//! on it.
+//! Stores the state of jobs: records, dead letters, schedules and markers. Settlement and
+//! maintenance both use it.
 
 mod dead_letter;
 mod kept_job;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bootstrap::{Client, Nats};
+use bootstrap::{Nats, NatsClient};
 use common::{FailedAttempt, JobId, JobRecord, JobState, OutcomeError};
 use jetstream::records::{self, StoredRecord};
 use jetstream::{Entry, Message, NotStored, Pace, ServerClock, Unanswered, Writer};
@@ -27,34 +27,34 @@ use crate::phases::Phases;
 pub(crate) use marker::{Marker, slot_after, slot_of};
 pub(crate) use schedule::{Restored, SCHEDULED};
 
-/// The wait before something is stored again that the server did not take or confirm.
+/// The wait before a write is repeated because the server refused it or did not confirm it.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// What the headers of a record may take, in bytes.
+/// The size of the headers of a record, at most, in bytes.
 const HEADERS: usize = 512;
 
 /// From this many failures on, the text of each further one is cut.
 const MANY_FAILURES: usize = 8;
 
-/// What came of writing a record.
+/// The result of writing a record.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Written {
     Yes,
-    /// The job has ended otherwise.
+    /// The stored record is final: the job has ended already.
     Ended,
-    /// Another consumer has the job now.
+    /// The stored record is newer: it is from another consumer, or for another run.
     Superseded,
-    /// The phases ended before the server took it.
+    /// The lane ended before the server confirmed the write.
     GaveUp,
 }
 
-/// Writes records and what belongs to them, each until the server has it.
+/// Writes records, and other messages for jobs. Repeats each write until the server confirms it.
 pub(crate) struct JobStore {
-    pub(crate) client: Client,
+    pub(crate) client: NatsClient,
     pub(crate) clock: Arc<ServerClock>,
     /// The name of this consumer.
     pub(crate) instance: String,
-    /// How long the record of a job that has ended is kept, as the server is told it.
+    /// How long the server keeps the record of a job that has ended, as the value of a TTL header.
     ttl: String,
     /// The most bytes of a payload that the record of a job that has ended keeps.
     most_payload: usize,
@@ -95,17 +95,17 @@ impl JobStore {
         }
     }
 
-    /// What was acknowledged, for whoever purges it.
+    /// The acknowledged messages that are to be purged.
     pub(crate) fn acknowledged(&self) -> Arc<AcknowledgedList> {
         Arc::clone(&self.acknowledged)
     }
 
-    /// For how long the server has left writes unanswered.
+    /// The measurements of how long the server has left writes unanswered.
     pub(crate) fn unanswered(&self) -> Vec<Unanswered> {
         vec![self.records.unanswered(), self.schedules.unanswered()]
     }
 
-    /// A new record of a job, as of now.
+    /// A new record of a job in the state `queued`, with the current time.
     pub(crate) fn record(&self, lease: &Lease) -> JobRecord {
         let kind = Some(lease.kind.clone());
         let mut record = JobRecord::new(lease.id, kind, JobState::Queued, self.clock.now());
@@ -117,12 +117,12 @@ impl JobStore {
         record
     }
 
-    /// What the record of a job that has ended keeps of it; see [`kept_job::kept_job`].
+    /// The copy of a job in its record, after the job has ended; see [`kept_job::kept_job`].
     pub(crate) fn kept_job(&self, message: &[u8], has_run: bool) -> Option<Box<RawValue>> {
         kept_job::kept_job(message, self.most_payload, has_run)
     }
 
-    /// Writes the record of a job that was cancelled though this consumer has no lease of it.
+    /// Writes the record of a cancelled job for which this consumer has no lease.
     ///
     /// # Errors
     /// See [`NotStored`].
@@ -138,7 +138,7 @@ impl JobStore {
         self.records.store(vec![message]).await.map(|_| ())
     }
 
-    /// The last record, and after it the acknowledgement.
+    /// Ends a job: writes its final record, and then acknowledges its message.
     pub(crate) async fn end(&self, lease: &Lease, mut record: JobRecord, with: Entry) -> Written {
         record.settled_deliveries = 0;
         record.job = self.kept_job(&lease.payload, record.state == JobState::Succeeded);
@@ -150,17 +150,19 @@ impl JobStore {
                 }
                 self.ack(lease).await;
             }
-            // The message is its successor's now; if that one is lost too, it is delivered again.
+            // No acknowledgement: the consumer with the newer record settles the message, or the
+            // server redelivers it.
             Written::Superseded | Written::GaveUp => {}
         }
         written
     }
 
-    /// Writes a record, and messages that belong to it, unless the job has moved on.
+    /// Writes a record, in one batch with the messages that belong to it, unless the stored record
+    /// is final or newer.
     pub(crate) async fn write(&self, lease: &Lease, record: &JobRecord, with: Entry) -> Written {
         let mut expected = lease.record.lock().await;
-        // Whoever says that the job runs may have waited until it did not any more: then that would
-        // replace the last record, which this lease itself has written.
+        // The task that announces that the job runs may have waited for this lock until the job
+        // ended. Its record would replace the final record of the same lease.
         if record.state == JobState::Running && lease.settling.load(Ordering::Acquire) {
             return Written::Superseded;
         }
@@ -186,7 +188,7 @@ impl JobStore {
                                 return Written::Yes;
                             }
                             After::Theirs(written) => {
-                                debug!(job.id = %lease.id, ?written, "the job has moved on");
+                                debug!(job.id = %lease.id, ?written, "the record has changed");
                                 return written;
                             }
                             After::TryAgain(sequence) => *expected = sequence,
@@ -195,7 +197,7 @@ impl JobStore {
                     }
                 }
                 Err(error) => self.warn(
-                    "what became of a job cannot be stored, trying again",
+                    "cannot store the record of a job, trying again",
                     lease,
                     &error,
                 ),
@@ -206,8 +208,8 @@ impl JobStore {
         }
     }
 
-    /// Stores a message that belongs to a job, however often it has to be tried; true when the server
-    /// has it.
+    /// Stores a message for a job, and repeats this until the server confirms it; false if the lane
+    /// ends first.
     async fn store(&self, lease: &Lease, message: Message, what: &str) -> bool {
         loop {
             match self.records.store(vec![message.clone()]).await {
@@ -220,8 +222,8 @@ impl JobStore {
         }
     }
 
-    /// Acknowledges the message of a job. A lost acknowledgement brings the message back, and its record
-    /// says then that it is done.
+    /// Acknowledges the message of a job. If the acknowledgement is lost, the server redelivers the
+    /// message, and the record then shows that the message needs only an acknowledgement.
     pub(crate) async fn ack(&self, lease: &Lease) {
         let Some(delivery) = &lease.delivery else {
             return;
@@ -238,7 +240,7 @@ impl JobStore {
         });
     }
 
-    /// Writes a record, and gives the message back: the server delivers it again after the wait.
+    /// Writes a record, and then gives the message back: the server redelivers it after `wait`.
     pub(crate) async fn give_back(&self, lease: &Lease, record: &JobRecord, wait: Duration) {
         match self.write(lease, record, Vec::new()).await {
             Written::Yes => self.nak(lease, wait).await,
@@ -247,7 +249,7 @@ impl JobStore {
         }
     }
 
-    /// Gives a message back; the server delivers it again after the wait.
+    /// Naks the message of a job: the server redelivers it after `wait`.
     async fn nak(&self, lease: &Lease, wait: Duration) {
         let Some(delivery) = &lease.delivery else {
             return;
@@ -260,14 +262,14 @@ impl JobStore {
         let _ = self.client.publish(delivery.ack.clone(), body.into()).await;
     }
 
-    /// Says what stands in the way of storing what became of a job; once until it works again.
+    /// Logs that a write for a job has failed; only once until a record is stored again.
     fn warn(&self, what: &str, lease: &Lease, error: &dyn fmt::Display) {
         if !self.warned.swap(true, Ordering::Relaxed) {
-            warn!(job.id = %lease.id, job.kind = %lease.kind, "{what} (further ones are not reported until it works): {error}");
+            warn!(job.id = %lease.id, job.kind = %lease.kind, "{what} (further failures are not logged until a record is stored): {error}");
         }
     }
 
-    /// Waits before another try; true if there is none, because the phases have ended.
+    /// Waits before the next try; true if there is none, because the lane has ended.
     async fn pause(&self, wait: Duration) -> bool {
         tokio::select! {
             () = tokio::time::sleep(wait) => false,
@@ -276,9 +278,9 @@ impl JobStore {
     }
 }
 
-/// Adds the failure of the attempt that a record is about.
+/// Adds the failure of the attempt to its record.
 pub(crate) fn add_failure(record: &mut JobRecord, mut error: OutcomeError) {
-    // The record is written again after each attempt, whatever a handler says again and again.
+    // Each attempt writes all failures again, so their texts are bounded.
     if record.failures.len() >= MANY_FAILURES {
         records::shorten(&mut error, records::SHORT);
     }
@@ -290,17 +292,21 @@ pub(crate) fn add_failure(record: &mut JobRecord, mut error: OutcomeError) {
     });
 }
 
+/// What follows when the stored record is not the expected one.
 enum After {
+    /// The stored record, with this sequence, is the one that was to be written.
     Ours(u64),
+    /// The stored record is from another writer and stays.
     Theirs(Written),
+    /// The record is to be written again, in place of the one with this sequence.
     TryAgain(u64),
 }
 
-/// The record is not the one that was expected. If the answer to an earlier try was lost, it may
-/// be the very one that was to be written.
+/// Decides what follows when the stored record is not the expected one. It may be the record that
+/// was to be written, if the answer to an earlier try was lost.
 fn after_conflict(record: &JobRecord, expected: u64, found: Option<StoredRecord>) -> After {
     match found {
-        // It has expired, or somebody deleted it.
+        // The record has expired or was deleted.
         None => After::TryAgain(0),
         Some(StoredRecord {
             record: Some(there),

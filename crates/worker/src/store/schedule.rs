@@ -1,4 +1,4 @@
-//! Lets jobs wait in the server, and brings those back whose message was lost.
+//! Puts jobs off until a later time, and restores waiting jobs whose message was lost.
 
 use std::time::Duration;
 
@@ -10,25 +10,26 @@ use jetstream::{Message, NotStored, Stream, direct_get};
 use super::{JobStore, Marker, RETRY, Written, slot_after};
 use crate::lease::Lease;
 
-/// Waits from this length on are the server's, as a scheduled message: it is precise to about a
-/// quarter of a second. Shorter ones are a delayed nak.
+/// From this length on, a wait is a scheduled message, which the server fires with a precision of
+/// about a quarter of a second. A shorter wait is a delayed nak.
 pub(crate) const SCHEDULED: Duration = Duration::from_secs(1);
 
-/// What came of bringing a job back.
+/// The result of restoring a job.
 pub(crate) enum Restored {
-    /// It is scheduled again.
+    /// The job is scheduled again.
     Scheduled,
-    /// That was not possible: it is a dead letter.
+    /// The job could not be scheduled again, and is a dead letter now.
     Dead,
-    /// There is no need: the job has moved on, or somebody else did it.
+    /// Nothing had to be done: the record has changed, perhaps because another consumer restored
+    /// the job.
     MovedOn,
-    /// The lane ended before the server took it.
+    /// The lane ended before the server confirmed the write.
     GaveUp,
 }
 
 impl JobStore {
-    /// Lets a job wait in the server: as its next run, or, where that is not worth it or does not fit
-    /// into a message, as a message that is delivered again later.
+    /// Puts a job off until a time: by a scheduled message for its next run, or by a delayed nak if
+    /// the wait is short or the schedule does not fit into a message.
     pub(crate) async fn put_off(&self, lease: &Lease, mut record: JobRecord, until: Timestamp) {
         let wait = until.since(record.at);
         let next = next_run(lease, record.run + 1, until);
@@ -46,42 +47,42 @@ impl JobStore {
         }
     }
 
-    /// Finishes what another consumer began: the record says that the job waits for a run, and the
+    /// Finishes what another consumer began: the record says that the job waits for a run, but the
     /// message of that run may be missing.
     pub(crate) async fn finish_put_off(&self, lease: &Lease, run: u32, until: Timestamp) {
-        // Where it was put off already, this message is the same job, submitted again.
+        // The job was already put off, so this message is a duplicate.
         let subject = lease.subject(run);
         let found = find_message(&self.client, &subject).await;
         if found.is_ok_and(|found| matches!(found, Found::Waits)) {
             return self.ack(lease).await;
         }
-        // An older version put jobs off without markers.
+        // Older versions put jobs off without markers.
         self.mark(&Marker::of(lease, run), until).await;
         self.schedule(lease, run, next_run(lease, run, until)).await;
     }
 
-    /// Writes the record of a job that waits, and with it what finds the job if its message is lost.
+    /// Writes the record of a waiting job and its marker in one batch.
     async fn write_waiting(&self, lease: &Lease, record: &JobRecord, until: Timestamp) -> Written {
         let marker = Marker::of(lease, record.run);
         let slot = slot_after(until.max(record.at));
         let written = self.write(lease, record, vec![marker.message(slot)]).await;
-        // That may have taken long, where the server was away.
+        // The write may have taken long, for example because the server was down.
         if written == Written::Yes && self.is_late(slot) {
             self.mark(&marker, until).await;
         }
         written
     }
 
-    /// Schedules a job once more that waits for a time that has passed, and has lost its message; or
-    /// gives it up, if its bytes are lost as well.
+    /// Restores a waiting job whose due time has passed and whose message was lost. Schedules the
+    /// job again if it has its bytes, else makes it a dead letter.
     pub(crate) async fn restore(
         &self,
         lease: &Lease,
         mut record: JobRecord,
         has_bytes: bool,
     ) -> Restored {
-        // By two: a message of the run before, or one of this run that somebody stores late, does not
-        // stand for the job any more then, and is dropped (see `decide`).
+        // The run goes up by two. So a message of the previous run, or a message of this run that
+        // arrives late, is outdated, and `decide` drops it.
         let run = record.run + 2;
         let until = record.at.after(SCHEDULED);
         let next = next_run(lease, run, until);
@@ -108,17 +109,18 @@ impl JobStore {
         }
     }
 
-    /// Stores the next run of a job, which ends this one.
+    /// Stores the schedule of the next run, and then acknowledges the message of this run.
     async fn schedule(&self, lease: &Lease, run: u32, next: Message) {
         if self.store_schedule(lease, run, next).await {
             self.ack(lease).await;
         }
     }
 
-    /// Stores a schedule, unless there is one already for this run or a later one; true when the server
-    /// has it. Whatever else is in its place is replaced.
+    /// Stores a schedule, unless its subject already has a schedule for this run or a later one.
+    /// Any other message on the subject is replaced. Repeats this until the server confirms it;
+    /// false if the lane ends first.
     async fn store_schedule(&self, lease: &Lease, run: u32, mut next: Message) -> bool {
-        let what = "a job cannot be put off, trying again";
+        let what = "cannot schedule the next run of a job, trying again";
         loop {
             match self.schedules.store(vec![next.clone()]).await {
                 Ok(_) => return true,
@@ -142,7 +144,7 @@ impl JobStore {
     }
 }
 
-/// What the server makes a run of a job of when its time has come.
+/// The scheduled message from which the server makes the message of the next run at its due time.
 fn next_run(lease: &Lease, run: u32, until: Timestamp) -> Message {
     let mut added = headers::submitted(lease.headers.as_ref());
     added.insert(EXPECTED_LAST, "0");

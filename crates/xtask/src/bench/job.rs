@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use common::{Job, JobId, Timestamp};
+use common::{JobId, JobMessage, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -111,8 +111,8 @@ fn written(id: JobId, kind: &str, payload: &RawValue) -> Vec<u8> {
     serde_json::to_vec(&job).expect("a job is plain data")
 }
 
-fn job<'a>(kind: &str, payload: &'a RawValue) -> Job<'a> {
-    let mut job = Job::new(kind.parse().expect("the name of a kind"));
+fn job<'a>(kind: &str, payload: &'a RawValue) -> JobMessage<'a> {
+    let mut job = JobMessage::new(kind.parse().expect("the name of a kind"));
     job.payload = Some(payload);
     job
 }
@@ -131,10 +131,10 @@ mod tests {
     fn messages_are_complete_jobs_of_the_stated_size() {
         for message in [echo(), stamped(1_764_000_000_000_000_000)] {
             assert_eq!(message.len(), SIZE);
-            assert!(Job::decode(&message).unwrap().id.is_some());
+            assert!(JobMessage::decode(&message).unwrap().id.is_some());
         }
         let line = line("echo");
-        let mut job = Job::decode(&line).unwrap();
+        let mut job = JobMessage::decode(&line).unwrap();
         assert_eq!((job.id, job.created_at), (None, None));
         job.id = Some(JobId::generate());
         job.created_at = Some(Timestamp::now());

@@ -274,10 +274,10 @@ async fn a_consumer_whose_pulls_the_server_ignores_is_not_ready_while_jobs_wait(
     })
     .await;
     assert!(
-        problem.starts_with("no pull of durable jobs of kind note has come to a good end"),
+        problem.starts_with("no pull of durable jobs of kind note has succeeded"),
         "{problem}"
     );
-    assert!(problem.ends_with("1 wait"), "{problem}");
+    assert!(problem.ends_with("jobs waiting: 1"), "{problem}");
     lane.cancel(job).await;
     eventually(SEEN, "the problem to be over", async || {
         context.health.problem("pulls").is_none().then_some(())

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod application;
 mod cancel;
 mod crash;
 mod cut_off;

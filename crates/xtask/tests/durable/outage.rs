@@ -232,7 +232,7 @@ async fn outcomes_wait_until_more_may_be_stored_and_no_job_is_lost_or_run_again(
     lane.runs(jobs.len()).await;
     for service in [&mut consumer, &mut second] {
         service
-            .wait_for_line(|line| line.contains("what became of a job cannot be stored"))
+            .wait_for_line(|line| line.contains("cannot store the record of a job"))
             .await;
     }
     let since = Instant::now();

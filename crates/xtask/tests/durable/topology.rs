@@ -70,7 +70,7 @@ async fn a_durable_consumer_that_somebody_deletes_is_made_again() {
     // One is submitted at once, perhaps while there is none.
     let meanwhile = lane.submit(json!({"kind": "note"})).await;
     consumer
-        .wait_for_lines(2, |line| line.contains("is made again"))
+        .wait_for_lines(2, |line| line.contains("was created again"))
         .await;
     let run_at = common::Timestamp::now().shifted(1500);
     let later = lane.submit(json!({"kind": "note", "run_at": run_at})).await;
@@ -119,7 +119,7 @@ async fn a_stream_that_differs_is_reported_field_by_field_and_left_as_it_is() {
     let lines: Vec<_> = consumer.lines().into_iter().map(|line| line.text).collect();
     let line = lines
         .iter()
-        .find(|line| line.contains("the stream JOBS is there"));
+        .find(|line| line.contains("the stream JOBS exists"));
     let line = line.unwrap_or_else(|| panic!("{lines:?}"));
     for field in [
         r#"subjects is ["jobs.durable.>"] instead of ["jobs.durable.*.*.*.>"]"#,
@@ -182,7 +182,7 @@ async fn a_queue_that_drops_old_jobs_is_refused_by_those_who_fill_it_and_by_thos
     assert_eq!(publisher.wait().await.code(), Some(2));
     let lines = publisher.stdout().join("\n");
     for part in [
-        "the stream JOBS drops what is old",
+        "the stream JOBS drops old messages",
         "--accept-unsafe-server",
     ] {
         assert!(lines.contains(part), "{lines}");

@@ -298,7 +298,7 @@ async fn good_jobs_are_neither_lost_nor_slow_beside_garbage() {
         let stop = CancellationToken::new();
         let (times, ()) = tokio::join!(
             async {
-                let times = good_jobs(&clients, &sent, BESIDE.min(end - done)).await;
+                let times = good_jobs(&clients, &sent, BESIDE.min(end.saturating_sub(done))).await;
                 stop.cancel();
                 times
             },

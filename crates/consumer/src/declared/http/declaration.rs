@@ -190,7 +190,7 @@ fn headers(
 fn client(url: &Url, redirects: Redirects) -> anyhow::Result<Client> {
     static CRYPTOGRAPHY: Once = Once::new();
     CRYPTOGRAPHY.call_once(|| {
-        // An error means that the program chose a provider before, which is fine.
+        // An error means that this process has chosen a provider before, which is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
     let mut client = Client::builder()
@@ -198,7 +198,7 @@ fn client(url: &Url, redirects: Redirects) -> anyhow::Result<Client> {
         .redirect(policy(redirects))
         .referer(false);
     if is_loopback(url) {
-        // A proxy would connect to its own machine.
+        // A proxy would connect to its own machine instead of this one.
         client = client.no_proxy();
     }
     if url.scheme() == "http" && redirects.0 == 0 {

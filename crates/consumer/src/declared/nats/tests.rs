@@ -29,7 +29,7 @@ fn handler(client: &async_nats::Client, declaration: &str) -> Nats {
     let declaration: Declaration = toml::from_str(declaration).unwrap();
     declaration.handler(
         "test.nats".parse().unwrap(),
-        Arc::new(Client::from(client.clone()).into()),
+        Arc::new(NatsClient::from(client.clone()).into()),
     )
 }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use async_nats::Client;
 use bytes::Bytes;
-use client::Topology;
+use client::{Job, Options, Topology};
 use common::JobId;
 use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, Service, eventually};
 
@@ -23,6 +24,16 @@ nats = "handlers.ask"
 exec = ["/bin/sh", "-c", "kill -9 $PPID"]
 stdin = "none"
 "#;
+
+#[derive(Serialize, Deserialize)]
+struct Sleep {
+    ms: u64,
+}
+
+impl Job for Sleep {
+    const KIND: &'static str = "sleep";
+    type Output = ();
+}
 
 /// All services, which have done what they can, and still run.
 pub(crate) struct System {
@@ -67,6 +78,7 @@ pub(crate) async fn run() -> System {
     system.what_the_server_gives_up_is_buried().await;
     system.jobs_are_published().await;
     system.services_are_discovered().await;
+    system.an_application_submits_jobs().await;
     system.an_operator_sees_to_jobs(&mut web).await;
     system.the_gateway_is_asked(&mut web).await;
     system.long_and_late_jobs(&mut web).await;
@@ -284,6 +296,27 @@ impl System {
             )
             .await;
         }
+    }
+
+    /// As a program with the crate `client` does.
+    async fn an_application_submits_jobs(&self) {
+        let env = self.fixture.server.env_for("application");
+        let variable = |name: &str| {
+            let found = env.iter().find(|(variable, _)| variable == name);
+            found.map(|(_, value)| value.clone())
+        };
+        let options = Options::from_variables(variable).unwrap();
+        let jobs = client::Client::connect(options).await.unwrap();
+        let handle = jobs.submit(Sleep { ms: 1 }).await.unwrap();
+        handle.result().await.unwrap();
+        jobs.confirmed(Sleep { ms: 1 }).await.unwrap();
+        jobs.fire_and_forget(Sleep { ms: 1 }).await.unwrap();
+        let later = jobs.submit(Sleep { ms: 1 });
+        let later = later.delay(Duration::from_hours(1)).await.unwrap();
+        let state = async || Some(later.record().await.unwrap()?.consumer?);
+        eventually(DEADLINE, "a consumer to put the job off", state).await;
+        later.cancel().await.unwrap();
+        assert!(later.result().await.is_err());
     }
 
     async fn an_operator_sees_to_jobs(&self, web: &mut Web) {

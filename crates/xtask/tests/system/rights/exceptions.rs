@@ -46,6 +46,11 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         reason: "asked only when the server leaves a write unanswered; see tests/durable/storing.rs",
     },
     Exception {
+        user: "application",
+        rights: &["publish jobs.server.health"],
+        reason: "asked only when the server leaves a write unanswered; see tests/durable/storing.rs",
+    },
+    Exception {
         user: "worker",
         rights: &["publish jobs.server.health"],
         reason: "asked only when the server leaves a write unanswered; see tests/durable/storing.rs",

@@ -85,7 +85,14 @@ async fn each_right_of_a_user_is_used_by_its_service_or_has_a_written_reason() {
     let users: Vec<_> = granted.keys().map(String::as_str).collect();
     assert_eq!(
         users,
-        ["gateway", "operator", "publisher", "status", "worker"]
+        [
+            "application",
+            "gateway",
+            "operator",
+            "publisher",
+            "status",
+            "worker"
+        ]
     );
     let excused: BTreeSet<_> = EXCEPTIONS
         .iter()

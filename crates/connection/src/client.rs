@@ -1,11 +1,11 @@
 //! A client that outlives the connection task of the client library.
 //!
 //! The library reconnects by itself, unless its connection task ends: async-nats 0.51 panics while it
-//! reads certain headers. Everything made with that library client is dead then. A [`Client`] replaces
+//! reads certain headers. Everything made with that library client is dead then. A [`NatsClient`] replaces
 //! the library client and moves its subscriptions to the new one. Its users see one more lost
 //! connection.
 //!
-//! Each library client is one [generation](super::generations) of the connection.
+//! Each library client is one [generation](crate::generations) of the connection.
 
 use std::fmt;
 use std::pin::Pin;
@@ -23,11 +23,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 
-use super::generations::{End, Generation, Generations, Replacement};
-use super::subscriber::Subscriber;
+use crate::generations::{End, Generation, Generations, Replacement};
+use crate::subscriber::Subscriber;
 
 /// A NATS client; clones share its connection.
-pub struct Client {
+pub struct NatsClient {
     generations: Arc<Generations>,
     /// The generation that this clone sends with as a [`Sink`]. Each clone has its own library client,
     /// because a sink reserves room in one.
@@ -37,9 +37,9 @@ pub struct Client {
 /// How long after its last error a library client may take to end.
 const ENDING: Duration = Duration::from_millis(500);
 
-impl Client {
+impl NatsClient {
     /// A client whose next generations [`Replacement::install`] brings in.
-    pub(super) fn supervised(
+    pub(crate) fn supervised(
         client: async_nats::Client,
         end: Arc<End>,
         connected: watch::Receiver<bool>,
@@ -51,19 +51,26 @@ impl Client {
     }
 
     /// The current library client, which may end at any time.
-    pub(crate) fn current(&self) -> async_nats::Client {
+    #[must_use]
+    pub fn current(&self) -> async_nats::Client {
         self.generations.current().client.clone()
     }
 
     /// The number of the current generation, from 0. Wait for a change to see the next one.
-    pub(crate) fn generation(&self) -> watch::Receiver<u64> {
+    #[must_use]
+    pub fn generation(&self) -> watch::Receiver<u64> {
         self.generations.number()
     }
 
     /// A generation that has not ended, waiting for the next one if necessary. Without supervision
     /// there is only one, and it is returned even after its end.
-    pub(super) async fn live(&self) -> Arc<Generation> {
+    pub(crate) async fn live(&self) -> Arc<Generation> {
         self.generations.live().await
+    }
+
+    /// Waits until there is a generation that has not ended.
+    pub async fn wait_until_live(&self) {
+        let _ = self.live().await;
     }
 
     /// How often it has connected to a server. The count goes up before any message of the new
@@ -89,7 +96,7 @@ impl Client {
     /// Publishes a message with headers.
     ///
     /// # Errors
-    /// See [`Client::publish`].
+    /// See [`NatsClient::publish`].
     pub async fn publish_with_headers<S: ToSubject>(
         &self,
         subject: S,
@@ -106,7 +113,7 @@ impl Client {
     /// Publishes a message with a reply subject.
     ///
     /// # Errors
-    /// See [`Client::publish`].
+    /// See [`NatsClient::publish`].
     pub async fn publish_with_reply<S: ToSubject, R: ToSubject>(
         &self,
         subject: S,
@@ -135,7 +142,7 @@ impl Client {
     /// Sends a request that sets its own headers, time-out or inbox.
     ///
     /// # Errors
-    /// See [`Client::request`].
+    /// See [`NatsClient::request`].
     pub async fn send_request<S: ToSubject>(
         &self,
         subject: S,
@@ -196,7 +203,7 @@ impl Client {
     /// Subscribes as a member of a queue group.
     ///
     /// # Errors
-    /// See [`Client::subscribe`].
+    /// See [`NatsClient::subscribe`].
     pub async fn queue_subscribe<S: ToSubject>(
         &self,
         subject: S,
@@ -240,7 +247,7 @@ impl Client {
     }
 }
 
-impl Clone for Client {
+impl Clone for NatsClient {
     fn clone(&self) -> Self {
         Self {
             generations: Arc::clone(&self.generations),
@@ -249,13 +256,13 @@ impl Clone for Client {
     }
 }
 
-impl fmt::Debug for Client {
+impl fmt::Debug for NatsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").finish_non_exhaustive()
+        f.debug_struct("NatsClient").finish_non_exhaustive()
     }
 }
 
-impl From<async_nats::Client> for Client {
+impl From<async_nats::Client> for NatsClient {
     /// A client without supervision: it ends with the library client.
     fn from(client: async_nats::Client) -> Self {
         // The end is never marked: only the errors of the library client tell of it.
@@ -267,7 +274,7 @@ impl From<async_nats::Client> for Client {
     }
 }
 
-impl Sink<OutboundMessage> for Client {
+impl Sink<OutboundMessage> for NatsClient {
     type Error = PublishError;
 
     fn poll_ready(

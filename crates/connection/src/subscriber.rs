@@ -20,14 +20,14 @@ pub struct Subscriber {
 
 /// The subscriptions of one connection.
 #[derive(Default)]
-pub(super) struct Subscriptions {
+pub(crate) struct Subscriptions {
     all: Vec<Subscription>,
     /// When there are so many, dropped ones are looked for and removed.
     clean_up_at: usize,
 }
 
 /// What it takes to subscribe again.
-pub(super) struct Subscription {
+pub(crate) struct Subscription {
     subject: Subject,
     queue_group: Option<String>,
     replacements: mpsc::UnboundedSender<async_nats::Subscriber>,
@@ -38,7 +38,7 @@ const FIRST_CLEAN_UP: usize = 64;
 
 impl Subscriptions {
     /// Adds a subscription, to be made again by later generations.
-    pub(super) fn add(&mut self, subscription: Subscription) {
+    pub(crate) fn add(&mut self, subscription: Subscription) {
         if self.all.len() >= self.clean_up_at.max(FIRST_CLEAN_UP) {
             self.remove_dropped();
             self.clean_up_at = self.all.len() * 2;
@@ -53,7 +53,7 @@ impl Subscriptions {
 
     /// Makes all subscriptions with the library client of the next generation, in their order.
     /// `None` where that fails: the client has ended, too, and the generation after it tries again.
-    pub(super) async fn make_all(
+    pub(crate) async fn make_all(
         &mut self,
         client: &async_nats::Client,
     ) -> Vec<Option<async_nats::Subscriber>> {
@@ -66,7 +66,7 @@ impl Subscriptions {
     }
 
     /// Hands out the subscriptions that [`Subscriptions::make_all`] made.
-    pub(super) fn replace_all(&self, made: Vec<Option<async_nats::Subscriber>>) {
+    pub(crate) fn replace_all(&self, made: Vec<Option<async_nats::Subscriber>>) {
         for (subscription, made) in self.all.iter().zip(made) {
             if let Some(made) = made {
                 // An error means that the subscriber was dropped meanwhile.
@@ -78,7 +78,7 @@ impl Subscriptions {
 
 impl Subscription {
     /// A subscription that is not made yet, and where its later generations will arrive.
-    pub(super) fn new(
+    pub(crate) fn new(
         subject: Subject,
         queue_group: Option<String>,
     ) -> (Self, mpsc::UnboundedReceiver<async_nats::Subscriber>) {
@@ -91,7 +91,7 @@ impl Subscription {
         (subscription, replacements)
     }
 
-    pub(super) async fn make(
+    pub(crate) async fn make(
         &self,
         client: &async_nats::Client,
     ) -> Result<async_nats::Subscriber, SubscribeError> {
@@ -107,7 +107,7 @@ impl Subscription {
 }
 
 impl Subscriber {
-    pub(super) fn new(
+    pub(crate) fn new(
         current: Option<async_nats::Subscriber>,
         replacements: mpsc::UnboundedReceiver<async_nats::Subscriber>,
     ) -> Self {

@@ -7,33 +7,34 @@ use async_nats::{ConnectOptions, Event, ServerAddr};
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-use super::filter::Filter;
-use super::generations::{End, EndOnDrop};
-use super::server_choice::{FirstServer, choose_again, shuffled};
-use crate::context::Context;
-use crate::misconfigured::misconfigured;
-use crate::monitor::ConnectionState;
+use crate::connect_error::ConnectError;
+use crate::filter::Filter;
+use crate::generations::{End, EndOnDrop};
+use crate::options::{Identity, Options};
+use crate::server_choice::{FirstServer, choose_again, shuffled};
+use crate::state::ConnectionState;
 
 /// Makes the library clients of one connection.
-pub(super) struct Connector {
-    context: Context,
-    pub(super) purpose: String,
+pub(crate) struct Connector {
+    options: Options,
+    identity: Identity,
+    pub(crate) purpose: String,
     /// The configured servers, in random order.
     addresses: Vec<ServerAddr>,
     /// Whether the connection is up.
-    pub(super) up: Arc<watch::Sender<bool>>,
+    pub(crate) up: Arc<watch::Sender<bool>>,
     state: Weak<ConnectionState>,
 }
 
 /// A library client that is connected.
-pub(super) struct NewClient {
-    pub(super) client: async_nats::Client,
+pub(crate) struct NewClient {
+    pub(crate) client: async_nats::Client,
     /// Reached when its connection task has ended.
-    pub(super) end: Arc<End>,
-    pub(super) gate: Gate,
+    pub(crate) end: Arc<End>,
+    pub(crate) gate: Gate,
 }
 
-pub(super) enum ConnectFailure {
+pub(crate) enum ConnectFailure {
     Misconfigured(anyhow::Error),
     Unreachable(anyhow::Error),
 }
@@ -41,7 +42,7 @@ pub(super) enum ConnectFailure {
 /// Decides whether the connection counts as up: the library client is connected, and it is installed.
 /// It connects before its subscriptions are made, and must not be used earlier.
 #[derive(Clone)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     state: Arc<Mutex<GateState>>,
     up: Arc<watch::Sender<bool>>,
 }
@@ -62,7 +63,7 @@ impl Gate {
             .send_if_modified(|was| std::mem::replace(was, up) != up);
     }
 
-    pub(super) fn set_installed(&self, installed: bool) {
+    pub(crate) fn set_installed(&self, installed: bool) {
         self.change(|state| state.installed = installed);
     }
 
@@ -70,22 +71,25 @@ impl Gate {
         self.change(|state| state.connected = connected);
     }
 
-    pub(super) fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         *self.up.borrow()
     }
 }
 
 impl Connector {
-    pub(super) fn new(
-        context: &Context,
+    pub(crate) fn new(
+        options: &Options,
+        identity: &Identity,
         purpose: &str,
         up: watch::Sender<bool>,
         state: &Arc<ConnectionState>,
-    ) -> anyhow::Result<Self> {
-        let addresses = context.options.nats.addresses();
-        let addresses = addresses.map_err(|error| misconfigured(&error))?;
+    ) -> Result<Self, ConnectError> {
+        let addresses = options.pool();
+        let addresses =
+            addresses.map_err(|error| ConnectError::Misconfigured(format!("{error:#}")))?;
         Ok(Self {
-            context: context.clone(),
+            options: options.clone(),
+            identity: identity.clone(),
             purpose: purpose.to_owned(),
             addresses: shuffled(addresses),
             up: Arc::new(up),
@@ -94,24 +98,24 @@ impl Connector {
     }
 
     /// The number of configured servers.
-    pub(super) fn servers(&self) -> usize {
+    pub(crate) fn servers(&self) -> usize {
         self.addresses.len()
     }
 
     /// What the monitor shows of the connection; `None` if the connection is no longer used.
-    pub(super) fn state(&self) -> Option<Arc<ConnectionState>> {
+    pub(crate) fn state(&self) -> Option<Arc<ConnectionState>> {
         self.state.upgrade()
     }
 
     /// Connects once, to the server that the number of the attempt selects. `filtered` connects
     /// through the filter at once, because an earlier client ended at a message.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         &self,
         attempt: usize,
         filtered: bool,
     ) -> Result<NewClient, ConnectFailure> {
-        let nats = &self.context.options.nats;
-        let options = nats.connect_options(self.context.about.inbox_prefix).await;
+        let nats = &self.options;
+        let options = nats.connect_options(&self.identity.inbox_prefix).await;
         let options = options.map_err(ConnectFailure::Misconfigured)?;
         let unreachable = ConnectFailure::Unreachable;
         let unreadable = self.state().map(|state| Arc::clone(&state.unreadable));
@@ -160,6 +164,11 @@ impl Connector {
                             state.dropped.fetch_add(1, Ordering::Relaxed);
                         }
                     }
+                    Event::ServerError(error) => {
+                        if let Some(state) = state.upgrade() {
+                            state.refusals.note(&error.to_string());
+                        }
+                    }
                     _ => {}
                 }
                 log(&event, gate.is_up(), &purpose);
@@ -169,7 +178,7 @@ impl Connector {
         let filter = Arc::clone(filter);
         let first = Mutex::new(Some(first));
         options
-            .name(format!("{} {}", self.context.instance, self.purpose))
+            .name(format!("{} {}", self.identity.instance, self.purpose))
             .event_callback(on_event)
             .reconnect_to_server_callback(move |servers, last| {
                 let filter = Arc::clone(&filter);

@@ -13,13 +13,13 @@ use tokio_rustls::client::TlsStream;
 
 /// Which servers are trusted, and which certificate this client shows.
 #[derive(Clone, Debug)]
-pub(in crate::nats) struct TlsOptions {
+pub(crate) struct TlsOptions {
     /// Whether a connection without TLS is refused.
-    pub(in crate::nats) required: bool,
+    pub(crate) required: bool,
     /// File with the trusted certificate authorities; `None` means those of the system.
-    pub(in crate::nats) ca: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
     /// Files with this client's certificate and its key; `None` for no client certificate.
-    pub(in crate::nats) identity: Option<(PathBuf, PathBuf)>,
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
 }
 
 impl TlsOptions {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, warn};
 
-use super::connector::{ConnectFailure, Connector, Gate, NewClient};
-use super::generations::Replacement;
-use super::round_trip::round_trip;
+use crate::connector::{ConnectFailure, Connector, Gate, NewClient};
+use crate::generations::Replacement;
+use crate::round_trip::round_trip;
 use crate::task::Beat;
 
 /// How often the round trip to the server is measured.
@@ -27,7 +27,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(4);
 
 /// Replaces the library client when its connection task has ended, and measures whether the server
 /// still answers. Returns when the connection is no longer used.
-pub(super) async fn supervise(
+pub(crate) async fn supervise(
     connector: Connector,
     replacement: Replacement,
     mut gate: Gate,

@@ -4,11 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use async_nats::service::{self, Request, Service, ServiceExt as _};
+use connection::{Nats, NatsClient};
 use futures_util::StreamExt as _;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use super::{Client, Nats};
 use crate::context::Context;
 
 /// The wait before a failed registration is repeated.
@@ -87,7 +87,7 @@ impl Registration {
 #[derive(Debug)]
 pub struct Endpoint {
     context: Context,
-    client: Client,
+    client: NatsClient,
     name: &'static str,
     queue_group: String,
     subject: &'static str,
@@ -129,7 +129,7 @@ impl Endpoint {
             let mut has_warned = false;
             self.current = loop {
                 // The next generation may not be there yet.
-                self.client.live().await;
+                self.client.wait_until_live().await;
                 let (context, client, name) = (&self.context, &self.client, self.name);
                 match Current::new(context, client, name, &self.queue_group, self.subject).await {
                     Ok(current) => break current,
@@ -149,7 +149,7 @@ impl fmt::Debug for Current {
 impl Current {
     async fn new(
         context: &Context,
-        client: &Client,
+        client: &NatsClient,
         name: &str,
         queue_group: &str,
         subject: &str,
@@ -168,7 +168,7 @@ impl Current {
     }
 }
 
-async fn start(context: &Context, client: &Client) -> anyhow::Result<Service> {
+async fn start(context: &Context, client: &NatsClient) -> anyhow::Result<Service> {
     let metadata = [
         ("instance", context.instance.clone()),
         ("host", context.host()),

@@ -11,20 +11,20 @@ use arc_swap::{ArcSwap, Guard};
 use async_nats::{Subject, SubscribeError};
 use tokio::sync::{Notify, watch};
 
-use super::subscriber::{Subscriber, Subscription, Subscriptions};
+use crate::subscriber::{Subscriber, Subscription, Subscriptions};
 
 /// One library client, until its connection task ends.
-pub(super) struct Generation {
+pub(crate) struct Generation {
     number: u64,
-    pub(super) client: async_nats::Client,
+    pub(crate) client: async_nats::Client,
     /// How often earlier generations connected to a server.
     connects_before: u64,
-    pub(super) end: Arc<End>,
+    pub(crate) end: Arc<End>,
 }
 
 /// Whether the connection task of a library client has ended.
 #[derive(Debug, Default)]
-pub(super) struct End {
+pub(crate) struct End {
     ended: AtomicBool,
     notify: Notify,
 }
@@ -32,10 +32,10 @@ pub(super) struct End {
 /// Marks the end when it is dropped. The event callback of the library client owns it, and the
 /// connection task drops that callback when it ends, also by a panic.
 #[derive(Debug)]
-pub(super) struct EndOnDrop(pub(super) Arc<End>);
+pub(crate) struct EndOnDrop(pub(crate) Arc<End>);
 
 /// The current generation of a connection, and what moves on to the next one.
-pub(super) struct Generations {
+pub(crate) struct Generations {
     current: ArcSwap<Generation>,
     /// Whether there is a connection; `None` without supervision, when no generation follows.
     connected: Option<watch::Receiver<bool>>,
@@ -62,7 +62,7 @@ impl End {
         self.ended.load(Ordering::Acquire)
     }
 
-    pub(super) async fn reached(&self) {
+    pub(crate) async fn reached(&self) {
         let notified = self.notify.notified();
         if !self.is_reached() {
             notified.await;
@@ -72,14 +72,14 @@ impl End {
 
 impl Generation {
     /// How often this and earlier generations connected to a server.
-    pub(super) fn connects(&self) -> u64 {
+    pub(crate) fn connects(&self) -> u64 {
         let statistics = self.client.statistics();
         self.connects_before + statistics.connects.load(Ordering::Acquire)
     }
 }
 
 impl Generations {
-    pub(super) fn new(
+    pub(crate) fn new(
         client: async_nats::Client,
         end: Arc<End>,
         connected: Option<watch::Receiver<bool>>,
@@ -98,31 +98,31 @@ impl Generations {
         }
     }
 
-    pub(super) fn current(&self) -> Guard<Arc<Generation>> {
+    pub(crate) fn current(&self) -> Guard<Arc<Generation>> {
         self.current.load()
     }
 
     /// Whether another generation follows one that has ended.
-    pub(super) fn is_supervised(&self) -> bool {
+    pub(crate) fn is_supervised(&self) -> bool {
         self.connected.is_some()
     }
 
     /// `None` without supervision.
-    pub(super) fn connected(&self) -> Option<watch::Receiver<bool>> {
+    pub(crate) fn connected(&self) -> Option<watch::Receiver<bool>> {
         self.connected.clone()
     }
 
-    pub(super) fn number(&self) -> watch::Receiver<u64> {
+    pub(crate) fn number(&self) -> watch::Receiver<u64> {
         self.number.subscribe()
     }
 
     /// Whether a generation has ended and another one follows.
-    pub(super) fn is_replaced(&self, generation: &Generation) -> bool {
+    pub(crate) fn is_replaced(&self, generation: &Generation) -> bool {
         self.is_supervised() && generation.end.is_reached()
     }
 
-    /// See [`Client::live`](super::Client::live).
-    pub(super) async fn live(&self) -> Arc<Generation> {
+    /// See [`NatsClient::live`](super::NatsClient::live).
+    pub(crate) async fn live(&self) -> Arc<Generation> {
         let generation = self.current.load_full();
         if !self.is_replaced(&generation) {
             return generation;
@@ -137,7 +137,7 @@ impl Generations {
     }
 
     /// The same for a [`Sink`](futures_util::Sink).
-    pub(super) fn poll_live(&self, context: &mut Context<'_>) -> Poll<Arc<Generation>> {
+    pub(crate) fn poll_live(&self, context: &mut Context<'_>) -> Poll<Arc<Generation>> {
         loop {
             let generation = self.current.load_full();
             if !self.is_replaced(&generation) {
@@ -152,7 +152,7 @@ impl Generations {
         }
     }
 
-    pub(super) async fn subscribe(
+    pub(crate) async fn subscribe(
         &self,
         subject: Subject,
         queue_group: Option<String>,
@@ -181,27 +181,27 @@ impl Generations {
 }
 
 impl Replacement {
-    pub(super) fn of(generations: &Arc<Generations>) -> Self {
+    pub(crate) fn of(generations: &Arc<Generations>) -> Self {
         Self(Arc::downgrade(generations))
     }
 
     /// The current library client; `None` if the client is no longer used.
-    pub(super) fn current(&self) -> Option<async_nats::Client> {
+    pub(crate) fn current(&self) -> Option<async_nats::Client> {
         Some(self.0.upgrade()?.current.load().client.clone())
     }
 
-    /// See [`Client::connects`](super::Client::connects); `None` if the client is no longer used.
+    /// See [`NatsClient::connects`](super::NatsClient::connects); `None` if the client is no longer used.
     pub(crate) fn connects(&self) -> Option<u64> {
         Some(self.0.upgrade()?.current.load().connects())
     }
 
     /// Whether the client is still used.
-    pub(super) fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         self.0.strong_count() > 0
     }
 
     /// Waits until the current generation has ended.
-    pub(super) async fn ended(&self) {
+    pub(crate) async fn ended(&self) {
         let Some(end) = self
             .0
             .upgrade()
@@ -213,7 +213,7 @@ impl Replacement {
     }
 
     /// Starts the next generation, with all subscriptions.
-    pub(super) async fn install(&self, client: async_nats::Client, end: Arc<End>) {
+    pub(crate) async fn install(&self, client: async_nats::Client, end: Arc<End>) {
         let Some(generations) = self.0.upgrade() else {
             return;
         };

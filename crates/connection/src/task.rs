@@ -111,6 +111,11 @@ impl Tasks {
         silences
     }
 
+    /// Cancelled when the program has to stop.
+    pub(crate) fn stop(&self) -> &CancellationToken {
+        &self.shutdown
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.shutdown.is_cancelled()
     }
@@ -270,10 +275,10 @@ mod tests {
         let alive = health.task("alive", Duration::from_hours(1));
         alive.beat();
         drop(ended);
-        assert!(health.answer().healthy, "{}", health.answer().reason);
+        assert!(health.readiness().healthy, "{}", health.readiness().reason);
         let _silent = health.task("silent", Duration::ZERO);
         std::thread::sleep(Duration::from_millis(2));
-        let answer = health.answer();
+        let answer = health.readiness();
         assert!(!answer.healthy);
         let told = "the task \"silent\" stands still for 0 s";
         assert!(answer.reason.contains(told), "{}", answer.reason);
@@ -290,7 +295,7 @@ mod tests {
             let work = async move |_heartbeat: Beat| assert!(!panics, "on purpose");
             let joined = tokio::spawn(health.supervise("loop", work)).await;
             assert_eq!(joined.is_err(), panics);
-            let reason = health.answer().reason;
+            let reason = health.readiness().reason;
             assert!(reason.contains(told), "{reason}");
             assert!(health.tasks.is_stopping());
             assert_eq!(health.tasks.failure(), Some(told));
@@ -309,7 +314,7 @@ mod tests {
             tokio::spawn(health.supervise("aborted", async |_heartbeat: Beat| pending().await));
         running.abort();
         running.await.unwrap_err();
-        assert!(health.answer().healthy, "{}", health.answer().reason);
+        assert!(health.readiness().healthy, "{}", health.readiness().reason);
         assert!(!health.tasks.is_stopping());
         health.tasks.shutdown.cancel();
         health
@@ -348,7 +353,7 @@ mod tests {
         };
         health.on_own_thread("stuck", work).unwrap();
         eventually(DEADLINE, "the stuck thread to be named", async || {
-            let reason = health.answer().reason;
+            let reason = health.readiness().reason;
             reason
                 .contains("the task \"stuck\" stands still")
                 .then_some(())
@@ -358,7 +363,7 @@ mod tests {
         let work = async |_heartbeat: Beat| panic!("on purpose");
         health.on_own_thread("panicking", work).unwrap();
         eventually(DEADLINE, "the panic to be named", async || {
-            let reason = health.answer().reason;
+            let reason = health.readiness().reason;
             reason
                 .contains("the task \"panicking\" has panicked")
                 .then_some(())

@@ -4,7 +4,7 @@ use async_nats::{Request, RequestErrorKind};
 use bytes::Bytes;
 
 /// See [`Nats::round_trip`](super::Nats::round_trip).
-pub(super) async fn round_trip(
+pub(crate) async fn round_trip(
     client: &async_nats::Client,
     patience: Duration,
 ) -> anyhow::Result<()> {

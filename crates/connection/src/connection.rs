@@ -7,14 +7,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::client::Client;
-use super::connector::{ConnectFailure, Connector, NewClient};
-use super::round_trip::round_trip;
-use super::supervise::supervise;
-use crate::context::Context;
+use crate::client::NatsClient;
+use crate::connect_error::ConnectError;
+use crate::connector::{ConnectFailure, Connector, NewClient};
 use crate::health::Health;
-use crate::misconfigured::{Misconfigured, misconfigured};
-use crate::monitor::ConnectionState;
+use crate::options::{Identity, Options};
+use crate::round_trip::round_trip;
+use crate::state::{ConnectionState, Refusals};
+use crate::supervise::supervise;
 
 /// The wait between two rounds over the servers at the start.
 const RETRY: Duration = Duration::from_secs(1);
@@ -25,55 +25,68 @@ const CONFIRMATION: Duration = Duration::from_secs(2);
 /// How long after a loss callers wait for the connection to come back.
 const SHORT_LOSS: Duration = Duration::from_secs(1);
 
-/// The service was told to stop while it still waited for NATS.
-#[derive(Debug, thiserror::Error)]
-#[error("told to stop before NATS was reached")]
-pub(crate) struct StoppedEarly;
-
 /// A connection to NATS.
 #[derive(Clone, Debug)]
 pub struct Nats {
     /// The client.
-    pub client: Client,
+    pub client: NatsClient,
     /// The health of the service.
     pub health: Health,
     connected: watch::Receiver<bool>,
     state: Arc<ConnectionState>,
 }
 
-impl Context {
+impl Nats {
     /// Connects to NATS, and waits for it as long as it takes. The purpose is part of the connection's
     /// name on the server.
     ///
-    /// A connection that is lost later is always made again.
+    /// A connection that is lost later is always made again. It ends when everything made with it is
+    /// dropped.
     ///
     /// # Errors
-    /// When the configuration is wrong, the server refuses the credentials, or the service is told to
-    /// stop before there is a connection.
-    pub async fn connect(&self, purpose: &str) -> anyhow::Result<Nats> {
-        Nats::connect(self, purpose).await
-    }
-}
-
-impl Nats {
-    pub(crate) async fn connect(context: &Context, purpose: &str) -> anyhow::Result<Self> {
+    /// When the options are wrong, the server refuses the credentials, or the program is told to stop
+    /// before there is a connection.
+    pub async fn connect(
+        options: &Options,
+        identity: &Identity,
+        health: &Health,
+        purpose: &str,
+    ) -> Result<Self, ConnectError> {
         let (up, connected) = watch::channel(false);
         let state = Arc::new(ConnectionState::new(purpose, connected.clone()));
-        context.monitor.watch(&state);
-        context.monitor.log_address();
-        let connector = Connector::new(context, purpose, up, &state)?;
-        let new = connect_first(context, &connector).await?;
-        let (client, replacement) = Client::supervised(new.client, new.end, connected.clone());
+        health.connections.add(&state);
+        let connector = Connector::new(options, identity, purpose, up, &state)?;
+        let new = connect_first(options, health, &connector).await?;
+        let (client, replacement) = NatsClient::supervised(new.client, new.end, connected.clone());
         state.client.get_or_init(|| replacement.clone());
         new.gate.set_installed(true);
         let name = format!("connection {purpose}");
         let work = |heartbeat| supervise(connector, replacement, new.gate, heartbeat);
-        tokio::spawn(context.health.supervise(name, work));
+        tokio::spawn(health.supervise(name, work));
         Ok(Self {
             client,
-            health: context.health.clone(),
+            health: health.clone(),
             connected,
             state,
+        })
+    }
+
+    /// Connects to NATS like [`Nats::connect`], and waits for it up to `within`.
+    ///
+    /// # Errors
+    /// See [`Nats::connect`]; also when there is no connection in time.
+    pub async fn connect_within(
+        within: Duration,
+        options: &Options,
+        identity: &Identity,
+        health: &Health,
+        purpose: &str,
+    ) -> Result<Self, ConnectError> {
+        let connecting = Self::connect(options, identity, health, purpose);
+        let connected = tokio::time::timeout(within, connecting).await;
+        connected.unwrap_or_else(|_| {
+            let servers = options.shown();
+            Err(ConnectError::Unreachable { servers, within })
         })
     }
 
@@ -94,6 +107,12 @@ impl Nats {
             let back = connected.wait_for(|up| *up);
             let _ = tokio::time::timeout_at(lost_at + SHORT_LOSS, back).await;
         }
+    }
+
+    /// The subjects that the server has refused a publish to.
+    #[must_use]
+    pub fn refusals(&self) -> Refusals {
+        self.state.refusals.clone()
     }
 
     /// How often the client library reported that it dropped messages of a subscription.
@@ -141,28 +160,31 @@ impl Nats {
 }
 
 /// Connects for the first time, waiting for NATS as long as it takes.
-async fn connect_first(context: &Context, connector: &Connector) -> anyhow::Result<NewClient> {
-    let servers = context.options.nats.servers();
+async fn connect_first(
+    options: &Options,
+    health: &Health,
+    connector: &Connector,
+) -> Result<NewClient, ConnectError> {
+    let servers = options.shown();
+    let stop = health.tasks.stop();
     let mut has_warned = false;
     for attempt in 0.. {
         let new = tokio::select! {
             new = connector.connect(attempt, false) => new,
-            () = context.shutdown.cancelled() => {
-                return Err(anyhow::Error::new(StoppedEarly));
-            }
+            () = stop.cancelled() => return Err(ConnectError::StoppedEarly),
         };
         let error = match new {
             Ok(new) => return Ok(new),
             Err(ConnectFailure::Misconfigured(error)) => {
-                return Err(misconfigured(&error));
+                return Err(ConnectError::Misconfigured(format!("{error:#}")));
             }
             Err(ConnectFailure::Unreachable(error)) => error,
         };
         if is_refused(&error) {
-            return Err(anyhow::Error::new(Misconfigured(format!(
+            return Err(ConnectError::Misconfigured(format!(
                 "NATS at {servers} refuses these credentials ({error}): check NATS_USER and \
                  NATS_PASSWORD, NATS_TOKEN, NATS_CREDS or NATS_NKEY"
-            ))));
+            )));
         }
         // Each server once, then a wait.
         if (attempt + 1) % connector.servers() != 0 {
@@ -173,7 +195,7 @@ async fn connect_first(context: &Context, connector: &Connector) -> anyhow::Resu
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
-            () = context.shutdown.cancelled() => {}
+            () = stop.cancelled() => {}
         }
     }
     unreachable!("attempts have no end")

@@ -5,17 +5,17 @@ use std::time::Duration;
 use async_nats::{ReconnectToServer, Server, ServerAddr};
 use tracing::debug;
 
-use super::filter::{Filter, Offer};
+use crate::filter::{Filter, Offer};
 
 /// The server that a library client connects to first.
-pub(super) struct FirstServer {
-    pub(super) address: ServerAddr,
+pub(crate) struct FirstServer {
+    pub(crate) address: ServerAddr,
     /// Whether to connect through the filter.
-    pub(super) filtered: bool,
+    pub(crate) filtered: bool,
 }
 
 impl FirstServer {
-    pub(super) async fn choose(self, filter: &Filter) -> ReconnectToServer {
+    pub(crate) async fn choose(self, filter: &Filter) -> ReconnectToServer {
         let mut addr = self.address;
         if self.filtered {
             if let Err(error) = filter.offer(&addr, true).await {
@@ -33,7 +33,7 @@ impl FirstServer {
 
 /// Chooses the server for a reconnect: one with the fewest failed attempts, through the filter if the
 /// client was connected to that server before and the server has not restarted since.
-pub(super) async fn choose_again(filter: &Filter, servers: &[Server]) -> Option<ReconnectToServer> {
+pub(crate) async fn choose_again(filter: &Filter, servers: &[Server]) -> Option<ReconnectToServer> {
     let servers: Vec<_> = servers
         .iter()
         .filter(|server| server.addr != filter.address)
@@ -67,7 +67,7 @@ fn random(below: usize) -> usize {
     usize::try_from(random).unwrap_or(0)
 }
 
-pub(super) fn shuffled(mut addresses: Vec<ServerAddr>) -> Vec<ServerAddr> {
+pub(crate) fn shuffled(mut addresses: Vec<ServerAddr>) -> Vec<ServerAddr> {
     for last in (1..addresses.len()).rev() {
         addresses.swap(last, random(last + 1));
     }

@@ -1,0 +1,269 @@
+//! What an application does with jobs, by their Rust types.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::time::Duration;
+
+use common::{Fleet, FleetRequest, Job, JobId, JobRecord};
+use connection::{ConnectError, NatsClient, Options};
+use tokio::sync::watch;
+
+use crate::confirmed::{self, ConfirmedError};
+use crate::draft::{Draft, Keeps};
+use crate::fleet::FleetError;
+use crate::handle::Handle;
+use crate::job::NewJob;
+use crate::link::Link;
+use crate::list::{Cursor, Filter, Page};
+use crate::queues::Queues;
+use crate::submit::{Patience, SubmitError, Submitted, Submitter};
+
+/// How long a submission may take with all its repetitions.
+const CONFIRM: Duration = Duration::from_secs(30);
+
+/// A client of the job system for applications. Clones share its connection.
+///
+/// ```no_run
+/// use client::{Client, Job, Options};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct SendMail {
+///     to: String,
+/// }
+///
+/// #[derive(Debug, Serialize, Deserialize)]
+/// struct MailId(String);
+///
+/// impl Job for SendMail {
+///     const KIND: &'static str = "mail.send";
+///     type Output = MailId;
+/// }
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let jobs = Client::connect(Options::from_env()?).await?;
+/// let handle = jobs.submit(SendMail { to: "a@example.org".to_owned() }).await?;
+/// let sent: MailId = handle.result().await?;
+/// # drop(sent);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    link: Link,
+    submitter: Submitter,
+}
+
+/// A durable job that is stored when it is awaited. See [`Client::submit`].
+#[derive(Debug)]
+pub struct Durable(Client);
+
+impl Keeps for Durable {}
+
+/// A job that is requested when it is awaited. See [`Client::confirmed`].
+#[derive(Debug)]
+pub struct Confirmed {
+    client: Client,
+    within: Duration,
+}
+
+/// A job that is published when it is awaited. See [`Client::fire_and_forget`].
+#[derive(Debug)]
+pub struct FireAndForget(Client);
+
+type Submission<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+impl Client {
+    /// Connects to NATS. A connection that is lost later is always made again, with everything that
+    /// depends on it.
+    ///
+    /// # Errors
+    /// When an option is wrong, the server refuses the credentials, or it cannot be reached within 30
+    /// seconds.
+    pub async fn connect(options: Options) -> Result<Self, ConnectError> {
+        let (link, submitter) = Link::connect(&options, PATIENCE).await?;
+        Ok(Self { link, submitter })
+    }
+
+    /// Uses a connection that the application has. Whether it is up is read ten times a second.
+    ///
+    /// The client library of NATS ends for good at certain messages (see the architecture page), and then
+    /// this client ends with it. One that [`Client::connect`] has made goes on.
+    #[must_use]
+    pub fn over(nats: async_nats::Client) -> Self {
+        let (link, submitter) = Link::over(nats, PATIENCE);
+        Self { link, submitter }
+    }
+
+    /// Submits a durable job. Await it, or set options first:
+    /// `jobs.submit(mail).delay(Duration::from_mins(5)).await?`. When it returns, the job is on the disk
+    /// of the server. A submission whose answer was lost is repeated, and is one job nevertheless.
+    ///
+    /// Dropping the future at any time is safe; the job may be stored then.
+    pub fn submit<J: Job>(&self, job: impl Into<Draft<J>>) -> Draft<J, Durable> {
+        job.into().to(Durable(self.clone()))
+    }
+
+    /// Submits up to 1,000 durable jobs, all of them or none, with one write.
+    ///
+    /// # Errors
+    /// See [`SubmitError`]; also when one of them is known already.
+    pub async fn submit_all<J: Job, D: Into<Draft<J>>>(
+        &self,
+        jobs: impl IntoIterator<Item = D>,
+    ) -> Result<Vec<Handle<J>>, SubmitError> {
+        let jobs = jobs.into_iter().map(|job| job.into().into_job());
+        let jobs: Vec<NewJob> = jobs.collect::<Result<_, _>>()?;
+        self.submitter.submit_all(&jobs).await?;
+        let handle = |job: NewJob| Handle::new(self.link.clone(), job.id, false);
+        Ok(jobs.into_iter().map(handle).collect())
+    }
+
+    /// Submits a durable job that is no Rust type of its own, such as one from a file or from an outbox.
+    /// See [`NewJob::decode`].
+    ///
+    /// # Errors
+    /// See [`SubmitError`].
+    pub async fn submit_job(&self, job: &NewJob) -> Result<Submitted, SubmitError> {
+        self.submitter.submit(job).await
+    }
+
+    /// Submits up to 1,000 such jobs, all of them or none.
+    ///
+    /// # Errors
+    /// See [`SubmitError`]; also when one of them is known already.
+    pub async fn submit_jobs(&self, jobs: &[NewJob]) -> Result<(), SubmitError> {
+        self.submitter.submit_all(jobs).await
+    }
+
+    /// Runs a job and waits for its result, up to 30 seconds or as long as
+    /// [`Draft::within`] says. The job is not stored; it is requested again until it has an outcome, and
+    /// so it may run twice.
+    pub fn confirmed<J: Job>(&self, job: impl Into<Draft<J>>) -> Draft<J, Confirmed> {
+        job.into().to(Confirmed {
+            client: self.clone(),
+            within: CONFIRM,
+        })
+    }
+
+    /// Publishes a job that runs at most once. It is lost without a word if no consumer takes it.
+    pub fn fire_and_forget<J: Job>(&self, job: impl Into<Draft<J>>) -> Draft<J, FireAndForget> {
+        job.into().to(FireAndForget(self.clone()))
+    }
+
+    /// A handle on a job that was submitted before.
+    #[must_use]
+    pub fn handle<J: Job>(&self, id: JobId) -> Handle<J> {
+        Handle::new(self.link.clone(), id, true)
+    }
+
+    /// Looks a durable job up by its id; `None` if it is not known, or no longer.
+    ///
+    /// # Errors
+    /// When the server does not answer in time.
+    pub async fn record(&self, id: JobId) -> anyhow::Result<Option<JobRecord>> {
+        crate::look_up(&self.link.nats, id).await
+    }
+
+    /// A page of the durable jobs, the newest first; see [`list`](crate::list()).
+    ///
+    /// # Errors
+    /// When the server does not answer in time.
+    pub async fn list(
+        &self,
+        filter: &Filter,
+        cursor: Option<Cursor>,
+        most: usize,
+    ) -> anyhow::Result<Page> {
+        crate::list(&self.link.nats, filter, cursor, most).await
+    }
+
+    /// The jobs that wait or run, by kind: at most `most` kinds, the largest first.
+    ///
+    /// # Errors
+    /// When the server does not answer in time.
+    pub async fn queues(&self, most: usize) -> anyhow::Result<Queues> {
+        crate::queues(&self.link.nats, most).await
+    }
+
+    /// The consumers and their totals, from a status service.
+    ///
+    /// # Errors
+    /// See [`FleetError`].
+    pub async fn fleet(&self, request: &FleetRequest) -> Result<Fleet, FleetError> {
+        crate::fleet(&self.link.nats, request).await
+    }
+
+    /// The connection, for the functions of this crate that take one, such as those of
+    /// [`dead_letters`](crate::dead_letters).
+    #[must_use]
+    pub fn nats(&self) -> &NatsClient {
+        &self.link.nats
+    }
+
+    /// Whether the connection is up. Wait for a change to see when it is lost or back.
+    #[must_use]
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.link.connected.clone()
+    }
+}
+
+const PATIENCE: Patience = Patience {
+    confirm: CONFIRM,
+    wait_for_nats: false,
+    wait_for_room: false,
+};
+
+impl<J: Job> Draft<J, Confirmed> {
+    /// Sets how long the result is waited for, with all repetitions.
+    pub fn within(mut self, within: Duration) -> Self {
+        self.to.within = within;
+        self
+    }
+}
+
+impl<J: Job> IntoFuture for Draft<J, Durable> {
+    type Output = Result<Handle<J>, SubmitError>;
+    type IntoFuture = Submission<Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let (Durable(client), job) = self.split();
+        let job = job.into_job();
+        Box::pin(async move {
+            let job = job?;
+            let submitted = client.submitter.submit(&job).await?;
+            let known = submitted == Submitted::Known;
+            Ok(Handle::new(client.link, job.id, known))
+        })
+    }
+}
+
+impl<J: Job> IntoFuture for Draft<J, Confirmed> {
+    type Output = Result<J::Output, ConfirmedError>;
+    type IntoFuture = Submission<Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let (Confirmed { client, within }, job) = self.split();
+        let job = job.into_job();
+        Box::pin(async move {
+            let job = job.map_err(ConfirmedError::Invalid)?;
+            confirmed::run::<J>(&client.link.nats, client.link.connected, job, within).await
+        })
+    }
+}
+
+impl<J: Job> IntoFuture for Draft<J, FireAndForget> {
+    type Output = Result<JobId, SubmitError>;
+    type IntoFuture = Submission<Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let (FireAndForget(client), job) = self.split();
+        let job = job.into_job();
+        Box::pin(async move {
+            let job = job?;
+            let id = job.id;
+            confirmed::publish(&client.link.nats, job).await?;
+            Ok(id)
+        })
+    }
+}

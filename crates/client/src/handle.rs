@@ -1,0 +1,197 @@
+//! A durable job that was submitted.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use common::{Job, JobId, JobRecord, JobState, OutcomeError};
+use futures_util::{Stream, StreamExt as _, stream};
+use jetstream::NotStored;
+
+use crate::follow::Follow;
+use crate::link::Link;
+use crate::lookup::look_up;
+use crate::wait::{Waited, wait};
+
+/// How long [`Handle::result`] waits before it looks a job up anew that has no record.
+const AGAIN: Duration = Duration::from_mins(1);
+
+/// The pause after a failed look-up.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// A durable job that was submitted. Dropping it changes nothing for the job.
+pub struct Handle<J> {
+    link: Link,
+    id: JobId,
+    known: bool,
+    job: PhantomData<fn() -> J>,
+}
+
+/// Why a job has no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResultError {
+    /// It was given up, and is among the dead letters.
+    #[error("job {id} is dead: {}", .error.as_ref().map_or("no error is known", |error| &error.message))]
+    Dead {
+        /// The job.
+        id: JobId,
+        /// The error of its last attempt.
+        error: Option<OutcomeError>,
+        /// The whole record, with all failed attempts and the reason.
+        record: Box<JobRecord>,
+    },
+    /// It was cancelled.
+    #[error("job {0} was cancelled")]
+    Cancelled(JobId),
+    /// Its deadline passed before it was started.
+    #[error("job {0} expired: its deadline passed before it was started")]
+    Expired(JobId),
+    /// It succeeded, but its result is not of the type that was expected, or is not kept.
+    #[error("the result of job {id} cannot be read: {reason}")]
+    Unreadable {
+        /// The job.
+        id: JobId,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The server knows no such job: it was never submitted, or its record has expired.
+    #[error("job {0} is not known: it was never submitted, or its record has expired")]
+    Unknown(JobId),
+}
+
+impl<J: Job> Handle<J> {
+    pub(crate) fn new(link: Link, id: JobId, known: bool) -> Self {
+        Self {
+            link,
+            id,
+            known,
+            job: PhantomData,
+        }
+    }
+
+    /// The id of the job.
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        self.id
+    }
+
+    /// Whether a job with this id existed before, so that none was stored.
+    #[must_use]
+    pub fn was_known(&self) -> bool {
+        self.known
+    }
+
+    /// Waits until the job has ended, as long as it takes, and returns its result. While NATS is away,
+    /// it goes on waiting.
+    ///
+    /// # Errors
+    /// When the job has ended in another way, or is not known: see [`ResultError`].
+    pub async fn result(&self) -> Result<J::Output, ResultError> {
+        loop {
+            match self.wait(AGAIN).await {
+                Ok(Some(record)) => return self.read(record),
+                Ok(None) => {}
+                Err(_) => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            }
+            if let Ok(None) = self.record().await {
+                return Err(ResultError::Unknown(self.id));
+            }
+        }
+    }
+
+    /// Waits until the job has ended, but not longer than `timeout`; `None` if it has not ended by then.
+    ///
+    /// # Errors
+    /// When the server does not answer in time.
+    pub async fn wait(&self, timeout: Duration) -> anyhow::Result<Option<JobRecord>> {
+        // Longer times end the process' clock.
+        let timeout = timeout.min(Duration::from_hours(24 * 366));
+        let connected = self.link.connected.clone();
+        match wait(&self.link.nats, connected, self.id, timeout).await? {
+            Waited::Ended(record) => Ok(Some(*record)),
+            Waited::NotYet(_) => Ok(None),
+        }
+    }
+
+    /// The changes of the job: its record now, if it has one, and each later record. The stream ends
+    /// after the record with which the job ends. While NATS is away it waits; records that were replaced
+    /// meanwhile are left out.
+    pub fn follow(&self) -> impl Stream<Item = JobRecord> + Send + use<J> {
+        let follow = Follow::new(self.link.nats.clone(), self.link.connected.clone(), self.id);
+        stream::unfold(follow, async |mut follow| {
+            let record = follow.next().await?;
+            Some((record, follow))
+        })
+        .boxed()
+    }
+
+    /// Requests to cancel the job. When this returns, the request is stored, and a consumer carries it
+    /// out.
+    ///
+    /// # Errors
+    /// When the server refuses it, or does not answer in time.
+    pub async fn cancel(&self) -> Result<(), NotStored> {
+        crate::cancel(&self.link.nats, self.id).await
+    }
+
+    /// The record of the job as it is now; `None` if the job is not known, or no longer.
+    ///
+    /// # Errors
+    /// When the server does not answer in time.
+    pub async fn record(&self) -> anyhow::Result<Option<JobRecord>> {
+        look_up(&self.link.nats, self.id).await
+    }
+
+    fn read(&self, record: JobRecord) -> Result<J::Output, ResultError> {
+        let id = self.id;
+        match record.state {
+            JobState::Cancelled => return Err(ResultError::Cancelled(id)),
+            JobState::Expired => return Err(ResultError::Expired(id)),
+            JobState::Dead => {
+                let error = record
+                    .failures
+                    .iter()
+                    .rev()
+                    .find(|failed| !failed.is_mark());
+                return Err(ResultError::Dead {
+                    id,
+                    error: error.map(|failed| failed.error.clone()),
+                    record: Box::new(record),
+                });
+            }
+            _ => {}
+        }
+        // A handler that returns nothing has the result `null`.
+        let text = record
+            .result
+            .as_deref()
+            .map_or("null", |result| result.get());
+        serde_json::from_str(text).map_err(|error| ResultError::Unreadable {
+            id,
+            reason: error.to_string(),
+        })
+    }
+}
+
+impl<J> Clone for Handle<J> {
+    fn clone(&self) -> Self {
+        Self {
+            link: self.link.clone(),
+            id: self.id,
+            known: self.known,
+            job: PhantomData,
+        }
+    }
+}
+
+impl<J> std::fmt::Debug for Handle<J> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle")
+            .field("id", &self.id)
+            .field("known", &self.known)
+            .finish_non_exhaustive()
+    }
+}
