@@ -46,6 +46,6 @@ pub use nats_binary::{Lookup, NatsBinary, nats_binary};
 pub use nats_server::{NatsServer, NatsServerBuilder};
 pub use nix::sys::signal::Signal;
 pub use ports::Ports;
-pub use python::python;
+pub use python::{python, python_with};
 pub use service::{Line, Service, ServiceBuilder, Stream};
 pub use store_dir::store_dir_env;

@@ -1,6 +1,6 @@
 //! A foreign client: Python's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -25,5 +25,20 @@ pub fn python() -> Command {
     });
     let mut python = Command::new("python3");
     python.env("PYTHONPATH", package);
+    python
+}
+
+/// A command for `python3` that can import the packages that a file pins with their hashes. They are
+/// installed under the target folder the first time.
+///
+/// # Panics
+///
+/// When they cannot be installed.
+#[must_use]
+pub fn python_with(requirements: &Path) -> Command {
+    let packages = pip::install(requirements, &BuildDir::current().tools())
+        .unwrap_or_else(|error| panic!("no packages of {}: {error:#}", requirements.display()));
+    let mut python = Command::new("python3");
+    python.env("PYTHONPATH", packages);
     python
 }

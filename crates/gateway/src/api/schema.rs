@@ -45,6 +45,7 @@ macro_rules! wire {
                 }
             )*
             all.extend(generator.take_definitions(true));
+            all.values_mut().for_each(flatten_words);
             all
         }
     };
@@ -62,6 +63,51 @@ wire! {
     Kind is common::JobKind as "JobKind";
     Moment is common::Timestamp as "Timestamp";
     Duration is common::WireDuration as "Duration";
+}
+
+/// Makes one list of words of a schema that is one of several constants, each with a description:
+/// generators of clients know enumerations, and few know constants. The descriptions are put together.
+fn flatten_words(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
+    let mut words = Vec::new();
+    let mut described = Vec::new();
+    for one in object
+        .get("oneOf")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        // Variants without a description share one list.
+        let listed = one["enum"].as_array().into_iter().flatten();
+        let named: Vec<_> = one["const"]
+            .as_str()
+            .into_iter()
+            .chain(listed.filter_map(Value::as_str))
+            .collect();
+        if named.is_empty() {
+            return;
+        }
+        for word in &named {
+            let description = one["description"].as_str().unwrap_or_default();
+            described.push(format!("- `{word}`: {description}"));
+        }
+        words.extend(named.into_iter().map(ToOwned::to_owned));
+    }
+    if words.is_empty() {
+        return;
+    }
+    object.remove("oneOf");
+    let description = object.get("description").and_then(Value::as_str);
+    let description = format!(
+        "{}\n\n{}",
+        description.unwrap_or_default(),
+        described.join("\n")
+    );
+    object.insert("type".to_owned(), "string".into());
+    object.insert("enum".to_owned(), words.into());
+    object.insert("description".to_owned(), description.into());
 }
 
 fn generator() -> SchemaGenerator {

@@ -39,7 +39,7 @@ async fn server() -> NatsServer {
         .map(|line| line.trim_start_matches('#').trim());
     let is_entry = |line: &&str| line.starts_with("\"_INBOX.") && line.ends_with(".>\"");
     let inbox = lines.find(is_entry).expect("an inbox is proposed");
-    let answers = "\"_INBOX_publisher.>\", \"_INBOX_status.>\"";
+    let answers = "\"_INBOX_application.>\", \"_INBOX_status.>\"";
     assert_eq!(accounts.matches(answers).count(), 1);
     let accounts = accounts.replacen(answers, &format!("{answers}, {inbox}"), 1);
     NatsServer::builder()

@@ -8,6 +8,7 @@ mod crash;
 mod fixture;
 mod fleet;
 mod foreign;
+mod generated_client;
 #[path = "../observer/mod.rs"]
 mod observer;
 mod outage;
