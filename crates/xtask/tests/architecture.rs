@@ -133,6 +133,25 @@ fn what_services_share_depends_on_none_of_them() {
 }
 
 #[test]
+fn an_application_that_submits_needs_nothing_of_a_service() {
+    let dependencies = Dependencies::of_this_project();
+    let reached = dependencies.reachable_from("client");
+    assert!(reached.contains("connection"), "{reached:?}");
+    for forbidden in [
+        "bootstrap",
+        "clap",
+        "axum",
+        "hyper",
+        "reqwest",
+        "tracing-subscriber",
+        "opentelemetry",
+        "prometheus-client",
+    ] {
+        assert!(!reached.contains(forbidden), "client needs {forbidden}");
+    }
+}
+
+#[test]
 fn applications_and_consumers_stand_on_the_broker_and_do_not_know_each_other() {
     let dependencies = Dependencies::of_this_project();
     for (crate_of_ours, forbidden) in [
