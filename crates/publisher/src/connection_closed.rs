@@ -3,4 +3,4 @@
 /// An outage is different: the connection comes back after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection to NATS is closed for good, start the publisher again")]
-pub struct ConnectionClosed;
+pub(crate) struct ConnectionClosed;

@@ -2,9 +2,6 @@
 //!
 //! Jobs come from a `source`, go to NATS by one of the three ways of `--delivery` (`confirmed`,
 //! `fire_and_forget`, `durable`), and their results go into the `report`. A `run` connects the three.
-//!
-//! [`serve()`] is the service. A program that submits confirmed jobs of its own uses a
-//! [`ConfirmedSubmitter`].
 
 pub mod codes;
 mod config;
@@ -22,7 +19,4 @@ mod submission;
 mod trace;
 
 pub use config::Config;
-pub use confirmed::{ConfirmedOptions, ConfirmedSubmitter, Finished};
-pub use connection_closed::ConnectionClosed;
 pub use serve::serve;
-pub use submission::{InvalidJob, Submission};

@@ -7,7 +7,7 @@ use common::{
 
 /// A job to submit: its message, and the fields that the publisher needs.
 #[derive(Clone, Debug)]
-pub struct Submission {
+pub(crate) struct Submission {
     pub(crate) message: Bytes,
     pub(crate) id: JobId,
     /// Whether the publisher generated the id, so that no other job can have it.
@@ -41,7 +41,7 @@ pub(crate) struct InputLine {
 /// Why a message cannot be submitted.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
-pub struct InvalidJob {
+pub(crate) struct InvalidJob {
     /// An error code for programs: one of [`common::codes`].
     pub code: &'static str,
     /// The job's id; `None` if the message holds no valid one.
@@ -57,7 +57,7 @@ impl Submission {
     /// When the message is not a job; the error names the field. Also when the job has a `run_at`,
     /// because only durable jobs can wait for their time. A `priority` is allowed and has no effect
     /// on core jobs.
-    pub fn decode(message: Bytes) -> Result<Self, InvalidJob> {
+    pub(crate) fn decode(message: Bytes) -> Result<Self, InvalidJob> {
         let submission = Self::decode_durable(message)?;
         if submission.terms.run_at.is_some() {
             return Err(InvalidJob {
@@ -74,7 +74,7 @@ impl Submission {
     ///
     /// # Errors
     /// When the message is not a job; the error names the field.
-    pub fn decode_durable(message: Bytes) -> Result<Self, InvalidJob> {
+    pub(crate) fn decode_durable(message: Bytes) -> Result<Self, InvalidJob> {
         let mut job = JobMessage::decode(&message)?;
         if job.id.is_some() {
             let (id, kind, terms) = Self::parts(job);

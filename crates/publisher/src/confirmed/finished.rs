@@ -6,7 +6,7 @@ use crate::submission::Submission;
 
 /// A job that has ended, and its outcome.
 #[derive(Debug)]
-pub struct Finished {
+pub(crate) struct Finished {
     /// The job.
     pub submission: Submission,
     /// The outcome. Its consumer is empty if the publisher itself made it.

@@ -12,6 +12,6 @@ mod subject_queues;
 mod submitter;
 mod window;
 
-pub use finished::Finished;
-pub use options::ConfirmedOptions;
-pub use submitter::ConfirmedSubmitter;
+pub(crate) use finished::Finished;
+pub(crate) use options::ConfirmedOptions;
+pub(crate) use submitter::ConfirmedSubmitter;

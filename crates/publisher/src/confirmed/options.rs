@@ -4,7 +4,7 @@ use common::MaxAttempts;
 
 /// How a [`ConfirmedSubmitter`](crate::ConfirmedSubmitter) submits.
 #[derive(Clone, Copy, Debug)]
-pub struct ConfirmedOptions {
+pub(crate) struct ConfirmedOptions {
     /// The most jobs that have not ended, whether they wait for a reply or for their next attempt;
     /// 1 to 65,536.
     pub in_flight: usize,

@@ -33,7 +33,7 @@ use crate::submission::Submission;
 ///
 /// Nothing happens unless [`ConfirmedSubmitter::drive`] or [`ConfirmedSubmitter::finished`] is
 /// awaited. Both may be dropped and called again at any time.
-pub struct ConfirmedSubmitter {
+pub(crate) struct ConfirmedSubmitter {
     engine: Engine,
     connected: watch::Receiver<bool>,
 }
@@ -46,7 +46,7 @@ impl ConfirmedSubmitter {
     ///
     /// # Panics
     /// When `in_flight` is not 1 to 65,536.
-    pub async fn new(nats: &Nats, options: ConfirmedOptions) -> anyhow::Result<Self> {
+    pub(crate) async fn new(nats: &Nats, options: ConfirmedOptions) -> anyhow::Result<Self> {
         assert!(
             (1..=Slots::<()>::MAX).contains(&options.in_flight),
             "in_flight is out of bounds"
@@ -68,19 +68,19 @@ impl ConfirmedSubmitter {
 
     /// The number of jobs that have not ended.
     #[must_use]
-    pub fn under_way(&self) -> usize {
+    pub(crate) fn under_way(&self) -> usize {
         self.engine.under_way()
     }
 
     /// The most jobs that may have no reply at the same time. It follows what consumers accept.
     #[must_use]
-    pub fn window(&self) -> usize {
+    pub(crate) fn window(&self) -> usize {
         self.engine.window()
     }
 
     /// Whether NATS is connected and fewer than `in_flight` jobs are under way.
     #[must_use]
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.engine.has_room()
     }
 
@@ -91,12 +91,12 @@ impl ConfirmedSubmitter {
     ///
     /// # Panics
     /// When 65,536 jobs are under way.
-    pub fn submit(&mut self, submission: Submission) {
+    pub(crate) fn submit(&mut self, submission: Submission) {
         self.engine.submit(submission);
     }
 
     /// The next job that has ended; `None` if there is none now.
-    pub fn take_finished(&mut self) -> Option<Finished> {
+    pub(crate) fn take_finished(&mut self) -> Option<Finished> {
         self.engine.take_finished()
     }
 
@@ -104,7 +104,7 @@ impl ConfirmedSubmitter {
     ///
     /// # Errors
     /// When the connection is closed for good. Jobs may have ended before.
-    pub async fn drive(&mut self) -> Result<(), ConnectionClosed> {
+    pub(crate) async fn drive(&mut self) -> Result<(), ConnectionClosed> {
         let (engine, connected) = (&mut self.engine, &mut self.connected);
         tokio::select! {
             biased;
@@ -118,22 +118,9 @@ impl ConfirmedSubmitter {
         }
     }
 
-    /// Waits for the next job that has ended; for ever if no job is under way.
-    ///
-    /// # Errors
-    /// When the connection is closed for good.
-    pub async fn finished(&mut self) -> Result<Finished, ConnectionClosed> {
-        loop {
-            if let Some(finished) = self.take_finished() {
-                return Ok(finished);
-            }
-            self.drive().await?;
-        }
-    }
-
     /// Gives up all jobs that have not ended, and returns them. A consumer that has received one may
     /// still run it.
-    pub fn abandon(&mut self) -> Vec<Finished> {
+    pub(crate) fn abandon(&mut self) -> Vec<Finished> {
         self.engine.abandon()
     }
 }
@@ -166,9 +153,15 @@ mod tests {
         client.drain().await.unwrap();
         let job = Bytes::from_static(br#"{"kind":"a","backoff":{"initial":"1h","max":"1h"}}"#);
         submitter.submit(Submission::decode(job).unwrap());
-        let finished = tokio::time::timeout(DEADLINE, submitter.finished()).await;
-        let closed = finished.expect("it hangs").map(|finished| finished.outcome);
-        assert_eq!(closed.unwrap_err(), ConnectionClosed);
+        let ends = async {
+            loop {
+                if let Err(closed) = submitter.drive().await {
+                    return closed;
+                }
+            }
+        };
+        let closed = tokio::time::timeout(DEADLINE, ends).await;
+        assert_eq!(closed.expect("it hangs"), ConnectionClosed);
         assert_eq!(submitter.abandon().len(), 1);
     }
 }

@@ -45,9 +45,10 @@ async fn the_system_comes_up_shares_the_jobs_scales_and_goes_down() {
     observer.statuses(4, |it| it.totals.processed > 0).await;
     run_by_hand(&project);
     submit_by_hand(&project);
+    submit_by_an_application(&project);
     let over_http = over_http::run(project.gateway_port).await;
     let first = stop_publisher(&project);
-    let by_hand = BY_HAND.len() as u64 + 1 + over_http;
+    let by_hand = BY_HAND.len() as u64 + 2 + over_http;
     agree(&project, &observer, 4, first + by_hand).await;
     say_their_own_names(&project, &observer).await;
 
@@ -188,6 +189,22 @@ fn submit_by_hand(project: &Project) {
         serde_json::from_str(&record).unwrap_or_else(|error| panic!("{error}: {record}"));
     assert_eq!(record["state"], "succeeded", "{record}");
     assert_eq!(record["result"], serde_json::json!([1.50]), "{record}");
+}
+
+/// A program of a user, outside of the containers, submits a typed job and prints its typed result.
+fn submit_by_an_application(project: &Project) {
+    let mut program = std::process::Command::new(test_support::example("client", "submit"));
+    let output = program
+        .envs(project.env_for("application"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(said.starts_with("ba7816bf8f01cfea"), "{said}");
 }
 
 /// How many jobs it has brought to a good end since it was started; none may have ended otherwise.

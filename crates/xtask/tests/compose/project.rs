@@ -171,21 +171,34 @@ impl Project {
         format!("{}_{name}", self.name)
     }
 
+    /// The published port of NATS.
+    fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The environment of a program outside of the containers that connects as this user.
+    pub(crate) fn env_for(&self, user: &str) -> Vec<(String, String)> {
+        let mut env = credentials().client_env(user);
+        env.push(("NATS_URL".to_owned(), self.url()));
+        env
+    }
+
     /// Connects over the published port, with the password that `docker-compose.yml` falls back on.
     pub(crate) async fn connect_as(&self, user: &str) -> Client {
-        let compose = std::fs::read_to_string(project_root().join("docker-compose.yml")).unwrap();
-        let fallback = |variable: &str| {
-            let start = format!("${{{variable}:-");
-            let (_, rest) = compose.split_once(&start)?;
-            Some(rest.split_once('}')?.0.to_owned())
-        };
-        let credentials = Credentials::random().overridden_by(fallback).unwrap();
-        let client = credentials
-            .options_for(user)
-            .connect(format!("nats://127.0.0.1:{}", self.port))
-            .await;
+        let client = credentials().options_for(user).connect(self.url()).await;
         client.unwrap_or_else(|error| panic!("cannot connect as {user}: {error}"))
     }
+}
+
+/// The passwords that `docker-compose.yml` falls back on.
+fn credentials() -> Credentials {
+    let compose = std::fs::read_to_string(project_root().join("docker-compose.yml")).unwrap();
+    let fallback = |variable: &str| {
+        let start = format!("${{{variable}:-");
+        let (_, rest) = compose.split_once(&start)?;
+        Some(rest.split_once('}')?.0.to_owned())
+    };
+    Credentials::random().overridden_by(fallback).unwrap()
 }
 
 impl Drop for Project {
