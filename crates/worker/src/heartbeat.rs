@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bootstrap::{Beat, NatsClient};
-use common::JobState;
+use common::{JobRecord, JobState};
 use jetstream::records::{self, Records};
 use tracing::debug;
 
@@ -76,8 +76,8 @@ impl Heartbeat {
         }
     }
 
-    /// Stops running jobs whose record is final: a job may have been cancelled while this consumer
-    /// was disconnected.
+    /// Stops running jobs whose record is final or that of a later attempt: a job may have been cancelled,
+    /// or redelivered to another consumer, while this consumer was disconnected.
     async fn find_ended(&self, records: &mut Records) {
         let leases = self
             .leases
@@ -90,12 +90,17 @@ impl Heartbeat {
             };
             for lease in leases {
                 let record = found.get(&lease.id).and_then(|found| found.record.as_ref());
-                if record.is_some_and(|record| record.state.is_final()) {
+                if record.is_some_and(|record| is_over(lease, record)) {
                     lease.cancelled.cancel();
                 }
             }
         }
     }
+}
+
+/// Whether the attempt of a lease has no use any more: the job has ended, or a later attempt has begun.
+fn is_over(lease: &Lease, record: &JobRecord) -> bool {
+    record.state.is_final() || (record.run, record.attempt) > (lease.run, lease.attempt)
 }
 
 /// Writes the record that says that the job runs, on which consumer and since when.

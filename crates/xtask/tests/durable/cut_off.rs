@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use common::{JobState, codes};
+use common::{JobRecord, JobState, codes};
 use serde_json::json;
 use test_support::{DEADLINE, eventually};
 
@@ -98,4 +98,32 @@ async fn the_only_consumer_goes_on_with_what_it_runs_when_the_server_was_away_pa
     lane.account(&jobs, &ended, 0..=0);
     succeeded_at_once(&ended);
     stop(&mut only).await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_another_consumer_has_replaced_is_stopped() {
+    let lane = Lane::start().await;
+    let proxy = Proxy::to(&lane.fixture.server);
+    let mut far = lane.consumer("far", &["--nats-url", &proxy.url()]).await;
+    let job = json!({"kind": "sleep", "payload": {"ms": 600_000}, "timeout": "1h"});
+    let id = lane.submit(job).await;
+    lane.becomes(id, JobState::Running).await;
+    proxy.cut();
+    let mut near = lane.consumer("near", &[]).await;
+    let second = |record: &JobRecord| record.state == JobState::Running && record.attempt == 2;
+    let replaced = lane
+        .record_that(id, ACK_WAIT + DEADLINE, "a second attempt", second)
+        .await;
+    assert_eq!(replaced.consumer.as_deref(), Some("near"));
+    proxy.mend();
+    lane.fixture
+        .status_of("far", |status| status.in_flight == 0)
+        .await;
+    // The attempt that replaced it goes on.
+    let record = lane.record(id).await.unwrap();
+    assert!(second(&record), "{record:?}");
+    lane.cancel(id).await;
+    lane.becomes(id, JobState::Cancelled).await;
+    stop(&mut far).await;
+    stop(&mut near).await;
 }
