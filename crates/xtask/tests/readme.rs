@@ -244,6 +244,22 @@ fn each_job_that_is_shown_is_one() {
 }
 
 #[test]
+fn each_job_in_another_language_is_one() {
+    for language in ["ts", "go"] {
+        let examples = all_blocks(language);
+        assert!(!examples.is_empty(), "{language}");
+        for (page, example) in examples {
+            let start = example.find(r#"{"kind""#).expect("a job in it");
+            let quote = example[..start].chars().next_back().expect("a quote");
+            let job = example[start..].split(quote).next().expect("its end");
+            JobMessage::decode(job.as_bytes())
+                .unwrap_or_else(|error| panic!("{page}: {error}: {job}"));
+            assert!(example.contains("\"jobs.create\""), "{page}: {example}");
+        }
+    }
+}
+
+#[test]
 fn each_code_of_the_publisher_is_told() {
     let source = read("crates/publisher/src/codes.rs");
     let codes: Vec<&str> = source
