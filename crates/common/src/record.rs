@@ -49,6 +49,10 @@ pub struct JobRecord {
     /// The attempts that failed, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<FailedAttempt>,
+    /// A hash of the request that submitted the job, if that had an idempotency key: another request with
+    /// the same key is recognised by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     /// How many deliveries of the run were ended by their consumers, and so were not lost with them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub settled_deliveries: u64,
@@ -152,6 +156,7 @@ impl JobRecord {
             job: None,
             reason: None,
             failures: Vec::new(),
+            request: None,
             settled_deliveries: 0,
         }
     }

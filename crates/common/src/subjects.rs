@@ -32,6 +32,13 @@ pub const FRESH_HEADER: &str = "Jobs-Fresh";
 /// means 1.
 pub const REQUIRES_HEADER: &str = "Jobs-Requires";
 
+/// Header of a durable job that was submitted with an idempotency key: a hash of the request, of up to
+/// [`MAX_REQUEST_HASH`] letters and digits.
+pub const REQUEST_HEADER: &str = "Jobs-Request";
+
+/// The longest value of [`REQUEST_HEADER`] that is kept in a record, in bytes.
+pub const MAX_REQUEST_HASH: usize = 64;
+
 /// Header of a dead letter: why the job was given up, a [`crate::DeadReason`].
 pub const DEAD_REASON_HEADER: &str = "Jobs-Reason";
 

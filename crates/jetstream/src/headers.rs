@@ -102,3 +102,16 @@ pub fn submitted(headers: Option<&HeaderMap>) -> HeaderMap {
     }
     own
 }
+
+/// The hash of the request that submitted a job; `None` if its message has no valid one.
+#[must_use]
+pub fn request_hash(headers: &HeaderMap) -> Option<String> {
+    // There are few headers: to compare all costs less than a look-up.
+    let (_, values) = headers
+        .iter()
+        .find(|(name, _)| AsRef::<str>::as_ref(*name) == subjects::REQUEST_HEADER)?;
+    let hash = values.first()?.as_str();
+    let valid = hash.len() <= subjects::MAX_REQUEST_HASH
+        && hash.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    valid.then(|| hash.to_owned())
+}

@@ -4,7 +4,7 @@ use common::{JobId, JobRecord, JobState, JobSubject, Timestamp, subjects};
 use connection::NatsClient;
 
 use crate::direct_get::{self, StoredMessage};
-use crate::headers::{SCHEDULE, SCHEDULE_TARGET, scheduled_time};
+use crate::headers::{SCHEDULE, SCHEDULE_TARGET, request_hash, scheduled_time};
 use crate::request::ApiError;
 use crate::topology::Stream;
 
@@ -105,6 +105,7 @@ fn record_of(id: JobId, place: Place, message: &StoredMessage) -> JobRecord {
     let run = subject.as_ref().map_or(1, |subject| subject.run);
     let kind = subject.map(|subject| subject.kind);
     let mut record = JobRecord::new(id, kind, JobState::Queued, message.at);
+    record.request = request_hash(&message.headers);
     let due = match place {
         Place::Later => Some(scheduled_time(&message.headers)),
         Place::Queue => future_run_at(message, run).map(Some),

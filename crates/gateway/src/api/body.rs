@@ -5,10 +5,11 @@ use std::fmt;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use client::NewJob;
-use common::{DecodeError, JobId, JobMessage, Timestamp};
+use common::{DecodeError, JobId, JobMessage, Timestamp, subjects};
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
 
 use crate::http::Problem;
 
@@ -83,6 +84,8 @@ pub(super) fn read_job(bytes: Bytes, key: Option<JobId>) -> Result<NewJob, Probl
     job.created_at.get_or_insert_with(Timestamp::now);
     // What was decoded can be encoded.
     let payload = serde_json::to_vec(&job).map_err(DecodeError::NotJson)?;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert(subjects::REQUEST_HEADER, hash_of(&bytes));
     Ok(NewJob {
         id: key,
         fresh: false,
@@ -90,8 +93,17 @@ pub(super) fn read_job(bytes: Bytes, key: Option<JobId>) -> Result<NewJob, Probl
         priority: job.priority,
         run_at: job.run_at,
         payload: payload.into(),
-        headers: async_nats::HeaderMap::new(),
+        headers,
     })
+}
+
+/// A hash of a request, in 32 hex digits.
+fn hash_of(body: &[u8]) -> String {
+    let hash = Sha256::digest(body);
+    hash[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// The text of each job of an array. Of an array that is too long, one more than [`MAX_JOBS`].

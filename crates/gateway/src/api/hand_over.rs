@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use bootstrap::trace::{self, Span, TraceContext};
 use client::{NewJob, Submitted, Waited};
 use common::{JobId, JobRecord, JobState, Outcome, Status, subjects};
@@ -179,13 +180,32 @@ async fn wait_until(app: &App, id: JobId, until: Instant) -> Waited {
 async fn store(app: &App, job: &NewJob) -> Result<bool, Problem> {
     app.check_nats()?;
     app.check_safety().await?;
-    if has_record(app, job).await? {
-        return Ok(true);
+    let known = has_record(app, job).await? || {
+        let submitted = app.submitter.submit(job).await?;
+        // It may have been stored over a new connection, which leads to another server.
+        app.check_safety().await?;
+        submitted == Submitted::Known
+    };
+    if known {
+        check_request(app, job).await?;
     }
-    let submitted = app.submitter.submit(job).await?;
-    // It may have been stored over a new connection, which leads to another server.
-    app.check_safety().await?;
-    Ok(submitted == Submitted::Known)
+    Ok(known)
+}
+
+/// Refuses a request whose idempotency key was used for another request, as the IETF draft asks.
+async fn check_request(app: &App, job: &NewJob) -> Result<(), Problem> {
+    let Some(hash) = job.headers.get(subjects::REQUEST_HEADER) else {
+        return Ok(());
+    };
+    let record = client::look_up(&app.nats.client, job.id).await?;
+    match record.and_then(|record| record.request) {
+        Some(known) if known != hash.as_str() => {
+            let text = "this key was used for another request: use a new key for a new request";
+            let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text);
+            Err(problem.on_field("Idempotency-Key"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether a job with the same id has a record. The record stays for longer than the message, by which

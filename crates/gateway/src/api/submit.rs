@@ -46,8 +46,9 @@ pub(crate) struct Query {
 /// The body is one job as JSON, an array of jobs, or one job per line (NDJSON). A durable job is on
 /// the disk of the server when this is answered.
 ///
-/// With the header `Idempotency-Key`, the same request sent again makes no second job. The key becomes
-/// the id of the job: a UUID as it is, any other text as a UUID made from it.
+/// With the header `Idempotency-Key`, the same request sent again makes no second job, and another
+/// request is refused with 422. The key becomes the id of the job: a UUID as it is, any other text as a
+/// UUID made from it.
 #[utoipa::path(
     post,
     path = "/v1/jobs",

@@ -196,6 +196,26 @@ async fn a_key_makes_one_job_of_repetitions_on_any_gateway_and_after_the_job_is_
 }
 
 #[tokio::test]
+async fn a_key_that_was_used_for_another_request_is_refused_while_its_job_waits_and_after_it() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let submit = async |query: &str, payload: u32| {
+        let body = format!(r#"{{"kind":"echo","payload":{payload}}}"#);
+        let request = gateway.posting(&format!("/v1/jobs{query}"), &body);
+        send(request.header("idempotency-key", "order-17")).await
+    };
+    let refused = (422, Some("Idempotency-Key".to_owned()));
+    assert_eq!(submit("", 1).await.status, 202);
+    assert_eq!(submit("", 2).await.problem(), refused);
+    assert_eq!(submit("", 1).await.json()["known"], json!(true));
+    let _consumer = consumer(&nats, &[]).await;
+    let ended = submit("?wait=1m", 1).await;
+    assert_eq!((ended.status, &ended.json()["result"]), (200, &json!(1)));
+    assert_eq!(submit("", 2).await.problem(), refused);
+}
+
+#[tokio::test]
 async fn the_same_id_submitted_at_once_on_two_gateways_is_one_job() {
     let nats = NatsServer::start().await;
     streams_without_consumer(&nats).await;

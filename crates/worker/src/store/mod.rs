@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bootstrap::{Nats, NatsClient};
 use common::{FailedAttempt, JobId, JobRecord, JobState, OutcomeError};
+use jetstream::headers::request_hash;
 use jetstream::records::{self, StoredRecord};
 use jetstream::{Entry, Message, NotStored, Pace, ServerClock, Unanswered, Writer};
 use serde_json::value::RawValue;
@@ -112,6 +113,7 @@ impl JobStore {
         record.run = lease.run;
         record.consumer = Some(self.instance.clone());
         record.attempt = lease.attempt;
+        record.request = lease.headers.as_ref().and_then(request_hash);
         record.failures.clone_from(&lease.failures);
         record.settled_deliveries = lease.delivered.load(Ordering::Relaxed);
         record
