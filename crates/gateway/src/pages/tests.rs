@@ -151,6 +151,33 @@ fn an_overview_of_nothing_says_what_to_do() {
 }
 
 #[test]
+fn jobs_that_their_handler_cannot_read_are_failures_of_their_kind() {
+    let mut fleet = hostile_fleet();
+    let kind = |kind: &str, failed, rejected| FleetKind {
+        kind: kind.to_owned(),
+        counts: Counts {
+            processed: 20,
+            failed,
+            rejected,
+            ..Counts::default()
+        },
+        run_ms: RunTime::default(),
+    };
+    fleet.kinds = vec![kind("echo", 3, 0), kind("thumbnail", 0, 10)];
+    fleet.totals.rejected = 10;
+    let html = overview(Ok(fleet));
+    let row = |kind: &str| html.find(&format!("id=\"kind-{kind}\"")).unwrap();
+    assert!(row("thumbnail") < row("echo"), "it fails most: {html}");
+    let thumbnail = html[row("thumbnail")..].split("</tr>").next().unwrap();
+    assert!(
+        thumbnail.contains("data-label=\"Failed\">10<"),
+        "{thumbnail}"
+    );
+    assert!(thumbnail.contains(">50 %<"), "{thumbnail}");
+    assert!(html.contains("5 failed, 10 rejected"), "{html}");
+}
+
+#[test]
 fn the_payload_of_a_job_that_has_not_ended_is_shown_cut_and_escaped() {
     let id = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
     let record = JobRecord::new(id, None, JobState::Queued, now());

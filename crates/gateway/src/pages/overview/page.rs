@@ -105,7 +105,7 @@ impl OverviewPage {
         let mut kinds: Vec<_> = fleet.iter().flat_map(|fleet| &fleet.kinds).collect();
         // The kinds that fail most come first: they need attention.
         kinds.sort_by(|one, other| {
-            let order = other.counts.failed.cmp(&one.counts.failed);
+            let order = failed(other).cmp(&failed(one));
             order.then_with(|| one.kind.cmp(&other.kind))
         });
         Self {
@@ -144,17 +144,24 @@ impl OverviewPage {
 
 impl KindRow {
     fn of(kind: &FleetKind) -> Self {
-        let share = text::percent(kind.counts.failed, kind.counts.processed);
+        let failed = failed(kind);
+        let share = text::percent(failed, kind.counts.processed);
         Self {
             kind: kind.kind.clone(),
             processed: text::count(kind.counts.processed),
-            failed: text::count(kind.counts.failed),
+            failed: text::count(failed),
             share: text::share(share),
             share_width: width(share),
             p50: text::milliseconds(kind.run_ms.p50),
             p99: text::milliseconds(kind.run_ms.p99),
         }
     }
+}
+
+/// How many jobs of a kind failed: in their handler, or because it cannot read them. A kind is listed
+/// only where it has a handler, so none of them was rejected for want of one.
+const fn failed(kind: &FleetKind) -> u64 {
+    kind.counts.failed.saturating_add(kind.counts.rejected)
 }
 
 /// A percentage as the width of a bar.

@@ -28,6 +28,7 @@ pub(crate) fn tiles(seen: &Snapshot, fleet: Option<&Fleet>) -> Vec<Tile> {
     let missing = fleet.map_or(0, |fleet| fleet.missing);
     let dead = seen.dead_letters.unwrap_or(0);
     let inbox = known(fleet.map(|fleet| fleet.waiting));
+    let failed = known(fleet.map(|fleet| fleet.totals.failed)) + " failed";
     vec![
         Tile {
             id: "consumers",
@@ -69,7 +70,10 @@ pub(crate) fn tiles(seen: &Snapshot, fleet: Option<&Fleet>) -> Vec<Tile> {
             id: "processed",
             name: "Processed",
             value: known(fleet.map(|fleet| fleet.totals.processed)),
-            note: format!("{} failed", known(fleet.map(|fleet| fleet.totals.failed))),
+            note: match fleet.map_or(0, |fleet| fleet.totals.rejected) {
+                0 => failed,
+                rejected => format!("{failed}, {} rejected", text::count(rejected)),
+            },
             bad: false,
         },
         Tile {
