@@ -6,7 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use bytes::Bytes;
 use client::dead_letters;
-use common::{JobId, JobMessage, JobRecord, JobState};
+use common::{JobId, JobMessage, JobRecord, JobState, Timestamp};
 use serde::Deserialize;
 use tracing::{debug, info};
 
@@ -40,6 +40,8 @@ pub(crate) struct JobPage {
     is_final: bool,
     /// Whether the dead letter of the job exists.
     has_dead_letter: bool,
+    /// The kind, if the job waits for a consumer, and none serves it.
+    unserved: Option<String>,
     at: Moment,
     attempt: u32,
     consumer: Option<String>,
@@ -84,8 +86,26 @@ pub(crate) async fn page(
         }
     };
     let has_dead_letter = has_dead_letter(&pages, &record).await;
+    let is_unserved = is_unserved(&pages, &record).await;
     let layout = Layout::new(&pages, "", "jobs").after(asked.done);
-    html(&JobPage::new(layout, record, &message, has_dead_letter))
+    let mut page = JobPage::new(layout, record, &message, has_dead_letter);
+    page.unserved = is_unserved.then(|| page.kind.clone());
+    html(&page)
+}
+
+/// Whether a job waits for a consumer, and none serves its kind; `false` if that is not known now.
+async fn is_unserved(pages: &Pages, record: &JobRecord) -> bool {
+    let is_due = record.next_at.is_none_or(|at| at <= Timestamp::now());
+    let waits = matches!(record.state, JobState::Queued | JobState::Retrying) && is_due;
+    if !waits {
+        return false;
+    }
+    let Ok(queues) = pages.app.queues().await else {
+        return false;
+    };
+    let mut queues = queues.queues.iter();
+    let queue = queues.find(|queue| record.kind.as_ref() == Some(&queue.kind));
+    queue.is_some_and(|queue| queue.served == Some(false))
 }
 
 /// Whether the dead letter of a job exists; if that cannot be looked up now, the record decides.
@@ -133,6 +153,7 @@ impl JobPage {
             tone: text::tone(record.state),
             is_final: record.state.is_final(),
             has_dead_letter,
+            unserved: None,
             at: Moment::of(record.at),
             attempt: record.attempt,
             next_at: record

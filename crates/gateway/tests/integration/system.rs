@@ -115,6 +115,34 @@ async fn whether_a_kind_is_served_is_unknown_where_its_consumer_does_not_answer_
 }
 
 #[tokio::test]
+async fn the_page_of_a_job_says_that_no_consumer_serves_its_kind_until_one_does() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let job = |kind| json!({"kind": kind, "payload": {"ms": 60_000}}).to_string();
+    let submit = async |kind| gateway.post("/v1/jobs", &job(kind)).await.id();
+    let waiting = submit("sleep").await;
+    let page = async |id: &str| gateway.get(&format!("/jobs/{id}")).await.text;
+    let says = "No consumer serves the kind <code>sleep</code>";
+    eventually(DEADLINE, "the page to say it", async || {
+        let page = page(&waiting).await;
+        (page.contains(says) && page.contains("--scale consumer=")).then_some(())
+    })
+    .await;
+    // One slot: the second job waits, but a consumer serves its kind.
+    let _consumer = consumer(&nats, &["--concurrency", "1"]).await;
+    gateway.job_is(&waiting, "running").await;
+    assert!(!page(&waiting).await.contains("id=\"unserved\""));
+    let second = submit("sleep").await;
+    eventually(DEADLINE, "the page of the second job", async || {
+        let page = page(&second).await;
+        let waits = page.contains("It waits for a consumer.");
+        (waits && !page.contains("id=\"unserved\"")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn many_callers_share_one_list_of_the_queues() {
     const CALLERS: u64 = 200;
     let nats = NatsServer::start().await;
