@@ -1,6 +1,5 @@
 //! Replays or discards many dead letters.
 
-use std::io::Write as _;
 use std::num::NonZeroU32;
 
 use bootstrap::NatsClient;
@@ -10,6 +9,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::dead::Chosen;
+use crate::confirm::confirm;
 use crate::interrupt::until;
 use crate::print::{Printer, note, print};
 use crate::summary::{line, summary};
@@ -111,14 +111,7 @@ async fn ask(client: &NatsClient, action: Action, which: &Which) -> anyhow::Resu
         Action::Replay => "replay",
         Action::Discard => "discard",
     };
-    eprint!("{verb} {}? [y/N] ", dead_letters_of(count));
-    std::io::stderr().flush()?;
-    let read = tokio::task::spawn_blocking(|| {
-        let mut line = String::new();
-        std::io::stdin().read_line(&mut line).map(|_| line)
-    });
-    let line = read.await??;
-    let yes = ["y", "yes"].contains(&line.trim().to_lowercase().as_str());
+    let yes = confirm(&format!("{verb} {}?", dead_letters_of(count))).await?;
     Ok(if yes { Answer::Yes } else { Answer::No })
 }
 

@@ -1,5 +1,6 @@
 //! The commands and flags of the command line.
 
+pub(crate) mod cancel;
 pub(crate) mod dead;
 
 use std::io::IsTerminal as _;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use client::Cursor;
 use common::{JobId, JobKind, JobState, MaxAttempts, Priority, Timestamp, WireDuration};
 
+use self::cancel::Cancel;
 use self::dead::Dead;
 use crate::values::{self, Payload};
 
@@ -50,11 +52,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
         timeout: Duration,
     },
-    /// Cancel a job; exit with 1 if it is unknown, or has ended in another way
-    Cancel {
-        /// The job
-        id: JobId,
-    },
+    /// Cancel a job, or many; exit with 1 if it is unknown, or has ended in another way
+    Cancel(Cancel),
     /// List jobs, the most recently changed first
     List(List),
     /// Show how many jobs wait and run, by kind
@@ -189,6 +188,7 @@ impl Command {
     /// Reports mistakes that can be found without a connection.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         match self {
+            Self::Cancel(cancel) => cancel.check(std::io::stdin().is_terminal()),
             Self::Dead(dead) => dead.check(std::io::stdin().is_terminal()),
             _ => Ok(()),
         }
@@ -234,6 +234,9 @@ pub(crate) mod tests {
             &["dead", "replay", id, "--rate", "5"],
             &["submit", "--kind", "a", "--delay", "1s", "--run-at", time],
             &["list", "--all", "--limit", "5"],
+            &["cancel", id, "--kind", "mail"],
+            &["cancel", id, "--dry-run"],
+            &["cancel", "--kind", "mail", "--yes", "--dry-run"],
         ] {
             let error = parse(args).unwrap_err();
             assert!(error.contains("cannot be used with"), "{args:?}: {error}");
@@ -243,6 +246,8 @@ pub(crate) mod tests {
             &["submit", "--kind", "a", "--wait-timeout", "1s"],
             &["submit"],
             &["dead", "discard"],
+            &["cancel"],
+            &["cancel", "--yes"],
         ] {
             let error = parse(args).unwrap_err();
             assert!(error.contains("required"), "{args:?}: {error}");

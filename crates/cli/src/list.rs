@@ -43,7 +43,7 @@ pub(crate) async fn run(nats: &Nats, out: Printer, list: List) -> anyhow::Result
 }
 
 /// The same fields as on HTTP.
-fn as_json(job: &Listed) -> Value {
+pub(crate) fn as_json(job: &Listed) -> Value {
     let mut all = json!({
         "id": job.id,
         "kind": job.kind,
@@ -62,7 +62,8 @@ fn as_json(job: &Listed) -> Value {
     all
 }
 
-fn line(job: &Listed) -> String {
+/// A job in one line of text.
+pub(crate) fn line(job: &Listed) -> String {
     let kind = job
         .kind
         .as_ref()

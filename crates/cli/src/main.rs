@@ -1,7 +1,9 @@
 //! The command line `jobs`: what people and scripts do with durable jobs.
 
 mod bulk;
+mod cancel_many;
 mod command;
+mod confirm;
 mod dead;
 mod fleet;
 mod interrupt;
@@ -77,7 +79,10 @@ async fn on_nats(
         Command::Submit(submit) => submit::run(nats, out, stop, submit).await,
         Command::Info { id } => until(stop, lookup::info(nats, out, id)).await,
         Command::Wait { id, timeout } => until(stop, lookup::wait(nats, out, id, timeout)).await,
-        Command::Cancel { id } => until(stop, lookup::cancel(nats, out, id)).await,
+        Command::Cancel(cancel) => match cancel.id {
+            Some(id) => until(stop, lookup::cancel(nats, out, id)).await,
+            None => cancel_many::run(nats, out, stop, &cancel).await,
+        },
         Command::List(list) => until(stop, list::run(nats, out, list)).await,
         Command::Queues => until(stop, queues::run(nats, out)).await,
         Command::Dead(dead) => dead::run(nats, out, stop, dead).await,

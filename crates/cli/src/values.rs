@@ -53,6 +53,15 @@ pub(crate) fn state() -> impl TypedValueParser<Value = JobState> {
     words(STATES.map(|state| (state.as_str(), state)))
 }
 
+/// A state in which a job has not ended.
+pub(crate) fn open_state() -> impl TypedValueParser<Value = JobState> {
+    let open = STATES.iter().filter(|state| !state.is_final());
+    PossibleValuesParser::new(open.map(|state| state.as_str())).try_map(|text| {
+        let found = STATES.into_iter().find(|state| state.as_str() == text);
+        found.ok_or("not one of the words")
+    })
+}
+
 pub(crate) fn reason() -> impl TypedValueParser<Value = DeadReason> {
     words(DeadReason::ALL.map(|reason| (reason.as_str(), reason)))
 }

@@ -13,14 +13,23 @@ const KEPT: &str = "24h";
 /// # Errors
 /// When the server refuses it, or does not answer in time.
 pub async fn cancel(client: &NatsClient, id: JobId) -> Result<(), NotStored> {
+    stored(batch::store(client, vec![request(id)]).await)
+}
+
+/// The request to cancel a job.
+pub(crate) fn request(id: JobId) -> Message {
     let mut headers = HeaderMap::new();
     headers.insert(headers::TTL, KEPT);
-    let message = Message {
+    Message {
         subject: subjects::cancel(id),
         headers,
         payload: Bytes::new(),
-    };
-    match batch::store(client, vec![message]).await {
+    }
+}
+
+/// What became of a request that was to be stored.
+pub(crate) fn stored(result: Result<u64, NotStored>) -> Result<(), NotStored> {
+    match result {
         Err(NotStored::NoStream) => Err(NotStored::Refused(format!(
             "there is no stream {}: a consumer creates it when it starts",
             Stream::State

@@ -5,6 +5,7 @@
 
 mod application;
 mod cancel;
+mod cancel_many;
 mod confirmed;
 mod cursor;
 pub mod dead_letters;
@@ -23,6 +24,7 @@ mod wait;
 
 pub use application::{Client, Confirmed, Durable, FireAndForget};
 pub use cancel::cancel;
+pub use cancel_many::{Canceller, ToCancel};
 pub use confirmed::{ConfirmedError, RequestError, publish, request};
 pub use cursor::BadCursor;
 pub use dead_letters::{DeadLetter, Replayed, Which};

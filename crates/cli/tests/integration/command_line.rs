@@ -11,7 +11,7 @@ async fn help(args: &[&str]) -> String {
 #[tokio::test]
 async fn the_help_documents_each_command_and_flag() {
     insta::assert_snapshot!("help", help(&["--help"]).await);
-    for command in ["submit", "list", "top"] {
+    for command in ["submit", "cancel", "list", "top"] {
         insta::assert_snapshot!(format!("help_{command}"), help(&[command, "-h"]).await);
     }
     insta::assert_snapshot!("help_dead_replay", help(&["dead", "replay", "-h"]).await);
@@ -63,6 +63,8 @@ async fn a_mistake_on_the_command_line_ends_with_2_and_is_named() {
             "--max-attempts",
         ),
         (&["list", "--state", "bored"], "succeeded"),
+        (&["cancel"], "--kind"),
+        (&["cancel", "--state", "succeeded"], "retrying"),
         (&["list", "--cursor", "x"], "--cursor"),
         (&["list", "--limit", "0"], "--limit"),
         (&["top", "--interval", "1ms"], "100ms"),

@@ -121,6 +121,26 @@ async fn many_dead_letters_are_touched_only_after_a_yes() {
 }
 
 #[tokio::test]
+async fn many_jobs_are_cancelled_only_after_a_yes() {
+    let desk = Desk::new().await;
+    let id = desk.submit(r#"{"kind":"mail"}"#).await;
+    let cancel = ["cancel", "--state", "queued"];
+    let mut terminal = Terminal::start(&desk, &cancel);
+    terminal.shows("cancel 1 job? [y/N] ", 1).await;
+    terminal.keyboard.write_all(b"n\n").unwrap();
+    terminal.shows("nothing was changed", 1).await;
+    assert_eq!(terminal.ends().await, 1);
+    assert!(!desk.is_asked_to_cancel(id).await);
+
+    let mut terminal = Terminal::start(&desk, &cancel);
+    terminal.shows("[y/N]", 1).await;
+    terminal.keyboard.write_all(b"y\n").unwrap();
+    terminal.shows("cancellation of 1 job requested", 1).await;
+    assert_eq!(terminal.ends().await, 0);
+    assert!(desk.is_asked_to_cancel(id).await);
+}
+
+#[tokio::test]
 async fn views_replace_one_another_and_fit() {
     let desk = Desk::new().await;
     for number in 0..30 {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod browse;
+mod cancel_many;
 mod dead;
 mod look;
 mod many_dead;

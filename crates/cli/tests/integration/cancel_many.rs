@@ -1,0 +1,56 @@
+//! Many jobs are cancelled at once.
+
+use serde_json::json;
+
+use crate::support::{Desk, end_of, jobs};
+
+#[tokio::test]
+async fn without_a_terminal_many_jobs_are_cancelled_only_if_that_is_said() {
+    // It does not even look for a server.
+    let told = end_of(jobs(&["cancel", "--kind", "mail"])).await;
+    assert_eq!(told.code, 2);
+    for word in ["--yes", "--dry-run", "terminal"] {
+        assert!(told.err.contains(word), "{}", told.err);
+    }
+}
+
+#[tokio::test]
+async fn jobs_are_cancelled_by_kind_and_state_and_a_rehearsal_changes_nothing() {
+    let desk = Desk::new().await;
+    let mut mails = Vec::new();
+    for _ in 0..3 {
+        mails.push(desk.submit(r#"{"kind":"mail"}"#).await);
+    }
+    let report = desk.submit(r#"{"kind":"report"}"#).await;
+    desk.record(mails[2], json!({"kind": "mail", "state": "succeeded"}))
+        .await;
+    desk.record(mails[1], json!({"kind": "mail", "state": "running"}))
+        .await;
+    let queued = ["cancel", "--kind", "mail", "--state", "queued"];
+    let (code, text) = desk.ask(&[&queued[..], &["--dry-run"]].concat()).await;
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!((code, lines.len()), (0, 2), "{text}");
+    assert!(lines[0].contains(&mails[0].to_string()), "{text}");
+    assert_eq!(lines[1], "1 job would be cancelled");
+    assert!(!desk.is_asked_to_cancel(mails[0]).await);
+
+    let (code, text) = desk.ask(&[&queued[..], &["--yes"]].concat()).await;
+    assert_eq!(
+        (code, text.as_str()),
+        (0, "cancellation of 1 job requested")
+    );
+    assert!(desk.is_asked_to_cancel(mails[0]).await);
+    assert!(!desk.is_asked_to_cancel(mails[1]).await);
+
+    let told = desk
+        .tell(&["cancel", "--kind", "mail", "--yes", "--json"])
+        .await;
+    let expected = json!({"requested": 2, "failed": 0, "complete": true});
+    assert_eq!((told.code, told.json()), (0, expected));
+    assert!(desk.is_asked_to_cancel(mails[1]).await);
+    for other in [mails[2], report] {
+        assert!(!desk.is_asked_to_cancel(other).await);
+    }
+    let (code, text) = desk.ask(&["cancel", "--kind", "nothing", "--yes"]).await;
+    assert_eq!((code, text.as_str()), (0, "no jobs match"));
+}

@@ -1,0 +1,77 @@
+//! Many jobs are cancelled by a filter.
+
+use std::collections::HashSet;
+
+use client::{Canceller, Filter, JobState, ToCancel};
+use common::JobId;
+use connection::NatsClient;
+use serde_json::json;
+
+use crate::support::{connected, lane, messages, put_record, queue};
+
+#[tokio::test]
+async fn each_job_that_matches_is_asked_to_be_cancelled_once_and_all_pages_are_read() {
+    let nats = lane().await;
+    let worker = nats.connect_as("worker").await;
+    let operator = nats.connect_as("operator").await;
+    let expected = queue(&operator, "mail.send", 700).await;
+    // So many others that a page ends among them.
+    queue(&operator, "echo", 6000).await;
+    let moving = expected[0];
+    let record = |state: &str| json!({"kind": "mail.send", "state": state});
+    put_record(&worker, moving, record("running")).await;
+    for state in ["succeeded", "cancelled", "expired"] {
+        put_record(&worker, JobId::generate(), record(state)).await;
+    }
+    let filter = Filter {
+        kind: Some("mail.send".parse().unwrap()),
+        state: None,
+    };
+    let client = NatsClient::from(operator.clone());
+    let canceller = Canceller::new(&client, connected());
+    let mut pages = ToCancel::new(&client, &filter).await.unwrap();
+    let mut asked = Vec::new();
+    while let Some(page) = pages.next().await.unwrap() {
+        let ids: Vec<_> = page.iter().map(|job| job.id).collect();
+        assert!(canceller.cancel(ids.clone()).await.is_empty());
+        if asked.is_empty() && ids.contains(&moving) {
+            // It is put back into the queue: the list shows it again, at the place of its message.
+            put_record(&worker, moving, record("queued")).await;
+            queue(&operator, "mail.send", 5).await;
+        }
+        asked.extend(ids);
+    }
+    assert_eq!(asked[0], moving);
+    assert_eq!(asked.len(), 700, "none twice, and none that came later");
+    let asked: HashSet<_> = asked.into_iter().collect();
+    assert_eq!(asked, expected.into_iter().collect());
+    // A request for each of them, and four records.
+    assert_eq!(messages(&client, "JOBS_STATE").await, 704);
+}
+
+#[tokio::test]
+async fn only_jobs_in_the_wanted_state_are_cancelled_and_none_that_has_ended() {
+    let nats = lane().await;
+    let worker = nats.connect_as("worker").await;
+    let operator = nats.connect_as("operator").await;
+    let queued = queue(&operator, "echo", 1).await[0];
+    for state in ["running", "succeeded"] {
+        put_record(&worker, JobId::generate(), json!({"state": state})).await;
+    }
+    let client = NatsClient::from(operator);
+    for (state, expected) in [
+        (JobState::Queued, &[queued][..]),
+        (JobState::Succeeded, &[]),
+    ] {
+        let filter = Filter {
+            kind: None,
+            state: Some(state),
+        };
+        let mut pages = ToCancel::new(&client, &filter).await.unwrap();
+        let mut found = Vec::new();
+        while let Some(page) = pages.next().await.unwrap() {
+            found.extend(page.iter().map(|job| job.id));
+        }
+        assert_eq!(found, expected, "{state}");
+    }
+}
