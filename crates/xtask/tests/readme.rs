@@ -506,6 +506,43 @@ async fn outcome(client: &async_nats::Client, job: serde_json::Value) -> Outcome
     serde_json::from_slice(&answer.payload).expect("an outcome")
 }
 
+const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+#[tokio::test]
+async fn the_web_service_that_is_shown_does_signed_jobs_only() {
+    let server = NatsServer::builder().open().start().await;
+    let mut service = python(&block(HANDLERS, "python", "http.server"))
+        .env("WEBHOOK_SECRET", WEBHOOK_SECRET)
+        .env("PORT", "0")
+        .start();
+    let said = service.wait_for_line(|line| line.contains("port")).await;
+    let port = said.rsplit(' ').next().unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("handlers.toml");
+    let url = format!("http = \"http://127.0.0.1:{port}/hook\"");
+    let handlers = format!(
+        "[handlers.\"web.hook\"]\n{url}\nsecret = \"${{WEBHOOK_SECRET}}\"\n[handlers.unsigned]\n{url}\n"
+    );
+    fs::write(&file, handlers).unwrap();
+    let mut consumer = Service::named("consumer")
+        .envs(server.env_for("worker"))
+        .env("CONSUMER_HANDLERS", &file)
+        .env("WEBHOOK_SECRET", WEBHOOK_SECRET)
+        .start();
+    consumer
+        .wait_for_line(|line| line.contains("taking jobs"))
+        .await;
+    let client = server.connect_as("publisher").await;
+    let job = |kind| serde_json::json!({"kind": kind, "payload": {"text": "a b"}});
+
+    let signed = outcome(&client, job("web.hook")).await;
+    assert_eq!(signed.result.expect("a result").get(), r#"{"words": 2}"#);
+    let unsigned = outcome(&client, job("unsigned")).await;
+    let error = format!("{:?}", unsigned.error);
+    assert!(error.contains("answered 401 Unauthorized"), "{error}");
+}
+
 #[tokio::test]
 async fn the_declared_handlers_are_taken_and_run() {
     for page in [README, HANDLERS] {
@@ -517,6 +554,7 @@ async fn the_declared_handlers_are_taken_and_run() {
             .envs(server.env_for("worker"))
             .env("CONSUMER_HANDLERS", &file)
             .env("WEBHOOK_TOKEN", "secret")
+            .env("WEBHOOK_SECRET", WEBHOOK_SECRET)
             .start();
         let kinds = consumer
             .wait_for_line(|line| line.contains("taking jobs"))

@@ -48,6 +48,12 @@ impl TryFrom<String> for Template {
 }
 
 impl Template {
+    /// Whether part of the text comes from a variable.
+    pub(super) fn has_variable(&self) -> bool {
+        let is_variable = |piece: &Piece| matches!(piece, Piece::Variable(_));
+        self.0.iter().any(is_variable)
+    }
+
     /// The text with the values of its variables.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ pub(crate) enum LoadError {
 /// A declared handler that was checked.
 enum Declared {
     Exec(Exec),
-    Http(Http),
+    Http(Box<Http>),
     Nats(nats::Declaration),
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn load(
                 &name,
                 match declared {
                     Declared::Exec(exec) => Box::new(exec),
-                    Declared::Http(http) => Box::new(http),
+                    Declared::Http(http) => http,
                     Declared::Nats(declaration) => {
                         Box::new(declaration.handler(kind, nats.clone()))
                     }
@@ -176,7 +176,9 @@ impl Reader<'_> {
             ["http"] => {
                 let declaration: http::Declaration = entry.read(declaration)?;
                 let handler = declaration.handler(parsed.clone(), self.variables);
-                Declared::Http(handler.map_err(|mistake| entry.mistake(&mistake))?)
+                Declared::Http(Box::new(
+                    handler.map_err(|mistake| entry.mistake(&mistake))?,
+                ))
             }
             ["nats"] => Declared::Nats(entry.read(declaration)?),
             [] if table
@@ -251,6 +253,7 @@ fn example(key: &str) -> &'static str {
         "success-codes" | "transient-codes" => ", such as [0, 3]",
         "env" => ", such as [\"LANG\", \"MODE=fast\"]",
         "headers" => ", such as { Authorization = \"Bearer ${TOKEN}\" }",
+        "secret" => ", such as \"${WEBHOOK_SECRET}\"",
         "redirects" => ", such as 3",
         _ => "",
     }

@@ -1,4 +1,5 @@
 mod declaration;
+mod signature;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use time::OffsetDateTime;
 
 pub(super) use self::declaration::Declaration;
 use self::declaration::Method;
+use self::signature::Secret;
 use super::excerpt;
 use super::result::Form;
 use super::retry::{is_retryable, retry_after};
@@ -39,6 +41,8 @@ pub(super) struct Http {
     /// Method and host, for error messages.
     name: String,
     headers: HeaderMap,
+    /// Signs each request; without it, none is signed.
+    secret: Option<Secret>,
     result: Form,
     max_output: Size,
     timeout: Option<Duration>,
@@ -92,9 +96,23 @@ impl Http {
                 request = request.header(TRACESTATE, state);
             }
         }
-        if self.method != Method::Get {
-            let payload = payload.unwrap_or(RawValue::NULL);
-            request = request.body(payload.get().to_owned());
+        let body = match self.method {
+            Method::Get => None,
+            _ => Some(payload.unwrap_or(RawValue::NULL).get()),
+        };
+        if let Some(secret) = &self.secret {
+            // Not the id of the job alone: a service that remembers the ids of signed requests, against
+            // replays, takes the next attempt.
+            let id = format!("{}_{}", attempt.id, attempt.number);
+            let now = OffsetDateTime::now_utc().unix_timestamp();
+            let signature = secret.sign(&id, now, body.unwrap_or_default());
+            request = request
+                .header(signature::ID, id)
+                .header(signature::TIMESTAMP, now)
+                .header(signature::SIGNATURE, signature);
+        }
+        if let Some(body) = body {
+            request = request.body(body.to_owned());
         }
         let response = request.send().await.map_err(|error| self.broken(error))?;
         span.set(

@@ -7,6 +7,7 @@ fn variables(name: &str) -> Option<OsString> {
         "TOKEN" => Some("s3cret".into()),
         "BROKEN" => Some("s3cret\n".into()),
         "EMPTY" => Some("".into()),
+        "SECRET" => Some("s3cret-s3cret-s3cret-s3cret".into()),
         _ => None,
     }
 }
@@ -52,6 +53,7 @@ fn every_key_is_taken() {
         http = "https://example.org:8443/${TOKEN}?q=1"
         method = "PUT"
         headers = { Authorization = "Bearer ${TOKEN}", Accept = "text/plain" }
+        secret = "${SECRET}"
         timeout = "500ms"
         redirects = 3
         result = "none"
@@ -161,6 +163,12 @@ fn mistakes_in_calls_of_web_services_show_no_secret() {
         "http = \"https://example.org\"\nheaders = { a = \"1\", A = \"2\" }",
         "http = \"https://example.org\"\nheaders = { Content-Length = \"2\" }",
         "http = \"https://example.org\"\nheaders = { Idempotency-Key = \"2\" }",
+        "http = \"https://example.org\"\nheaders = { Webhook-Id = \"2\" }",
+        "http = \"https://example.org\"\nsecret = \"a text that stands in the file\"",
+        "http = \"https://example.org\"\nsecret = \"${MISSING}\"",
+        "http = \"https://example.org\"\nsecret = \"${TOKEN}\"",
+        "http = \"https://example.org\"\nsecret = \"whsec_${TOKEN}!\"",
+        "http = \"https://example.org\"\nsecret = 5",
         "http = \"https://example.org\"\nredirects = 11",
         "http = \"https://example.org\"\nredirects = true",
         "http = \"https://example.org\"\nstdin = \"json\"",

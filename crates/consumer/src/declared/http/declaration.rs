@@ -13,6 +13,7 @@ use reqwest::redirect;
 use reqwest::{Client, Url};
 use serde::Deserialize;
 
+use super::signature::{self, Secret};
 use super::{Http, IDEMPOTENCY_KEY};
 use crate::declared::environment::{Template, Variables};
 use crate::declared::mistake::KeyMistake;
@@ -35,6 +36,8 @@ pub(in crate::declared) struct Declaration {
     method: Method,
     #[serde(default)]
     headers: BTreeMap<String, Template>,
+    /// The key that requests are signed with; it has to come from the environment.
+    secret: Option<Template>,
     timeout: Option<WireDuration>,
     #[serde(default)]
     redirects: Redirects,
@@ -105,6 +108,12 @@ impl Declaration {
         let url = url.map_err(|text| KeyMistake::new("http", text))?;
         let headers =
             headers(&self.headers, variables).map_err(|text| KeyMistake::new("headers", text))?;
+        let secret = self
+            .secret
+            .map(|secret| Secret::from_template(&secret, variables));
+        let secret = secret
+            .transpose()
+            .map_err(|text| KeyMistake::new("secret", text))?;
         let client = client(&url, self.redirects).map_err(|error| {
             KeyMistake::new("http", format!("cannot create an HTTP client: {error:#}"))
         })?;
@@ -119,6 +128,7 @@ impl Declaration {
             ),
             url,
             headers,
+            secret,
             result: self.result,
             max_output: self.max_output,
             timeout: self.timeout.map(WireDuration::get),
@@ -168,6 +178,7 @@ fn headers(
         ];
         if of_the_connection.contains(&name)
             || [IDEMPOTENCY_KEY.as_str(), TRACEPARENT, TRACESTATE].contains(&name.as_str())
+            || [signature::ID, signature::TIMESTAMP, signature::SIGNATURE].contains(&name)
             || name.as_str().starts_with("jobs-")
         {
             return Err(format!("{name} is set by the consumer itself"));

@@ -1,8 +1,12 @@
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bootstrap::trace::TraceContext;
 use common::JobId;
+use hmac::{Hmac, Mac as _};
 use serde_json::{Value, json};
+use sha2::Sha256;
 use test_support::DEADLINE;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -88,7 +92,11 @@ fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
 
 fn handler(declaration: &str) -> Http {
     let declaration: Declaration = toml::from_str(declaration).unwrap();
-    let variables = |name: &str| (name == "TOKEN").then(|| "s3cret".into());
+    let variables = |name: &str| match name {
+        "TOKEN" => Some("s3cret".into()),
+        "SECRET" => Some("s3cret-of-this-consumer-and-its-services".into()),
+        _ => None,
+    };
     let handler = declaration.handler("test.http".parse().unwrap(), &variables);
     handler.unwrap_or_else(|mistaken| panic!("{mistaken:?}"))
 }
@@ -168,6 +176,38 @@ async fn a_web_service_gets_the_payload_and_the_job_in_headers() {
         format!("user-agent: jobs-consumer/{}", env!("CARGO_PKG_VERSION")),
     ];
     assert_eq!(lines, expected);
+}
+
+/// The header of a request, and what would be its right signature.
+fn signature(request: &str) -> (String, String) {
+    let (head, body) = request.split_once("\r\n\r\n").unwrap();
+    let header = |name: &str| {
+        let start = format!("{name}: ");
+        let value = head.lines().find_map(|line| line.strip_prefix(&start));
+        value.unwrap_or_default().to_owned()
+    };
+    let (id, sent) = (header("webhook-id"), header("webhook-timestamp"));
+    let job = header("idempotency-key");
+    assert_eq!(id, format!("{job}_4"), "{head}");
+    let age = OffsetDateTime::now_utc().unix_timestamp() - sent.parse::<i64>().unwrap();
+    assert!((0..60).contains(&age), "{head}");
+    let key = b"s3cret-of-this-consumer-and-its-services";
+    let mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+    let right = mac.chain_update(format!("{id}.{sent}.{body}")).finalize();
+    let right = STANDARD.encode(right.into_bytes());
+    (header("webhook-signature"), format!("v1,{right}"))
+}
+
+#[tokio::test]
+async fn a_request_is_signed_with_the_declared_secret() {
+    let mut server = Server::start(|_| answer("200 OK", "", "")).await;
+    for method in ["POST", "GET"] {
+        let keys = format!("method = \"{method}\"\nsecret = \"${{SECRET}}\"");
+        result(&server.handler(&keys)).await;
+        let request = server.requests.recv().await.unwrap();
+        let (sent, right) = signature(&request);
+        assert_eq!(sent, right, "{request}");
+    }
 }
 
 #[tokio::test]
