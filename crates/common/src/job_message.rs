@@ -20,7 +20,7 @@ use crate::{
     derive(schemars::JsonSchema),
     schemars(rename = "Job")
 )]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct JobMessage<'a> {
     /// The id of the job. If a job on `jobs.create` has none, the consumer makes a `UUIDv7`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -370,12 +370,18 @@ mod tests {
                 r#"{"kind":"a","timeout":"0s"}"#,
                 "field `timeout`: invalid duration",
             ),
-            (r#"{"kind":"a","deadline":"tomorrow"}"#, "field `deadline`"),
+            (
+                r#"{"kind":"a","deadline":"tomorrow"}"#,
+                "field `deadline`: not a time after RFC 3339, such as 2026-01-31T09:30:00Z",
+            ),
             (
                 r#"{"kind":"a","run_at":"2262-04-11T23:47:17Z"}"#,
                 "field `run_at`: a NATS server can wait",
             ),
-            (r#"{"kind":"a","created_at":-1}"#, "field `created_at`"),
+            (
+                r#"{"kind":"a","created_at":-1}"#,
+                "field `created_at`: invalid type: integer `-1`, expected a time after RFC 3339",
+            ),
             (
                 r#"{"kind":"a","max_attempts":0}"#,
                 "field `max_attempts`: invalid number of attempts 0",
@@ -399,7 +405,8 @@ mod tests {
                 r#"{"kind":"a","backoff":["1s",2,"10m"]}"#,
                 "field `backoff`",
             ),
-            ("null", "invalid type: null"),
+            ("null", "invalid type: null, expected an object"),
+            ("\"a\"", "invalid type: string \"a\", expected an object"),
             (
                 r#"{"kind":"a","payload":null,"payload":1}"#,
                 "duplicate field `payload`",

@@ -31,4 +31,4 @@ pub use portable::{MAX_DEPTH, NotPortable, check_portable, is_deeper_than};
 pub use record::{DeadReason, FailedAttempt, JobRecord, JobState};
 pub use status::{ConsumerState, ConsumerStatus, Counts, KindStatus, LaneStatus, RunTime};
 pub use subjects::JobSubject;
-pub use timestamp::Timestamp;
+pub use timestamp::{InvalidTimestamp, Timestamp};

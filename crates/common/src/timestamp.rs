@@ -1,14 +1,20 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// A moment, on the wire a text after RFC 3339: `"2026-01-31T09:30:00Z"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Timestamp(#[serde(with = "time::serde::rfc3339")] OffsetDateTime);
+
+/// A text that is no time after RFC 3339.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a time after RFC 3339, such as 2026-01-31T09:30:00Z")]
+pub struct InvalidTimestamp;
 
 const END_OF_CALENDAR: OffsetDateTime = time::macros::datetime!(9999-12-31 23:59:59 UTC);
 
@@ -71,10 +77,32 @@ impl Timestamp {
 }
 
 impl FromStr for Timestamp {
-    type Err = time::error::Parse;
+    type Err = InvalidTimestamp;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        OffsetDateTime::parse(text, &Rfc3339).map(Self)
+        // Which part of it the parser did not take helps nobody who wrote "tomorrow".
+        let moment = OffsetDateTime::parse(text, &Rfc3339);
+        moment.map(Self).map_err(|_| InvalidTimestamp)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Timestamp;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a time after RFC 3339, such as \"2026-01-31T09:30:00Z\"")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Timestamp, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Text)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::handler::{Attempt, Failure, Handler};
 pub(crate) struct Fail;
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct Payload {
     /// The text of the error.
     #[serde(default = "unspecified")]

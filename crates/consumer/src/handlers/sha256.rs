@@ -11,7 +11,7 @@ use crate::handler::{Attempt, Failure, Handler};
 pub(crate) struct Sha256;
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct Payload {
     /// The text, hashed as UTF-8.
     text: String,

@@ -9,7 +9,7 @@ use crate::handler::{Attempt, Failure, Handler};
 pub(crate) struct Sleep;
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct Payload {
     /// The wait in milliseconds.
     ms: u64,
