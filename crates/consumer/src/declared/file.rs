@@ -15,6 +15,7 @@ use super::exec::{self, Exec};
 use super::http::{self, Http};
 use super::mistake::{KeyMistake, Lines, Mistake, Mistakes};
 use super::nats::{self, LateClient};
+use super::nearest::nearest;
 use crate::registry::Registry;
 
 /// Why a handlers file was not loaded.
@@ -157,7 +158,7 @@ impl Reader<'_> {
             .keys()
             .map(|key| (key.get_ref().to_string(), key.span()))
             .collect();
-        let ways: Vec<&str> = ["exec", "http", "nats"]
+        let ways: Vec<&str> = WAYS
             .into_iter()
             .filter(|way| keys.contains_key(*way))
             .collect();
@@ -189,11 +190,7 @@ impl Reader<'_> {
                     "a kind with dots needs quotes: [handlers.\"mail.send\"]".to_owned(),
                 ));
             }
-            [] => {
-                return Err(mistake(
-                    "one of the keys `exec`, `http` and `nats` is required: it says what runs the jobs".to_owned(),
-                ));
-            }
+            [] => return Err(entry.without_way()),
             _ => {
                 return Err(mistake(format!(
                     "`{}`: only one of these keys is allowed",
@@ -204,6 +201,9 @@ impl Reader<'_> {
         Ok((parsed, declared))
     }
 }
+
+/// The keys that say what runs the jobs.
+const WAYS: [&str; 3] = ["exec", "http", "nats"];
 
 /// The table of one handler.
 struct Entry<'a> {
@@ -228,6 +228,13 @@ impl Entry<'_> {
                 key = format!("{key}.{path}");
             }
             let mut text = error.message().to_owned();
+            let mut quoted = error.message().split('`').skip(1).step_by(2);
+            if text.starts_with("unknown field")
+                && let Some(unknown) = quoted.next()
+                && let Some(meant) = nearest(unknown, quoted)
+            {
+                text = format!("unknown key `{unknown}`: did you mean `{meant}`?");
+            }
             if text.starts_with("invalid type")
                 && let Some(Segment::Map { key }) = path.iter().next()
             {
@@ -236,6 +243,29 @@ impl Entry<'_> {
             let span = error.span().unwrap_or_else(|| self.whole.clone());
             self.lines.mistake(Some(span), &key, &text)
         })
+    }
+
+    /// The mistake of a table that does not say what runs the jobs.
+    fn without_way(&self) -> Mistake {
+        let misspelt = self.keys.iter().find_map(|(key, span)| {
+            let meant = nearest(key, WAYS)?;
+            Some((
+                span,
+                format!("unknown key {}: did you mean `{meant}`?", quoted(key)),
+            ))
+        });
+        let (span, text) = misspelt.unwrap_or_else(|| {
+            let text =
+                "one of the keys `exec`, `http` and `nats` is required: it says what runs the jobs";
+            let here: Vec<String> = self.keys.keys().map(|key| quoted(key)).collect();
+            let text = if here.is_empty() {
+                text.to_owned()
+            } else {
+                format!("{text}; found {}", here.join(" and "))
+            };
+            (&self.whole, text)
+        });
+        self.lines.mistake(Some(span.clone()), self.name, &text)
     }
 
     fn mistake(&self, KeyMistake { key, text }: &KeyMistake) -> Mistake {
@@ -257,6 +287,11 @@ fn example(key: &str) -> &'static str {
         "redirects" => ", such as 3",
         _ => "",
     }
+}
+
+/// A key of the file in a sentence.
+fn quoted(key: &str) -> String {
+    format!("`{}`", key.escape_debug())
 }
 
 fn shown(key: &str) -> String {

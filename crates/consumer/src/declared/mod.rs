@@ -12,6 +12,7 @@ mod file;
 mod http;
 mod mistake;
 mod nats;
+mod nearest;
 mod process_group;
 mod result;
 mod retry;

@@ -82,6 +82,8 @@ fn mistakes_in_the_shape_of_the_file_are_reported_with_their_line() {
         "[handlers.mail.send]\nexec = [\"true\"]\n",
         "[handlers.\"mail..send\"]\nexec = [\"true\"]\n",
         "[handlers.a]\n",
+        "[handlers.a]\ntimeout = \"1s\"\nexce = [\"true\"]\n",
+        "[handlers.a]\nrun = \"true\"\ntimeout = \"1s\"\n",
         "[handlers.a]\nexec = [\"true\"]\nnats = \"b\"\n",
         "\u{feff}[handlers.a]\nexec = 1",
         "[handlers.a]\nexec = [\"true\"]\nnul = \"\0\"",
