@@ -2,6 +2,7 @@
 
 mod age;
 mod body;
+mod cancel_many;
 mod dead_letter_groups;
 mod dead_letters;
 mod dead_letters_bulk;

@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 use super::hand_over::{Accepted, Ended};
 use super::many::Many;
 use super::{
-    dead_letter_groups, dead_letters, dead_letters_bulk, events, fleet, jobs, queues, schema,
-    streams, submit,
+    cancel_many, dead_letter_groups, dead_letters, dead_letters_bulk, events, fleet, jobs, queues,
+    schema, streams, submit,
 };
 use crate::app::App;
 
@@ -43,6 +43,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Api::openapi())
         .routes(routes!(submit::submit, jobs::list))
         .routes(routes!(jobs::show, jobs::cancel))
+        .routes(routes!(cancel_many::cancel))
         .routes(routes!(events::events))
         .routes(routes!(dead_letters::list, dead_letters_bulk::discard))
         .routes(routes!(dead_letter_groups::groups))

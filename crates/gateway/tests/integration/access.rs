@@ -51,6 +51,7 @@ async fn each_scope_allows_what_it_says_and_nothing_else() {
         (Method::GET, "/v1/jobs/{id}", "reader"),
         (Method::GET, "/v1/jobs/{id}/events", "reader"),
         (Method::DELETE, "/v1/jobs/{id}", "operator"),
+        (Method::POST, "/v1/jobs/cancel", "operator"),
         (Method::GET, "/v1/dead-letters", "reader"),
         (Method::GET, "/v1/dead-letters/groups", "reader"),
         (Method::GET, "/v1/dead-letters/{id}", "reader"),

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access;
+mod cancel_many;
 mod command_line;
 mod dead_letters;
 mod dead_letters_bulk;

@@ -163,6 +163,8 @@ async fn every_route_is_described_and_answers_are_as_described() {
         assert!(!taken, "the document takes {body}");
     }
     assert!(takes(&document, "/v1/jobs", job) && takes(&document, "/v1/jobs", &format!("[{job}]")));
+    post("/v1/jobs/cancel", "?kind=nothing", "").await;
+    post("/v1/jobs/cancel", "", "").await;
     let dead = gateway.dead_job("an error").await;
     eventually(DEADLINE, "the fleet", async || {
         let answer = gateway.get("/v1/fleet").await;
