@@ -103,7 +103,7 @@ enum Answer {
 
 /// Asks for confirmation on the terminal, with the number of dead letters that match.
 async fn ask(client: &NatsClient, action: Action, which: &Which) -> anyhow::Result<Answer> {
-    let count = count(client, which).await?;
+    let count = dead_letters::count_matching(client, which).await?;
     if count == 0 {
         return Ok(Answer::NothingMatches);
     }
@@ -113,21 +113,6 @@ async fn ask(client: &NatsClient, action: Action, which: &Which) -> anyhow::Resu
     };
     let yes = confirm(&format!("{verb} {}?", dead_letters_of(count))).await?;
     Ok(if yes { Answer::Yes } else { Answer::No })
-}
-
-async fn count(client: &NatsClient, which: &Which) -> anyhow::Result<u64> {
-    if which.kind.is_none() && which.reason.is_none() && which.error.is_none() {
-        return dead_letters::count(client).await;
-    }
-    let (mut count, mut cursor) = (0, None);
-    loop {
-        let page = dead_letters::newest(client, which, cursor, PAGE).await?;
-        count += page.letters.len() as u64;
-        cursor = page.next;
-        if cursor.is_none() {
-            return Ok(count);
-        }
-    }
 }
 
 fn dead_letters_of(count: u64) -> String {

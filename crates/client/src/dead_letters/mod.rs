@@ -23,7 +23,7 @@ pub use bulk::{Action, Remaining};
 pub use discard::discard;
 pub use groups::{Group, Groups, groups, normalised};
 pub use list::list;
-pub use newest::{Cursor, Letters, count, newest};
+pub use newest::{Cursor, Letters, count, count_matching, newest};
 pub use replay::{Replayed, replay};
 pub use show::{exists, show};
 pub use summary::Summary;

@@ -19,6 +19,9 @@ const LOOKED_AT: usize = 5000;
 /// How many dead letters are read before they are matched against the filter.
 const CHUNK: usize = 256;
 
+/// How many dead letters are on a page that is only counted.
+const COUNTED: usize = 500;
+
 /// A position in the list of dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
@@ -138,4 +141,23 @@ pub async fn count(client: &NatsClient) -> anyhow::Result<u64> {
     let first = direct_get::batch(client, Stream::State, subjects::ALL_DEAD, 1, 1, 1).await?;
     let after = first.first().map(StoredMessage::pending_after);
     Ok(after.map_or(0, |after| after.saturating_add(1)))
+}
+
+/// How many dead letters match.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn count_matching(client: &NatsClient, which: &Which) -> anyhow::Result<u64> {
+    if which.kind.is_none() && which.reason.is_none() && which.error.is_none() {
+        return count(client).await;
+    }
+    let (mut count, mut cursor) = (0, None);
+    loop {
+        let page = newest(client, which, cursor, COUNTED).await?;
+        count += page.letters.len() as u64;
+        cursor = page.next;
+        if cursor.is_none() {
+            return Ok(count);
+        }
+    }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use client::Which;
-use client::dead_letters::Action;
+use client::dead_letters::{self, Action};
 use common::{DeadReason, JobKind};
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -41,6 +41,9 @@ pub(crate) struct Query {
     /// The most dead letters a second.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 100_000)]
     rate: Option<NonZeroU32>,
+    /// How many dead letters the client expects to match. If another number matches at the beginning,
+    /// nothing is done, and the answer is 409.
+    expect: Option<u64>,
 }
 
 impl Query {
@@ -74,6 +77,7 @@ impl Query {
     responses(
         (status = 200, description = "The result", body = BulkOutcome),
         (status = 400, description = "A wrong parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Not as many dead letters match as `expect` says; nothing was done", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "A limit is reached", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -100,6 +104,7 @@ pub(crate) async fn replay(
     responses(
         (status = 200, description = "The result", body = BulkOutcome),
         (status = 400, description = "A wrong parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Not as many dead letters match as `expect` says; nothing was done", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "A limit is reached", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -119,9 +124,13 @@ async fn run(
     operator: Operator,
     headers: &HeaderMap,
 ) -> Result<Json<BulkOutcome>, Problem> {
+    let expect = query.expect;
     let (which, rate) = query.which()?;
     let _permit = app.limits.wait()?;
     app.check_nats()?;
+    if let Some(expected) = expect {
+        check_count(app, &which, expected).await?;
+    }
     let work = BulkWork {
         action,
         which,
@@ -134,4 +143,15 @@ async fn run(
         deadline: Some(Instant::now() + MAX_DURATION),
     };
     bulk::run(app, &work, bounds, |_| ()).await.map(Json)
+}
+
+/// Refuses if another number of dead letters matches than the client expects.
+async fn check_count(app: &App, which: &Which, expected: u64) -> Result<(), Problem> {
+    let count = dead_letters::count_matching(&app.nats.client, which).await?;
+    if count == expected {
+        return Ok(());
+    }
+    let text =
+        format!("nothing was done: {expected} dead letters were expected, and {count} match");
+    Err(Problem::new(StatusCode::CONFLICT, text).on_field("expect"))
 }

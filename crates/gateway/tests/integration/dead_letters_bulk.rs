@@ -43,8 +43,21 @@ async fn many_dead_letters_are_replayed_and_discarded_by_filter() {
             .0,
         400
     );
+    // Another number than expected: nothing is done, and both numbers are told.
+    for wrong in [
+        gateway
+            .post(&format!("{}&expect=4", query(replay)), "")
+            .await,
+        gateway.delete("/v1/dead-letters?all=true&expect=3").await,
+    ] {
+        assert_eq!(wrong.problem(), (409, Some("expect".to_owned())));
+        let detail = wrong.json()["detail"].to_string();
+        assert!(detail.contains('3') && detail.contains('4'), "{detail}");
+    }
+    let left = gateway.get("/v1/dead-letters").await.json();
+    assert_eq!(left["letters"].as_array().unwrap().len(), 4);
     let came = gateway
-        .post(&format!("{}&rate=100", query(replay)), "")
+        .post(&format!("{}&rate=100&expect=3", query(replay)), "")
         .await;
     let expected = json!({"done": 3, "already": 0, "failed": 0, "complete": true});
     assert_eq!((came.status, came.json()), (200, expected));
@@ -65,7 +78,10 @@ async fn many_dead_letters_are_replayed_and_discarded_by_filter() {
         (list["letters"].as_array().unwrap().len() == 3).then_some(())
     })
     .await;
-    let came = gateway.delete("/v1/dead-letters?kind=fail").await.json();
+    let came = gateway
+        .delete("/v1/dead-letters?kind=fail&expect=3")
+        .await
+        .json();
     assert_eq!(
         (&came["done"], &came["complete"]),
         (&json!(3), &json!(true))
