@@ -97,13 +97,12 @@ pub(super) fn read_job(bytes: Bytes, key: Option<JobId>) -> Result<NewJob, Probl
     })
 }
 
-/// A hash of a request, in 32 hex digits.
+/// A hash of a request, in hex digits.
 fn hash_of(body: &[u8]) -> String {
     let hash = Sha256::digest(body);
-    hash[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    format!("{:032x}", u128::from_be_bytes(bytes))
 }
 
 /// The text of each job of an array. Of an array that is too long, one more than [`MAX_JOBS`].
