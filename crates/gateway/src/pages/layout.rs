@@ -73,10 +73,8 @@ impl Layout {
             here,
             every: 0,
             notice: None,
-            warning: (seen.at.is_some() && !seen.connected).then_some(
-                "NATS cannot be reached. This page shows the last known state; the gateway goes on \
-                 trying to connect.",
-            ),
+            warning: (seen.at.is_some() && !seen.connected)
+                .then_some("NATS cannot be reached. The gateway goes on trying to connect."),
             dead_letters: seen
                 .dead_letters
                 .filter(|&number| number > 0)

@@ -108,3 +108,45 @@ async fn while_nats_is_away_clients_are_told_to_come_again_and_then_served() {
         json!("succeeded")
     );
 }
+
+#[tokio::test]
+async fn while_nats_is_away_the_overview_shows_the_last_known_figures_as_old() {
+    let mut nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let _status = Service::named("status-service")
+        .envs(nats.env_for("status"))
+        .env("STATUS_INTERVAL", "200ms")
+        .start();
+    let gateway = Gateway::start(&nats).await;
+    gateway.dead_job("upstream does not answer").await;
+    let figures = |page: &str| {
+        ["consumers", "processed", "queued", "dead"].map(|tile| {
+            let tile = page.split(&format!("id=\"tile-{tile}\"")).nth(1).unwrap();
+            let value = tile.split("class=\"value\">").nth(1).unwrap();
+            value.split('<').next().unwrap().to_owned()
+        })
+    };
+    let seen = ["1", "1", "0", "1"].map(str::to_owned);
+    eventually(DEADLINE, "the figures", async || {
+        let page = gateway.get("/").await.text;
+        (figures(&page) == seen && page.contains("id=\"kind-fail\"")).then_some(())
+    })
+    .await;
+    nats.kill().await;
+    let old = eventually(DEADLINE, "the figures to be old", async || {
+        let page = gateway.get("/").await.text;
+        page.contains("id=\"old\"").then_some(page)
+    })
+    .await;
+    assert_eq!(figures(&old), seen, "{old}");
+    assert!(old.contains("id=\"kind-fail\""), "{old}");
+    let notice = old.split("id=\"old\"").nth(1).unwrap();
+    let notice = notice.split("</div>").next().unwrap();
+    assert!(notice.contains("<time datetime="), "{notice}");
+    nats.start_again().await;
+    eventually(DEADLINE, "fresh figures", async || {
+        let page = gateway.get("/").await.text;
+        (!page.contains("id=\"old\"") && figures(&page) == seen).then_some(())
+    })
+    .await;
+}

@@ -30,6 +30,7 @@ impl Feed {
     pub(crate) fn new(snapshots: watch::Sender<Arc<Snapshot>>, app: &App) -> Self {
         let dead_letters = DeadLetterCount {
             number: Periodic::new(COUNT_INTERVAL),
+            last_known: None,
             changes: app.dead_letter_changes(),
         };
         Self {
@@ -72,11 +73,21 @@ impl Feed {
         snapshot.dead_letters = counted.number.get();
         self.snapshots.send_replace(Arc::new(snapshot));
     }
+
+    /// Publishes what is known while NATS is away, with the number of dead letters that was counted last.
+    pub(crate) async fn publish_last_known(&self, mut snapshot: Snapshot) {
+        let mut counted = self.dead_letters.lock().await;
+        counted.number.keep(None);
+        snapshot.dead_letters = counted.last_known;
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
 }
 
 struct DeadLetterCount {
     /// The number of dead letters.
     number: Periodic<u64>,
+    /// The number that was counted last, for the time while NATS is away.
+    last_known: Option<u64>,
     /// [`App::dead_letter_changes`] before they were counted.
     changes: u64,
 }
@@ -85,7 +96,9 @@ impl DeadLetterCount {
     async fn count(&mut self, app: &App) {
         let changes = app.dead_letter_changes();
         let count = client::count_dead_letters(&app.nats.client).await;
-        self.number.keep(count.ok().flatten());
+        let count = count.ok().flatten();
+        self.last_known = count.or(self.last_known);
+        self.number.keep(count);
         self.changes = changes;
     }
 }

@@ -5,7 +5,7 @@ use client::{Guarantees, Queues, Stream, StreamDepth, WriteHealth};
 use common::{Fleet, RunTime, Timestamp};
 use tokio::sync::watch;
 
-/// What the gateway knew of the system at a time.
+/// What the gateway knew of the system at a time. While NATS is away, that is what it knew last.
 #[derive(Clone)]
 pub(crate) struct Snapshot {
     /// The time; `None` before the first one.
@@ -28,6 +28,8 @@ pub(crate) struct Snapshot {
     pub(crate) storing: Option<WriteHealth>,
     /// How the jobs of the last rounds were shared among the consumers; `None` before the first.
     pub(crate) balance: Option<Balance>,
+    /// Jobs that ended a second, and those of them that failed; `None` if that is not known.
+    pub(crate) rates: Option<(f64, f64)>,
     /// The points of the charts, the oldest first.
     pub(crate) points: Arc<Vec<Point>>,
 }
@@ -89,8 +91,14 @@ impl Snapshot {
             refusal: None,
             storing: None,
             balance: None,
+            rates: None,
             points: Arc::default(),
         }
+    }
+
+    /// The time of what is shown, if that is old because NATS is away.
+    pub(crate) fn old_since(&self) -> Option<Timestamp> {
+        self.at.filter(|_| !self.connected)
     }
 
     /// How many messages a stream holds; `None` if that is not known.

@@ -42,7 +42,7 @@ pub(crate) fn watch(app: App) -> (History, Feed) {
     let publishing = feed.clone();
     let health = app.context.health.clone();
     tokio::spawn(health.supervise("dashboard", async move |heartbeat| {
-        let snapshots = take_snapshots(&app, &publishing, heartbeat);
+        let snapshots = Box::pin(take_snapshots(&app, &publishing, heartbeat));
         let _ = app.context.shutdown.run_until_cancelled(snapshots).await;
     }));
     (history, feed)
@@ -58,6 +58,8 @@ async fn take_snapshots(app: &App, feed: &Feed, mut heartbeat: Beat) {
     let mut queues = Periodic::new(QUEUES);
     let mut storing = Periodic::new(WRITE_HEALTH);
     let mut balance = None;
+    // The last snapshot that the server answered for: it is shown while NATS is away.
+    let mut known = None;
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -67,13 +69,32 @@ async fn take_snapshots(app: &App, feed: &Feed, mut heartbeat: Beat) {
             let asking = client::check_write_health(client, &app.nats.health);
             storing.keep(heartbeat.during(PART_TIMEOUT, asking).await.ok());
         }
-        if guarantees.is_due() {
+        if guarantees.is_due() && *connected.borrow() {
             let asking = client::guarantees(client, Topology::default());
             if let Ok(found) = heartbeat.during(PART_TIMEOUT, asking).await {
                 guarantees.keep(Some(Arc::new(found)));
             }
         }
-        let mut snapshot = heartbeat.during(PART_TIMEOUT, look(app)).await;
+        let looked = if *connected.borrow() {
+            Some(heartbeat.during(PART_TIMEOUT, look(app)).await)
+        } else {
+            None
+        };
+        let Some(mut snapshot) = looked.filter(|_| *connected.borrow()) else {
+            queues.keep(None);
+            let gap = Point {
+                elapsed: start.elapsed(),
+                ..Point::default()
+            };
+            keep(&mut points, gap);
+            let snapshot = Snapshot {
+                connected: false,
+                points: Arc::new(points.iter().copied().collect()),
+                ..known.clone().unwrap_or_else(Snapshot::unknown)
+            };
+            feed.publish_last_known(snapshot).await;
+            continue;
+        };
         if matches!(snapshot.streams, Ok(Some(_))) {
             if queues.is_due() {
                 let found = heartbeat.during(PART_TIMEOUT, app.queues()).await;
@@ -87,7 +108,7 @@ async fn take_snapshots(app: &App, feed: &Feed, mut heartbeat: Beat) {
             Ok(None) => Some(Arc::default()),
             _ => queues.get(),
         };
-        snapshot.connected = *connected.borrow();
+        snapshot.connected = true;
         snapshot.guarantees = guarantees.get();
         snapshot.refusal = app.safety.refusal();
         snapshot.storing = storing.get();
@@ -98,15 +119,25 @@ async fn take_snapshots(app: &App, feed: &Feed, mut heartbeat: Beat) {
             .and_then(Balance::of)
             .or(balance);
         snapshot.balance = balance;
-        if points.len() == MAX_POINTS {
-            points.pop_front();
-        }
-        points.push_back(point(start.elapsed(), &snapshot, &mut rates));
+        let point = point(start.elapsed(), &snapshot, &mut rates);
+        keep(&mut points, point);
+        snapshot.rates = points.iter().rev().find_map(|point| point.rates);
         snapshot.points = Arc::new(points.iter().copied().collect());
+        if snapshot.streams.is_ok() {
+            known = Some(snapshot.clone());
+        }
         heartbeat
             .during(PART_TIMEOUT, feed.publish(app, snapshot))
             .await;
     }
+}
+
+/// Keeps a point, in the place of the oldest if there are too many.
+fn keep(points: &mut VecDeque<Point>, point: Point) {
+    if points.len() == MAX_POINTS {
+        points.pop_front();
+    }
+    points.push_back(point);
 }
 
 /// The parts of a snapshot that are read each time.

@@ -27,6 +27,8 @@ const MAX_QUEUES: usize = 20;
 pub(crate) struct OverviewPage {
     layout: Layout,
     example: SubmitExample,
+    /// The time of the figures, if they are old.
+    old_since: Option<Moment>,
     tiles: Vec<Tile>,
     /// Why the fleet is not known; `None` if it is.
     fleet_unknown: Option<String>,
@@ -111,6 +113,7 @@ impl OverviewPage {
         Self {
             layout,
             example,
+            old_since: seen.old_since().map(Moment::of),
             tiles: tiles(seen, fleet),
             fleet_unknown: seen.fleet.as_ref().err().cloned(),
             no_consumer: fleet

@@ -24,7 +24,7 @@ pub(crate) fn known(number: Option<u64>) -> String {
 
 /// The numbers at the top of the overview.
 pub(crate) fn tiles(seen: &Snapshot, fleet: Option<&Fleet>) -> Vec<Tile> {
-    let rates = seen.points.iter().rev().find_map(|point| point.rates);
+    let rates = seen.rates;
     let missing = fleet.map_or(0, |fleet| fleet.missing);
     let dead = seen.dead_letters.unwrap_or(0);
     let inbox = known(fleet.map(|fleet| fleet.waiting));
