@@ -122,13 +122,15 @@ pub(crate) async fn page(
         let found = found.map_err(Problem::away)?;
         page.rows = found.letters.iter().map(Row::of).collect();
         page.next = found.next.map(|next| next.to_string());
-        let counted = pages.history.borrow().dead_letters;
-        if first && !filtered && counted.is_some_and(|dead| (dead == 0) != page.rows.is_empty()) {
-            pages.feed.invalidate_dead_letters().await;
+        if first && !filtered && page.next.is_none() {
+            page.layout.count_dead_letters(page.rows.len() as u64);
         }
         if first && !filtered && !page.rows.is_empty() {
             let found = pages.groups.of_all(&pages.app).await;
             let found = found.map_err(Problem::away)?;
+            if found.complete && page.next.is_some() {
+                page.layout.count_dead_letters(found.looked_at);
+            }
             let looked_at = text::count(found.looked_at);
             page.groups_caption = match (found.complete, found.groups.len()) {
                 (true, ..=MAX_GROUPS) => format!("All {looked_at} dead letters"),
@@ -142,6 +144,11 @@ pub(crate) async fn page(
             let largest = found.groups.iter().take(MAX_GROUPS);
             page.groups = largest.map(Group::of).collect();
         }
+    }
+    let counted = pages.history.borrow().dead_letters.unwrap_or(0);
+    if first && !filtered && page.layout.dead_letters != Layout::badge(counted) {
+        // The other pages follow with the next snapshot.
+        pages.feed.invalidate_dead_letters().await;
     }
     html(&page)
 }

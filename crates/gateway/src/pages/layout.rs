@@ -75,14 +75,21 @@ impl Layout {
             notice: None,
             warning: (seen.at.is_some() && !seen.connected)
                 .then_some("NATS cannot be reached. The gateway goes on trying to connect."),
-            dead_letters: seen
-                .dead_letters
-                .filter(|&number| number > 0)
-                .map(text::count),
+            dead_letters: seen.dead_letters.and_then(Self::badge),
             at: seen.at.map(text::clock),
             sign_out: pages.app.access.needs_token(),
             assets: &ASSETS,
         }
+    }
+
+    /// The badge for a number of dead letters; `None` if there are none.
+    pub(crate) fn badge(number: u64) -> Option<String> {
+        (number > 0).then(|| text::count(number))
+    }
+
+    /// Shows the number of dead letters that the page itself has read.
+    pub(crate) fn count_dead_letters(&mut self, number: u64) {
+        self.dead_letters = Self::badge(number);
     }
 
     /// The layout of a page that shows nothing of the system.

@@ -211,3 +211,25 @@ async fn the_page_of_a_job_without_a_record_leads_to_its_dead_letter() {
     let location = answer.headers["location"].to_str().unwrap();
     assert_eq!((answer.status, location), (303, &*format!("/dead/{id}")));
 }
+
+#[tokio::test]
+async fn the_badge_agrees_with_the_page_of_the_dead_letters() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let gateway = Gateway::start(&nats).await;
+    let badge = |page: &str| {
+        let nav = page.split("</nav>").next().unwrap();
+        let badge = nav.split("class=\"badge bad\">").nth(1)?;
+        Some(badge.split('<').next().unwrap().to_owned())
+    };
+    gateway.dead_job("first").await;
+    eventually(DEADLINE, "the count of the overview", async || {
+        (badge(&gateway.get("/").await.text).as_deref() == Some("1")).then_some(())
+    })
+    .await;
+    // The overview counts them every 30 seconds; this page has just read them.
+    let second = gateway.dead_job("second").await;
+    let page = gateway.get("/dead").await.text;
+    assert!(page.contains(&second), "{page}");
+    assert_eq!(badge(&page).as_deref(), Some("2"), "{page}");
+}
