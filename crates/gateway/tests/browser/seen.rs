@@ -55,6 +55,8 @@ async fn each_page_loads_without_an_error_and_fits_a_phone_by_day_and_by_night()
                 assert!(!title.is_empty(), "{page}");
                 let wide = "const all = document.scrollingElement; return all.scrollWidth - all.clientWidth";
                 assert_eq!(browser.run(wide).await, 0, "{page} is wider than {}", look.width);
+                let narrow = "return [...document.querySelectorAll('caption')].filter((caption) => caption.clientWidth < caption.parentElement.clientWidth).length";
+                assert_eq!(browser.run(narrow).await, 0, "{page} has a narrow caption");
                 assert_lit(browser, look).await;
                 assert_labelled(browser, page).await;
             }
