@@ -1,9 +1,10 @@
 //! Reads the TOML file with the tokens.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
@@ -49,13 +50,26 @@ pub(super) struct KnownToken {
 /// # Errors
 /// When the file cannot be read, or is wrong. The error quotes no token.
 pub(super) fn read(path: &Path) -> anyhow::Result<Vec<KnownToken>> {
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, error))?;
     let shown = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
     let known = parse(&text).with_context(|| format!("the tokens in {shown} are wrong"))?;
     if text.contains("token =") || text.contains("token=") {
         warn_if_open(path);
     }
     Ok(known)
+}
+
+fn unreadable(path: &Path, error: io::Error) -> anyhow::Error {
+    let shown = path.display();
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return anyhow::Error::new(error).context(format!("cannot read {shown}"));
+    }
+    let uid = rustix::process::geteuid();
+    // What the system says adds nothing, and the way out should be what is read last.
+    anyhow!(
+        "the gateway runs as uid {uid}, which may not read {shown}: make the file readable for this user, for example \
+         with `sudo chown {uid}` on it"
+    )
 }
 
 fn warn_if_open(path: &Path) {
@@ -141,6 +155,20 @@ mod tests {
 
     fn wrong(text: &str) -> String {
         format!("{:#}", parse(text).err().unwrap())
+    }
+
+    #[test]
+    fn a_file_that_may_not_be_read_is_named_with_the_user_and_the_way_out() {
+        let path = Path::new("/etc/jobs/tokens.toml");
+        let uid = rustix::process::geteuid();
+        let error = unreadable(path, io::ErrorKind::PermissionDenied.into());
+        let expected = format!(
+            "the gateway runs as uid {uid}, which may not read /etc/jobs/tokens.toml: make the file readable for this \
+             user, for example with `sudo chown {uid}` on it"
+        );
+        assert_eq!(format!("{error:#}"), expected);
+        let missing = unreadable(path, io::ErrorKind::NotFound.into());
+        assert!(format!("{missing:#}").starts_with("cannot read /etc/jobs/tokens.toml: "));
     }
 
     #[test]
