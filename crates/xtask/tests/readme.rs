@@ -506,6 +506,21 @@ async fn outcome(client: &async_nats::Client, job: serde_json::Value) -> Outcome
     serde_json::from_slice(&answer.payload).expect("an outcome")
 }
 
+#[test]
+fn compose_gives_nats_the_passwords_of_users_that_are_added() {
+    let compose = read("docker-compose.yml");
+    let (_, nats) = compose.split_once("\n  nats:\n").expect("NATS runs");
+    let nats = nats.split("\n\n").next().unwrap_or_default();
+    let (_, file) = nats
+        .split_once("env_file: [\"${NATS_ENV_FILE:-./")
+        .expect("it reads a file of variables");
+    let file = file.split('}').next().unwrap_or_default();
+    // It is versioned, and so no place for a password of ours.
+    assert!(read(file).lines().all(|line| line.starts_with('#')));
+    let told = block(HANDLERS, "sh", "--force-recreate nats");
+    assert!(told.contains(&format!(">> {file}")), "{told}");
+}
+
 const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 #[tokio::test]
