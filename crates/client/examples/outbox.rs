@@ -3,7 +3,7 @@
 //! The application stores the order and its job in one transaction. A relay submits the jobs of the
 //! outbox and deletes what is stored. If it is killed between the two, it submits the job again: the job
 //! has the same id, and so it is not stored twice. This holds as long as the record of the job is kept
-//! (`--keep-outcomes` of the consumers, 24 hours unless set otherwise).
+//! (`--keep-outcomes` of the consumers, one hour unless set otherwise).
 //!
 //! ```text
 //! cargo run -p nats-jobs-client --example outbox -- orders.db place "a book"

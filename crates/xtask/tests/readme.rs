@@ -577,7 +577,12 @@ async fn the_declared_handlers_are_taken_and_run() {
 
         let client = server.connect_as("publisher").await;
         let path = file.to_str().unwrap();
-        let checksum = serde_json::json!({"kind": "checksum.file", "payload": {"path": path}});
+        let kind = if page == README {
+            "file.checksum"
+        } else {
+            "checksum.file"
+        };
+        let checksum = serde_json::json!({"kind": kind, "payload": {"path": path}});
         let checksum = outcome(&client, checksum).await;
         let result = checksum.result.expect("a result").get().to_owned();
         assert!(result.ends_with(&format!("  {path}\"")), "{result}");
