@@ -21,6 +21,9 @@ use crate::submit::{Patience, SubmitError, Submitted, Submitter};
 /// How long a submission may take with all its repetitions.
 const CONFIRM: Duration = Duration::from_secs(30);
 
+/// The longest wait: a longer one would end the clock of the process.
+const LONGEST: Duration = Duration::from_hours(24 * 366);
+
 /// A client of the job system for applications. Clones share its connection.
 ///
 /// ```no_run
@@ -120,12 +123,12 @@ impl Client {
     }
 
     /// Submits a durable job that is no Rust type of its own, such as one from a file or from an outbox.
-    /// See [`NewJob::decode`].
+    /// See [`NewJob::decode`]. It may be submitted any number of times, and is stored once.
     ///
     /// # Errors
     /// See [`SubmitError`].
     pub async fn submit_job(&self, job: &NewJob) -> Result<Submitted, SubmitError> {
-        self.submitter.submit(job).await
+        self.submitter.submit(&not_fresh(job)).await
     }
 
     /// Submits up to 1,000 such jobs, all of them or none.
@@ -133,12 +136,13 @@ impl Client {
     /// # Errors
     /// See [`SubmitError`]; also when one of them is known already.
     pub async fn submit_jobs(&self, jobs: &[NewJob]) -> Result<(), SubmitError> {
-        self.submitter.submit_all(jobs).await
+        let jobs: Vec<_> = jobs.iter().map(not_fresh).collect();
+        self.submitter.submit_all(&jobs).await
     }
 
     /// Runs a job and waits for its result, up to 30 seconds or as long as
-    /// [`Draft::within`] says. The job is not stored; it is requested again until it has an outcome, and
-    /// so it may run twice.
+    /// [`Draft::within`] says. The job is not stored. While consumers are away, full or stopping, it is
+    /// requested again, and so it may run twice. If the consumer that runs it is killed, no outcome comes.
     pub fn confirmed<J: Job>(&self, job: impl Into<Draft<J>>) -> Draft<J, Confirmed> {
         job.into().to(Confirmed {
             client: self.clone(),
@@ -146,7 +150,8 @@ impl Client {
         })
     }
 
-    /// Publishes a job that runs at most once. It is lost without a word if no consumer takes it.
+    /// Publishes a job that runs at most once. When it returns, the job is written to the connection. It
+    /// is lost without a word if no consumer takes it.
     pub fn fire_and_forget<J: Job>(&self, job: impl Into<Draft<J>>) -> Draft<J, FireAndForget> {
         job.into().to(FireAndForget(self.clone()))
     }
@@ -208,6 +213,17 @@ impl Client {
     }
 }
 
+/// The same job as one that may have been submitted before.
+fn not_fresh(job: &NewJob) -> NewJob {
+    NewJob {
+        fresh: false,
+        ..job.clone()
+    }
+}
+
+/// How long a published job may take to be written to the connection.
+const FLUSH: Duration = Duration::from_secs(5);
+
 const PATIENCE: Patience = Patience {
     confirm: CONFIRM,
     wait_for_nats: false,
@@ -217,7 +233,7 @@ const PATIENCE: Patience = Patience {
 impl<J: Job> Draft<J, Confirmed> {
     /// Sets how long the result is waited for, with all repetitions.
     pub fn within(mut self, within: Duration) -> Self {
-        self.to.within = within;
+        self.to.within = within.min(LONGEST);
         self
     }
 }
@@ -262,8 +278,16 @@ impl<J: Job> IntoFuture for Draft<J, FireAndForget> {
         Box::pin(async move {
             let job = job?;
             let id = job.id;
-            confirmed::publish(&client.link.nats, job).await?;
-            Ok(id)
+            let nats = &client.link.nats;
+            confirmed::publish(nats, job).await?;
+            let flushed = tokio::time::timeout(FLUSH, nats.flush()).await;
+            match flushed {
+                Ok(Ok(())) => Ok(id),
+                Ok(Err(error)) => Err(SubmitError::NotConnected(error.to_string())),
+                Err(_) => Err(SubmitError::NotConnected(
+                    "the job was not written in time".to_owned(),
+                )),
+            }
         })
     }
 }

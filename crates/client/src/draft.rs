@@ -82,8 +82,8 @@ impl<J: Job, T> Draft<J, T> {
         self
     }
 
-    /// Sets the id to one that is made from a key, such as the number of an order: jobs with the same
-    /// key are one job. It is the id that the gateway makes from the same `Idempotency-Key`.
+    /// Sets the id to one that stands for a key, such as the number of an order: jobs with the same key
+    /// are one job. It is the id that the gateway takes for the same `Idempotency-Key`; see [`id_of_key`].
     pub fn idempotency_key(self, key: impl AsRef<[u8]>) -> Self {
         self.id(id_of_key(key.as_ref()))
     }
@@ -232,10 +232,14 @@ fn never() -> JobKind {
     }
 }
 
-/// The id that stands for a key: a UUID of version 8, made from a hash of the key. Every program that
-/// uses this function makes the same id of the same key.
+/// The id that stands for a key: the key itself if it is a UUID, otherwise a UUID of version 8 that is
+/// made from a hash of the key. Every program that uses this function makes the same id of the same key.
 #[must_use]
 pub fn id_of_key(key: &[u8]) -> JobId {
+    let text = std::str::from_utf8(key).ok();
+    if let Some(id) = text.and_then(|text| text.parse().ok()) {
+        return id;
+    }
     let mut hash = Sha256::new();
     // The prefix keeps it apart from other hashes of the same text.
     hash.update(b"jobs gateway: Idempotency-Key\0");
@@ -329,5 +333,7 @@ mod tests {
         assert_eq!(id, id_of_key(b"order-7"));
         assert_eq!(id.to_string().as_bytes()[14], b'8', "{id}");
         assert_ne!(id, id_of_key(b"order-8"));
+        let text = "01890a5d-ac96-774b-bcce-b302099a8057";
+        assert_eq!(id_of_key(text.as_bytes()).to_string(), text);
     }
 }

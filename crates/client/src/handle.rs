@@ -121,9 +121,11 @@ impl<J: Job> Handle<J> {
     /// meanwhile are left out.
     pub fn follow(&self) -> impl Stream<Item = JobRecord> + Send + use<J> {
         let follow = Follow::new(self.link.nats.clone(), self.link.connected.clone(), self.id);
-        stream::unfold(follow, async |mut follow| {
+        // The stream keeps the connection, whatever becomes of client and handle.
+        let state = (follow, self.link.clone());
+        stream::unfold(state, async |(mut follow, link)| {
             let record = follow.next().await?;
-            Some((record, follow))
+            Some((record, (follow, link)))
         })
         .boxed()
     }

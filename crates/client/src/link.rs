@@ -1,6 +1,7 @@
 //! The connection of an application.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use connection::{ConnectError, Health, Identity, Nats, NatsClient, Options};
@@ -68,13 +69,18 @@ impl Link {
 
 /// Reads whether a connection of the application is up, until `stop` is cancelled.
 fn watch_state(nats: async_nats::Client, stop: CancellationToken) -> watch::Receiver<bool> {
+    let statistics = nats.statistics();
+    let connects = move || statistics.connects.load(Ordering::Relaxed);
     let is_up = move || nats.connection_state() == async_nats::connection::State::Connected;
     let (up, connected) = watch::channel(is_up());
     tokio::spawn(stop.run_until_cancelled_owned(async move {
+        let mut before = connects();
         loop {
             tokio::time::sleep(POLL).await;
-            let now = is_up();
-            up.send_if_modified(|was| std::mem::replace(was, now) != now);
+            let (now, connected) = (is_up(), connects());
+            // A connection that was lost and made again meanwhile is told, too.
+            let again = std::mem::replace(&mut before, connected) != connected;
+            up.send_if_modified(|was| std::mem::replace(was, now) != now || again);
         }
     }));
     connected

@@ -54,7 +54,8 @@ pub struct Patience {
 pub enum Submitted {
     /// This submission stored the job.
     Stored,
-    /// A job with this id was stored before.
+    /// A job with this id waits or runs already. A job that has ended may be stored again, and is then not
+    /// run again as long as its record is kept.
     Known,
 }
 
@@ -194,6 +195,8 @@ impl Submitter {
         self.check_size(job)?;
         match self.store(|first| vec![queued(job, first)]).await {
             Ok(()) | Err(Failure::Repeated) => Ok(Submitted::Stored),
+            // Nobody else knows the id of a fresh job: an earlier try has stored it.
+            Err(Failure::Known { doubtful: true }) if job.fresh => Ok(Submitted::Stored),
             Err(Failure::Known { .. }) => Ok(Submitted::Known),
             Err(Failure::Unknown(why)) => Err(SubmitError::MayBeStored {
                 ids: vec![job.id],
@@ -263,6 +266,24 @@ impl Submitter {
     /// Stores the entry that `make` returns. The argument of `make` is `true` if no earlier try can
     /// have stored the entry.
     async fn store(&self, make: impl Fn(bool) -> Entry) -> Result<(), Failure> {
+        let mut doubtful = false;
+        let stored = self.try_until_stored(make, &mut doubtful).await;
+        stored.map_err(|failure| match failure {
+            // A later try failed for certain, but an earlier one may have been stored.
+            Failure::Other(error) if doubtful && !matches!(error, SubmitError::Forbidden(_)) => {
+                Failure::Unknown(error.to_string())
+            }
+            failure => failure,
+        })
+    }
+
+    /// Tries until the entry is stored, or there is no time left. Sets `doubtful` when a try may have been
+    /// stored.
+    async fn try_until_stored(
+        &self,
+        make: impl Fn(bool) -> Entry,
+        doubtful: &mut bool,
+    ) -> Result<(), Failure> {
         let Patience {
             confirm,
             wait_for_nats,
@@ -271,8 +292,6 @@ impl Submitter {
         let mut connected = self.connected.clone();
         let mut until = Instant::now() + confirm;
         let mut wait = FIRST_WAIT;
-        // Whether an earlier try may have been stored.
-        let mut doubtful = false;
         loop {
             if !*connected.borrow_and_update() {
                 let back = connected.wait_for(|up| *up);
@@ -283,16 +302,12 @@ impl Submitter {
                     let back = tokio::time::timeout_at(until, back).await;
                     let away = || {
                         let why = format!("no connection within {confirm:?}");
-                        if doubtful {
-                            Failure::Unknown(why)
-                        } else {
-                            Failure::Other(SubmitError::NotConnected(why))
-                        }
+                        Failure::Other(SubmitError::NotConnected(why))
                     };
                     back.map_err(|_| away())?.map_err(|_| closed())?;
                 }
             }
-            let storing = self.jobs.store(make(!doubtful));
+            let storing = self.jobs.store(make(!*doubtful));
             let is_refused = || self.is_refused(&make(false)[0].subject);
             let result = if wait_for_nats {
                 // The writer has a timeout of its own.
@@ -304,7 +319,9 @@ impl Submitter {
                 Ok(_) => return Ok(()),
                 Err(NotStored::Repeated) => return Err(Failure::Repeated),
                 Err(NotStored::Exists | NotStored::Conflict) => {
-                    return Err(Failure::Known { doubtful });
+                    return Err(Failure::Known {
+                        doubtful: *doubtful,
+                    });
                 }
                 Err(NotStored::Refused(why)) => {
                     return Err(Failure::Other(SubmitError::Refused(why)));
@@ -320,7 +337,7 @@ impl Submitter {
                         let subject = make(false).swap_remove(0).subject;
                         return Err(Failure::Other(SubmitError::Forbidden(subject)));
                     }
-                    doubtful = true;
+                    *doubtful = true;
                     Failure::Unknown(why)
                 }
             };

@@ -22,6 +22,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long the server may take to confirm subscriptions before that is logged.
 const CONFIRMATION: Duration = Duration::from_secs(2);
 
+/// How long the first connection may take to count as up after it was made.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// How long after a loss callers wait for the connection to come back.
 const SHORT_LOSS: Duration = Duration::from_secs(1);
 
@@ -63,6 +66,8 @@ impl Nats {
         let name = format!("connection {purpose}");
         let work = |heartbeat| supervise(connector, replacement, new.gate, heartbeat);
         tokio::spawn(health.supervise(name, work));
+        // The client library says that it is connected a moment after it is.
+        let _ = tokio::time::timeout(SETTLED, connected.clone().wait_for(|up| *up)).await;
         Ok(Self {
             client,
             health: health.clone(),

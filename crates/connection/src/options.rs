@@ -234,7 +234,8 @@ impl Options {
     /// What inbox subjects begin with, if nothing else was set: `_INBOX_` and the name of the user.
     #[must_use]
     pub fn default_inbox_prefix(&self) -> String {
-        let user = self.user.as_deref();
+        let in_url = || self.url.iter().find_map(ServerAddr::username);
+        let user = self.user.as_deref().or_else(in_url);
         let prefix = user.and_then(|user| format!("_INBOX_{user}").parse().ok());
         prefix.map_or_else(|| "_INBOX".to_owned(), |InboxPrefix(prefix)| prefix)
     }
@@ -401,6 +402,8 @@ mod tests {
         assert_eq!(options.shown(), "a:1, b:2");
         assert_eq!(options.default_inbox_prefix(), "_INBOX_publisher");
         assert!(!format!("{options:?}").contains("secret"));
+        let options = read(&[("NATS_URL", "nats://billing:secret@a:1")]).unwrap();
+        assert_eq!(options.default_inbox_prefix(), "_INBOX_billing");
         let options = read(&[]).unwrap();
         assert_eq!(options.shown(), "127.0.0.1:4222");
         assert_eq!(options.default_inbox_prefix(), "_INBOX");

@@ -493,7 +493,7 @@ async fn the_tokens_that_are_shown_are_taken() {
         .wait_for_line(|line| line.contains("serving http"))
         .await;
     let address = address.rsplit("://").next().unwrap();
-    // The hash that is shown is that of a text that is known, if too short for a real token.
+    // Nobody knows the token of the hash that is shown.
     let answer = test_support::http("GET", address, "/v1/queues").await;
     assert_eq!(answer.unwrap().status, 401);
 }
@@ -518,7 +518,15 @@ fn compose_gives_nats_the_passwords_of_users_that_are_added() {
     // It is versioned, and so no place for a password of ours.
     assert!(read(file).lines().all(|line| line.starts_with('#')));
     let told = block(HANDLERS, "sh", "--force-recreate nats");
-    assert!(told.contains(&format!(">> {file}")), "{told}");
+    let own = "nats.secret.env";
+    assert!(told.contains(&format!(">> {own}")), "{told}");
+    assert!(
+        told.contains(&format!("NATS_ENV_FILE=./{own} >> .env")),
+        "{told}"
+    );
+    // Git keeps neither.
+    let ignored = read(".gitignore");
+    assert!(ignored.contains("\n.env\n") && ignored.contains("*.secret.env"));
 }
 
 const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

@@ -64,10 +64,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<JobId>, Prob
     if key.is_empty() || key.len() > MAX_KEY {
         return Err(Problem::bad(NAME, "1 to 255 characters"));
     }
-    let as_id = std::str::from_utf8(key)
-        .ok()
-        .and_then(|text| text.parse().ok());
-    Ok(Some(as_id.unwrap_or_else(|| client::id_of_key(key))))
+    Ok(Some(client::id_of_key(key)))
 }
 
 /// Reads a job. It gets the id of the `Idempotency-Key`, if there is one.
