@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use client::{
     Client, ConfirmedError, ConnectError, Draft, Handle, Job, JobState, Options, ResultError,
-    SubmitError,
+    SubmitError, Submitted,
 };
 use common::{Status, subjects};
 use futures_util::StreamExt as _;
@@ -90,6 +90,7 @@ async fn a_typed_job_is_submitted_and_its_typed_result_comes_back_in_all_three_w
     let lane = Lane::start().await;
     let _consumer = lane.consumer("a", &[]).await;
     let jobs = connect(&lane, "application").await;
+    assert!(*jobs.connected().borrow(), "it counts as connected at once");
     let handle = jobs.submit(abc()).await.unwrap();
     assert!(!handle.was_known());
     assert_eq!(handle.result().await.unwrap().hex, ABC);
@@ -214,6 +215,10 @@ async fn jobs_are_stored_together_or_not_at_all_and_a_key_makes_them_one() {
     let second = jobs.submit(keyed()).await.unwrap();
     assert_eq!(first.id(), second.id());
     assert!(second.was_known());
+    // A job without a type is one however often it is submitted.
+    let job = Draft::new(Unserved).into_job().unwrap();
+    assert_eq!(jobs.submit_job(&job).await, Ok(Submitted::Stored));
+    assert_eq!(jobs.submit_job(&job).await, Ok(Submitted::Known));
     let error = jobs.submit_all([Draft::new(Unserved), keyed()]).await;
     assert_eq!(error.unwrap_err(), SubmitError::SomeKnown);
 }
