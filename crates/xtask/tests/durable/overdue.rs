@@ -132,7 +132,7 @@ async fn jobs_that_wait_come_back_when_all_of_them_are_wiped() {
     let error = dead_letters::replay(&client, &letter, None)
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("are lost"), "{error}");
+    assert!(error.to_string().contains("is lost"), "{error}");
     let replayed = dead_letters::replay(&client, &letter, Some("7".into())).await;
     replayed.unwrap();
     lane.becomes(large, JobState::Succeeded).await;

@@ -435,6 +435,9 @@ impl System {
         }
         web.form(&format!("/jobs/{queued}/cancel"), "").await;
         web.becomes(queued, "cancelled").await;
+        let many = "/v1/jobs/cancel?kind=nobody.serves&state=queued";
+        let (status, answer) = web.post(many, Value::Null).await;
+        assert_eq!(status, 200, "{answer}");
         web.delete(&format!("/v1/jobs/{later}")).await;
         web.becomes(later.parse().unwrap(), "cancelled").await;
 
