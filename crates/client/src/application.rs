@@ -4,7 +4,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
 
-use common::{Fleet, FleetRequest, Job, JobId, JobRecord};
+use common::{Fleet, FleetRequest, Job, JobId, JobRecord, WireDuration};
 use connection::{ConnectError, NatsClient, Options};
 use tokio::sync::watch;
 
@@ -20,9 +20,6 @@ use crate::submit::{Patience, SubmitError, Submitted, Submitter};
 
 /// How long a submission may take with all its repetitions.
 const CONFIRM: Duration = Duration::from_secs(30);
-
-/// The longest wait: a longer one would end the clock of the process.
-const LONGEST: Duration = Duration::from_hours(24 * 366);
 
 /// A client of the job system for applications. Clones share its connection.
 ///
@@ -100,11 +97,11 @@ impl Client {
 
     /// Submits a durable job. Await it, or set options first:
     /// `jobs.submit(mail).delay(Duration::from_mins(5)).await?`. When it returns, the job is on the disk
-    /// of the server. A submission whose answer was lost is repeated, and is one job nevertheless.
+    /// of the server. If the answer is lost, the submission is repeated, and the job is still stored once.
     ///
     /// Dropping the future at any time is safe; the job may be stored then.
     pub fn submit<J: Job>(&self, job: impl Into<Draft<J>>) -> Draft<J, Durable> {
-        job.into().to(Durable(self.clone()))
+        job.into().exchange(Durable(self.clone())).1
     }
 
     /// Submits up to 1,000 durable jobs, all of them or none, with one write.
@@ -122,7 +119,7 @@ impl Client {
         Ok(jobs.into_iter().map(handle).collect())
     }
 
-    /// Submits a durable job that is no Rust type of its own, such as one from a file or from an outbox.
+    /// Submits a durable job that has no Rust type, such as one from a file or from an outbox.
     /// See [`NewJob::decode`]. It may be submitted any number of times, and is stored once.
     ///
     /// # Errors
@@ -144,16 +141,17 @@ impl Client {
     /// [`Draft::within`] says. The job is not stored. While consumers are away, full or stopping, it is
     /// requested again, and so it may run twice. If the consumer that runs it is killed, no outcome comes.
     pub fn confirmed<J: Job>(&self, job: impl Into<Draft<J>>) -> Draft<J, Confirmed> {
-        job.into().to(Confirmed {
+        let confirmed = Confirmed {
             client: self.clone(),
             within: CONFIRM,
-        })
+        };
+        job.into().exchange(confirmed).1
     }
 
-    /// Publishes a job that runs at most once. When it returns, the job is written to the connection. It
-    /// is lost without a word if no consumer takes it.
+    /// Publishes a job that runs at most once. When it returns, the job is written to the connection. If no
+    /// consumer takes it, the job is lost, and no error says so.
     pub fn fire_and_forget<J: Job>(&self, job: impl Into<Draft<J>>) -> Draft<J, FireAndForget> {
-        job.into().to(FireAndForget(self.clone()))
+        job.into().exchange(FireAndForget(self.clone())).1
     }
 
     /// A handle on a job that was submitted before.
@@ -233,7 +231,8 @@ const PATIENCE: Patience = Patience {
 impl<J: Job> Draft<J, Confirmed> {
     /// Sets how long the result is waited for, with all repetitions.
     pub fn within(mut self, within: Duration) -> Self {
-        self.to.within = within.min(LONGEST);
+        // A longer time could overflow the clock.
+        self.to.within = within.min(WireDuration::MAX);
         self
     }
 }
@@ -243,7 +242,7 @@ impl<J: Job> IntoFuture for Draft<J, Durable> {
     type IntoFuture = Submission<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let (Durable(client), job) = self.split();
+        let (Durable(client), job) = self.exchange(());
         let job = job.into_job();
         Box::pin(async move {
             let job = job?;
@@ -259,7 +258,7 @@ impl<J: Job> IntoFuture for Draft<J, Confirmed> {
     type IntoFuture = Submission<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let (Confirmed { client, within }, job) = self.split();
+        let (Confirmed { client, within }, job) = self.exchange(());
         let job = job.into_job();
         Box::pin(async move {
             let job = job.map_err(ConfirmedError::Invalid)?;
@@ -273,7 +272,7 @@ impl<J: Job> IntoFuture for Draft<J, FireAndForget> {
     type IntoFuture = Submission<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let (FireAndForget(client), job) = self.split();
+        let (FireAndForget(client), job) = self.exchange(());
         let job = job.into_job();
         Box::pin(async move {
             let job = job?;

@@ -49,8 +49,7 @@ impl<'a> ToCancel<'a> {
         })
     }
 
-    /// The next page, without the jobs that somebody has asked to cancel since the start; `None` at the
-    /// end. A page may be empty although more follow. If this future is dropped, no job is lost.
+    /// The next page, without the jobs that got a request to cancel since the start; `None` at the end. A page may be empty although more follow. If this future is dropped, no job is lost.
     ///
     /// # Errors
     /// When the server does not answer in time.
@@ -70,7 +69,7 @@ impl<'a> ToCancel<'a> {
         Ok(Some(jobs))
     }
 
-    /// Leaves out the jobs that somebody has asked to cancel since the start.
+    /// Leaves out the jobs that got a request to cancel since the start.
     async fn without_cancelled(&self, jobs: Vec<Listed>) -> anyhow::Result<Vec<Listed>> {
         let looked_up = jobs.into_iter().map(async |job| {
             let subject = subjects::cancel(job.id);

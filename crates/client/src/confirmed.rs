@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::job::NewJob;
+use crate::result::read_result;
 use crate::submit::SubmitError;
 
 /// The first wait before a job is requested again; it doubles each time.
@@ -78,16 +79,14 @@ pub async fn request(
     Ok(Outcome { id, ..outcome })
 }
 
-/// Publishes a job that runs at most once. It is on its way when this returns, and no more than that.
+/// Publishes a job that runs at most once. When this returns, the client library has the job in its buffer;
+/// flush the client to write it.
 ///
 /// # Errors
 /// When the job is too large or scheduled, or the client is closed.
 pub async fn publish(client: &NatsClient, job: NewJob) -> Result<(), SubmitError> {
     if job.run_at.is_some() {
-        return Err(SubmitError::Invalid {
-            field: "run_at",
-            reason: "only a durable job can be scheduled".to_owned(),
-        });
+        return Err(scheduled());
     }
     // Without a reply subject the client library does not check the size.
     let (size, limit) = (job.payload.len(), client.max_payload());
@@ -104,6 +103,14 @@ pub async fn publish(client: &NatsClient, job: NewJob) -> Result<(), SubmitError
     sent.map_err(|error| SubmitError::NotConnected(error.to_string()))
 }
 
+/// The error of a job with a `run_at` that is not durable.
+fn scheduled() -> SubmitError {
+    SubmitError::Invalid {
+        field: "run_at",
+        reason: "only a durable job can be scheduled".to_owned(),
+    }
+}
+
 /// Why a confirmed job has no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -111,8 +118,8 @@ pub enum ConfirmedError {
     /// The job cannot be sent: see the reason. It has not run.
     #[error(transparent)]
     Invalid(#[from] SubmitError),
-    /// The handler failed, or the consumers refuse the job, or its deadline has passed: the outcome
-    /// tells.
+    /// The handler failed, or the consumers refuse the job, or its deadline has passed. The outcome has the
+    /// reason.
     #[error("job {id} {}: {}", .outcome.status.as_str(), .outcome.error.as_ref().map_or("no error is known", |error| &error.message))]
     Unsuccessful {
         /// The job.
@@ -154,7 +161,7 @@ pub(crate) async fn run<J: Job>(
     let mut wait = FIRST_WAIT;
     let mut may_have_run = false;
     for number in 1_u32.. {
-        // Repetitions are numbered, so that an outcome can be told from that of an earlier request.
+        // Repetitions are numbered, so that an outcome says which request it answers.
         if number > 1 {
             job.headers
                 .insert(subjects::ATTEMPT_HEADER, number.to_string());
@@ -163,16 +170,8 @@ pub(crate) async fn run<J: Job>(
         let answer = request(client, connected.clone(), job.clone(), left).await;
         let (why, pause) = match answer {
             Ok(outcome) if outcome.status == Status::Succeeded => {
-                // A handler that returns nothing has the result `null`.
-                let text = outcome
-                    .result
-                    .as_deref()
-                    .map_or("null", |result| result.get());
-                let result = serde_json::from_str(text);
-                return result.map_err(|error| ConfirmedError::Unreadable {
-                    id,
-                    reason: error.to_string(),
-                });
+                let result = read_result::<J>(outcome.result.as_deref());
+                return result.map_err(|reason| ConfirmedError::Unreadable { id, reason });
             }
             Ok(outcome) if !outcome.status.invites_another_attempt() => {
                 let outcome = Box::new(outcome);
@@ -189,12 +188,7 @@ pub(crate) async fn run<J: Job>(
                 let size = job.payload.len();
                 return Err(SubmitError::TooLarge { size, limit }.into());
             }
-            Err(error @ RequestError::Scheduled) => {
-                return Err(ConfirmedError::Invalid(SubmitError::Invalid {
-                    field: "run_at",
-                    reason: error.to_string(),
-                }));
-            }
+            Err(RequestError::Scheduled) => return Err(scheduled().into()),
             Err(error) => {
                 may_have_run |= !matches!(error, RequestError::NoConsumer);
                 (error.to_string(), None)

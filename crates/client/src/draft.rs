@@ -45,7 +45,7 @@ pub struct Draft<J, T = ()> {
     pub(crate) to: T,
 }
 
-/// Marks what keeps jobs, so that it can also put them off.
+/// Marks the ways to submit that store the job, so that it can run later.
 pub trait Keeps {}
 
 impl Keeps for () {}
@@ -137,27 +137,15 @@ impl<J: Job, T> Draft<J, T> {
         self.mistake.get_or_insert_with(|| invalid(field, error));
     }
 
-    /// The same job, to be submitted in another way.
-    pub(crate) fn to<U>(self, to: U) -> Draft<J, U> {
-        Draft {
-            job: self.job,
-            id: self.id,
-            options: self.options,
-            headers: self.headers,
-            mistake: self.mistake,
-            to,
-        }
-    }
-
-    /// How it is submitted, and the job.
-    pub(crate) fn split(self) -> (T, Draft<J>) {
+    /// How it is submitted, and the same job to be submitted in another way.
+    pub(crate) fn exchange<U>(self, to: U) -> (T, Draft<J, U>) {
         let draft = Draft {
             job: self.job,
             id: self.id,
             options: self.options,
             headers: self.headers,
             mistake: self.mistake,
-            to: (),
+            to,
         };
         (self.to, draft)
     }
@@ -210,7 +198,7 @@ impl<J: Job, T: Keeps> Draft<J, T> {
         self.run_at(Timestamp::now().after(delay))
     }
 
-    /// Sets the priority, which is kept with the job. Consumers do not heed it yet.
+    /// Sets the priority, which is stored with the job. Consumers ignore it so far.
     pub fn priority(mut self, priority: Priority) -> Self {
         self.options.priority = priority;
         self

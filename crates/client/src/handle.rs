@@ -3,16 +3,17 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use common::{Job, JobId, JobRecord, JobState, OutcomeError};
+use common::{Job, JobId, JobRecord, JobState, OutcomeError, WireDuration};
 use futures_util::{Stream, StreamExt as _, stream};
 use jetstream::NotStored;
 
 use crate::follow::Follow;
 use crate::link::Link;
 use crate::lookup::look_up;
+use crate::result::read_result;
 use crate::wait::{Waited, wait};
 
-/// How long [`Handle::result`] waits before it looks a job up anew that has no record.
+/// How long [`Handle::result`] waits before it looks whether the job is still known.
 const AGAIN: Duration = Duration::from_mins(1);
 
 /// The pause after a failed look-up.
@@ -107,8 +108,8 @@ impl<J: Job> Handle<J> {
     /// # Errors
     /// When the server does not answer in time.
     pub async fn wait(&self, timeout: Duration) -> anyhow::Result<Option<JobRecord>> {
-        // Longer times end the process' clock.
-        let timeout = timeout.min(Duration::from_hours(24 * 366));
+        // A longer time could overflow the clock.
+        let timeout = timeout.min(WireDuration::MAX);
         let connected = self.link.connected.clone();
         match wait(&self.link.nats, connected, self.id, timeout).await? {
             Waited::Ended(record) => Ok(Some(*record)),
@@ -166,15 +167,8 @@ impl<J: Job> Handle<J> {
             }
             _ => {}
         }
-        // A handler that returns nothing has the result `null`.
-        let text = record
-            .result
-            .as_deref()
-            .map_or("null", |result| result.get());
-        serde_json::from_str(text).map_err(|error| ResultError::Unreadable {
-            id,
-            reason: error.to_string(),
-        })
+        let result = read_result::<J>(record.result.as_deref());
+        result.map_err(|reason| ResultError::Unreadable { id, reason })
     }
 }
 

@@ -18,6 +18,7 @@ mod link;
 mod list;
 mod lookup;
 mod queues;
+mod result;
 mod reverse_scan;
 mod submit;
 mod wait;

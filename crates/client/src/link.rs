@@ -78,7 +78,7 @@ fn watch_state(nats: async_nats::Client, stop: CancellationToken) -> watch::Rece
         loop {
             tokio::time::sleep(POLL).await;
             let (now, connected) = (is_up(), connects());
-            // A connection that was lost and made again meanwhile is told, too.
+            // Also a change: the connection was lost and made again between two reads.
             let again = std::mem::replace(&mut before, connected) != connected;
             up.send_if_modified(|was| std::mem::replace(was, now) != now || again);
         }

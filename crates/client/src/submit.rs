@@ -193,7 +193,7 @@ impl Submitter {
     /// See [`SubmitError`].
     pub async fn submit(&self, job: &NewJob) -> Result<Submitted, SubmitError> {
         self.check_size(job)?;
-        match self.store(|first| vec![queued(job, first)]).await {
+        match self.store(job, |first| vec![queued(job, first)]).await {
             Ok(()) | Err(Failure::Repeated) => Ok(Submitted::Stored),
             // Nobody else knows the id of a fresh job: an earlier try has stored it.
             Err(Failure::Known { doubtful: true }) if job.fresh => Ok(Submitted::Stored),
@@ -236,7 +236,7 @@ impl Submitter {
             ids: jobs.iter().map(|job| job.id).collect(),
             why,
         };
-        match self.store(make).await {
+        match self.store(&jobs[0], make).await {
             Ok(()) | Err(Failure::Repeated) => Ok(()),
             Err(Failure::Known { doubtful: false }) => Err(SubmitError::SomeKnown),
             // A single job is stored, by this submission or before it; the server does not say which.
@@ -263,11 +263,11 @@ impl Submitter {
         Ok(())
     }
 
-    /// Stores the entry that `make` returns. The argument of `make` is `true` if no earlier try can
-    /// have stored the entry.
-    async fn store(&self, make: impl Fn(bool) -> Entry) -> Result<(), Failure> {
+    /// Stores the entry that `make` returns, whose first job is `job`. The argument of `make` is `true`
+    /// if no earlier try can have stored the entry.
+    async fn store(&self, job: &NewJob, make: impl Fn(bool) -> Entry) -> Result<(), Failure> {
         let mut doubtful = false;
-        let stored = self.try_until_stored(make, &mut doubtful).await;
+        let stored = self.try_until_stored(job, make, &mut doubtful).await;
         stored.map_err(|failure| match failure {
             // A later try failed for certain, but an earlier one may have been stored.
             Failure::Other(error) if doubtful && !matches!(error, SubmitError::Forbidden(_)) => {
@@ -281,6 +281,7 @@ impl Submitter {
     /// stored.
     async fn try_until_stored(
         &self,
+        job: &NewJob,
         make: impl Fn(bool) -> Entry,
         doubtful: &mut bool,
     ) -> Result<(), Failure> {
@@ -308,7 +309,7 @@ impl Submitter {
                 }
             }
             let storing = self.jobs.store(make(!*doubtful));
-            let is_refused = || self.is_refused(&make(false)[0].subject);
+            let is_refused = || self.is_refused(job);
             let result = if wait_for_nats {
                 // The writer has a timeout of its own.
                 storing.await
@@ -334,7 +335,7 @@ impl Submitter {
                 Err(error @ NotStored::Incomplete) => Failure::Unknown(error.to_string()),
                 Err(NotStored::Unknown(why)) => {
                     if is_refused() {
-                        let subject = make(false).swap_remove(0).subject;
+                        let subject = subject_in_queue(job);
                         return Err(Failure::Other(SubmitError::Forbidden(subject)));
                     }
                     *doubtful = true;
@@ -378,9 +379,10 @@ impl Submitter {
         }
     }
 
-    fn is_refused(&self, subject: &str) -> bool {
+    /// Whether the server has refused the message of a job.
+    fn is_refused(&self, job: &NewJob) -> bool {
         let refusals = self.refusals.as_ref();
-        refusals.is_some_and(|refusals| refusals.contains(subject))
+        refusals.is_some_and(|refusals| refusals.contains(&subject_in_queue(job)))
     }
 }
 
@@ -406,13 +408,21 @@ async fn until_refused(
 
 /// The size of the trace headers, in bytes.
 fn size_of_trace(headers: &HeaderMap) -> usize {
-    let mut trace = HeaderMap::new();
-    for name in ["traceparent", "tracestate"] {
-        if let Some(value) = headers.get(name) {
-            trace.insert(name, value.clone());
-        }
+    if headers.is_empty() {
+        return 0;
     }
-    if trace.is_empty() { 0 } else { size_of(&trace) }
+    let sizes = ["traceparent", "tracestate"]
+        .into_iter()
+        .filter_map(|name| {
+            let value = headers.get(name)?;
+            Some(name.len() + value.as_str().len() + ": \r\n".len())
+        });
+    sizes.sum()
+}
+
+/// The subject on which a job is stored.
+fn subject_in_queue(job: &NewJob) -> String {
+    subjects::durable_job(job.id, job.priority, 1, &job.kind)
 }
 
 enum Failure {
@@ -446,7 +456,7 @@ fn queued(job: &NewJob, first: bool) -> Message {
         headers.insert(subjects::FRESH_HEADER, "1");
     }
     Message {
-        subject: subjects::durable_job(job.id, job.priority, 1, &job.kind),
+        subject: subject_in_queue(job),
         headers,
         payload: job.payload.clone(),
     }
