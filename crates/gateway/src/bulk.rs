@@ -1,8 +1,11 @@
-//! Replays or discards many dead letters, one after another: for the API and for the pages.
+//! Replays or discards many dead letters, one after another, for the API and the pages; and the bounds of
+//! all bulk work.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::http::HeaderMap;
 use client::dead_letters::{Action, Remaining};
 use client::{DeadLetter, Replayed, Which};
 use serde::Serialize;
@@ -12,8 +15,11 @@ use tracing::{info, warn};
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::auth::Grant;
+use crate::auth::{Grant, Scope};
 use crate::http::Problem;
+
+/// How long one request of the API may work; the client sends it again to go on.
+const MAX_DURATION: Duration = Duration::from_mins(5);
 
 /// The highest rate, in dead letters a second.
 pub(crate) const MAX_RATE: u32 = 100_000;
@@ -29,7 +35,7 @@ pub(crate) struct BulkWork {
     pub(crate) by: Arc<str>,
 }
 
-/// What ends bulk work before all dead letters are done.
+/// What ends bulk work before all of it is done.
 pub(crate) struct Bounds {
     /// The permission of whoever asked for it.
     pub(crate) grant: Grant,
@@ -37,6 +43,35 @@ pub(crate) struct Bounds {
     pub(crate) stop: CancellationToken,
     /// `None` is no bound.
     pub(crate) deadline: Option<Instant>,
+}
+
+impl Bounds {
+    /// The bounds of work that a request of the API waits for.
+    pub(crate) fn of_request(app: &App, headers: &HeaderMap) -> Result<Self, Problem> {
+        Ok(Self {
+            grant: app.access.grant(headers, Scope::Operate)?,
+            stop: app.context.shutdown.clone(),
+            deadline: Some(Instant::now() + MAX_DURATION),
+        })
+    }
+
+    /// Waits until the work has to end. Returns the reason if it belongs in the outcome.
+    pub(crate) async fn reached(&mut self) -> Option<String> {
+        let deadline = async {
+            match self.deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.grant.withdrawn() => {
+                Some("the token was withdrawn, or lost the scope `operate`".to_owned())
+            }
+            () = self.stop.cancelled() => None,
+            () = deadline => None,
+        }
+    }
 }
 
 /// The result of bulk work, or how far it is.
@@ -94,21 +129,13 @@ pub(crate) async fn run(
     let mut outcome = BulkOutcome::default();
     let mut remaining = Remaining::new(&app.nats.client, &work.which, work.rate).await?;
     loop {
-        let deadline = async {
-            match bounds.deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
         // In this order, so that no number of dead letters that need no waiting hides an end.
         let next = tokio::select! {
             biased;
-            () = bounds.grant.withdrawn() => {
-                outcome.error = Some("the token was withdrawn, or lost the scope `operate`".to_owned());
+            why = bounds.reached() => {
+                outcome.error = why.or(outcome.error);
                 break;
             }
-            () = bounds.stop.cancelled() => break,
-            () = deadline => break,
             next = remaining.next() => next,
         };
         match next {

@@ -1,25 +1,20 @@
 //! Cancels many jobs in one request.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use client::{Canceller, Filter, Listed, ToCancel};
 use common::{JobKind, JobState};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 use tracing::{info, warn};
 use utoipa::{IntoParams, ToSchema};
 
 use super::params::Params;
 use super::schema;
 use crate::app::App;
-use crate::auth::{Operator, Scope};
+use crate::auth::Operator;
+use crate::bulk::Bounds;
 use crate::http::Problem;
-
-/// How long one request may work; the client sends it again to go on.
-const MAX_DURATION: Duration = Duration::from_mins(5);
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -100,8 +95,7 @@ pub(crate) async fn cancel(
     let filter = query.filter()?;
     let _permit = app.limits.wait()?;
     app.check_nats()?;
-    let mut grant = app.access.grant(&headers, Scope::Operate)?;
-    let deadline = Instant::now() + MAX_DURATION;
+    let mut bounds = Bounds::of_request(&app, &headers)?;
     let canceller = Canceller::new(&app.nats.client, app.nats.connected());
     let mut pages = ToCancel::new(&app.nats.client, &filter).await?;
     let mut outcome = Cancellations::default();
@@ -109,12 +103,10 @@ pub(crate) async fn cancel(
         // In this order, so that no number of pages hides an end.
         let next = tokio::select! {
             biased;
-            () = grant.withdrawn() => {
-                outcome.error = Some("the token was withdrawn, or lost the scope `operate`".to_owned());
+            why = bounds.reached() => {
+                outcome.error = why.or(outcome.error);
                 break;
             }
-            () = app.context.shutdown.cancelled() => break,
-            () = tokio::time::sleep_until(deadline) => break,
             next = pages.next() => next,
         };
         match next {

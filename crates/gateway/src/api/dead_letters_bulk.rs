@@ -1,7 +1,6 @@
 //! Replays or discards many dead letters in one request.
 
 use std::num::NonZeroU32;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -10,18 +9,14 @@ use client::Which;
 use client::dead_letters::{self, Action};
 use common::{DeadReason, JobKind};
 use serde::Deserialize;
-use tokio::time::Instant;
 use utoipa::IntoParams;
 
 use super::params::Params;
 use super::schema;
 use crate::app::App;
-use crate::auth::{Operator, Scope};
+use crate::auth::Operator;
 use crate::bulk::{self, Bounds, BulkOutcome, BulkWork};
 use crate::http::Problem;
-
-/// How long one request may work; the client sends it again to go on.
-const MAX_DURATION: Duration = Duration::from_mins(5);
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -137,11 +132,7 @@ async fn run(
         rate,
         by: operator.name,
     };
-    let bounds = Bounds {
-        grant: app.access.grant(headers, Scope::Operate)?,
-        stop: app.context.shutdown.clone(),
-        deadline: Some(Instant::now() + MAX_DURATION),
-    };
+    let bounds = Bounds::of_request(app, headers)?;
     bulk::run(app, &work, bounds, |_| ()).await.map(Json)
 }
 

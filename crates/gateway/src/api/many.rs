@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::body::read_job;
 use super::hand_over::{
-    Answer, Delivery, Ended, Terms, begin, hand_over, has_record, wait_for_stored,
+    Answer, Delivery, Ended, Terms, begin, hand_over, known_record, wait_for_stored,
 };
 use super::schema;
 use crate::app::App;
@@ -111,8 +111,8 @@ async fn together(
     let mut jobs: Vec<NewJob> = numbered.collect::<Result<_, _>>()?;
     app.check_safety().await?;
     for some in jobs.chunks(CONCURRENT) {
-        let records = some.iter().map(|job| has_record(app, job));
-        if try_join_all(records).await?.contains(&true) {
+        let records = some.iter().map(|job| known_record(app, job));
+        if try_join_all(records).await?.iter().any(Option::is_some) {
             return Err(SubmitError::SomeKnown.into());
         }
     }
