@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::time::Duration;
 
-use common::{check_portable, codes};
+use common::{DeadReason, OutcomeError, check_portable, codes};
 
 use crate::any_handler::{CallError, Returned};
 use crate::handler::Failure;
@@ -24,6 +24,20 @@ pub(crate) enum AttemptEnd {
     },
 }
 
+/// What follows an attempt at a durable job.
+pub(crate) enum Next {
+    Succeeded(Returned),
+    /// Another attempt, after this wait; `None` leaves it to the backoff.
+    Retry {
+        error: OutcomeError,
+        retry_after: Option<Duration>,
+    },
+    Dead {
+        reason: DeadReason,
+        error: OutcomeError,
+    },
+}
+
 /// The end of a handler's call; an error is the payload of its panic.
 pub(crate) type CallEnd = Result<AttemptEnd, Box<dyn Any + Send>>;
 
@@ -36,9 +50,31 @@ impl AttemptEnd {
         }
     }
 
-    /// Whether no further attempt can help after a failure with this code.
-    pub(crate) fn is_permanent(code: &str) -> bool {
-        matches!(code, codes::PERMANENT | codes::RESULT_UNREADABLE)
+    /// Decides what follows an attempt at a durable job.
+    pub(crate) fn next(self, is_last: bool) -> Next {
+        match self {
+            Self::Returned(result) => Next::Succeeded(result),
+            Self::InvalidPayload(text) => Next::Dead {
+                reason: DeadReason::Permanent,
+                error: OutcomeError::new(codes::INVALID_PAYLOAD, text),
+            },
+            Self::Failed {
+                code,
+                message,
+                retry_after,
+            } => {
+                let error = OutcomeError::new(code, message);
+                if matches!(code, codes::PERMANENT | codes::RESULT_UNREADABLE) {
+                    let reason = DeadReason::Permanent;
+                    Next::Dead { reason, error }
+                } else if is_last {
+                    let reason = DeadReason::AttemptsUsedUp;
+                    Next::Dead { reason, error }
+                } else {
+                    Next::Retry { error, retry_after }
+                }
+            }
+        }
     }
 
     pub(crate) fn timed_out(timeout: Duration) -> Self {

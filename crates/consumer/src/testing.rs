@@ -35,13 +35,13 @@ use std::time::Duration;
 
 use common::{
     Backoff, DeadReason, DecodeError, Job, JobId, JobKind, JobMessage, MaxAttempts, OutcomeError,
-    Timestamp, WireDuration, codes,
+    Timestamp, WireDuration,
 };
 use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
 
 use crate::any_handler::AnyHandler;
-use crate::attempt_end::AttemptEnd;
+use crate::attempt_end::{AttemptEnd, Next};
 use crate::handler::{Attempt, Handler};
 use crate::registry::Registry;
 
@@ -267,41 +267,26 @@ impl Queue {
         let call = AssertUnwindSafe(call).catch_unwind();
         let end = tokio::time::timeout(timeout, call).await;
         let end = end.map_or_else(|_| AttemptEnd::timed_out(timeout), AttemptEnd::from_call);
-        match end {
-            AttemptEnd::Returned(result) => {
+        match end.next(job.attempt >= job.max_attempts.get()) {
+            Next::Succeeded(result) => {
                 let text = result.as_deref().map_or("null", RawValue::get);
-                let result = serde_json::from_str(text).expect("a result is JSON");
-                Decision::Succeeded(result)
+                Decision::Succeeded(serde_json::from_str(text).expect("a result is JSON"))
             }
-            AttemptEnd::InvalidPayload(text) => Decision::Dead {
-                reason: DeadReason::Permanent,
-                error: Some(OutcomeError::new(codes::INVALID_PAYLOAD, text)),
+            Next::Retry { error, retry_after } => Decision::Retry {
+                error,
+                at_most: retry_after.unwrap_or_else(|| job.backoff.ceiling(job.attempt)),
             },
-            AttemptEnd::Failed {
-                code,
-                message,
-                retry_after,
-            } => {
-                let error = OutcomeError::new(code, message);
-                let reason = if AttemptEnd::is_permanent(code) {
-                    DeadReason::Permanent
-                } else if job.attempt >= job.max_attempts.get() {
-                    DeadReason::AttemptsUsedUp
-                } else {
-                    let at_most = retry_after.unwrap_or_else(|| job.backoff.ceiling(job.attempt));
-                    return Decision::Retry { error, at_most };
-                };
-                Decision::Dead {
-                    reason,
-                    error: Some(error),
-                }
-            }
+            Next::Dead { reason, error } => Decision::Dead {
+                reason,
+                error: Some(error),
+            },
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use common::codes;
     use serde::{Deserialize, Serialize};
 
     use super::*;

@@ -8,7 +8,7 @@ use common::{DeadReason, OutcomeError, codes};
 use tracing::{info, warn};
 use worker::{Lease, Settlement};
 
-use crate::attempt_end::AttemptEnd;
+use crate::attempt_end::{AttemptEnd, Next};
 use crate::consumer::Consumer;
 use crate::counters::Ending;
 use crate::job_log::{Topic, loggable};
@@ -26,8 +26,8 @@ pub(crate) fn ended(
     let kind = &lease.kind;
     served.durable.ran(elapsed);
     let elapsed_ms = milliseconds(elapsed);
-    let (ending, settlement) = match end {
-        AttemptEnd::Returned(result) => {
+    let (ending, settlement) = match end.next(lease.is_last_attempt()) {
+        Next::Succeeded(result) => {
             if consumer.log.may_log(Topic::Success) {
                 info!(job.id = %lease.id, job.kind = %kind, attempt = lease.attempt, elapsed_ms, "job succeeded");
             }
@@ -38,37 +38,21 @@ pub(crate) fn ended(
             };
             (Ending::Succeeded, settlement)
         }
-        AttemptEnd::InvalidPayload(text) => {
-            let error = OutcomeError::new(codes::INVALID_PAYLOAD, text);
-            failed(consumer, (&lease, span), elapsed_ms, &error, Next::Dead);
-            let settlement = Settlement::Dead {
-                reason: DeadReason::Permanent,
-                error: Some(error),
-            };
-            (Ending::Rejected, settlement)
+        Next::Retry { error, retry_after } => {
+            let words = ("retrying", "retry");
+            failed(consumer, (&lease, span), elapsed_ms, &error, words);
+            (Ending::Failed, Settlement::Failed { error, retry_after })
         }
-        AttemptEnd::Failed {
-            code,
-            message,
-            retry_after,
-        } => {
-            let error = OutcomeError::new(code, message);
-            let permanent = AttemptEnd::is_permanent(code);
-            let next = if permanent || lease.is_last_attempt() {
-                Next::Dead
+        Next::Dead { reason, error } => {
+            let words = ("dead", "dead letter");
+            failed(consumer, (&lease, span), elapsed_ms, &error, words);
+            let ending = if error.code == codes::INVALID_PAYLOAD {
+                Ending::Rejected
             } else {
-                Next::Retry
+                Ending::Failed
             };
-            failed(consumer, (&lease, span), elapsed_ms, &error, next);
-            let settlement = if permanent {
-                Settlement::Dead {
-                    reason: DeadReason::Permanent,
-                    error: Some(error),
-                }
-            } else {
-                Settlement::Failed { error, retry_after }
-            };
-            (Ending::Failed, settlement)
+            let error = Some(error);
+            (ending, Settlement::Dead { reason, error })
         }
     };
     served.durable.ended(ending);
@@ -90,24 +74,14 @@ pub(crate) fn cancelled(
     consumer.durable.settle(lease, Settlement::Cancelled);
 }
 
-/// What follows a failed attempt.
-#[derive(Clone, Copy)]
-enum Next {
-    Retry,
-    Dead,
-}
-
+/// Logs a failed attempt, and ends its span. `outcome` is what the span says, `next` what the log says.
 fn failed(
     consumer: &Consumer,
     (lease, span): (&Lease, Span),
     elapsed_ms: f64,
     error: &OutcomeError,
-    next: Next,
+    (outcome, next): (&'static str, &str),
 ) {
-    let (outcome, next) = match next {
-        Next::Retry => ("retrying", "retry"),
-        Next::Dead => ("dead", "dead letter"),
-    };
     trace::end(span, outcome, Some(error));
     if consumer.log.may_log(Topic::Failure) {
         warn!(
