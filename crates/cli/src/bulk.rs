@@ -9,13 +9,15 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::dead::Chosen;
-use crate::confirm::confirm;
+use crate::confirm::{Answer, ask};
 use crate::interrupt::until;
-use crate::print::{Printer, note, print};
+use crate::print::{Printer, counted, note, print};
 use crate::summary::{line, summary};
 
 /// How many dead letters are read at a time.
 const PAGE: usize = 500;
+
+const DEAD_LETTER: &str = "dead letter";
 
 /// The result for one dead letter, in words.
 pub(crate) fn told(action: Action, done: Replayed) -> &'static str {
@@ -40,7 +42,7 @@ pub(crate) async fn run(
         return until(stop, rehearse(client, out, action, &which)).await;
     }
     if !chosen.yes {
-        let asking = stop.run_until_cancelled(ask(client, action, &which));
+        let asking = stop.run_until_cancelled(ask_about(client, action, &which));
         match asking.await.transpose()? {
             Some(Answer::Yes) => {}
             Some(Answer::NothingMatches) => return report(out, action, &Counts::default(), true),
@@ -88,36 +90,21 @@ async fn rehearse(
     if !out.json {
         print(&format!(
             "{} would be {}",
-            dead_letters_of(count),
+            counted(count, DEAD_LETTER),
             action.did()
         ))?;
     }
     Ok(true)
 }
 
-enum Answer {
-    Yes,
-    No,
-    NothingMatches,
-}
-
 /// Asks for confirmation on the terminal, with the number of dead letters that match.
-async fn ask(client: &NatsClient, action: Action, which: &Which) -> anyhow::Result<Answer> {
+async fn ask_about(client: &NatsClient, action: Action, which: &Which) -> anyhow::Result<Answer> {
     let count = dead_letters::count_matching(client, which).await?;
-    if count == 0 {
-        return Ok(Answer::NothingMatches);
-    }
     let verb = match action {
         Action::Replay => "replay",
         Action::Discard => "discard",
     };
-    let yes = confirm(&format!("{verb} {}?", dead_letters_of(count))).await?;
-    Ok(if yes { Answer::Yes } else { Answer::No })
-}
-
-fn dead_letters_of(count: u64) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} dead letter{plural}")
+    ask(verb, count, DEAD_LETTER).await
 }
 
 #[derive(Debug, Default)]

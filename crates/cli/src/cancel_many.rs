@@ -6,10 +6,10 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::cancel::Cancel;
-use crate::confirm::confirm;
+use crate::confirm::{Answer, ask};
 use crate::interrupt::until;
 use crate::list::{as_json, line};
-use crate::print::{Printer, note, print};
+use crate::print::{Printer, counted, note, print};
 
 /// Asks for confirmation, then requests to cancel all jobs that match. Returns false if it did not do
 /// so for some.
@@ -24,7 +24,8 @@ pub(crate) async fn run(
         return until(stop, rehearse(client, out, &filter)).await;
     }
     if !cancel.yes {
-        let asking = stop.run_until_cancelled(ask(client, &filter));
+        let asking = async { ask("cancel", count(client, &filter).await?, "job").await };
+        let asking = stop.run_until_cancelled(asking);
         match asking.await.transpose()? {
             Some(Answer::Yes) => {}
             Some(Answer::NothingMatches) => return report(out, 0, 0, true),
@@ -73,29 +74,18 @@ async fn rehearse(client: &NatsClient, out: Printer, filter: &Filter) -> anyhow:
     Ok(true)
 }
 
-enum Answer {
-    Yes,
-    No,
-    NothingMatches,
-}
-
-/// Asks for confirmation on the terminal, with the number of jobs that match.
-async fn ask(client: &NatsClient, filter: &Filter) -> anyhow::Result<Answer> {
+/// Counts the jobs that match.
+async fn count(client: &NatsClient, filter: &Filter) -> anyhow::Result<u64> {
     let mut pages = ToCancel::new(client, filter).await?;
     let mut count = 0;
     while let Some(page) = pages.next().await? {
-        count += page.len();
+        count += page.len() as u64;
     }
-    if count == 0 {
-        return Ok(Answer::NothingMatches);
-    }
-    let yes = confirm(&format!("cancel {}?", jobs(count))).await?;
-    Ok(if yes { Answer::Yes } else { Answer::No })
+    Ok(count)
 }
 
 fn jobs(count: usize) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} job{plural}")
+    counted(count as u64, "job")
 }
 
 fn report(out: Printer, requested: usize, failed: usize, complete: bool) -> anyhow::Result<bool> {

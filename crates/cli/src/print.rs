@@ -39,6 +39,12 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// A number of things in words: `1 job`, `2 jobs`.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
 /// Whether the error says that the reader of standard output has closed it, as `head` does.
 pub(crate) fn is_closed(error: &anyhow::Error) -> bool {
     let error = error.root_cause().downcast_ref::<io::Error>();
