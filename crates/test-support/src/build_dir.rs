@@ -194,8 +194,9 @@ fn binary_in_message(message: &[u8]) -> Option<(String, PathBuf)> {
     Some((message.target.name, message.executable?))
 }
 
-/// The program that an example of a package was built to, from a test of that package: cargo builds the
-/// examples together with the tests, unless it was told to build one test only.
+/// The program of an example. Cargo builds the examples of a package together with its tests, unless it
+/// was told to build one test only; for the tests of another package it is built, or brought up to date,
+/// here.
 ///
 /// # Panics
 /// When it is not there and cannot be built.
@@ -207,7 +208,10 @@ pub fn example(package: &str, name: &str) -> PathBuf {
         .nth(2)
         .expect("it lies in target/<profile>/deps");
     let path = profile.join("examples").join(name);
-    if !path.is_file() {
+    // Cargo sets it for the tests that it runs.
+    let tested = env::var("CARGO_PKG_NAME").ok();
+    let is_own = tested.is_some_and(|tested| tested == package_of(package));
+    if !is_own || !path.is_file() {
         let built = BuildDir::current();
         let status = cargo()
             .args(["build", "--locked", "--package", &package_of(package)])

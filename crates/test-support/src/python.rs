@@ -1,8 +1,7 @@
 //! A foreign client: Python's.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 
 use crate::build_dir::{BuildDir, project_root};
 use crate::pip;
@@ -17,15 +16,7 @@ use crate::pip;
 /// When the package cannot be installed.
 #[must_use]
 pub fn python() -> Command {
-    static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
-    let package = PACKAGE.get_or_init(|| {
-        let requirements = project_root().join("deploy/nats-py.requirements.txt");
-        pip::install(&requirements, &BuildDir::current().tools())
-            .unwrap_or_else(|error| panic!("no Python client for NATS: {error:#}"))
-    });
-    let mut python = Command::new("python3");
-    python.env("PYTHONPATH", package);
-    python
+    python_with(&project_root().join("deploy/nats-py.requirements.txt"))
 }
 
 /// A command for `python3` that can import the packages that a file pins with their hashes. They are

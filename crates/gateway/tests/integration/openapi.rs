@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use test_support::{DEADLINE, NatsServer, Service, eventually};
+use test_support::{DEADLINE, NatsServer, eventually};
 
-use crate::support::{Answer, Gateway, consumer};
+use crate::support::{Answer, Gateway, consumer, status_service};
 
 /// Checks that an answer is as the document says.
 fn check(document: &Value, method: &str, path: &str, answer: &Answer) {
@@ -108,10 +108,7 @@ async fn an_event_of_a_job_is_as_described() {
 async fn every_route_is_described_and_answers_are_as_described() {
     let nats = NatsServer::start().await;
     let _consumer = consumer(&nats, &[]).await;
-    let _status = Service::named("status-service")
-        .envs(nats.env_for("status"))
-        .env("STATUS_INTERVAL", "200ms")
-        .start();
+    let _status = status_service(&nats);
     let gateway = Gateway::start(&nats).await;
     let document = gateway.get("/openapi.json").await.json();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));

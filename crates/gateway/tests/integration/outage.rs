@@ -3,7 +3,7 @@
 use serde_json::json;
 use test_support::{DEADLINE, NatsServer, Service, eventually};
 
-use crate::support::{Gateway, consumer, http, send, streams_without_consumer};
+use crate::support::{Gateway, consumer, http, send, status_service, streams_without_consumer};
 
 #[tokio::test]
 async fn before_nats_is_there_clients_are_told_to_come_again_and_then_served_where_they_are() {
@@ -113,10 +113,7 @@ async fn while_nats_is_away_clients_are_told_to_come_again_and_then_served() {
 async fn while_nats_is_away_the_overview_shows_the_last_known_figures_as_old() {
     let mut nats = NatsServer::start().await;
     let _consumer = consumer(&nats, &[]).await;
-    let _status = Service::named("status-service")
-        .envs(nats.env_for("status"))
-        .env("STATUS_INTERVAL", "200ms")
-        .start();
+    let _status = status_service(&nats);
     let gateway = Gateway::start(&nats).await;
     gateway.dead_job("upstream does not answer").await;
     let figures = |page: &str| {

@@ -145,6 +145,14 @@ impl Gateway {
     }
 }
 
+/// A status service that asks five times a second.
+pub(crate) fn status_service(nats: &NatsServer) -> Service {
+    Service::named("status-service")
+        .envs(nats.env_for("status"))
+        .env("STATUS_INTERVAL", "200ms")
+        .start()
+}
+
 /// A consumer that takes jobs of both lanes: it has made the streams, which it does when it starts.
 pub(crate) async fn consumer(nats: &NatsServer, args: &[&str]) -> Service {
     let mut consumer = Service::named("consumer")

@@ -2,9 +2,9 @@
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use test_support::{DEADLINE, NatsServer, Service, eventually};
+use test_support::{DEADLINE, NatsServer, eventually};
 
-use crate::support::{Gateway, consumer, streams_without_consumer};
+use crate::support::{Gateway, consumer, status_service, streams_without_consumer};
 
 #[tokio::test]
 async fn the_fleet_is_told_as_the_status_service_knows_it() {
@@ -14,10 +14,7 @@ async fn the_fleet_is_told_as_the_status_service_knows_it() {
     let answer = gateway.get("/v1/fleet").await;
     assert_eq!(answer.problem().0, 503, "{answer:?}");
     assert!(answer.text.contains("no status service"), "{answer:?}");
-    let _status = Service::named("status-service")
-        .envs(nats.env_for("status"))
-        .env("STATUS_INTERVAL", "200ms")
-        .start();
+    let _status = status_service(&nats);
     let fleet = eventually(DEADLINE, "a fleet of one", async || {
         let answer = gateway.get("/v1/fleet").await;
         (answer.status == 200 && answer.json()["answering"] == 1).then(|| answer.json())

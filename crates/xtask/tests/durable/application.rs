@@ -4,19 +4,19 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use client::{
-    Client, ConfirmedError, ConnectError, Draft, Handle, Job, JobState, Options, ResultError,
-    SubmitError, Submitted,
+    Client, ConfirmedError, ConnectError, Draft, Handle, Job, JobState, ResultError, SubmitError,
+    Submitted,
 };
 use common::{Status, subjects};
 use futures_util::StreamExt as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use test_support::{DEADLINE, NatsServer, cargo, eventually};
+use test_support::{DEADLINE, eventually};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-use crate::fixture::stop;
+use crate::fixture::{Sleep, stop};
 use crate::lane::Lane;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,16 +45,6 @@ impl Job for Fail {
     type Output = ();
 }
 
-#[derive(Serialize, Deserialize)]
-struct Sleep {
-    ms: u64,
-}
-
-impl Job for Sleep {
-    const KIND: &'static str = "sleep";
-    type Output = ();
-}
-
 /// A kind that no consumer serves.
 #[derive(Serialize, Deserialize)]
 struct Unserved;
@@ -71,17 +61,8 @@ fn abc() -> Checksum {
     Checksum { text }
 }
 
-fn options(server: &NatsServer, user: &str) -> Options {
-    let env = server.env_for(user);
-    let variable = |name: &str| {
-        let found = env.iter().find(|(variable, _)| variable == name);
-        found.map(|(_, value)| value.clone())
-    };
-    Options::from_variables(variable).unwrap()
-}
-
 async fn connect(lane: &Lane, user: &str) -> Client {
-    let options = options(&lane.fixture.server, user);
+    let options = lane.fixture.options(user);
     Client::connect(options).await.unwrap()
 }
 
@@ -244,7 +225,10 @@ async fn errors_say_what_a_caller_can_do() {
     let error = status.submit(abc()).await.unwrap_err();
     assert!(matches!(error, SubmitError::Forbidden(_)), "{error}");
 
-    let wrong = options(&lane.fixture.server, "application").user("application", "wrong");
+    let wrong = lane
+        .fixture
+        .options("application")
+        .user("application", "wrong");
     let error = Client::connect(wrong).await.unwrap_err();
     assert!(matches!(error, ConnectError::Misconfigured(_)), "{error}");
 }
@@ -314,7 +298,8 @@ const STEPS: [(&str, &[&str], bool); 4] = [
 async fn an_outbox_survives_kills_between_all_its_steps_without_a_lost_or_a_doubled_job() {
     let lane = Lane::start().await;
     let _consumer = lane.consumer("a", &[]).await;
-    let example = build_example("outbox").await;
+    let example = tokio::task::spawn_blocking(|| test_support::example("client", "outbox"));
+    let example = example.await.unwrap();
     let run = |folder: &std::path::Path, arguments: &[&str]| {
         let mut command = Command::new(&example);
         command
@@ -354,35 +339,4 @@ async fn an_outbox_survives_kills_between_all_its_steps_without_a_lost_or_a_doub
 async fn jobs(lane: &Lane) -> usize {
     lane.queue_empties().await;
     lane.count("JOBS_STATE", "jobs.state.*").await
-}
-
-/// Builds an example of the crate `client`, and returns its program.
-async fn build_example(name: &str) -> std::path::PathBuf {
-    let name = name.to_owned();
-    let build = move || {
-        let output = cargo()
-            .args([
-                "build",
-                "--locked",
-                "--package",
-                "nats-jobs-client",
-                "--example",
-            ])
-            .args([name.as_str(), "--message-format", "json"])
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let lines = String::from_utf8(output.stdout).unwrap();
-        let artifact = lines.lines().rev().find_map(|line| {
-            let message: serde_json::Value = serde_json::from_str(line).ok()?;
-            let is_it = message["target"]["name"] == name.as_str();
-            Some(message["executable"].as_str().filter(|_| is_it)?.into())
-        });
-        artifact.expect("cargo names the example that it built")
-    };
-    tokio::task::spawn_blocking(build).await.unwrap()
 }

@@ -80,14 +80,7 @@ async fn a_server_that_has_stopped_storing_is_named_by_all_and_nothing_is_lost_o
         .envs(server.env_for("status"))
         .args(["--interval", "200ms"])
         .start();
-    let mut gateway = Service::named("gateway")
-        .envs(server.env_for("gateway"))
-        .args(["--listen", "127.0.0.1:0"])
-        .start();
-    let url = gateway
-        .wait_for_line(|line| line.contains(" serving http://"))
-        .await;
-    let address = url.split_once("http://").unwrap().1.to_owned();
+    let (mut gateway, address) = lane.fixture.gateway().await;
     lane.hold(1);
     let held = lane
         .submit_all((0..2).map(|_| json!({"kind": "held"})))

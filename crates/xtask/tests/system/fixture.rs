@@ -6,13 +6,26 @@ use std::io::{BufWriter, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use client::{Job, Options};
 use common::{ConsumerStatus, JobId};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use test_support::{DEADLINE, NatsServer, Service, ServiceBuilder, Signal, eventually};
 
 pub(crate) use crate::observer::processed;
 use crate::observer::{Observer, Statuses};
+
+/// A job of the built-in kind `sleep`, as a type.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Sleep {
+    pub(crate) ms: u64,
+}
+
+impl Job for Sleep {
+    const KIND: &'static str = "sleep";
+    type Output = ();
+}
 
 pub(crate) struct Fixture {
     pub(crate) server: NatsServer,
@@ -47,6 +60,30 @@ impl Fixture {
             .wait_for_line(|line| line.contains("taking jobs"))
             .await;
         consumer
+    }
+
+    /// A gateway, and its `host:port`.
+    pub(crate) async fn gateway(&self) -> (Service, String) {
+        let mut gateway = Service::named("gateway")
+            .envs(self.server.env_for("gateway"))
+            .args(["--listen", "127.0.0.1:0"])
+            .start();
+        let line = gateway
+            .wait_for_line(|line| line.contains("serving http://"))
+            .await;
+        let address = line.split_once("http://").unwrap().1;
+        let address = address.split([' ', '/']).next().unwrap().to_owned();
+        (gateway, address)
+    }
+
+    /// The options with which a program connects as this user.
+    pub(crate) fn options(&self, user: &str) -> Options {
+        let env = self.server.env_for(user);
+        let variable = |name: &str| {
+            let found = env.iter().find(|(variable, _)| variable == name);
+            found.map(|(_, value)| value.clone())
+        };
+        Options::from_variables(variable).unwrap()
     }
 
     /// A publisher that logs JSON.

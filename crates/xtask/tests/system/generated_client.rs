@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use test_support::{Service, python_with};
+use test_support::python_with;
 
 use crate::fixture::Fixture;
 
@@ -26,16 +26,8 @@ async fn a_generated_client_submits_waits_follows_lists_cancels_and_replays() {
     consumer
         .wait_for_line(|line| line.contains("taking durable jobs"))
         .await;
-    let mut gateway = Service::named("gateway")
-        .envs(fixture.server.env_for("gateway"))
-        .args(["--listen", "127.0.0.1:0"])
-        .start();
-    let line = gateway
-        .wait_for_line(|line| line.contains("serving http://"))
-        .await;
-    let address = line.split_once("http://").unwrap().1;
-    let address = address.split([' ', '/']).next().unwrap();
-    let document = test_support::http("GET", address, "/openapi.json").await;
+    let (_gateway, address) = fixture.gateway().await;
+    let document = test_support::http("GET", &*address, "/openapi.json").await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("openapi.json");
     fs::write(&file, document.unwrap().body).unwrap();

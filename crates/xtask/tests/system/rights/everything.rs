@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use async_nats::Client;
 use bytes::Bytes;
-use client::{Job, Options, Topology};
+use client::Topology;
 use common::JobId;
 use futures_util::StreamExt as _;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, Service, eventually};
 
 use super::recorded;
 use super::web::Web;
-use crate::fixture::{Fixture, stop};
+use crate::fixture::{Fixture, Sleep, stop};
 
 const HANDLERS: &str = r#"
 [handlers."ask"]
@@ -24,16 +23,6 @@ nats = "handlers.ask"
 exec = ["/bin/sh", "-c", "kill -9 $PPID"]
 stdin = "none"
 "#;
-
-#[derive(Serialize, Deserialize)]
-struct Sleep {
-    ms: u64,
-}
-
-impl Job for Sleep {
-    const KIND: &'static str = "sleep";
-    type Output = ();
-}
 
 /// All services, which have done what they can, and still run.
 pub(crate) struct System {
@@ -62,15 +51,8 @@ pub(crate) async fn run() -> System {
     let two = system.consumer("two", "sha256,sleep").await;
     system.consumers = vec![one, two];
     let status = system.fixture.status_service(&[]);
-    let mut gateway = Service::named("gateway")
-        .envs(system.fixture.server.env_for("gateway"))
-        .args(["--listen", "127.0.0.1:0"])
-        .start();
-    let line = gateway
-        .wait_for_line(|line| line.contains("serving http://"))
-        .await;
-    let address = line.split_once("http://").unwrap().1;
-    let mut web = Web::at(address.split([' ', '/']).next().unwrap());
+    let (gateway, address) = system.fixture.gateway().await;
+    let mut web = Web::at(&address);
     let publisher = system.publisher(&["--interval", "200ms"]);
     system.others = vec![status, gateway, publisher];
 
@@ -300,12 +282,7 @@ impl System {
 
     /// As a program with the crate `client` does.
     async fn an_application_submits_jobs(&self) {
-        let env = self.fixture.server.env_for("application");
-        let variable = |name: &str| {
-            let found = env.iter().find(|(variable, _)| variable == name);
-            found.map(|(_, value)| value.clone())
-        };
-        let options = Options::from_variables(variable).unwrap();
+        let options = self.fixture.options("application");
         let jobs = client::Client::connect(options).await.unwrap();
         let handle = jobs.submit(Sleep { ms: 1 }).await.unwrap();
         handle.result().await.unwrap();
