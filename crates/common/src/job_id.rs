@@ -16,8 +16,7 @@ impl JobId {
         Self(Uuid::now_v7())
     }
 
-    /// An id of one's own making: the bytes as a UUID of version 8. Six of their bits are lost, which hold
-    /// version and variant.
+    /// The bytes as a UUID of version 8. Its version and variant replace six of the bits.
     #[must_use]
     pub fn from_custom_bytes(bytes: [u8; 16]) -> Self {
         Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())

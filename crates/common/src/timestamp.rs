@@ -80,7 +80,7 @@ impl FromStr for Timestamp {
     type Err = InvalidTimestamp;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // Which part of it the parser did not take helps nobody who wrote "tomorrow".
+        // A person who wrote "tomorrow" has no use for the part that the parser refused.
         let moment = OffsetDateTime::parse(text, &Rfc3339);
         moment.map(Self).map_err(|_| InvalidTimestamp)
     }
