@@ -201,7 +201,7 @@ impl<'a> List<'a> {
         let records = (
             Source::Records,
             Stream::State,
-            subjects::ALL_STATES.to_owned(),
+            subjects::ALL_RECORDS.to_owned(),
         );
         let jobs = (
             Source::Jobs,
@@ -349,7 +349,8 @@ impl<'a> List<'a> {
     ) -> Option<Listed> {
         let source = self.source(place)?;
         let listed = if source == Source::Records {
-            if !kept.subject.starts_with("jobs.state.") || kept.sequence > self.newest_record {
+            if subjects::parse_record(&kept.subject).is_none() || kept.sequence > self.newest_record
+            {
                 return None;
             }
             Listed::of(read(id(&kept.subject)?, &kept))

@@ -53,7 +53,7 @@ pub(crate) fn as_of_now(mut record: JobRecord) -> JobRecord {
 /// # Errors
 /// When the server does not answer in time.
 pub async fn record(client: &NatsClient, id: JobId) -> anyhow::Result<Option<JobRecord>> {
-    let kept = direct_get::last(client, Stream::State, &subjects::state(id)).await?;
+    let kept = direct_get::last(client, Stream::State, &subjects::record(id)).await?;
     Ok(kept.map(|kept| read(id, &kept)))
 }
 

@@ -108,8 +108,17 @@ pub const ALL_DUE: &str = "jobs.due.>";
 /// Every job that waits for its time, with wildcards: see [`later`].
 pub const ALL_LATER: &str = "jobs.later.*";
 
-/// Every record, with wildcards: see [`state`].
+/// Every record that is stored on a [`state`], with wildcards.
 pub const ALL_STATES: &str = "jobs.state.*";
+
+/// Every record that is stored on an [`ended`], with wildcards.
+pub const ALL_ENDED: &str = "jobs-ended.state.*";
+
+/// Every record, with wildcards: see [`record`].
+pub const ALL_RECORDS: &str = "*.state.*";
+
+/// Every notice of how long records are kept, with wildcards: see [`keep`].
+pub const ALL_KEEPS: &str = "jobs.keep.*";
 
 /// Every request to cancel a job, with wildcards: see [`cancel`].
 pub const ALL_CANCELS: &str = "jobs.cancel.*";
@@ -182,10 +191,31 @@ pub fn later(id: JobId) -> String {
     format!("jobs.later.{id}")
 }
 
-/// Where the [`crate::JobRecord`] of a job is stored.
+/// Where the [`crate::JobRecord`] of a job is stored, but for the records of [`ended`].
 #[must_use]
 pub fn state(id: JobId) -> String {
     format!("jobs.state.{id}")
+}
+
+/// Where the [`crate::JobRecord`] of a job is stored that had no record before it ended, and has no
+/// dead letter. These records are removed together, with one request, when their time is over.
+#[must_use]
+pub fn ended(id: JobId) -> String {
+    format!("jobs-ended.state.{id}")
+}
+
+/// The [`crate::JobRecord`] of a job, with a wildcard: it is stored on [`state`] or on [`ended`]. If
+/// both hold a message, the later one counts.
+#[must_use]
+pub fn record(id: JobId) -> String {
+    format!("*.state.{id}")
+}
+
+/// Where consumers say for how many seconds they keep the records of ended jobs. The longest time
+/// counts, for all records of [`ended`].
+#[must_use]
+pub fn keep(seconds: u64) -> String {
+    format!("jobs.keep.{seconds}")
 }
 
 /// Where each new [`crate::JobRecord`] of a job is published. Nothing is stored there.
@@ -235,10 +265,19 @@ pub fn parse_dead(subject: &str) -> Option<(JobId, JobKind)> {
     Some((id.parse().ok()?, kind.parse().ok()?))
 }
 
-/// Reads [`state`].
+/// Reads the subject of a record: [`state`] or [`ended`].
 #[must_use]
-pub fn parse_state(subject: &str) -> Option<JobId> {
-    subject.strip_prefix("jobs.state.")?.parse().ok()
+pub fn parse_record(subject: &str) -> Option<JobId> {
+    let id = subject
+        .strip_prefix("jobs.state.")
+        .or_else(|| subject.strip_prefix("jobs-ended.state."))?;
+    id.parse().ok()
+}
+
+/// Reads [`keep`].
+#[must_use]
+pub fn parse_keep(subject: &str) -> Option<u64> {
+    subject.strip_prefix("jobs.keep.")?.parse().ok()
 }
 
 /// Reads [`cancel`].
@@ -285,7 +324,9 @@ mod tests {
             assert_eq!(JobSubject::kind_in(text), Some(kind.clone()));
         }
         assert_eq!(parse_dead(&dead(id, &kind)), Some((id, kind)));
-        assert_eq!(parse_state(&state(id)), Some(id));
+        assert_eq!(parse_record(&state(id)), Some(id));
+        assert_eq!(parse_record(&ended(id)), Some(id));
+        assert_eq!(parse_keep(&keep(3600)), Some(3600));
         assert_eq!(parse_cancel(&cancel(id)), Some(id));
         assert_eq!(parse_later(&later(id)), Some(id));
         assert_eq!(parse_overdue(&overdue(17, id)), Some((17, id)));

@@ -38,8 +38,8 @@ pub struct Config {
     #[arg(long, value_parser = clap::builder::BoolishValueParser::new())]
     pub accept_unsafe_server: bool,
 
-    /// How long records of durable jobs that have ended are kept; records of dead letters are kept
-    /// until they are replayed or discarded
+    /// How long records of durable jobs that have ended are kept; if consumers differ, the longest
+    /// time counts; records of dead letters are kept until they are replayed or discarded
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = keep)]
     pub keep_outcomes: Duration,
 

@@ -101,6 +101,21 @@ pub async fn next(
     one(client, stream, &body).await
 }
 
+/// Reads the first message stored at or after a time, by the clock of the NATS server, whose subject
+/// matches a filter.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn next_since(
+    client: &NatsClient,
+    stream: Stream,
+    filter: &str,
+    time: Timestamp,
+) -> Result<Option<StoredMessage>, ApiError> {
+    let body = json!({"start_time": time, "next_by_subj": filter});
+    one(client, stream, &body).await
+}
+
 async fn one(
     client: &NatsClient,
     stream: Stream,

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::headers::{EXPECTED_LAST, TTL};
+use crate::headers::{EXPECTED_LAST, EXPECTED_LAST_OF, TTL};
 use crate::message::Message;
 use crate::request::PATIENCE;
 use crate::topology::Stream;
@@ -63,7 +63,7 @@ impl Records {
         &mut self,
         ids: impl IntoIterator<Item = JobId>,
     ) -> anyhow::Result<HashMap<JobId, StoredRecord>> {
-        let subjects: Vec<_> = ids.into_iter().map(subjects::state).collect();
+        let subjects: Vec<_> = ids.into_iter().map(subjects::record).collect();
         let mut found = HashMap::new();
         if subjects.is_empty() {
             return Ok(found);
@@ -91,7 +91,12 @@ impl Records {
                                 warn!(job.id = %id, %error, "cannot read the record of a job");
                             })
                             .ok();
-                        found.insert(id, StoredRecord { record, sequence });
+                        let newest = found
+                            .get(&id)
+                            .map_or(0, |found: &StoredRecord| found.sequence);
+                        if sequence > newest {
+                            found.insert(id, StoredRecord { record, sequence });
+                        }
                     }
                     // None of the jobs has a record.
                     Some(StatusCode::NOT_FOUND) => return Ok(()),
@@ -120,12 +125,11 @@ impl Records {
     }
 }
 
-/// The message that stores a record. The stream stores it only if the last record has the expected
-/// sequence, and removes it after the time to live, if there is one.
+/// The message that stores a record. The stream stores it only if the last record of the job has the
+/// expected sequence (0 for none), and removes it after the time to live, if there is one.
 #[must_use]
 pub fn message(id: JobId, record: Bytes, expected: u64, ttl: Option<&str>) -> Message {
-    let mut headers = HeaderMap::new();
-    headers.insert(EXPECTED_LAST, expected.to_string());
+    let mut headers = guard(id, expected);
     if let Some(ttl) = ttl {
         headers.insert(TTL, ttl);
     }
@@ -134,6 +138,26 @@ pub fn message(id: JobId, record: Bytes, expected: u64, ttl: Option<&str>) -> Me
         headers,
         payload: record,
     }
+}
+
+/// The message that stores the record of a job that has ended, if the job had no record before. The
+/// stream stores it only if the job has none. It has no time to live: with one, its removal would cost
+/// the server more than everything else that it does for the job. Consumers remove these records
+/// together.
+#[must_use]
+pub fn first_and_last(id: JobId, record: Bytes) -> Message {
+    Message {
+        subject: subjects::ended(id),
+        headers: guard(id, 0),
+        payload: record,
+    }
+}
+
+fn guard(id: JobId, expected: u64) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(EXPECTED_LAST, expected.to_string());
+    headers.insert(EXPECTED_LAST_OF, subjects::record(id));
+    headers
 }
 
 /// To how many bytes error messages are cut in a record that is too large.
@@ -184,7 +208,7 @@ pub fn encode(record: &JobRecord, limit: usize) -> Bytes {
 /// The job whose record an answer holds, and the sequence of the record.
 fn origin(headers: &HeaderMap) -> Option<(JobId, u64)> {
     let subject = headers.get(async_nats::header::NATS_SUBJECT)?.as_str();
-    let id = subject.strip_prefix("jobs.state.")?.parse().ok()?;
+    let id = subjects::parse_record(subject)?;
     let sequence = headers.get(async_nats::header::NATS_SEQUENCE)?;
     Some((id, sequence.as_str().parse().ok()?))
 }

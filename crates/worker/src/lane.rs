@@ -25,7 +25,7 @@ use crate::heartbeat::Heartbeat;
 use crate::intake::Intake;
 use crate::lease::{Lease, Leases};
 use crate::maintenance::{
-    self, Cancel, KindsFound, KindsWithoutConsumer, MaxDeliveries, OverdueWatch, Purge,
+    self, Cancel, Expiry, KindsFound, KindsWithoutConsumer, MaxDeliveries, OverdueWatch, Purge,
     SharedQueue, StarvedPulls,
 };
 use crate::newer_version::Reporter;
@@ -393,6 +393,12 @@ impl Parts {
             acknowledged: self.store.acknowledged(),
         };
         tasks.spawn(health.supervise("durable purge", |life| purge.run(life)));
+        let expiry = Expiry {
+            client: client.clone(),
+            clock: Arc::clone(&self.clock),
+            keep: self.options.keep,
+        };
+        tasks.spawn(health.supervise("removal of old records", |life| expiry.run(life)));
         let kinds = KindsWithoutConsumer {
             client: client.clone(),
             served: self.options.kinds.clone(),

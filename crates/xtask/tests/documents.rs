@@ -141,7 +141,8 @@ fn the_channels_are_the_subjects_and_no_others() {
         let address = address.replace("{kind}", PARAMETER);
         let address = address.replace("{id}", &id.to_string());
         let address = address.replace("{priority}", "high").replace("{run}", "7");
-        address.replace("{slot}", "9")
+        let address = address.replace("{slot}", "9");
+        address.replace("{seconds}", "3600")
     };
     let document = asyncapi();
     let addresses: BTreeSet<String> = document["channels"]
@@ -162,6 +163,8 @@ fn the_channels_are_the_subjects_and_no_others() {
         subjects::due_job(id, Priority::High, 7, &kind),
         subjects::later(id),
         subjects::state(id),
+        subjects::ended(id),
+        subjects::keep(3600),
         subjects::events(id),
         subjects::cancel(id),
         subjects::dead(id, &kind),

@@ -12,7 +12,7 @@ pub(super) async fn record_of(
     client: &NatsClient,
     letter: &DeadLetter,
 ) -> anyhow::Result<(JobRecord, u64)> {
-    let kept = direct_get::last(client, Stream::State, &subjects::state(letter.id)).await?;
+    let kept = direct_get::last(client, Stream::State, &subjects::record(letter.id)).await?;
     let sequence = kept.as_ref().map_or(0, |kept| kept.sequence);
     let record = kept.and_then(|kept| serde_json::from_slice(&kept.payload).ok());
     let record = record.unwrap_or_else(|| {

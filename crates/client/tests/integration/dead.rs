@@ -393,7 +393,7 @@ async fn a_discarded_letter_is_gone_and_its_record_will_be() {
 
 /// Whether the record of a job has a time to live.
 async fn expires(client: &Client, id: JobId) -> bool {
-    let last = json!({"last_by_subj": format!("jobs.state.{id}")}).to_string();
+    let last = json!({"last_by_subj": subjects::record(id)}).to_string();
     let kept = client.request("$JS.API.DIRECT.GET.JOBS_STATE", last.into());
     kept.await
         .unwrap()

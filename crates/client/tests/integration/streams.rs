@@ -81,8 +81,11 @@ async fn a_stream_of_an_older_version_is_given_the_subjects_that_it_lacks_and_ke
     let after = info(&worker, "JOBS_STATE").await;
     let mut expected = before["config"].clone();
     let subjects = expected["subjects"].as_array_mut().unwrap();
-    subjects.push(json!("jobs.overdue.*.*"));
-    expected["metadata"]["jobs.revision"] = json!("1");
+    for missing in ["jobs-ended.state.*", "jobs.keep.*", "jobs.overdue.*.*"] {
+        subjects.push(json!(missing));
+    }
+    expected["republish"] = json!({"src": "*.state.*", "dest": "jobs.events.{{wildcard(2)}}"});
+    expected["metadata"]["jobs.revision"] = json!("2");
     assert_eq!(after["config"], expected);
     let record = client::record(&worker.clone().into(), id).await.unwrap();
     assert_eq!(record.unwrap().state, common::JobState::Running);

@@ -95,6 +95,8 @@ impl Topology {
             Stream::Later => &[subjects::ALL_LATER, subjects::ALL_DUE],
             Stream::State => &[
                 subjects::ALL_STATES,
+                subjects::ALL_ENDED,
+                subjects::ALL_KEEPS,
                 subjects::ALL_CANCELS,
                 subjects::ALL_DEAD,
                 subjects::ALL_OVERDUE,
@@ -141,8 +143,8 @@ impl Topology {
             allow_message_schedules: stream == Stream::Later,
             allow_message_ttl: stream == Stream::State,
             republish: (stream == Stream::State).then(|| Republish {
-                source: subjects::ALL_STATES.to_owned(),
-                destination: "jobs.events.{{wildcard(1)}}".to_owned(),
+                source: subjects::ALL_RECORDS.to_owned(),
+                destination: "jobs.events.{{wildcard(2)}}".to_owned(),
                 headers_only: false,
             }),
             metadata: reconcile::revision(),

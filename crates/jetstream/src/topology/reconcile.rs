@@ -23,13 +23,13 @@ use crate::manage::{self, StreamInfo};
 use crate::request::{self, ApiError};
 
 /// The revision of the declarations of this version. Increase it with each change of a declared value.
-const REVISION: u64 = 1;
+const REVISION: u64 = 2;
 
 /// The key of the revision in the metadata of a stream or consumer.
 const REVISION_KEY: &str = "jobs.revision";
 
 /// The settings of a stream that may change while it is used.
-const CHANGEABLE_OF_STREAM: [&str; 2] = ["max_bytes", "num_replicas"];
+const CHANGEABLE_OF_STREAM: [&str; 3] = ["max_bytes", "num_replicas", "republish"];
 
 /// The settings of a durable consumer that may change while it is used.
 const CHANGEABLE_OF_CONSUMER: [&str; 3] = ["ack_wait", "max_ack_pending", "max_deliver"];

@@ -1,6 +1,7 @@
 //! Background work on streams and on jobs that do not run. It takes no part in running jobs.
 
 mod cancel;
+mod expiry;
 mod kinds_without_consumer;
 mod max_deliveries;
 mod overdue;
@@ -12,6 +13,7 @@ use bootstrap::NatsClient;
 use jetstream::Topology;
 
 pub(crate) use cancel::Cancel;
+pub(crate) use expiry::Expiry;
 pub(crate) use kinds_without_consumer::{KindsFound, KindsWithoutConsumer};
 pub(crate) use max_deliveries::MaxDeliveries;
 pub(crate) use overdue::OverdueWatch;

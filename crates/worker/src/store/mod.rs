@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bootstrap::{Nats, NatsClient};
+use bytes::Bytes;
 use common::{FailedAttempt, JobId, JobRecord, JobState, OutcomeError};
 use jetstream::headers::request_hash;
 use jetstream::records::{self, StoredRecord};
@@ -136,7 +137,7 @@ impl JobStore {
     ) -> Result<(), NotStored> {
         let limit = self.client.max_payload().saturating_sub(HEADERS);
         let payload = records::encode(record, limit);
-        let message = records::message(id, payload, expected, Some(&self.ttl));
+        let message = self.record_message(id, payload, expected, true);
         self.records.store(vec![message]).await.map(|_| ())
     }
 
@@ -171,9 +172,8 @@ impl JobStore {
         let limit = self.client.max_payload().saturating_sub(HEADERS);
         let payload = records::encode(record, limit);
         let expires = record.state.is_final() && record.state != JobState::Dead;
-        let ttl = expires.then_some(self.ttl.as_str());
         loop {
-            let message = records::message(lease.id, payload.clone(), *expected, ttl);
+            let message = self.record_message(lease.id, payload.clone(), *expected, expires);
             let mut entry = vec![message];
             entry.extend_from_slice(&with);
             match self.records.store(entry).await {
@@ -207,6 +207,16 @@ impl JobStore {
             if self.pause(RETRY).await {
                 return Written::GaveUp;
             }
+        }
+    }
+
+    /// The message that stores a record in place of the one with the expected sequence; 0 if there is
+    /// none.
+    fn record_message(&self, id: JobId, record: Bytes, expected: u64, expires: bool) -> Message {
+        if expires && expected == 0 {
+            records::first_and_last(id, record)
+        } else {
+            records::message(id, record, expected, expires.then_some(&self.ttl))
         }
     }
 

@@ -175,7 +175,7 @@ impl Lane {
     }
 
     pub(crate) async fn record(&self, id: JobId) -> Option<JobRecord> {
-        let message = self.last("JOBS_STATE", &subjects::state(id)).await?;
+        let message = self.last("JOBS_STATE", &subjects::record(id)).await?;
         Some(serde_json::from_slice(&message.payload).unwrap())
     }
 
@@ -259,7 +259,7 @@ impl Lane {
     async fn look_up(&self, ids: &[JobId]) -> Option<BTreeMap<JobId, JobRecord>> {
         let inbox = self.operator.new_inbox();
         let mut answers = self.operator.subscribe(inbox.clone()).await.unwrap();
-        let subjects: Vec<_> = ids.iter().copied().map(subjects::state).collect();
+        let subjects: Vec<_> = ids.iter().copied().map(subjects::record).collect();
         let question = json!({"multi_last": subjects}).to_string();
         self.operator
             .publish_with_reply("$JS.API.DIRECT.GET.JOBS_STATE", inbox, question.into())

@@ -10,6 +10,7 @@ mod application;
 mod cancel;
 mod crash;
 mod cut_off;
+mod expiry;
 #[expect(
     dead_code,
     unused_imports,
