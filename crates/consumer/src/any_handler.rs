@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::handler::{Attempt, Failure, Handler};
+use crate::keep::Keep;
 
 /// The JSON of a payload; `None` means `null`.
 pub(crate) type Payload<'a> = Option<&'a RawValue>;
@@ -29,6 +30,11 @@ pub(crate) trait AnyHandler: Send + Sync {
 
     /// See [`Handler::timeout`].
     fn timeout(&self) -> Option<Duration>;
+
+    /// See [`Handler::keep`].
+    fn keep(&self) -> Option<Keep> {
+        None
+    }
 }
 
 /// Why a call has no result.
@@ -90,6 +96,10 @@ impl<H: Handler> AnyHandler for Typed<H> {
 
     fn timeout(&self) -> Option<Duration> {
         self.0.timeout()
+    }
+
+    fn keep(&self) -> Option<Keep> {
+        self.0.keep()
     }
 }
 

@@ -6,6 +6,7 @@ use bootstrap::Options;
 use common::KindPattern;
 
 use crate::declared::Size;
+use crate::keep::Keep;
 
 /// Run jobs: take them from `jobs.create` in the queue group `workers`, call the handler of their
 /// kind, and reply with the outcome.
@@ -37,6 +38,11 @@ pub struct Config {
     /// Run durable jobs, with a warning, even if the server may lose what it has confirmed
     #[arg(long, value_parser = clap::builder::BoolishValueParser::new())]
     pub accept_unsafe_server: bool,
+
+    /// Which durable jobs leave a record when they have ended, unless their handler says so; without a
+    /// record, a job that succeeded has no result, and its id is forgotten
+    #[arg(long, value_name = "WHICH", default_value = "all")]
+    pub keep: Keep,
 
     /// How long records of durable jobs that have ended are kept; if consumers differ, the longest
     /// time counts; records of dead letters are kept until they are replayed or discarded

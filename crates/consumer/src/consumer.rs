@@ -61,7 +61,7 @@ impl Consumer {
         Self {
             instance: context.instance.clone(),
             nats,
-            kinds: Kinds::new(handlers, config.timeout, &core, &durable.counters),
+            kinds: Kinds::new(handlers, config, &core, &durable.counters),
             state: State::new(),
             inbox: Inbox::new(inbox_limit, slots.len()),
             slots,

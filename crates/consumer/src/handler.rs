@@ -8,6 +8,8 @@ use bootstrap::trace::{Span, TraceContext};
 use common::{Job, JobId, codes};
 use tokio_util::sync::CancellationToken;
 
+use crate::keep::Keep;
+
 /// Runs the jobs of one kind.
 ///
 /// All running jobs of a kind share one handler. A job can be delivered more than once, so the work
@@ -60,6 +62,11 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Time-out of one attempt at a job that sets none; `None` means the consumer's `--timeout`.
     fn timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Which durable jobs leave a record when they have ended; `None` means the consumer's `--keep`.
+    fn keep(&self) -> Option<Keep> {
         None
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use common::JobKind;
 
 use crate::any_handler::AnyHandler;
+use crate::config::Config;
 use crate::counters::{KindCounters, LaneCounters};
+use crate::keep::Keep;
 
 /// The served kinds, sorted by name.
 pub(crate) struct Kinds(Box<[ServedKind]>);
@@ -23,6 +25,8 @@ pub(crate) struct ServedKind {
     pub(crate) handler: Box<dyn AnyHandler>,
     /// Time-out of one attempt at a job that sets none.
     pub(crate) timeout: Duration,
+    /// Which of its durable jobs leave a record.
+    pub(crate) keep: Keep,
     /// Counters of its core jobs.
     pub(crate) core: Arc<KindCounters>,
     /// Counters of its durable jobs.
@@ -30,11 +34,11 @@ pub(crate) struct ServedKind {
 }
 
 impl Kinds {
-    /// The kinds of these handlers. `timeout` is for handlers that set none. Kinds without
-    /// counters are left out.
+    /// The kinds of these handlers. The configuration is for what a handler does not set. Kinds
+    /// without counters are left out.
     pub(crate) fn new(
         handlers: BTreeMap<JobKind, Box<dyn AnyHandler>>,
-        timeout: Duration,
+        config: &Config,
         core: &LaneCounters,
         durable: &LaneCounters,
     ) -> Self {
@@ -42,7 +46,8 @@ impl Kinds {
             Some(ServedKind {
                 core: core.kind(&kind)?,
                 durable: durable.kind(&kind)?,
-                timeout: handler.timeout().unwrap_or(timeout),
+                timeout: handler.timeout().unwrap_or(config.timeout),
+                keep: handler.keep().unwrap_or(config.keep),
                 kind,
                 handler,
             })

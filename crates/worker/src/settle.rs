@@ -24,6 +24,8 @@ pub enum Settlement {
         result: Option<Box<RawValue>>,
         /// How long it ran.
         duration: Duration,
+        /// Whether the job leaves a record. If it has one already, it always does.
+        keep: bool,
     },
     /// The handler failed, and may succeed when it is called again.
     Failed {
@@ -167,7 +169,11 @@ impl Settler {
         let now = record.at;
         match settlement {
             Settlement::OnlyAck => store.ack(lease).await,
-            Settlement::Succeeded { result, duration } => {
+            Settlement::Succeeded {
+                result,
+                duration,
+                keep,
+            } => {
                 let limit = store.client.max_payload().saturating_sub(MARGIN);
                 let size = result.as_ref().map_or(0, |result| result.get().len());
                 if size > limit {
@@ -182,7 +188,9 @@ impl Settler {
                 record.state = JobState::Succeeded;
                 record.result = result;
                 record.duration_ms = Some((duration.as_secs_f64() * 1e6).round() / 1e3);
-                store.end(lease, record, Vec::new()).await;
+                if keep || !store.forget(lease, &record).await {
+                    store.end(lease, record, Vec::new()).await;
+                }
             }
             Settlement::Cancelled => {
                 record.state = JobState::Cancelled;

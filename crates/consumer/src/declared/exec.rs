@@ -26,6 +26,7 @@ use super::size::Size;
 use super::standard_error::StandardError;
 use crate::any_handler::{AnyHandler, Call, CallError, Payload, Returned};
 use crate::handler::{Attempt, Failure};
+use crate::keep::Keep;
 
 /// How long processes left behind by a program may keep its output open before they are killed, and
 /// how long the output is read after that.
@@ -48,6 +49,7 @@ pub(super) struct Exec {
     transient_codes: Vec<ExitCode>,
     max_output: Size,
     timeout: Option<Duration>,
+    keep: Option<Keep>,
 }
 
 impl AnyHandler for Exec {
@@ -64,6 +66,10 @@ impl AnyHandler for Exec {
 
     fn timeout(&self) -> Option<Duration> {
         self.timeout
+    }
+
+    fn keep(&self) -> Option<Keep> {
+        self.keep
     }
 }
 

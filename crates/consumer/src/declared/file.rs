@@ -279,6 +279,7 @@ impl Entry<'_> {
 fn example(key: &str) -> &'static str {
     match key {
         "timeout" => ", such as \"30s\"",
+        "keep" => ", \"all\" or \"failures\"",
         "max-output" => ", such as \"1MiB\"",
         "success-codes" | "transient-codes" => ", such as [0, 3]",
         "env" => ", such as [\"LANG\", \"MODE=fast\"]",

@@ -21,6 +21,7 @@ use super::retry::{is_retryable, retry_after};
 use super::size::Size;
 use crate::any_handler::{AnyHandler, Call, CallError, Payload, Returned};
 use crate::handler::{Attempt, Failure};
+use crate::keep::Keep;
 
 /// The header with the job's id, by which a service can tell that it did this job before.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -46,6 +47,7 @@ pub(super) struct Http {
     result: Form,
     max_output: Size,
     timeout: Option<Duration>,
+    keep: Option<Keep>,
 }
 
 impl AnyHandler for Http {
@@ -56,6 +58,10 @@ impl AnyHandler for Http {
 
     fn timeout(&self) -> Option<Duration> {
         self.timeout
+    }
+
+    fn keep(&self) -> Option<Keep> {
+        self.keep
     }
 }
 

@@ -17,6 +17,7 @@ use super::result::Form;
 use super::retry::is_retryable;
 use crate::any_handler::{AnyHandler, Call, CallError, Payload, Returned};
 use crate::handler::{Attempt, Failure};
+use crate::keep::Keep;
 
 /// The header with the id of the job, which all attempts share.
 const ID_HEADER: &str = "Jobs-Id";
@@ -33,6 +34,7 @@ const EXCERPT: usize = 1024;
 pub(super) struct Declaration {
     nats: ServiceSubject,
     timeout: Option<WireDuration>,
+    keep: Option<Keep>,
     #[serde(default)]
     result: Form,
 }
@@ -83,6 +85,7 @@ pub(super) struct Nats {
     client: LateClient,
     subject: ServiceSubject,
     timeout: Option<Duration>,
+    keep: Option<Keep>,
     result: Form,
 }
 
@@ -93,6 +96,7 @@ impl Declaration {
             client,
             subject: self.nats,
             timeout: self.timeout.map(WireDuration::get),
+            keep: self.keep,
             result: self.result,
         }
     }
@@ -106,6 +110,10 @@ impl AnyHandler for Nats {
 
     fn timeout(&self) -> Option<Duration> {
         self.timeout
+    }
+
+    fn keep(&self) -> Option<Keep> {
+        self.keep
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn ended(
             let settlement = Settlement::Succeeded {
                 result,
                 duration: elapsed,
+                keep: served.keep.successes(),
             };
             (Ending::Succeeded, settlement)
         }

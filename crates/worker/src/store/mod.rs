@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bootstrap::{Nats, NatsClient};
 use bytes::Bytes;
-use common::{FailedAttempt, JobId, JobRecord, JobState, OutcomeError};
+use common::{FailedAttempt, JobId, JobRecord, JobState, OutcomeError, subjects};
 use jetstream::headers::request_hash;
 use jetstream::records::{self, StoredRecord};
 use jetstream::{Entry, Message, NotStored, Pace, ServerClock, Unanswered, Writer};
@@ -158,6 +158,24 @@ impl JobStore {
             Written::Superseded | Written::GaveUp => {}
         }
         written
+    }
+
+    /// Ends a job that has no record, and leaves none: acknowledges its message. False, and nothing is
+    /// done, if the job has a record.
+    ///
+    /// Whoever waits for the job hears of its end by an event, which would otherwise tell of its record.
+    pub(crate) async fn forget(&self, lease: &Lease, record: &JobRecord) -> bool {
+        // With the lock, no record is written meanwhile; later ones are refused, see `write`.
+        let sequence = lease.record.lock().await;
+        if *sequence != 0 {
+            return false;
+        }
+        let limit = self.client.max_payload().saturating_sub(HEADERS);
+        let event = records::encode(record, limit);
+        // If it is lost, whoever waits finds out by looking the job up.
+        let _ = self.client.publish(subjects::events(lease.id), event).await;
+        self.ack(lease).await;
+        true
     }
 
     /// Writes a record, in one batch with the messages that belong to it, unless the stored record

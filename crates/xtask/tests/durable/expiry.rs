@@ -146,3 +146,36 @@ async fn a_job_has_one_record_on_whichever_subject_the_first_one_was_stored() {
     assert_eq!(lane.ledger().of(id).len(), 1);
     stop(&mut consumer).await;
 }
+
+#[tokio::test]
+async fn a_job_of_which_nothing_is_kept_tells_its_end_and_leaves_records_of_failures_only() {
+    let lane = Lane::start().await;
+    let mut consumer = lane.consumer("only", &["--keep", "failures"]).await;
+    let jobs = lane
+        .submit_all((0..50).map(|_| json!({"kind": "note"})))
+        .await;
+    lane.hold(1);
+    let long = lane.submit(json!({"kind": "held"})).await;
+    lane.becomes(long, JobState::Running).await;
+    let flaky = lane.submit(json!({"kind": "flaky"})).await;
+    let dead = lane.submit(json!({"kind": "refuse"})).await;
+    let overdue = json!({"kind": "note", "deadline": "2020-01-01T00:00:00Z"});
+    let expired = lane.submit(overdue).await;
+    // It could not be left in the state `running`, or `retrying`.
+    lane.release(1);
+    lane.becomes(long, JobState::Succeeded).await;
+    lane.becomes(flaky, JobState::Succeeded).await;
+    lane.becomes(dead, JobState::Dead).await;
+    lane.becomes(expired, JobState::Expired).await;
+    lane.queue_empties().await;
+    for id in jobs {
+        assert_eq!(lane.ledger().of(id).len(), 1);
+        assert!(lane.record(id).await.is_none());
+        eventually(DEADLINE, "the event of the end", async || {
+            (lane.states_of(id) == [JobState::Succeeded]).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(ended(&lane).await, 1, "the one that expired");
+    stop(&mut consumer).await;
+}

@@ -50,6 +50,7 @@ const SERVICES: [About; 4] = [
             "job log",
             "look for kinds without consumer",
             "maximum deliveries",
+            "removal of old records",
             "requests to cancel",
             "subscriptions",
             "watch for overdue jobs",

@@ -66,7 +66,7 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("jobs.overdue.1", &[]),
     ("jobs.cancel.1", &["operator", "gateway"]),
     ("jobs.dead.1.mail.send", &["worker"]),
-    ("jobs.events.1", &[]),
+    ("jobs.events.1", &["worker"]),
     // ... what JetStream is asked, ...
     ("jobs.server", &["publisher", "worker", "gateway"]),
     ("jobs.server.health", &USERS),

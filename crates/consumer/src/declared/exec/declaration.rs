@@ -13,6 +13,7 @@ use crate::declared::environment::{Variable, Variables};
 use crate::declared::mistake::KeyMistake;
 use crate::declared::result::Form;
 use crate::declared::size::Size;
+use crate::keep::Keep;
 
 /// The `PATH` of handlers that set none. It is fixed, so that the same program is found however the
 /// consumer was started.
@@ -24,6 +25,7 @@ pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 pub(in crate::declared) struct Declaration {
     exec: CommandLine,
     timeout: Option<WireDuration>,
+    keep: Option<Keep>,
     #[serde(default)]
     stdin: Input,
     #[serde(default)]
@@ -130,6 +132,7 @@ impl Declaration {
                 .unwrap_or_else(|| vec![TEMPORARY_FAILURE]),
             max_output: self.max_output,
             timeout: self.timeout.map(WireDuration::get),
+            keep: self.keep,
         })
     }
 }

@@ -19,6 +19,7 @@ use crate::declared::environment::{Template, Variables};
 use crate::declared::mistake::KeyMistake;
 use crate::declared::result::Form;
 use crate::declared::size::Size;
+use crate::keep::Keep;
 
 /// Time-out of connecting. It is shorter than that of most attempts, so that the error names the
 /// cause.
@@ -39,6 +40,7 @@ pub(in crate::declared) struct Declaration {
     /// The key that requests are signed with; it has to come from the environment.
     secret: Option<Template>,
     timeout: Option<WireDuration>,
+    keep: Option<Keep>,
     #[serde(default)]
     redirects: Redirects,
     #[serde(default)]
@@ -132,6 +134,7 @@ impl Declaration {
             result: self.result,
             max_output: self.max_output,
             timeout: self.timeout.map(WireDuration::get),
+            keep: self.keep,
         })
     }
 }

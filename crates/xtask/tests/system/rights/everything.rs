@@ -18,6 +18,7 @@ use crate::fixture::{Fixture, Sleep, stop};
 const HANDLERS: &str = r#"
 [handlers."ask"]
 nats = "handlers.ask"
+keep = "failures"
 
 [handlers."kill"]
 exec = ["/bin/sh", "-c", "kill -9 $PPID"]
