@@ -327,6 +327,9 @@ impl Submitter {
                 Err(NotStored::Refused(why)) => {
                     return Err(Failure::Other(SubmitError::Refused(why)));
                 }
+                Err(error @ NotStored::TooLarge(_)) => {
+                    return Err(Failure::Other(SubmitError::Refused(error.to_string())));
+                }
                 Err(NotStored::Full(why)) => {
                     let stream = Stream::Jobs;
                     Failure::Other(SubmitError::Full { stream, why })

@@ -12,6 +12,8 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
@@ -29,8 +31,13 @@ use crate::message::Message;
 use crate::request::Refusal;
 use crate::unanswered::Unanswered;
 
-/// The most messages in a batch (ADR-50).
+/// The most messages in an entry: what every server takes in a batch (ADR-50).
 pub const MOST_MESSAGES: usize = 1000;
+
+/// The most messages in a batch, if the server takes so many: the larger a batch, the less a message
+/// costs. The server's limit is a setting, `limits { batch { max_msgs } }`, which no request returns. So
+/// a writer learns it from the server's refusal of the first batch that is too large.
+const LARGEST: usize = 4000;
 
 /// The most bytes in a batch: it waits in memory, here and in the server.
 const MOST_BYTES: usize = 4 << 20;
@@ -54,7 +61,7 @@ pub enum Pace {
 const MANY: usize = 16;
 
 /// ... until the next batch has this many messages ...
-const ENOUGH: usize = 500;
+const ENOUGH: usize = 1000;
 
 /// ... or for this long.
 const GATHER: Duration = Duration::from_millis(3);
@@ -96,6 +103,9 @@ pub enum NotStored {
     /// The server refuses it for another reason.
     #[error("the server refuses it: {0}")]
     Refused(String),
+    /// The batch has more messages than the server takes.
+    #[error("the server takes at most {0} messages in a batch")]
+    TooLarge(usize),
     /// The server has not kept all messages of the batch: it takes no more batches at the moment, or
     /// cannot write to its disk. It has stored none of them.
     #[error("the server has not kept all messages of the batch")]
@@ -125,11 +135,21 @@ impl NotStored {
             | ErrorCode::STORAGE_RESOURCES_EXCEEDED => Self::Full(description),
             ErrorCode::STREAM_NOT_FOUND => Self::NoStream,
             ErrorCode::ATOMIC_PUBLISH_INCOMPLETE_BATCH => Self::Incomplete,
+            ErrorCode::ATOMIC_PUBLISH_TOO_LARGE_BATCH => Self::TooLarge(limit_in(&description)),
             ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE => Self::Repeated,
             ErrorCode::CLUSTER_NOT_AVAILABLE => Self::Unknown(description),
             ErrorCode(code) => Self::Refused(format!("{description} (error {code})")),
         }
     }
+}
+
+/// The limit that the server names at the end of "atomic publish batch is too large: 1000".
+fn limit_in(description: &str) -> usize {
+    let number = description.rsplit(' ').next();
+    number
+        .and_then(|number| number.parse().ok())
+        .filter(|limit| *limit > 0)
+        .unwrap_or(MOST_MESSAGES)
 }
 
 /// Stores messages in one stream.
@@ -173,6 +193,7 @@ impl Writer {
             client,
             connected,
             unanswered: unanswered.clone(),
+            most: Arc::new(AtomicUsize::new(LARGEST)),
         };
         tokio::spawn(write(server, pace, waiting, life));
         Self {
@@ -253,7 +274,7 @@ async fn write(
             // Take all entries that are already there, without waiting in between.
             match waiting.try_recv() {
                 Ok(more) => {
-                    next = batch.add(more);
+                    next = batch.add(more, server.most());
                     continue;
                 }
                 Err(TryRecvError::Disconnected) => break,
@@ -278,7 +299,7 @@ async fn write(
             }
             tokio::select! {
                 more = waiting.recv() => match more {
-                    Some(more) => next = batch.add(more),
+                    Some(more) => next = batch.add(more, server.most()),
                     None => break,
                 },
                 Some(_stored) = under_way.join_next() => {}
@@ -336,10 +357,10 @@ impl Batch {
         batch
     }
 
-    /// Adds an entry; returns it if it does not fit into the batch.
-    fn add(&mut self, waiting: Waiting) -> Option<Waiting> {
+    /// Adds an entry; returns it if it does not fit into the batch, which may have so many messages.
+    fn add(&mut self, waiting: Waiting, most: usize) -> Option<Waiting> {
         let entry = &waiting.entry;
-        let fits = self.messages + entry.len() <= MOST_MESSAGES
+        let fits = self.messages + entry.len() <= most
             && self.bytes + bytes(entry) <= MOST_BYTES
             && !entry
                 .iter()
@@ -372,41 +393,72 @@ fn bytes(entry: &Entry) -> usize {
     entry.iter().map(|message| message.payload.len()).sum()
 }
 
+/// Splits entries into parts of at most `limit` messages; an entry that has more is a part of its own.
+fn parts(batch: Vec<Waiting>, limit: usize) -> Vec<Vec<Waiting>> {
+    let mut parts: Vec<Vec<Waiting>> = Vec::new();
+    let mut messages = 0;
+    for waiting in batch {
+        messages += waiting.entry.len();
+        match parts.last_mut() {
+            Some(part) if messages <= limit => part.push(waiting),
+            _ => {
+                messages = waiting.entry.len();
+                parts.push(vec![waiting]);
+            }
+        }
+    }
+    parts
+}
+
 /// The connection through which a writer stores.
 #[derive(Clone)]
 struct Server {
     client: NatsClient,
     connected: watch::Receiver<bool>,
     unanswered: Unanswered,
+    /// The most messages in a batch, as far as it is known.
+    most: Arc<AtomicUsize>,
 }
 
 impl Server {
+    fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
     async fn store(&self, batch: Vec<Waiting>) {
-        if batch.len() > FEW {
-            let mut messages = Vec::with_capacity(MOST_MESSAGES);
-            for waiting in &batch {
-                messages.extend(&waiting.entry);
-            }
-            match self.commit(&messages).await {
-                Ok(first) => {
-                    let mut sequence = first;
-                    for Waiting { entry, stored } in batch {
-                        // The caller may no longer wait.
-                        let _ = stored.send(Ok(sequence));
-                        sequence += entry.len() as u64;
-                    }
-                    return;
-                }
-                Err(error @ (NotStored::Unknown(_) | NotStored::NoStream)) => {
-                    for Waiting { stored, .. } in batch {
-                        let _ = stored.send(Err(error.clone()));
-                    }
-                    return;
-                }
-                // One entry is the reason, and the server does not say which.
-                Err(_) => {}
-            }
+        if batch.len() <= FEW {
+            return self.store_singly(batch).await;
         }
+        let mut messages = Vec::with_capacity(batch.len());
+        for waiting in &batch {
+            messages.extend(&waiting.entry);
+        }
+        match self.commit(&messages).await {
+            Ok(first) => {
+                let mut sequence = first;
+                for Waiting { entry, stored } in batch {
+                    // The caller may no longer wait.
+                    let _ = stored.send(Ok(sequence));
+                    sequence += entry.len() as u64;
+                }
+            }
+            Err(NotStored::TooLarge(limit)) if messages.len() > limit => {
+                self.most.fetch_min(limit, Ordering::Relaxed);
+                for part in parts(batch, limit) {
+                    Box::pin(self.store(part)).await;
+                }
+            }
+            Err(error @ (NotStored::Unknown(_) | NotStored::NoStream)) => {
+                for Waiting { stored, .. } in batch {
+                    let _ = stored.send(Err(error.clone()));
+                }
+            }
+            // One entry is the reason, and the server does not say which.
+            Err(_) => self.store_singly(batch).await,
+        }
+    }
+
+    async fn store_singly(&self, batch: Vec<Waiting>) {
         join_all(batch.into_iter().map(async |Waiting { entry, stored }| {
             let messages: Vec<_> = entry.iter().collect();
             let result = self.commit(&messages).await;

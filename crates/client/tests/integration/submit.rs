@@ -1,5 +1,6 @@
 //! Handing jobs over.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use client::{NewJob, NotStored, SubmitError, Submitted, Submitter};
 use common::subjects;
 use futures_util::future::join_all;
-use jetstream::{Entry, Message, Pace, Writer};
+use jetstream::{Entry, Message, Pace, Stream, Topology, Writer, direct_get};
 use test_support::{DEADLINE, NatsServer};
 use tokio::sync::watch;
 
@@ -257,6 +258,44 @@ async fn jobs_that_go_together_and_whose_answer_was_lost_are_told_from_others() 
         assert_eq!(again, Err(expected), "{count}");
     }
     assert_eq!(messages(&client, "JOBS").await, 103);
+}
+
+#[tokio::test]
+async fn batches_are_as_large_as_the_server_takes_them() {
+    const JOBS: usize = 3000;
+    for (limit, expected) in [(1000, 1000..=1000), (4000, 1001..=JOBS)] {
+        let config = format!(
+            "jetstream {{ store_dir: $NATS_STORE_DIR, sync_interval: always,
+                          limits {{ batch {{ max_msgs: {limit} }} }} }}"
+        );
+        let nats = NatsServer::builder().open().config(&config).start().await;
+        let client = nats.connect_as("worker").await;
+        let nats_client = client.clone().into();
+        Topology::default().ensure(&nats_client).await.unwrap();
+        let writer = Writer::start(nats_client.clone(), connected(), Pace::Prompt);
+        let jobs: Vec<_> = (0..JOBS).map(|_| echo()).collect();
+        // They all wait for a batch before the first one is sent.
+        let stored = join_all(jobs.iter().map(|job| {
+            let subject = subjects::durable_job(job.id, job.priority, 1, &job.kind);
+            let payload = job.payload.clone();
+            let headers = HeaderMap::new();
+            writer.store(vec![Message {
+                subject,
+                headers,
+                payload,
+            }])
+        }));
+        let sequences: BTreeSet<_> = stored.await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(sequences, (1..=3000).collect(), "limit {limit}");
+        let mut most = 0;
+        for sequence in sequences {
+            let message = direct_get::at(&nats_client, Stream::Jobs, sequence).await;
+            let headers = message.unwrap().unwrap().headers;
+            let place = headers.get("Nats-Batch-Sequence").unwrap();
+            most = most.max(place.as_str().parse().unwrap());
+        }
+        assert!(expected.contains(&most), "{most} with the limit {limit}");
+    }
 }
 
 #[tokio::test]
