@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::{Request, RequestErrorKind};
 use common::{Job, JobId, Outcome, Status, subjects};
-use connection::NatsClient;
+use connection::{NatsClient, Operation};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -38,6 +38,13 @@ pub enum RequestError {
         "the connection to NATS was lost: the job may have run; submit it again if it may run twice"
     )]
     Lost,
+    /// The user of this connection may not publish to the subject of core jobs. The job has not run.
+    #[error(
+        "the server does not let this user publish to {subject}: grant it that in the permissions of \
+         the server",
+        subject = subjects::CREATE
+    )]
+    Forbidden,
     /// The request could not be sent.
     #[error("the job could not be sent: {0}")]
     NotSent(String),
@@ -63,8 +70,10 @@ pub async fn request(
     if !job.headers.is_empty() {
         request = request.headers(job.headers);
     }
+    let refused = client.refused(Operation::Publish, subjects::CREATE);
     let answer = tokio::select! {
         answer = client.send_request(subjects::CREATE, request) => answer,
+        () = refused => return Err(RequestError::Forbidden),
         _ = connected.wait_for(|up| !*up) => return Err(RequestError::Lost),
     };
     let answer = answer.map_err(|error| match error.kind() {
@@ -187,6 +196,9 @@ pub(crate) async fn run<J: Job>(
             Err(RequestError::TooLarge(limit)) => {
                 let size = job.payload.len();
                 return Err(SubmitError::TooLarge { size, limit }.into());
+            }
+            Err(RequestError::Forbidden) => {
+                return Err(SubmitError::Forbidden(subjects::CREATE.to_owned()).into());
             }
             Err(RequestError::Scheduled) => return Err(scheduled().into()),
             Err(error) => {

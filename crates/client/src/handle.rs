@@ -7,7 +7,7 @@ use common::{Job, JobId, JobRecord, JobState, OutcomeError, WireDuration};
 use futures_util::{Stream, StreamExt as _, stream};
 use jetstream::NotStored;
 
-use crate::follow::Follow;
+use crate::follow::{Follow, WaitError};
 use crate::link::Link;
 use crate::lookup::look_up;
 use crate::result::read_result;
@@ -15,9 +15,6 @@ use crate::wait::{Waited, wait};
 
 /// How long [`Handle::result`] waits before it looks whether the job is still known.
 const AGAIN: Duration = Duration::from_mins(1);
-
-/// The pause after a failed look-up.
-const PAUSE: Duration = Duration::from_millis(250);
 
 /// A durable job that was submitted. Dropping it changes nothing for the job.
 pub struct Handle<J> {
@@ -58,6 +55,16 @@ pub enum ResultError {
     /// The server knows no such job: it was never submitted, or its record has expired.
     #[error("job {0} is not known: it was never submitted, or its record has expired")]
     Unknown(JobId),
+    /// The job can no longer be waited for: the user has no permission, or the connection is closed for
+    /// good. The job itself is not affected.
+    #[error("the result of job {id} cannot be waited for: {error}")]
+    CannotWait {
+        /// The job.
+        id: JobId,
+        /// Why.
+        #[source]
+        error: WaitError,
+    },
 }
 
 impl<J: Job> Handle<J> {
@@ -86,28 +93,29 @@ impl<J: Job> Handle<J> {
     /// it goes on waiting.
     ///
     /// # Errors
-    /// When the job has ended in another way, or is not known: see [`ResultError`].
+    /// When the job has ended in another way, is not known, or can no longer be waited for: see
+    /// [`ResultError`].
     pub async fn result(&self) -> Result<J::Output, ResultError> {
+        let id = self.id;
+        let mut follow = Follow::new(self.link.nats.clone(), self.link.connected.clone(), id);
         loop {
-            match self.wait(AGAIN).await {
-                Ok(Some(record)) => return self.read(record),
-                Ok(None) => {}
-                Err(_) => {
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
+            match tokio::time::timeout(AGAIN, follow.end()).await {
+                Ok(Ok(record)) => return self.read(record),
+                Ok(Err(error)) => return Err(ResultError::CannotWait { id, error }),
+                Err(_) => {}
             }
             if let Ok(None) = self.record().await {
-                return Err(ResultError::Unknown(self.id));
+                return Err(ResultError::Unknown(id));
             }
         }
     }
 
     /// Waits until the job has ended, but not longer than `timeout`; `None` if it has not ended by then.
+    /// While NATS is away, it goes on waiting.
     ///
     /// # Errors
-    /// When the server does not answer in time.
-    pub async fn wait(&self, timeout: Duration) -> anyhow::Result<Option<JobRecord>> {
+    /// See [`WaitError`].
+    pub async fn wait(&self, timeout: Duration) -> Result<Option<JobRecord>, WaitError> {
         // A longer time could overflow the clock.
         let timeout = timeout.min(WireDuration::MAX);
         let connected = self.link.connected.clone();
@@ -118,15 +126,18 @@ impl<J: Job> Handle<J> {
     }
 
     /// The changes of the job: its record now, if it has one, and each later record. The stream ends
-    /// after the record with which the job ends. While NATS is away it waits; records that were replaced
-    /// meanwhile are left out.
-    pub fn follow(&self) -> impl Stream<Item = JobRecord> + Send + use<J> {
+    /// after the record with which the job ends, or after an error; see [`WaitError`]. While NATS is away
+    /// it waits; records that were replaced meanwhile are left out.
+    pub fn follow(&self) -> impl Stream<Item = Result<JobRecord, WaitError>> + Send + use<J> {
         let follow = Follow::new(self.link.nats.clone(), self.link.connected.clone(), self.id);
         // The stream keeps the connection, whatever becomes of client and handle.
-        let state = (follow, self.link.clone());
-        stream::unfold(state, async |(mut follow, link)| {
-            let record = follow.next().await?;
-            Some((record, (follow, link)))
+        let state = Some((follow, self.link.clone()));
+        stream::unfold(state, async |state| {
+            let (mut follow, link) = state?;
+            match follow.next().await {
+                Ok(record) => Some((Ok(record?), Some((follow, link)))),
+                Err(error) => Some((Err(error), None)),
+            }
         })
         .boxed()
     }

@@ -31,6 +31,7 @@ pub use cursor::BadCursor;
 pub use dead_letters::{DeadLetter, Replayed, Which};
 pub use draft::{Draft, Keeps, id_of_key};
 pub use fleet::{FleetError, fleet};
+pub use follow::WaitError;
 pub use handle::{Handle, ResultError};
 pub use job::NewJob;
 pub use list::{Cursor, Filter, Listed, Page, list};

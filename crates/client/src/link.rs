@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use connection::{ConnectError, Health, Identity, Nats, NatsClient, Options};
+use futures_util::SinkExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -71,11 +73,13 @@ impl Link {
 fn watch_state(nats: async_nats::Client, stop: CancellationToken) -> watch::Receiver<bool> {
     let statistics = nats.statistics();
     let connects = move || statistics.connects.load(Ordering::Relaxed);
-    let is_up = move || nats.connection_state() == async_nats::connection::State::Connected;
+    let client = nats.clone();
+    let is_up = move || client.connection_state() == async_nats::connection::State::Connected;
     let (up, connected) = watch::channel(is_up());
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         let mut before = connects();
-        loop {
+        // The end of this task, and so of `up`, says that the connection is closed for good.
+        while !has_ended(&nats) {
             tokio::time::sleep(POLL).await;
             let (now, connected) = (is_up(), connects());
             // Also a change: the connection was lost and made again between two reads.
@@ -84,4 +88,13 @@ fn watch_state(nats: async_nats::Client, stop: CancellationToken) -> watch::Rece
         }
     }));
     connected
+}
+
+/// Whether the connection task of a library client has ended, after an error or because the application
+/// has drained the client.
+fn has_ended(nats: &async_nats::Client) -> bool {
+    // It takes a place in the queue of the connection task, and gives the place back at once.
+    let mut nats = nats.clone();
+    let mut context = Context::from_waker(Waker::noop());
+    matches!(nats.poll_ready_unpin(&mut context), Poll::Ready(Err(_)))
 }

@@ -94,8 +94,8 @@ pub enum SubmitError {
     Refused(String),
     /// The user of this connection may not publish to the subject of the job. It is not stored.
     #[error(
-        "the server does not let this user publish to {0}: grant it jobs.durable.> in the \
-         permissions of the server"
+        "the server does not let this user publish to {0}: grant it that in the permissions of the \
+         server (jobs.durable.> for durable jobs)"
     )]
     Forbidden(String),
     /// There was no connection in time, so the job was never sent and is not stored.

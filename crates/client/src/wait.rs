@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
-use common::{JobId, JobRecord, subjects};
+use common::{JobId, JobRecord};
 use connection::NatsClient;
-use futures_util::StreamExt as _;
+use jetstream::ApiError;
 use tokio::time::Instant;
 
+use crate::follow::{Follow, WaitError};
 use crate::lookup::look_up;
 
 /// How the wait for a job ended.
@@ -19,56 +19,36 @@ pub enum Waited {
     NotYet(Option<Box<JobRecord>>),
 }
 
-/// Waits until a job has ended. The job may be submitted after the wait begins.
+/// Waits until a job has ended. The job may be submitted after the wait begins. While NATS is away, this
+/// goes on waiting.
 ///
 /// The events of the job are subscribed to before the job is looked up, so that no end is missed
 /// between the two. It is looked up again after a lost connection, and when `patience` is over.
 ///
 /// # Errors
-/// When the server does not answer in time.
+/// At once when the user has no permission, or the connection is closed for good; and when the server
+/// does not answer after `patience`. See [`WaitError`].
 pub async fn wait(
     client: &NatsClient,
-    mut connected: tokio::sync::watch::Receiver<bool>,
+    connected: tokio::sync::watch::Receiver<bool>,
     id: JobId,
     patience: Duration,
-) -> anyhow::Result<Waited> {
+) -> Result<Waited, WaitError> {
     let until = Instant::now() + patience;
-    let mut events = client.subscribe(subjects::events(id)).await?;
-    loop {
-        connected.borrow_and_update();
-        let known = look_up(client, id).await?;
-        if let Some(record) = known
-            && record.state.is_final()
-        {
-            return Ok(Waited::Ended(Box::new(record)));
-        }
-        loop {
-            tokio::select! {
-                event = events.next() => {
-                    let event = event.context("the connection to NATS is closed")?;
-                    let record = serde_json::from_slice::<JobRecord>(&event.payload);
-                    if let Ok(record) = record
-                        && record.state.is_final()
-                    {
-                        return Ok(Waited::Ended(Box::new(record)));
-                    }
-                }
-                changed = connected.changed() => {
-                    changed.context("the connection to NATS is closed")?;
-                    if *connected.borrow() {
-                        break;
-                    }
-                }
-                () = tokio::time::sleep_until(until) => {
-                    let known = look_up(client, id).await?;
-                    return Ok(match known {
-                        Some(record) if record.state.is_final() => {
-                            Waited::Ended(Box::new(record))
-                        }
-                        known => Waited::NotYet(known.map(Box::new)),
-                    });
-                }
-            }
-        }
+    let mut follow = Follow::new(client.clone(), connected, id);
+    if let Ok(ended) = tokio::time::timeout_at(until, follow.end()).await {
+        return ended.map(|record| Waited::Ended(Box::new(record)));
+    }
+    match look_up(client, id).await {
+        Ok(Some(record)) if record.state.is_final() => Ok(Waited::Ended(Box::new(record))),
+        Ok(known) => Ok(Waited::NotYet(known.map(Box::new))),
+        Err(error) => Err(of(&error)),
+    }
+}
+
+fn of(error: &anyhow::Error) -> WaitError {
+    match error.downcast_ref::<ApiError>() {
+        Some(ApiError::Forbidden(subject)) => WaitError::Forbidden(subject.clone()),
+        _ => WaitError::NoAnswer(format!("{error:#}")),
     }
 }

@@ -23,7 +23,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 
-use crate::generations::{End, Generation, Generations, Replacement};
+use crate::generations::{ENDING, End, Generation, Generations, Replacement, Supervision};
+use crate::refusals::{Operation, Refusals};
+use crate::round_trip::round_trip;
 use crate::subscriber::Subscriber;
 
 /// A NATS client; clones share its connection.
@@ -34,17 +36,19 @@ pub struct NatsClient {
     sink: Option<(Arc<Generation>, async_nats::Client)>,
 }
 
-/// How long after its last error a library client may take to end.
-const ENDING: Duration = Duration::from_millis(500);
-
 impl NatsClient {
     /// A client whose next generations [`Replacement::install`] brings in.
     pub(crate) fn supervised(
         client: async_nats::Client,
         end: Arc<End>,
         connected: watch::Receiver<bool>,
+        refusals: Refusals,
     ) -> (Self, Replacement) {
-        let generations = Arc::new(Generations::new(client, end, Some(connected)));
+        let supervision = Supervision {
+            connected,
+            refusals,
+        };
+        let generations = Arc::new(Generations::new(client, end, Some(supervision)));
         let replacement = Replacement::of(&generations);
         let sink = None;
         (Self { generations, sink }, replacement)
@@ -190,6 +194,37 @@ impl NatsClient {
             }
         };
         tokio::time::timeout_at(until, again).await
+    }
+
+    /// Waits until the server refuses the operation on this subject, because the user has no permission
+    /// for it. Call it before the operation, and await it beside the answer: a refusal counts from the
+    /// call on. A client that was made from an [`async_nats::Client`] is not told of refusals; then
+    /// this never ends.
+    pub fn refused(
+        &self,
+        operation: Operation,
+        subject: &str,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let refusals = self.generations.refusals();
+        let next = refusals.map(|refusals| refusals.next(operation, subject));
+        async move {
+            match next {
+                Some(next) => next.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Whether the client is told what the server refuses, so that [`NatsClient::refused`] can end.
+    #[must_use]
+    pub fn knows_refusals(&self) -> bool {
+        self.generations.is_supervised()
+    }
+
+    /// Whether the server answers at all within `patience`: a round trip that needs no permission other
+    /// than those of every request.
+    pub async fn is_answered(&self, patience: Duration) -> bool {
+        round_trip(&self.current(), patience).await.is_ok()
     }
 
     /// Subscribes to a subject, which may have wildcards.

@@ -12,8 +12,9 @@ use crate::connect_error::ConnectError;
 use crate::connector::{ConnectFailure, Connector, NewClient};
 use crate::health::Health;
 use crate::options::{Identity, Options};
+use crate::refusals::Refusals;
 use crate::round_trip::round_trip;
-use crate::state::{ConnectionState, Refusals};
+use crate::state::ConnectionState;
 use crate::supervise::supervise;
 
 /// The wait between two rounds over the servers at the start.
@@ -60,7 +61,12 @@ impl Nats {
         health.connections.add(&state);
         let connector = Connector::new(options, identity, purpose, up, &state)?;
         let new = connect_first(options, health, &connector).await?;
-        let (client, replacement) = NatsClient::supervised(new.client, new.end, connected.clone());
+        let (client, replacement) = NatsClient::supervised(
+            new.client,
+            new.end,
+            connected.clone(),
+            state.refusals.clone(),
+        );
         state.client.get_or_init(|| replacement.clone());
         new.gate.set_installed(true);
         let name = format!("connection {purpose}");
@@ -114,7 +120,7 @@ impl Nats {
         }
     }
 
-    /// The subjects that the server has refused a publish to.
+    /// What the server has refused on this connection.
     #[must_use]
     pub fn refusals(&self) -> Refusals {
         self.state.refusals.clone()

@@ -6,11 +6,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use async_nats::client::SubscribeErrorKind;
 use async_nats::{Subject, SubscribeError};
 use tokio::sync::{Notify, watch};
 
+use crate::refusals::Refusals;
 use crate::subscriber::{Subscriber, Subscription, Subscriptions};
 
 /// One library client, until its connection task ends.
@@ -34,11 +37,22 @@ pub(crate) struct End {
 #[derive(Debug)]
 pub(crate) struct EndOnDrop(pub(crate) Arc<End>);
 
+/// How long after its last error a library client may take to end.
+pub(crate) const ENDING: Duration = Duration::from_millis(500);
+
+/// What is known of a connection whose generations follow each other.
+pub(crate) struct Supervision {
+    /// Whether there is a connection.
+    pub(crate) connected: watch::Receiver<bool>,
+    /// What the server has refused.
+    pub(crate) refusals: Refusals,
+}
+
 /// The current generation of a connection, and what moves on to the next one.
 pub(crate) struct Generations {
     current: ArcSwap<Generation>,
-    /// Whether there is a connection; `None` without supervision, when no generation follows.
-    connected: Option<watch::Receiver<bool>>,
+    /// `None` if no generation follows.
+    supervision: Option<Supervision>,
     subscriptions: tokio::sync::Mutex<Subscriptions>,
     /// The number of the current generation.
     number: watch::Sender<u64>,
@@ -82,7 +96,7 @@ impl Generations {
     pub(crate) fn new(
         client: async_nats::Client,
         end: Arc<End>,
-        connected: Option<watch::Receiver<bool>>,
+        supervision: Option<Supervision>,
     ) -> Self {
         Self {
             current: ArcSwap::from_pointee(Generation {
@@ -91,7 +105,7 @@ impl Generations {
                 connects_before: 0,
                 end,
             }),
-            connected,
+            supervision,
             subscriptions: tokio::sync::Mutex::default(),
             number: watch::Sender::new(0),
             wakers: Mutex::default(),
@@ -104,12 +118,18 @@ impl Generations {
 
     /// Whether another generation follows one that has ended.
     pub(crate) fn is_supervised(&self) -> bool {
-        self.connected.is_some()
+        self.supervision.is_some()
     }
 
     /// `None` without supervision.
     pub(crate) fn connected(&self) -> Option<watch::Receiver<bool>> {
-        self.connected.clone()
+        let supervision = self.supervision.as_ref()?;
+        Some(supervision.connected.clone())
+    }
+
+    /// `None` without supervision.
+    pub(crate) fn refusals(&self) -> Option<&Refusals> {
+        Some(&self.supervision.as_ref()?.refusals)
     }
 
     pub(crate) fn number(&self) -> watch::Receiver<u64> {
@@ -164,8 +184,15 @@ impl Generations {
         let generation = self.current.load_full();
         let current = match subscription.make(&generation.client).await {
             Ok(subscriber) => Some(subscriber),
-            // The next generation makes it.
-            Err(_) if self.is_replaced(&generation) => None,
+            // The next generation makes it. It fails a moment before the library client is known to have
+            // ended.
+            Err(error) if self.is_supervised() && error.kind() == SubscribeErrorKind::Other => {
+                let ended = generation.end.reached();
+                match tokio::time::timeout(ENDING, ended).await {
+                    Ok(()) => None,
+                    Err(_) => return Err(error),
+                }
+            }
             Err(error) => return Err(error),
         };
         if self.is_supervised() {

@@ -1,6 +1,6 @@
 //! The state of the connections to NATS, for health checks and metrics.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -9,41 +9,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::generations::Replacement;
+use crate::refusals::Refusals;
 
 /// How old the last answer of the server may be. It is measured every two seconds.
 const MAX_ANSWER_AGE: Duration = Duration::from_secs(7);
-
-/// How many refused subjects are remembered.
-const REFUSALS: usize = 64;
-
-/// The subjects that the server has refused a publish to lately, because the user may not publish there.
-/// Clones share them.
-#[derive(Clone, Debug, Default)]
-pub struct Refusals(Arc<Mutex<VecDeque<String>>>);
-
-impl Refusals {
-    /// Whether the server has refused a publish to this subject lately.
-    #[must_use]
-    pub fn contains(&self, subject: &str) -> bool {
-        lock(&self.0).iter().any(|refused| refused == subject)
-    }
-
-    /// Remembers the subject that an error of the server names, if it is about a publish.
-    pub(crate) fn note(&self, error: &str) {
-        let quoted = error.split_once(VIOLATION).map(|(_, quoted)| quoted);
-        let subject = quoted.and_then(|quoted| quoted.trim_start_matches('"').split('"').next());
-        if let Some(subject) = subject {
-            let mut refused = lock(&self.0);
-            if refused.len() == REFUSALS {
-                refused.pop_front();
-            }
-            refused.push_back(subject.to_owned());
-        }
-    }
-}
-
-/// What stands before the subject in the server's words (2.15.1).
-const VIOLATION: &str = "Permissions Violation for Publish to ";
 
 /// The state of one connection. It neither keeps the connection alive nor slows it down.
 pub(crate) struct ConnectionState {

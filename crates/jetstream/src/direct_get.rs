@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::request::{ApiError, PATIENCE, may_be_lost};
+use crate::request::{ApiError, PATIENCE, may_be_lost, unless_forbidden};
 use crate::topology::Stream;
 
 /// How long all answers to a request for several messages may take.
@@ -124,10 +124,9 @@ async fn one(
     let api = format!("$JS.API.DIRECT.GET.{stream}");
     let body = Bytes::from(body.to_string());
     let ask = || client.request(api.clone(), body.clone());
-    let answer = match client
-        .ask_again_if_lost(Instant::now() + PATIENCE, ask, may_be_lost)
-        .await
-    {
+    let until = Instant::now() + PATIENCE;
+    let asking = client.ask_again_if_lost(until, ask, may_be_lost);
+    let answer = match unless_forbidden(client, &api, asking).await? {
         Err(_) => return Err(no_answer(&api, format!("no answer within {PATIENCE:?}"))),
         Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => {
             return Err(ApiError::NoJetStream(api));
@@ -163,12 +162,10 @@ pub async fn batch(
     });
     let body = Bytes::from(body.to_string());
     let ask = || all(client, &api, body.clone());
-    match client
-        .ask_again_if_lost(Instant::now() + LONGEST, ask, |error| {
-            matches!(error, ApiError::NoAnswer { .. })
-        })
-        .await
-    {
+    let may_be_lost = |error: &_| matches!(error, ApiError::NoAnswer { .. });
+    let until = Instant::now() + LONGEST;
+    let asking = client.ask_again_if_lost(until, ask, may_be_lost);
+    match unless_forbidden(client, &api, asking).await? {
         Ok(found) => found,
         Err(_) => Err(no_answer(&api, format!("not complete within {LONGEST:?}"))),
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_nats::jetstream::ErrorCode;
 use async_nats::{RequestError, RequestErrorKind};
 use bytes::Bytes;
-use connection::NatsClient;
+use connection::{NatsClient, Operation};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -33,7 +33,13 @@ pub enum ApiError {
         /// The server's description of the error.
         description: String,
     },
-    /// No responders: the server has no JetStream, or this user may not publish to the subject.
+    /// The user of this connection may not publish to the subject.
+    #[error(
+        "the server does not let this user publish to {0}: grant it that in the permissions of the \
+         server"
+    )]
+    Forbidden(String),
+    /// No responders: the server has no JetStream for this account.
     #[error("{0}: no responders; does the server run JetStream for this account?")]
     NoJetStream(String),
     /// No answer in time, or an answer that cannot be read.
@@ -66,6 +72,24 @@ pub fn may_be_lost(error: &RequestError) -> bool {
     error.kind() == RequestErrorKind::Other
 }
 
+/// Waits for the answer to a request, or until the server refuses the request because the user may not
+/// publish to its subject. The request must not be sent before this is awaited.
+pub(crate) fn unless_forbidden<T>(
+    client: &NatsClient,
+    subject: &str,
+    asking: impl Future<Output = T>,
+) -> impl Future<Output = Result<T, ApiError>> {
+    let forbidden = client.refused(Operation::Publish, subject);
+    // A request is a large future.
+    let asking = Box::pin(asking);
+    async move {
+        tokio::select! {
+            answer = asking => Ok(answer),
+            () = forbidden => Err(ApiError::Forbidden(subject.to_owned())),
+        }
+    }
+}
+
 /// Sends a request to JetStream and reads its answer. `Value::Null` sends no body.
 ///
 /// # Errors
@@ -87,10 +111,9 @@ pub async fn ask<T: DeserializeOwned>(
     let body = Bytes::from(body);
     // Every request made through this function may be repeated: the second one changes nothing.
     let ask = || client.request(subject.clone(), body.clone());
-    let answer = match client
-        .ask_again_if_lost(Instant::now() + PATIENCE, ask, may_be_lost)
-        .await
-    {
+    let until = Instant::now() + PATIENCE;
+    let asking = client.ask_again_if_lost(until, ask, may_be_lost);
+    let answer = match unless_forbidden(client, &subject, asking).await? {
         Err(_) => {
             return Err(no_answer(
                 &subject,

@@ -288,11 +288,12 @@ async fn prepare(
     Ok(Some(queues))
 }
 
-/// Whether the error is transient: JetStream is not reachable yet.
+/// Whether the error is transient: JetStream is not reachable yet, or the permissions of this user are
+/// not complete yet.
 fn is_away(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref::<ApiError>(),
-        Some(ApiError::NoAnswer { .. } | ApiError::NoJetStream(_))
+        Some(ApiError::NoAnswer { .. } | ApiError::NoJetStream(_) | ApiError::Forbidden(_))
     )
 }
 

@@ -11,3 +11,4 @@ mod storage;
 mod streams;
 mod submit;
 mod support;
+mod waiting;

@@ -154,7 +154,9 @@ impl From<RequestError> for Problem {
             }
             RequestError::TooLarge(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, text),
             RequestError::TimedOut(_) => Self::new(StatusCode::GATEWAY_TIMEOUT, text),
-            RequestError::NotAnOutcome(_) => Self::new(StatusCode::BAD_GATEWAY, text),
+            RequestError::NotAnOutcome(_) | RequestError::Forbidden => {
+                Self::new(StatusCode::BAD_GATEWAY, text)
+            }
             RequestError::NoConsumer | RequestError::Lost | RequestError::NotSent(_) => {
                 Self::away(text)
             }

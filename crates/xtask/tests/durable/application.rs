@@ -175,10 +175,18 @@ async fn each_change_of_a_job_is_followed_to_its_end() {
         .backoff(backoff.unwrap())
         .await
         .unwrap();
-    let states: Vec<_> = handle.follow().map(|record| record.state).collect().await;
+    let states: Vec<_> = handle
+        .follow()
+        .map(|record| record.unwrap().state)
+        .collect()
+        .await;
     assert_eq!(states.last(), Some(&JobState::Dead), "{states:?}");
     // Whoever begins to follow late sees the end.
-    let states: Vec<_> = handle.follow().map(|record| record.state).collect().await;
+    let states: Vec<_> = handle
+        .follow()
+        .map(|record| record.unwrap().state)
+        .collect()
+        .await;
     assert_eq!(states, [JobState::Dead]);
 }
 
