@@ -128,7 +128,8 @@ impl<J: Job, T> Draft<J, T> {
         self
     }
 
-    /// Makes the job part of a trace, by the value of the W3C header `traceparent`.
+    /// Makes the job part of a trace, by the value of the W3C header `traceparent`. With the feature
+    /// `opentelemetry` this is needed only for another trace than the current one.
     pub fn traceparent(self, traceparent: &str) -> Self {
         self.header("traceparent", traceparent)
     }
@@ -150,7 +151,8 @@ impl<J: Job, T> Draft<J, T> {
         (self.to, draft)
     }
 
-    /// The job as it is submitted. It gets an id, if it has none, and a time of creation.
+    /// The job as it is submitted. It gets an id, if it has none, and a time of creation. With the feature
+    /// `opentelemetry` it gets the current trace context too, if no `traceparent` was set.
     ///
     /// # Errors
     /// [`SubmitError::Invalid`] when an option cannot be used, or the payload cannot be written as
@@ -170,6 +172,13 @@ impl<J: Job, T> Draft<J, T> {
             created_at: Some(Timestamp::now()),
             ..self.options
         };
+        #[cfg_attr(
+            not(feature = "opentelemetry"),
+            expect(unused_mut, reason = "only a trace context is added")
+        )]
+        let mut headers = self.headers;
+        #[cfg(feature = "opentelemetry")]
+        crate::trace::put_current(&mut headers);
         let bytes = serde_json::to_vec(&message).map_err(|error| invalid("job", &error))?;
         Ok(NewJob {
             id,
@@ -178,7 +187,7 @@ impl<J: Job, T> Draft<J, T> {
             run_at: message.run_at,
             kind: message.kind,
             payload: bytes.into(),
-            headers: self.headers,
+            headers,
         })
     }
 }

@@ -2,6 +2,10 @@
 //! and cancel them, and handle dead letters.
 //!
 //! It uses NATS, but neither HTTP nor a terminal: the gateway and the command line are built on it.
+//!
+//! With the feature `opentelemetry`, a job that is submitted inside a span of OpenTelemetry 0.33 carries its
+//! context to the consumer that runs it. A `tracing` span is such a span if the program has the layer of
+//! tracing-opentelemetry 0.34.
 
 mod application;
 mod cancel;
@@ -21,6 +25,8 @@ mod queues;
 mod result;
 mod reverse_scan;
 mod submit;
+#[cfg(feature = "opentelemetry")]
+mod trace;
 mod wait;
 
 pub use application::{Client, Confirmed, Durable, FireAndForget};
