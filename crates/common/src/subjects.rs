@@ -120,6 +120,9 @@ pub const ALL_RECORDS: &str = "*.state.*";
 /// Every notice of how long records are kept, with wildcards: see [`keep`].
 pub const ALL_KEEPS: &str = "jobs.keep.*";
 
+/// Every new record, with wildcards: see [`events`].
+pub const ALL_EVENTS: &str = "jobs.events.*";
+
 /// Every request to cancel a job, with wildcards: see [`cancel`].
 pub const ALL_CANCELS: &str = "jobs.cancel.*";
 

@@ -99,6 +99,12 @@ impl Registry {
         self
     }
 
+    /// The kinds that have a handler.
+    #[cfg(feature = "testing")]
+    pub(crate) fn kinds(&self) -> Vec<JobKind> {
+        self.handlers.keys().cloned().collect()
+    }
+
     /// The handlers by kind; an error lists all mistakes.
     pub(crate) fn into_handlers(self) -> Result<BTreeMap<JobKind, Box<dyn AnyHandler>>, String> {
         if self.mistakes.is_empty() {

@@ -181,7 +181,6 @@ fn applications_and_consumers_stand_on_the_broker_and_do_not_know_each_other() {
         }
     }
     for (service, needed, forbidden) in [
-        ("consumer", "worker", "client"),
         ("publisher", "client", "worker"),
         ("gateway", "client", "worker"),
         ("status-service", "client", "worker"),
@@ -194,6 +193,10 @@ fn applications_and_consumers_stand_on_the_broker_and_do_not_know_each_other() {
             "{service} depends on {forbidden}"
         );
     }
+    // Its feature `testing` has the client.
+    let consumer = needed_by_default("nats-jobs-consumer");
+    assert!(consumer.contains("nats-jobs-worker"), "{consumer:?}");
+    assert!(!consumer.contains("nats-jobs-client"), "{consumer:?}");
 }
 
 /// The lines in which the source of a folder names a module.

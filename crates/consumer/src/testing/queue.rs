@@ -1,33 +1,4 @@
-//! Tests of handlers, without a server and without waiting. Needs the feature `testing`.
-//!
-//! [`run`] makes one attempt at a job. A [`Queue`] holds any number of jobs, and has a clock of its own:
-//! retries and delays cost no time.
-//!
-//! ```
-//! use consumer::testing::{self, Decision, Queue};
-//! use consumer::{Failure, Job, Registry};
-//! use serde::{Deserialize, Serialize};
-//!
-//! #[derive(Serialize, Deserialize)]
-//! struct SendMail {
-//!     to: String,
-//! }
-//!
-//! impl Job for SendMail {
-//!     const KIND: &'static str = "mail.send";
-//!     type Output = ();
-//! }
-//!
-//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
-//! let away = async |_: SendMail| Err(Failure::transient(std::io::Error::other("away")));
-//! let mut queue = Queue::new(Registry::new().with_job(away));
-//! queue.submit(&SendMail { to: "a@example.org".to_owned() });
-//! let attempts = queue.drain().await;
-//! assert_eq!(attempts.len(), 5);
-//! assert!(matches!(attempts[0].decision, Decision::Retry { .. }));
-//! assert!(matches!(attempts[4].decision, Decision::Dead { .. }));
-//! # });
-//! ```
+//! Jobs and handlers without a server, and with a clock that only the test moves.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
