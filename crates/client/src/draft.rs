@@ -9,7 +9,7 @@ use common::{
 };
 use sha2::{Digest as _, Sha256};
 
-use crate::job::NewJob;
+use crate::job::{NewJob, names};
 use crate::submit::SubmitError;
 
 /// A job with its options. It is submitted by [`Client::submit`](crate::Client::submit),
@@ -32,7 +32,7 @@ use crate::submit::SubmitError;
 /// assert_eq!(job.kind.as_str(), "mail.send");
 /// # Ok::<(), client::SubmitError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a draft is submitted when it is awaited, or given to a client"]
 pub struct Draft<J, T = ()> {
     job: J,
@@ -214,6 +214,20 @@ impl<J: Job, T: Keeps> Draft<J, T> {
     }
 }
 
+impl<J: Job, T> std::fmt::Debug for Draft<J, T> {
+    /// Shows the size of the payload in bytes instead of the payload, and the headers without their values.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let payload = serde_json::to_vec(&self.job);
+        f.debug_struct("Draft")
+            .field("id", &self.id)
+            .field("options", &self.options)
+            .field("payload_bytes", &payload.map_or(0, |payload| payload.len()))
+            .field("headers", &names(&self.headers))
+            .field("mistake", &self.mistake)
+            .finish_non_exhaustive()
+    }
+}
+
 fn invalid(field: &'static str, error: &dyn std::fmt::Display) -> SubmitError {
     SubmitError::Invalid {
         field,
@@ -252,7 +266,7 @@ mod tests {
 
     use super::*;
 
-    #[derive(Serialize, Deserialize)]
+    #[derive(Clone, Serialize, Deserialize)]
     struct Mail {
         to: String,
     }
@@ -322,6 +336,26 @@ mod tests {
         }
         let error = Draft::new(Wrong).into_job().unwrap_err();
         assert!(error.to_string().contains("kind"), "{error}");
+    }
+
+    #[test]
+    fn neither_payload_nor_values_of_headers_are_shown_to_people() {
+        let draft = mail().header("Authorization", "secret");
+        let shown = format!("{draft:?} {:?}", draft.clone().into_job().unwrap());
+        assert!(
+            !shown.contains("example.org") && !shown.contains("secret"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("mail.send") && shown.contains("Authorization"),
+            "{shown}"
+        );
+        let payload = r#"{"to":"a@example.org"}"#.len();
+        assert!(
+            shown.contains(&format!("payload_bytes: {payload}")),
+            "{shown}"
+        );
+        assert!(shown.contains(" bytes: "), "{shown}");
     }
 
     #[test]

@@ -3,7 +3,16 @@ use bytes::Bytes;
 use common::{DecodeError, JobId, JobKind, JobMessage, Priority, Timestamp};
 
 /// A job to submit.
-#[derive(Clone, Debug)]
+///
+/// ```
+/// use client::NewJob;
+///
+/// let job = NewJob::decode(r#"{"kind": "mail.send", "payload": {"to": "a@example.org"}}"#.into())?;
+/// assert_eq!(job.kind.as_str(), "mail.send");
+/// assert!(!format!("{job:?}").contains("example.org"), "payloads are not logged");
+/// # Ok::<(), common::DecodeError>(())
+/// ```
+#[derive(Clone)]
 pub struct NewJob {
     /// Its id: a job whose id is known is not stored again.
     pub id: JobId,
@@ -52,4 +61,24 @@ impl NewJob {
             headers: HeaderMap::new(),
         })
     }
+}
+
+impl std::fmt::Debug for NewJob {
+    /// Shows the size of the job in bytes instead of the job, and the headers without their values.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewJob")
+            .field("id", &self.id)
+            .field("fresh", &self.fresh)
+            .field("kind", &self.kind)
+            .field("priority", &self.priority)
+            .field("run_at", &self.run_at)
+            .field("bytes", &self.payload.len())
+            .field("headers", &names(&self.headers))
+            .finish()
+    }
+}
+
+/// The names of headers, for people.
+pub(crate) fn names(headers: &HeaderMap) -> Vec<&str> {
+    headers.iter().map(|(name, _)| name.as_ref()).collect()
 }
