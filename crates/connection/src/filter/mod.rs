@@ -220,15 +220,16 @@ async fn greeting(stream: &mut TcpStream) -> io::Result<Value> {
     Ok(serde_json::from_slice(json)?)
 }
 
-/// Accepts the connection of the client. Connections of other users are closed.
+/// Accepts the connection of the client, which is in this process. Connections of other processes are
+/// closed.
 async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     loop {
         let (client, peer) = listener.accept().await?;
-        if owner::is_this_user(peer).await {
+        if owner::is_this_process(&client).await {
             client.set_nodelay(true)?;
             return Ok(client);
         }
-        warn!(%peer, "another user connected to the filter of this process: connection closed");
+        warn!(%peer, "another process connected to the filter of this process: connection closed");
     }
 }
 

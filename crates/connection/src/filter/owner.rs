@@ -1,59 +1,81 @@
-//! Which user is at the other end of a connection on the loopback interface.
+//! Which process is at the other end of a connection on the loopback interface.
 
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 
-/// Whether a process of this user made a connection, by the system's table of connections.
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::socket::{SockaddrIn, getpeername, getsockname};
+use tokio::net::TcpStream;
+
+/// The most file descriptors that are looked at.
+const MOST: u64 = 1 << 20;
+
+/// Whether this process made a connection that it has accepted: whether one of its sockets is the other
+/// end. It asks the system for the addresses of each file descriptor, which POSIX has, so it is the same on
+/// every Unix.
 ///
 /// The filter may have authenticated to the server with a certificate, which other users of this machine
 /// must not profit from.
-pub(super) async fn is_this_user(peer: SocketAddr) -> bool {
-    let read = || std::fs::read_to_string("/proc/net/tcp");
-    let table = tokio::task::spawn_blocking(read).await;
-    let uid = nix::unistd::geteuid().as_raw();
-    matches!(table, Ok(Ok(table)) if owner(&table, peer) == Some(uid))
+pub(super) async fn is_this_process(accepted: &TcpStream) -> bool {
+    let (Ok(here), Ok(there)) = (accepted.local_addr(), accepted.peer_addr()) else {
+        return false;
+    };
+    let looked = tokio::task::spawn_blocking(move || has_socket(there, here)).await;
+    looked.unwrap_or(false)
 }
 
-/// The user id of the socket with this local address in `/proc/net/tcp` (see proc(5)); `None` if there
-/// is no such socket.
-fn owner(table: &str, local: SocketAddr) -> Option<u32> {
-    let SocketAddr::V4(local) = local else {
-        return None;
+/// Whether a socket of this process has this address, and is connected to that one.
+fn has_socket(address: SocketAddr, peer: SocketAddr) -> bool {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST, |(soft, _)| soft.min(MOST));
+    let limit = RawFd::try_from(limit).unwrap_or(RawFd::MAX);
+    let is = |found: nix::Result<SockaddrIn>, wanted: SocketAddr| {
+        found.is_ok_and(|found| (found.ip(), found.port()) == (ipv4(wanted), wanted.port()))
     };
-    // The table shows the address as a number in the byte order of the machine.
-    let address = u32::from_ne_bytes(local.ip().octets());
-    let shown = format!("{address:08X}:{:04X}", local.port());
-    table.lines().skip(1).find_map(|line| {
-        let mut words = line.split_ascii_whitespace().skip(1);
-        let found = words.next()? == shown;
-        // It is followed by remote address, state, queues, timer and retransmissions.
-        let uid = words.nth(5)?.parse().ok()?;
-        found.then_some(uid)
-    })
+    // A file descriptor that is closed meanwhile, or is no socket, is an error.
+    (0..limit).any(|fd| is(getsockname(fd), address) && is(getpeername(fd), peer))
+}
+
+/// The filter listens on IPv4 only.
+fn ipv4(address: SocketAddr) -> std::net::Ipv4Addr {
+    match address {
+        SocketAddr::V4(address) => *address.ip(),
+        SocketAddr::V6(_) => std::net::Ipv4Addr::UNSPECIFIED,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
+    use tokio::net::TcpListener;
+
     use super::*;
 
-    #[test]
-    fn the_table_of_the_system_tells_whose_a_connection_is() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-             \x20  0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     7        0 1 1 0 100 0 0 10 0\n\
-             \x20  1: 0100007F:D431 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1000        0 2 1 0 20 4 30 10 -1\n";
-        let of = |address: &str| owner(table, address.parse().unwrap());
-        assert_eq!(of("127.0.0.1:54321"), Some(1000));
-        assert_eq!(of("127.0.0.1:8080"), Some(7));
-        assert_eq!(of("127.0.0.2:54321"), None);
-        assert_eq!(of("[::1]:54321"), None);
+    #[tokio::test]
+    async fn a_connection_of_this_process_is_its_own_until_it_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        assert!(is_this_process(&accepted).await);
+        drop(client);
+        assert!(!is_this_process(&accepted).await);
     }
 
     #[tokio::test]
-    async fn a_connection_of_this_process_is_of_this_user() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let client = tokio::net::TcpStream::connect(address).await.unwrap();
-        let (_accepted, peer) = listener.accept().await.unwrap();
-        assert!(is_this_user(peer).await);
-        drop(client);
+    async fn a_connection_of_another_process_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; read -r line <&3");
+        let mut other = Command::new("bash")
+            .args(["-c", &script])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        assert!(!is_this_process(&accepted).await);
+        // The other process reads the end of the connection, and ends.
+        drop(accepted);
+        other.wait().unwrap();
     }
 }
