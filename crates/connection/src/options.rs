@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::{ConnectOptions, ServerAddr};
+use percent_encoding::percent_decode_str;
 
 use crate::filter::TlsOptions;
 
@@ -135,7 +136,9 @@ impl Options {
         Ok(options)
     }
 
-    /// Sets the servers: URLs separated by commas. The scheme `tls://` asks for TLS.
+    /// Sets the servers: URLs separated by commas. The scheme `tls://` asks for TLS. A user and a password
+    /// may stand before the host, such as `nats://user:p%40ss@host`; other characters than letters and
+    /// digits are percent-encoded.
     ///
     /// # Errors
     /// When one of them is no address.
@@ -234,8 +237,8 @@ impl Options {
     /// What inbox subjects begin with, if nothing else was set: `_INBOX_` and the name of the user.
     #[must_use]
     pub fn default_inbox_prefix(&self) -> String {
-        let in_url = || self.url.iter().find_map(ServerAddr::username);
-        let user = self.user.as_deref().or_else(in_url);
+        let in_url = || decoded(self.url.iter().find_map(ServerAddr::username)?).ok();
+        let user = self.user.clone().or_else(in_url);
         let prefix = user.and_then(|user| format!("_INBOX_{user}").parse().ok());
         prefix.map_or_else(|| "_INBOX".to_owned(), |InboxPrefix(prefix)| prefix)
     }
@@ -319,7 +322,7 @@ impl Options {
             let password = self.password.clone().unwrap_or_default();
             options = options.user_and_password(user.clone(), password);
         } else if let Some((user, password)) = in_url {
-            options = options.user_and_password(user.to_owned(), password.to_owned());
+            options = options.user_and_password(decoded(user)?, decoded(password)?);
         }
         if let Some(token) = &self.token {
             options = options.token(token.clone());
@@ -344,6 +347,14 @@ impl Options {
         }
         Ok(options)
     }
+}
+
+/// A user or a password as it stands in a URL, where `%40` is `@`.
+fn decoded(text: &str) -> anyhow::Result<String> {
+    let text = percent_decode_str(text).decode_utf8();
+    // The error shows no secret.
+    let text = text.map_err(|_| anyhow::anyhow!("NATS_URL: user and password are not UTF-8"))?;
+    Ok(text.into_owned())
 }
 
 /// Reads a file before the library does: the library's errors do not name it.
@@ -407,6 +418,21 @@ mod tests {
         let options = read(&[]).unwrap();
         assert_eq!(options.shown(), "127.0.0.1:4222");
         assert_eq!(options.default_inbox_prefix(), "_INBOX");
+    }
+
+    #[tokio::test]
+    async fn user_and_password_in_a_url_are_decoded() {
+        let options = read(&[("NATS_URL", "nats://b%C3%B6b%2d1:p%40s%3As@a:1")]).unwrap();
+        let user = options.url[0].username().unwrap();
+        assert_eq!(decoded(user).unwrap(), "böb-1");
+        let password = options.url[0].password().unwrap();
+        assert_eq!(decoded(password).unwrap(), "p@s:s");
+        let plain = read(&[("NATS_URL", "nats://b%6fb:p@a:1")]).unwrap();
+        assert_eq!(plain.default_inbox_prefix(), "_INBOX_bob");
+        let wrong = read(&[("NATS_URL", "nats://bob:%ff@a:1")]).unwrap();
+        let error = wrong.connect_options("_INBOX").await.err().unwrap();
+        assert!(error.to_string().contains("not UTF-8"), "{error}");
+        assert!(!error.to_string().contains("ff"), "{error}");
     }
 
     #[test]
