@@ -75,7 +75,7 @@ pub(crate) enum Command {
     /// On a terminal, each view replaces the last one. Otherwise the views are printed one after
     /// another.
     Top(Top),
-    /// Print the completions of a shell
+    /// Print a script with which a shell completes commands, flags, kinds and ids
     Completions {
         /// The shell
         shell: clap_complete::Shell,

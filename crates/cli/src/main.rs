@@ -3,6 +3,7 @@
 mod bulk;
 mod cancel_many;
 mod command;
+mod complete;
 mod confirm;
 mod dead;
 mod fleet;
@@ -37,6 +38,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    complete::complete_if_asked();
     TOOL.run(|config: &Config| &config.options, run)
 }
 

@@ -8,12 +8,11 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use crate::command::Config;
+use crate::complete;
 use crate::tool::TOOL;
 
 pub(crate) fn completions(shell: Shell) -> anyhow::Result<bool> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut TOOL.command::<Config>(), TOOL.name, &mut script);
-    write(&script)
+    write(&complete::script(shell)?)
 }
 
 /// One page: the command, then each subcommand with its own options.

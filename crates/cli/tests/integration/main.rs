@@ -5,6 +5,7 @@
 mod bulk;
 mod cancel_many;
 mod command_line;
+mod completion;
 mod dead;
 mod lists;
 mod lookup;
