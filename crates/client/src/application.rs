@@ -55,12 +55,44 @@ pub struct Client {
 }
 
 /// A durable job that is stored when it is awaited. See [`Client::submit`].
+///
+/// ```no_run
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)]
+/// # struct SendMail { to: String }
+/// # impl client::Job for SendMail { const KIND: &'static str = "mail.send"; type Output = String; }
+/// use client::{Client, Draft, Durable, SubmitError};
+///
+/// # async fn example(jobs: Client, mail: SendMail) -> Result<(), SubmitError> {
+/// let submission: Draft<SendMail, Durable> = jobs.submit(mail).max_attempts(3);
+/// let handle = submission.await?;
+/// # drop(handle);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Durable(Client);
 
 impl Keeps for Durable {}
 
 /// A job that is requested when it is awaited. See [`Client::confirmed`].
+///
+/// ```no_run
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)]
+/// # struct SendMail { to: String }
+/// # impl client::Job for SendMail { const KIND: &'static str = "mail.send"; type Output = String; }
+/// use std::time::Duration;
+///
+/// use client::{Client, Confirmed, ConfirmedError, Draft};
+///
+/// # async fn example(jobs: Client, mail: SendMail) -> Result<(), ConfirmedError> {
+/// let request: Draft<SendMail, Confirmed> = jobs.confirmed(mail).within(Duration::from_secs(5));
+/// let sent: String = request.await?;
+/// # drop(sent);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Confirmed {
     client: Client,
@@ -68,6 +100,21 @@ pub struct Confirmed {
 }
 
 /// A job that is published when it is awaited. See [`Client::fire_and_forget`].
+///
+/// ```no_run
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)]
+/// # struct SendMail { to: String }
+/// # impl client::Job for SendMail { const KIND: &'static str = "mail.send"; type Output = String; }
+/// use client::{Client, Draft, FireAndForget, SubmitError};
+///
+/// # async fn example(jobs: Client, mail: SendMail) -> Result<(), SubmitError> {
+/// let publish: Draft<SendMail, FireAndForget> = jobs.fire_and_forget(mail);
+/// let id = publish.await?;
+/// # let _ = id;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct FireAndForget(Client);
 

@@ -83,6 +83,21 @@ impl<'a> ToCancel<'a> {
 }
 
 /// Stores many requests to cancel jobs; requests that are made at the same time are stored together.
+///
+/// ```no_run
+/// use client::{Canceller, Client, Filter, ToCancel};
+///
+/// # async fn example(jobs: Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let filter = Filter { kind: Some("mail.send".parse()?), state: None };
+/// let mut pages = ToCancel::new(jobs.nats(), &filter).await?;
+/// let canceller = Canceller::new(jobs.nats(), jobs.connected());
+/// while let Some(page) = pages.next().await? {
+///     let failed = canceller.cancel(page.into_iter().map(|job| job.id)).await;
+///     assert!(failed.is_empty());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Canceller {
     writer: Writer,

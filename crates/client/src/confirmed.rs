@@ -19,6 +19,16 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// Why one request of a job has no outcome.
+///
+/// ```
+/// use client::RequestError;
+///
+/// /// Whether the job has not run for certain, so that it may be requested again whatever it does.
+/// fn has_not_run(error: &RequestError) -> bool {
+///     matches!(error, RequestError::NoConsumer | RequestError::Forbidden)
+/// }
+/// assert!(!has_not_run(&RequestError::Lost));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// The job has a `run_at`, which only a durable job may have.
@@ -121,6 +131,16 @@ fn scheduled() -> SubmitError {
 }
 
 /// Why a confirmed job has no result.
+///
+/// ```
+/// use client::ConfirmedError;
+///
+/// /// Whether the job may be requested again although it must not run twice.
+/// fn is_safe_to_repeat(error: &ConfirmedError) -> bool {
+///     matches!(error, ConfirmedError::TimedOut { may_have_run: false, .. })
+/// }
+/// # let _ = is_safe_to_repeat;
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfirmedError {

@@ -46,6 +46,19 @@ pub struct Draft<J, T = ()> {
 }
 
 /// Marks the ways to submit that store the job, so that it can run later.
+///
+/// ```
+/// use client::{Draft, Job, Keeps};
+///
+/// /// Works for all ways to submit that store the job.
+/// fn tomorrow<J: Job, T: Keeps>(draft: Draft<J, T>) -> Draft<J, T> {
+///     draft.delay(std::time::Duration::from_hours(24))
+/// }
+/// # let _ = tomorrow::<Nothing, ()>;
+/// # #[derive(serde::Serialize, serde::Deserialize)]
+/// # struct Nothing;
+/// # impl Job for Nothing { const KIND: &'static str = "nothing"; type Output = (); }
+/// ```
 pub trait Keeps {}
 
 impl Keeps for () {}

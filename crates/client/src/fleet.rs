@@ -10,6 +10,19 @@ use connection::NatsClient;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why the fleet is not known.
+///
+/// ```no_run
+/// use client::{Client, FleetError};
+///
+/// # async fn example(jobs: Client) -> Result<(), FleetError> {
+/// match jobs.fleet(&common::FleetRequest::default()).await {
+///     Ok(fleet) => println!("{} consumers", fleet.answering),
+///     Err(FleetError::NoStatusService) => println!("start a status service"),
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FleetError {
     /// No status service runs.

@@ -17,6 +17,31 @@ use crate::wait::{Waited, wait};
 const AGAIN: Duration = Duration::from_mins(1);
 
 /// A durable job that was submitted. Dropping it changes nothing for the job.
+///
+/// ```no_run
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)]
+/// # struct SendMail { to: String }
+/// # impl client::Job for SendMail { const KIND: &'static str = "mail.send"; type Output = String; }
+/// use std::time::Duration;
+///
+/// use client::{Client, Handle};
+/// use futures_util::StreamExt as _;
+///
+/// # async fn example(jobs: Client, kept: &str) -> Result<(), Box<dyn std::error::Error>> {
+/// // In another process than the submission: the id is text, and back.
+/// let handle: Handle<SendMail> = jobs.handle(kept.parse()?);
+/// if handle.wait(Duration::from_secs(1)).await?.is_none() {
+///     let mut records = handle.follow();
+///     while let Some(record) = records.next().await {
+///         println!("{}", record?.state);
+///     }
+/// }
+/// let sent: String = handle.result().await?;
+/// # drop(sent);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Handle<J> {
     link: Link,
     id: JobId,
@@ -25,6 +50,23 @@ pub struct Handle<J> {
 }
 
 /// Why a job has no result.
+///
+/// ```no_run
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)]
+/// # struct SendMail { to: String }
+/// # impl client::Job for SendMail { const KIND: &'static str = "mail.send"; type Output = String; }
+/// use client::{Handle, ResultError};
+///
+/// # async fn example(handle: Handle<SendMail>) -> Result<(), ResultError> {
+/// match handle.result().await {
+///     Ok(sent) => println!("{sent}"),
+///     Err(ResultError::Dead { record, .. }) => println!("gave up: {:?}", record.reason),
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResultError {

@@ -67,6 +67,26 @@ pub struct Listed {
 }
 
 /// A page of a list.
+///
+/// ```no_run
+/// use client::{Client, Cursor, Filter, JobState, Listed, Page};
+///
+/// # async fn example(jobs: Client) -> anyhow::Result<()> {
+/// let dead = Filter { state: Some(JobState::Dead), ..Filter::default() };
+/// let mut cursor: Option<Cursor> = None;
+/// loop {
+///     let page: Page = jobs.list(&dead, cursor, 100).await?;
+///     for Listed { id, at, .. } in page.jobs {
+///         println!("{at} {id}");
+///     }
+///     cursor = page.next;
+///     if cursor.is_none() {
+///         break;
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Page {
     /// The jobs, the newest first.

@@ -32,6 +32,19 @@ const OLDEST: usize = 200;
 const MOST_BYTES: usize = 256 * 1024;
 
 /// The jobs that wait or run, by kind.
+///
+/// ```no_run
+/// use client::{Client, Queue, Queues};
+///
+/// # async fn example(jobs: Client) -> anyhow::Result<()> {
+/// let Queues { queues, waiting } = jobs.queues(10).await?;
+/// println!("{waiting} jobs wait");
+/// for Queue { kind, waiting, running, .. } in queues {
+///     println!("{kind}: {waiting} wait, {running} run");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Queues {
     /// The kinds, in the order of their number of jobs, the largest first.

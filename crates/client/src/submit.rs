@@ -50,6 +50,17 @@ pub struct Patience {
 }
 
 /// The result of a submission. In both cases the job is stored and synced to the disk.
+///
+/// ```no_run
+/// use client::{Client, NewJob, SubmitError, Submitted};
+///
+/// # async fn example(jobs: Client, job: NewJob) -> Result<(), SubmitError> {
+/// if jobs.submit_job(&job).await? == Submitted::Known {
+///     println!("{} waits or runs already", job.id);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Submitted {
     /// This submission stored the job.
@@ -60,6 +71,20 @@ pub enum Submitted {
 }
 
 /// Why a job was not stored, or may not be stored.
+///
+/// ```no_run
+/// use client::{Client, NewJob, SubmitError};
+///
+/// # async fn example(jobs: Client, job: NewJob) -> Result<(), SubmitError> {
+/// let mut submitted = jobs.submit_job(&job).await;
+/// if let Err(SubmitError::MayBeStored { .. }) = submitted {
+///     // The same id: it is not stored twice.
+///     submitted = jobs.submit_job(&job).await;
+/// }
+/// submitted?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     /// The queue or the storage of the account is full.
@@ -132,6 +157,24 @@ pub enum SubmitError {
 }
 
 /// Submits jobs. Jobs that wait at the same time are stored with one write.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use client::{Client, NewJob, Patience, SubmitError, Submitter};
+///
+/// # async fn example(jobs: Client, job: NewJob) -> Result<(), SubmitError> {
+/// // For a program that waits for NATS and for room as long as it takes.
+/// let patience = Patience {
+///     confirm: Duration::from_secs(30),
+///     wait_for_nats: true,
+///     wait_for_room: true,
+/// };
+/// let submitter = Submitter::over(jobs.nats(), jobs.connected(), patience);
+/// submitter.submit(&job).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Submitter {
     client: NatsClient,

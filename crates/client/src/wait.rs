@@ -11,6 +11,21 @@ use crate::follow::{Follow, WaitError};
 use crate::lookup::look_up;
 
 /// How the wait for a job ended.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use client::{Client, JobId, WaitError, Waited, wait};
+///
+/// # async fn example(jobs: Client, id: JobId) -> Result<(), WaitError> {
+/// match wait(jobs.nats(), jobs.connected(), id, Duration::from_secs(10)).await? {
+///     Waited::Ended(record) => println!("{}", record.state),
+///     Waited::NotYet(Some(record)) => println!("still {}", record.state),
+///     Waited::NotYet(None) => println!("no such job"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub enum Waited {
     /// The job has ended; this is its last record.

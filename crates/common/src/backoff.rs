@@ -126,6 +126,16 @@ impl Default for Backoff {
     }
 }
 
+/// ```
+/// use common::{Backoff, InvalidBackoff};
+///
+/// let backoff: Backoff = serde_json::from_str(r#"{"initial": "2s", "factor": 3, "max": "1m"}"#)?;
+/// assert_eq!(backoff.ceiling(2).as_secs(), 6);
+/// let wrong = InvalidBackoff::Factor("0".to_owned()).to_string();
+/// let error = serde_json::from_str::<Backoff>(r#"{"factor": 0}"#).unwrap_err();
+/// assert!(error.to_string().contains(&wrong));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 impl Backoff {
     /// The longest wait before a retry; `retry` counts from 1.
     #[must_use]

@@ -5,6 +5,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// A length of time, on the wire a text with units: `"30s"`, `"500ms"`, `"1h 30m"`.
+///
+/// ```
+/// use common::{InvalidDuration, WireDuration};
+///
+/// let timeout: WireDuration = "1m 30s".parse()?;
+/// assert_eq!(timeout.get().as_secs(), 90);
+/// let error: InvalidDuration = "soon".parse::<WireDuration>().unwrap_err();
+/// assert!(error.to_string().contains("soon"));
+/// # Ok::<(), InvalidDuration>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct WireDuration(Duration);

@@ -65,6 +65,25 @@ pub struct Fleet {
     pub next: Option<String>,
 }
 
+/// ```
+/// use common::{Fleet, FleetKind, FleetMember, FleetRequest, Presence};
+///
+/// let page = FleetRequest { limit: Some(50), ..FleetRequest::default() };
+/// assert_eq!(serde_json::to_string(&page)?, r#"{"limit":50}"#);
+///
+/// fn missing(fleet: &Fleet) -> Vec<&str> {
+///     let missing = |member: &&FleetMember| member.presence == Presence::Missing;
+///     fleet.consumers.iter().filter(missing).map(|member| &*member.consumer).collect()
+/// }
+///
+/// fn slowest(fleet: &Fleet) -> Option<&FleetKind> {
+///     fleet.kinds.iter().max_by(|a, b| a.run_ms.p99.total_cmp(&b.run_ms.p99))
+/// }
+///
+/// let fleet = Fleet::new("status-1".to_owned(), common::Timestamp::now(), std::time::Duration::from_secs(5));
+/// assert!(missing(&fleet).is_empty() && slowest(&fleet).is_none());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 impl Fleet {
     /// What a status service knows before its first round.
     #[must_use]

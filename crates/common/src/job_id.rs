@@ -5,6 +5,15 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The identity of a job: a UUID.
+///
+/// ```
+/// use common::JobId;
+///
+/// let id = JobId::generate();
+/// assert_eq!(id.to_string().parse::<JobId>()?, id);
+/// assert!(id < JobId::generate());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(Uuid);

@@ -113,6 +113,18 @@ pub enum DecodeError {
     },
 }
 
+/// ```
+/// use common::{DecodeError, JobMessage, MaxAttempts, Priority};
+///
+/// let text = br#"{"kind": "mail.send", "payload": {"to": "a"}, "max_attempts": 3}"#;
+/// let job = JobMessage::decode(text)?;
+/// assert_eq!(job.kind.as_str(), "mail.send");
+/// assert_eq!(job.max_attempts.map(MaxAttempts::get), Some(3));
+/// assert_eq!(job.priority, Priority::Normal);
+/// let error = JobMessage::decode(br#"{"kind": "mail.send", "atempts": 3}"#).unwrap_err();
+/// assert!(matches!(error, DecodeError::NotAJob { reason, .. } if reason.contains("atempts")));
+/// # Ok::<(), DecodeError>(())
+/// ```
 impl<'a> JobMessage<'a> {
     /// A job of a kind with everything else left to the defaults.
     #[must_use]

@@ -9,11 +9,28 @@ use smol_str::SmolStr;
 ///
 /// 1 to 128 characters of `A-Z a-z 0-9 _ -` in tokens that are joined by single dots.
 /// Short ones, which most are, cost no allocation.
+///
+/// ```
+/// use common::{InvalidKind, JobKind};
+///
+/// let kind: JobKind = "mail.send".parse()?;
+/// assert_eq!(kind.as_str(), "mail.send");
+/// assert!("mail..send".parse::<JobKind>().is_err());
+/// # Ok::<(), InvalidKind>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobKind(SmolStr);
 
 /// The kinds that a consumer serves: a kind in which a token may be `*` (any one token) and the
 /// last may be `>` (one or more tokens), as in a NATS subject.
+///
+/// ```
+/// use common::KindPattern;
+///
+/// let mails: KindPattern = "mail.*".parse()?;
+/// assert!(mails.matches("mail.send") && !mails.matches("mail.send.now"));
+/// # Ok::<(), common::InvalidKind>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KindPattern(Box<str>);
 

@@ -103,6 +103,17 @@ pub mod codes {
     pub const RESULT_UNREADABLE: &str = "result_unreadable";
 }
 
+/// ```
+/// use common::{Outcome, OutcomeError, Status, codes};
+///
+/// let answer = r#"{"id": null, "status": "rejected", "consumer": "consumer-1", "attempt": 1,
+///     "duration_ms": 0, "error": {"code": "invalid_json", "message": "message is not JSON"}}"#;
+/// let outcome: Outcome = serde_json::from_str(answer)?;
+/// assert_eq!(outcome.status, Status::Rejected);
+/// let expected = OutcomeError::new(codes::INVALID_JSON, "message is not JSON");
+/// assert_eq!(outcome.error, Some(expected));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 impl OutcomeError {
     /// The longest message, in bytes: a text that repeats input must not outgrow what it is in.
     pub const MAX_MESSAGE: usize = 4096;

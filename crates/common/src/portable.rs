@@ -8,6 +8,14 @@ use serde_json::value::RawValue;
 pub const MAX_DEPTH: usize = 128;
 
 /// Why other libraries cannot read a JSON text, though the grammar allows it.
+///
+/// ```
+/// use common::{NotPortable, check_portable};
+///
+/// let half = serde_json::value::RawValue::from_string(r#""\ud800""#.to_owned())?;
+/// assert_eq!(check_portable(&half), Err(NotPortable::UnpairedSurrogate));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotPortable {
     /// There are more than [`MAX_DEPTH`] arrays and objects within each other.

@@ -121,6 +121,20 @@ pub struct FailedAttempt {
     pub error: OutcomeError,
 }
 
+/// ```
+/// use common::{FailedAttempt, JobRecord};
+///
+/// /// The error of the last attempt of a job.
+/// fn last_error(record: &JobRecord) -> Option<&str> {
+///     let mut failures = record.failures.iter().rev();
+///     let last: &FailedAttempt = failures.find(|failed| !failed.is_mark())?;
+///     Some(&last.error.message)
+/// }
+/// # let id = common::JobId::generate();
+/// # let now = common::Timestamp::now();
+/// # let record = JobRecord::new(id, None, common::JobState::Queued, now);
+/// # assert_eq!(last_error(&record), None);
+/// ```
 impl FailedAttempt {
     /// Whether it is no attempt, but marks where the job was replayed or its dead letter discarded.
     #[must_use]
@@ -130,6 +144,16 @@ impl FailedAttempt {
     }
 }
 
+/// ```
+/// use common::{JobRecord, JobState};
+///
+/// let text = r#"{"id": "01890a5d-ac96-774b-bcce-b302099a8057", "kind": "mail.send",
+///     "state": "succeeded", "at": "2026-01-31T09:30:00Z", "run": 1, "attempt": 1, "result": 7}"#;
+/// let record: JobRecord = serde_json::from_str(text)?;
+/// assert_eq!(record.state, JobState::Succeeded);
+/// assert_eq!(record.result.as_ref().map(|result| result.get()), Some("7"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 impl JobRecord {
     /// Whether the job is dead and somebody has discarded its dead letter.
     #[must_use]
@@ -162,6 +186,11 @@ impl JobRecord {
     }
 }
 
+/// ```
+/// use common::JobState;
+///
+/// assert!(JobState::Dead.is_final() && !JobState::Retrying.is_final());
+/// ```
 impl JobState {
     /// Whether nothing more happens to the job by itself.
     #[must_use]
@@ -195,6 +224,11 @@ impl std::fmt::Display for JobState {
     }
 }
 
+/// ```
+/// use common::DeadReason;
+///
+/// assert_eq!(DeadReason::AttemptsUsedUp.as_str(), "attempts_used_up");
+/// ```
 impl DeadReason {
     /// All reasons, the most frequent first.
     pub const ALL: [Self; 7] = [

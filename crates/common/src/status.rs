@@ -122,6 +122,25 @@ pub struct RunTime {
     pub max: f64,
 }
 
+/// ```
+/// use common::{ConsumerState, ConsumerStatus, Counts, KindStatus, LaneStatus, RunTime};
+///
+/// /// How the jobs of a kind have ended in both lanes of a consumer, and its longest run.
+/// fn of_kind(status: &ConsumerStatus, kind: &str) -> (Counts, f64) {
+///     let (mut counts, mut longest) = (Counts::default(), RunTime::default().max);
+///     for lane in status.lanes.values() {
+///         let lane: &LaneStatus = lane;
+///         if let Some(KindStatus { counts: more, run_ms }) = lane.kinds.get(kind) {
+///             counts += *more;
+///             longest = run_ms.max.max(longest);
+///         }
+///     }
+///     (counts, longest)
+/// }
+///
+/// assert_eq!(ConsumerState::Draining.to_string(), "draining");
+/// # let _ = of_kind;
+/// ```
 impl std::ops::AddAssign for Counts {
     /// Saturates: the numbers come from the wire, and may be anything.
     fn add_assign(&mut self, other: Self) {

@@ -137,6 +137,14 @@ pub const OVERDUE_CURSOR: &str = "jobs.overdue.watch.cursor";
 
 /// What the subject of a durable job says: `jobs.durable.<id>.<priority>.<run>.<kind>`, and the same
 /// behind `jobs.due` when its time has come.
+///
+/// ```
+/// use common::JobSubject;
+///
+/// let subject = "jobs.durable.01890a5d-ac96-774b-bcce-b302099a8057.normal.1.mail.send";
+/// let subject = JobSubject::parse(subject).expect("a subject of a job");
+/// assert_eq!((subject.run, subject.kind.as_str()), (1, "mail.send"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobSubject {
     /// The job.

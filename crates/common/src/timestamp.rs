@@ -7,6 +7,17 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// A moment, on the wire a text after RFC 3339: `"2026-01-31T09:30:00Z"`.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use common::{InvalidTimestamp, Timestamp};
+///
+/// let morning: Timestamp = "2026-01-31T09:30:00Z".parse()?;
+/// assert_eq!(morning.after(Duration::from_hours(1)).to_string(), "2026-01-31T10:30:00Z");
+/// assert_eq!("tomorrow".parse::<Timestamp>(), Err(InvalidTimestamp));
+/// # Ok::<(), InvalidTimestamp>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Timestamp(#[serde(with = "time::serde::rfc3339")] OffsetDateTime);

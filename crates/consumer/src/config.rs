@@ -10,6 +10,15 @@ use crate::keep::Keep;
 
 /// Run jobs: take them from `jobs.create` in the queue group `workers`, call the handler of their
 /// kind, and reply with the outcome.
+///
+/// ```
+/// use clap::Parser as _;
+/// use consumer::{Config, Durable};
+///
+/// let config = Config::parse_from(["consumer", "--concurrency=4", "--durable=required"]);
+/// assert_eq!(config.concurrency(), 4);
+/// assert_eq!(config.durable, Durable::Required);
+/// ```
 #[derive(Clone, Debug, clap::Parser)]
 pub struct Config {
     /// Largest number of jobs that run at a time [default: twice the number of cores]

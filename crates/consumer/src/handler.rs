@@ -126,6 +126,25 @@ impl Attempt {
 }
 
 /// Why an attempt failed.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use consumer::Failure;
+///
+/// fn of_status(status: u16) -> Failure {
+///     let error = std::io::Error::other(format!("the mail server answered {status}"));
+///     match status {
+///         429 => Failure::Transient {
+///             error: error.into(),
+///             retry_after: Some(Duration::from_mins(1)),
+///         },
+///         400..500 => Failure::permanent(error),
+///         _ => Failure::transient(error),
+///     }
+/// }
+/// assert!(matches!(of_status(404), Failure::Permanent { .. }));
+/// ```
 #[derive(Debug)]
 pub enum Failure {
     /// Another attempt may succeed: a service is away, a limit was hit, a lock is held.

@@ -159,6 +159,57 @@ fn each_example_in_rust_is_compiled_in_the_library_or_here() {
     }
 }
 
+#[test]
+fn each_public_type_for_users_is_in_an_example() {
+    let mut missing = Vec::new();
+    for folder in ["common", "client", "consumer"] {
+        let sources = sources(&format!("crates/{folder}/src"));
+        let examples: Vec<String> = sources.iter().flat_map(|text| examples(text)).collect();
+        let is_shown = |name: &str| {
+            let mut lines = examples.iter();
+            lines.any(|line| {
+                line.split(|c: char| !c.is_alphanumeric())
+                    .any(|word| word == name)
+            })
+        };
+        let types = sources.iter().flat_map(|text| public_types(text));
+        let hidden = types.filter(|name| !is_shown(name));
+        missing.extend(hidden.map(|name| format!("{folder}::{name}")));
+    }
+    assert!(missing.is_empty(), "no example has {}", missing.join(", "));
+}
+
+/// The public types of a source file, which the compiler finds out to be reachable from outside.
+fn public_types(source: &str) -> impl Iterator<Item = &str> {
+    source.lines().filter_map(|line| {
+        let item = line.strip_prefix("pub ")?;
+        let kinds = ["struct ", "enum ", "trait "];
+        let item = kinds.iter().find_map(|kind| item.strip_prefix(kind))?;
+        item.split(|c: char| !c.is_alphanumeric()).next()
+    })
+}
+
+/// The lines of the examples in its doc comments, those that are not shown included.
+fn examples(source: &str) -> Vec<String> {
+    let mut inside = false;
+    let mut examples = Vec::new();
+    for line in source.lines().map(str::trim_start) {
+        let Some(line) = line
+            .strip_prefix("//!")
+            .or_else(|| line.strip_prefix("///"))
+        else {
+            inside = false;
+            continue;
+        };
+        if line.trim_start().starts_with("```") {
+            inside = !inside;
+        } else if inside {
+            examples.push(line.to_owned());
+        }
+    }
+    examples
+}
+
 // As README.md and the page on submitting show it.
 async fn checksum(url: &str, password: &str) -> Result<String, Box<dyn std::error::Error>> {
     let options = async_nats::ConnectOptions::new()

@@ -12,6 +12,24 @@ use super::list::page;
 use super::{DeadLetter, Replayed, Which, discard, replay};
 
 /// The dead letters that match and existed at the start, the oldest first, at a limited rate.
+///
+/// ```no_run
+/// use client::Client;
+/// use client::dead_letters::{Action, DeadLetter, Remaining, Replayed, Which};
+///
+/// # async fn example(jobs: Client) -> Result<(), Box<dyn std::error::Error>> {
+/// // All dead letters of a kind are replayed, at most ten in a second.
+/// let which = Which { kind: Some("mail.send".parse()?), ..Which::default() };
+/// let mut remaining = Remaining::new(jobs.nats(), &which, 10.try_into().ok()).await?;
+/// while let Some(letter) = remaining.next().await? {
+///     let letter: DeadLetter = letter;
+///     if Action::Replay.apply(jobs.nats(), &letter).await? == Replayed::Already {
+///         println!("{} was replayed by somebody else", letter.id);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Remaining<'a> {
     client: &'a NatsClient,

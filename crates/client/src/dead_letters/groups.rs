@@ -39,6 +39,19 @@ pub struct Group {
 }
 
 /// Dead letters, grouped by their error.
+///
+/// ```no_run
+/// use client::Client;
+/// use client::dead_letters::{Group, Groups, Which, groups};
+///
+/// # async fn example(jobs: Client) -> anyhow::Result<()> {
+/// let Groups { groups, .. } = groups(jobs.nats(), &Which::default(), 1000).await?;
+/// for Group { kind, message, count, .. } in groups {
+///     println!("{count} of {kind}: {message}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Groups {
     /// The groups, the largest first.

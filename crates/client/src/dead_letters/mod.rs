@@ -85,6 +85,19 @@ pub(crate) fn filter(kind: Option<&JobKind>) -> String {
 }
 
 /// Why a dead letter was not changed; found in an error by [`anyhow::Error::downcast_ref`].
+///
+/// ```no_run
+/// use client::dead_letters::{DeadLetter, LeftAsItIs, replay};
+///
+/// # async fn example(jobs: client::Client, letter: DeadLetter) {
+/// if let Err(error) = replay(jobs.nats(), &letter, None).await {
+///     match error.downcast_ref::<LeftAsItIs>() {
+///         Some(LeftAsItIs::NoBytes(id)) => println!("{id} needs a new payload"),
+///         _ => println!("not replayed: {error:#}"),
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeftAsItIs {
     /// Another client replays or discards it at the same time.

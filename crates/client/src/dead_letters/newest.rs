@@ -49,6 +49,21 @@ impl FromStr for Cursor {
 }
 
 /// A page of dead letters.
+///
+/// ```no_run
+/// use client::dead_letters::{Cursor, Letters, Summary, Which, newest};
+///
+/// # async fn example(jobs: client::Client) -> anyhow::Result<()> {
+/// let page: Letters = newest(jobs.nats(), &Which::default(), None, 20).await?;
+/// for letter in &page.letters {
+///     let letter: &Summary = letter;
+///     println!("{} {}", letter.at, letter.id);
+/// }
+/// let next: Option<Cursor> = page.next;
+/// # let _ = next;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Letters {
     /// The dead letters, the newest first.

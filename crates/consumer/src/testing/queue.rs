@@ -48,6 +48,19 @@ pub enum Decision<O> {
 }
 
 /// One attempt at a job of a [`Queue`].
+///
+/// ```
+/// use consumer::Registry;
+/// use consumer::testing::{Attempted, Queue};
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let mut queue = Queue::new(Registry::built_in());
+/// queue.submit_message(br#"{"kind": "echo", "payload": 7}"#)?;
+/// let attempts: Vec<Attempted> = queue.run_due().await;
+/// assert_eq!((attempts[0].kind.as_str(), attempts[0].number), ("echo", 1));
+/// # Ok::<(), common::DecodeError>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug)]
 pub struct Attempted {
     /// The job.

@@ -33,6 +33,16 @@ const PAGE: usize = 256;
 const PAGE_BYTES: usize = 4 << 20;
 
 /// A durable job of a [`System`] that has ended.
+///
+/// ```no_run
+/// use consumer::testing::{Ended, System};
+///
+/// # async fn example(system: &mut System) -> anyhow::Result<()> {
+/// let ended: Vec<Ended> = system.run_due().await?;
+/// assert!(ended.iter().all(|job| job.attempts == 1));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Ended {
