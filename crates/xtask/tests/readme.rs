@@ -179,6 +179,59 @@ fn each_public_type_for_users_is_in_an_example() {
     assert!(missing.is_empty(), "no example has {}", missing.join(", "));
 }
 
+/// The packages that a program which only submits needs at most. Each costs time to build.
+const MOST_PACKAGES: usize = 160;
+
+#[test]
+fn a_crate_elsewhere_gets_the_client_with_few_packages() {
+    let page = read("docs/guide/rust.md");
+    let (_, lines) = page
+        .split_once("```toml\n")
+        .expect("the lines for Cargo.toml");
+    let lines = lines.split("```").next().unwrap_or_default();
+    let lines = lines.lines().filter(|line| !line.starts_with("consumer"));
+    let root = test_support::project_root();
+    let dependencies = lines.collect::<Vec<_>>().join("\n");
+    let dependencies = dependencies.replace("\"../jobs/", &format!("\"{}/", root.display()));
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let package = "[package]\nname = \"mine\"\nedition = \"2024\"\n";
+    fs::write(path("Cargo.toml"), format!("{package}\n{dependencies}\n")).unwrap();
+    fs::create_dir(path("src")).unwrap();
+    fs::copy(
+        root.join("crates/client/examples/submit.rs"),
+        path("src/main.rs"),
+    )
+    .unwrap();
+    // The same versions, which need not be fetched.
+    fs::copy(root.join("Cargo.lock"), path("Cargo.lock")).unwrap();
+    let tree = "tree --offline --edges normal,build --prefix none --format {p}";
+    let tree = test_support::cargo()
+        .args(tree.split(' '))
+        .current_dir(folder.path())
+        .output();
+    let tree = tree.unwrap();
+    let words = String::from_utf8_lossy(&tree.stderr);
+    assert!(tree.status.success(), "{words}");
+    let tree = String::from_utf8(tree.stdout).unwrap();
+    let packages: BTreeSet<&str> = tree
+        .lines()
+        .map(|line| line.trim_end_matches(" (*)"))
+        .collect();
+    assert!(
+        packages
+            .iter()
+            .any(|name| name.starts_with("nats-jobs-client ")),
+        "{packages:?}"
+    );
+    println!("{} packages", packages.len());
+    assert!(
+        packages.len() <= MOST_PACKAGES,
+        "{} packages: {packages:?}",
+        packages.len()
+    );
+}
+
 /// The public types of a source file, which the compiler finds out to be reachable from outside.
 fn public_types(source: &str) -> impl Iterator<Item = &str> {
     source.lines().filter_map(|line| {
