@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use bootstrap::ToolOptions;
 use clap::{Args, Parser, Subcommand};
-use client::Cursor;
-use common::{JobId, JobKind, JobState, MaxAttempts, Priority, Timestamp, WireDuration};
+use client::{Cursor, Filter, SearchText};
+use common::{
+    JobId, JobKind, JobState, KindPattern, MaxAttempts, Priority, Timestamp, WireDuration,
+};
 
 use self::cancel::Cancel;
 use self::dead::Dead;
@@ -41,11 +43,13 @@ pub(crate) enum Command {
     /// Show a job; exit with 1 if it is unknown
     Info {
         /// The job
+        #[arg(value_parser = values::id)]
         id: JobId,
     },
     /// Wait until a job has ended, and show it; exit with 0 if it succeeded, else 1
     Wait {
         /// The job
+        #[arg(value_parser = values::id)]
         id: JobId,
 
         /// How long to wait
@@ -55,6 +59,9 @@ pub(crate) enum Command {
     /// Cancel a job, or many; exit with 1 if it is unknown, or has ended in another way
     Cancel(Cancel),
     /// List jobs, the most recently changed first
+    ///
+    /// With a filter, it says on standard error how many jobs were read, and it ends after 100,000 of
+    /// them unless `--all` is given.
     List(List),
     /// Show how many jobs wait and run, by kind
     ///
@@ -96,7 +103,7 @@ pub(crate) struct Submit {
     pub(crate) payload: Option<Payload>,
 
     /// Its id, a UUID; a job whose id is known already is not stored again [default: a new one]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = values::id)]
     pub(crate) id: Option<JobId>,
 
     /// Its priority; it is stored with the job, but consumers ignore it so far
@@ -135,15 +142,47 @@ pub(crate) struct Submit {
     pub(crate) wait_timeout: Duration,
 }
 
+/// Which jobs are listed.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct List {
+pub(crate) struct Search {
     /// Only jobs in this state
     #[arg(long, value_name = "STATE", value_parser = values::state())]
     pub(crate) state: Option<JobState>,
 
-    /// Only jobs of this kind
+    /// Only jobs of this kind, or of kinds that match, such as 'mail.*' or 'mail.>'
     #[arg(long, value_name = "KIND")]
-    pub(crate) kind: Option<JobKind>,
+    pub(crate) kind: Option<KindPattern>,
+
+    /// Only jobs that have been in their state, or have ended, since this time or later: a time, or
+    /// how long ago, such as 2026-01-31T09:30:00Z or 2h
+    #[arg(long, value_name = "TIME", value_parser = values::past)]
+    pub(crate) since: Option<Timestamp>,
+
+    /// The same, but before this time
+    #[arg(long, value_name = "TIME", value_parser = values::past)]
+    pub(crate) until: Option<Timestamp>,
+
+    /// Only jobs with this text in their payload or in the error of an attempt
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) text: Option<SearchText>,
+}
+
+impl Search {
+    pub(crate) fn filter(self) -> Filter {
+        Filter {
+            state: self.state,
+            kind: self.kind,
+            since: self.since,
+            until: self.until,
+            text: self.text,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) search: Search,
 
     /// The most jobs that are listed
     #[arg(
@@ -154,7 +193,7 @@ pub(crate) struct List {
     )]
     pub(crate) limit: NonZeroU64,
 
-    /// List all jobs, however many there are
+    /// List all jobs that match, however many there are and have to be read
     #[arg(long)]
     pub(crate) all: bool,
 

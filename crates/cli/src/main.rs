@@ -85,7 +85,8 @@ async fn on_nats(
             Some(id) => until(stop, lookup::cancel(nats, out, id)).await,
             None => cancel_many::run(nats, out, stop, &cancel).await,
         },
-        Command::List(list) => until(stop, list::run(nats, out, list)).await,
+        // Its future is large.
+        Command::List(list) => until(stop, Box::pin(list::run(nats, out, list))).await,
         Command::Queues => until(stop, queues::run(nats, out)).await,
         Command::Dead(dead) => dead::run(nats, out, stop, dead).await,
         Command::Fleet { search } => until(stop, fleet::run(nats, out, search)).await,

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use common::{DeadReason, JobState, Priority, Timestamp, check_portable};
+use common::{DeadReason, JobId, JobState, Priority, Timestamp, check_portable};
 use serde_json::value::RawValue;
 
 const STATES: [JobState; 9] = [
@@ -84,6 +84,27 @@ fn words<T: Copy + Send + Sync + 'static, const N: usize>(
     })
 }
 
+/// The id of a job, which may be pasted with spaces around it.
+pub(crate) fn id(text: &str) -> Result<JobId, String> {
+    text.trim()
+        .parse()
+        .map_err(|error| format!("not the id of a job: {error}"))
+}
+
+/// A time, or how long ago it was.
+pub(crate) fn past(text: &str) -> Result<Timestamp, String> {
+    let text = text.trim();
+    if let Ok(at) = text.parse() {
+        return Ok(at);
+    }
+    let age = humantime::parse_duration(text).map_err(|_| {
+        "neither a time such as 2026-01-31T09:30:00Z (RFC 3339) nor a duration such as 2h"
+            .to_owned()
+    })?;
+    let age = i64::try_from(age.as_millis()).map_err(|_| "too long ago".to_owned())?;
+    Ok(Timestamp::now().shifted(-age))
+}
+
 pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
     let parsed = text.parse();
     parsed.map_err(|_| "not a time such as 2026-01-31T09:30:00Z (RFC 3339)".to_owned())
@@ -105,6 +126,29 @@ mod tests {
         let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
         let error = read(&deep).unwrap_err();
         assert!(error.contains("nested deeper than 128 levels"), "{error}");
+    }
+
+    #[test]
+    fn a_time_of_the_past_is_a_time_or_how_long_ago_it_was() {
+        assert_eq!(
+            past("2026-01-31T09:30:00Z").unwrap(),
+            moment("2026-01-31T09:30:00Z").unwrap()
+        );
+        let two_hours = Timestamp::now().since(past(" 2h ").unwrap());
+        assert!(
+            (7_200..7_300).contains(&two_hours.as_secs()),
+            "{two_hours:?}"
+        );
+        for wrong in ["2026-01-31", "soon", "", "99999999999y"] {
+            assert!(past(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_id_may_have_spaces_around_it() {
+        let plain = "01890a5d-ac96-774b-bcce-b302099a8057";
+        assert_eq!(id(&format!(" {plain}\u{a0}\n")), id(plain));
+        assert!(id("7").unwrap_err().contains("not the id of a job"));
     }
 
     #[test]

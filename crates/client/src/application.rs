@@ -10,11 +10,12 @@ use tokio::sync::watch;
 
 use crate::confirmed::{self, ConfirmedError};
 use crate::draft::{Draft, Keeps};
+use crate::filter::Filter;
 use crate::fleet::FleetError;
 use crate::handle::Handle;
 use crate::job::NewJob;
 use crate::link::Link;
-use crate::list::{Cursor, Filter, Page};
+use crate::list::{Cursor, Page};
 use crate::queues::Queues;
 use crate::submit::{Patience, SubmitError, Submitted, Submitter};
 

@@ -9,7 +9,9 @@ use jetstream::{NotStored, Stream, direct_get, manage};
 use tokio::sync::watch;
 
 use crate::cancel::{request, stored};
-use crate::list::{Cursor, Filter, Listed, list};
+use crate::filter::Filter;
+use crate::list::{Cursor, list};
+use crate::listed::Listed;
 
 /// The most jobs on a page.
 const PAGE: usize = 200;

@@ -14,57 +14,26 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::Context as _;
-use common::{
-    DeadReason, JobId, JobKind, JobRecord, JobState, JobSubject, OutcomeError, Timestamp, subjects,
-};
+use common::{JobId, JobRecord, JobState, JobSubject, Timestamp, subjects};
 use connection::NatsClient;
 
-use jetstream::job_messages::{future_run_at, subject_in_queue};
 use jetstream::records::{self, Records, StoredRecord};
-use jetstream::{StoredMessage, Stream, headers, jobs_of_kind};
+use jetstream::{StoredMessage, Stream, direct_get, jobs_of_kinds, manage};
 
 use crate::cursor::BadCursor;
 use crate::dead_letters::DeadLetter;
-use crate::lookup::{as_of_now, read};
+use crate::filter::Filter;
+use crate::listed::{Listed, id};
+use crate::lookup::read;
 use crate::reverse_scan::{PAGE_BYTES, ReverseScan};
 
 /// The most messages that are read for one page. If the filter matches few of them, a page may be short
 /// or empty although more follow.
 const LOOKED_AT: usize = 5000;
 
-/// Selects jobs.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Only jobs in this state.
-    pub state: Option<JobState>,
-    /// Only jobs of this kind.
-    pub kind: Option<JobKind>,
-}
-
-/// A job in a list.
-#[derive(Clone, Debug)]
-pub struct Listed {
-    /// The job.
-    pub id: JobId,
-    /// Its kind; absent if it could not be read.
-    pub kind: Option<JobKind>,
-    /// Its state.
-    pub state: JobState,
-    /// Since when it is in this state, by the clock of the NATS server.
-    pub at: Timestamp,
-    /// The number of the last attempt that started, from 1; 0 before the first.
-    pub attempt: u32,
-    /// The consumer that had it last.
-    pub consumer: Option<String>,
-    /// Scheduled or retrying: when it runs.
-    pub next_at: Option<Timestamp>,
-    /// Dead: why.
-    pub reason: Option<DeadReason>,
-    /// The error of its last failed attempt.
-    pub error: Option<OutcomeError>,
-    /// Succeeded: how long the last attempt ran, in milliseconds.
-    pub duration_ms: Option<f64>,
-}
+/// How long after the begin of a state its record is stored at the latest, in milliseconds. A record
+/// that was stored later than that is not found by the end of a time range.
+const STORED_WITHIN: i64 = 60_000;
 
 /// A page of a list.
 ///
@@ -161,10 +130,10 @@ pub async fn list(
     };
     let mut rest = false;
     while page.jobs.len() < most && page.looked_at < LOOKED_AT && list.bytes_read() < PAGE_BYTES {
-        let wanted = if filter.state.is_some() || filter.kind.is_some() {
-            records::MOST
-        } else {
+        let wanted = if filter.is_all() {
             (most - page.jobs.len()).min(records::MOST)
+        } else {
+            records::MOST
         };
         let candidates = list.candidates(wanted).await?;
         if candidates.is_empty() {
@@ -172,10 +141,14 @@ pub async fn list(
         }
         let mut known = list.records_of(&candidates).await?;
         let mut candidates = candidates.into_iter();
-        for (place, kept) in candidates.by_ref() {
+        for candidate in candidates.by_ref() {
+            // A state begins before its record is stored, so all that follow began earlier, too.
+            if filter.since.is_some_and(|since| candidate.kept.at < since) {
+                return Ok(page);
+            }
             page.looked_at += 1;
-            list.seen[place] = kept.sequence;
-            page.jobs.extend(list.listed(place, kept, &mut known));
+            list.seen[candidate.place] = candidate.kept.sequence;
+            page.jobs.extend(list.listed(candidate, &mut known));
             if page.jobs.len() == most {
                 break;
             }
@@ -193,6 +166,16 @@ enum Source {
     Letters,
     Jobs,
     Later,
+}
+
+/// A message that may show a job.
+struct Candidate {
+    /// The number of its scan.
+    place: usize,
+    kept: StoredMessage,
+    /// Whether the text of the filter is in its payload. True without such a text, and false for
+    /// records: see [`SearchText::is_in_record`](crate::SearchText).
+    has_text: bool,
 }
 
 struct List<'a> {
@@ -215,7 +198,7 @@ impl<'a> List<'a> {
     ) -> anyhow::Result<Self> {
         let of_kind = |stream| {
             let kind = filter.kind.as_ref();
-            kind.map(|kind| jobs_of_kind(stream, kind))
+            kind.map(|kind| jobs_of_kinds(stream, kind))
         };
         let all = || ">".to_owned();
         let records = (
@@ -243,27 +226,32 @@ impl<'a> List<'a> {
             ],
             // Dead jobs are listed by their dead letters.
             Some(JobState::Dead) => {
-                let letters = crate::dead_letters::filter(filter.kind.as_ref());
+                let letters = filter.kind.as_ref().map(subjects::dead_of_kinds);
+                let letters = letters.unwrap_or_else(|| subjects::ALL_DEAD.to_owned());
                 [Some((Source::Letters, Stream::State, letters)), None, None]
+            }
+            // The payload of a job that has not ended is in its message.
+            Some(state) if filter.text.is_some() && !state.is_final() => {
+                [Some(records), Some(jobs), Some(later(all()))]
             }
             Some(_) => [Some(records), None, None],
         };
-        let most = if filter.state.is_some() || filter.kind.is_some() {
-            records::MOST
-        } else {
-            most
-        };
+        let most = if filter.is_all() { most } else { records::MOST };
         let mut tails = [None, None, None];
         for (place, source) in sources.into_iter().enumerate() {
-            if let Some((source, stream, filter)) = source {
-                let before = cursor.map(|cursor| cursor.seen[place]);
-                let tail = if source == Source::Letters {
-                    ReverseScan::new(client, stream, filter, before, most).await?
-                } else {
-                    ReverseScan::roughly(client, stream, filter, before, most).await?
+            if let Some((source, stream, subjects)) = source {
+                let before = match cursor {
+                    Some(cursor) => Some(cursor.seen[place]),
+                    None => after_range(client, stream, filter).await?,
                 };
-                // Only records need their payloads: of a job, the headers and `run_at` are enough.
-                let tail = if source == Source::Records {
+                let tail = if source == Source::Letters {
+                    ReverseScan::new(client, stream, subjects, before, most).await?
+                } else {
+                    ReverseScan::roughly(client, stream, subjects, before, most).await?
+                };
+                // Only records need their payloads: of a job, the headers and `run_at` are enough, unless
+                // the payload is searched.
+                let tail = if source == Source::Records || filter.text.is_some() {
                     tail
                 } else {
                     tail.without_payloads()
@@ -298,7 +286,7 @@ impl<'a> List<'a> {
     }
 
     /// The next messages of all streams, the newest first.
-    async fn candidates(&mut self, wanted: usize) -> anyhow::Result<Vec<(usize, StoredMessage)>> {
+    async fn candidates(&mut self, wanted: usize) -> anyhow::Result<Vec<Candidate>> {
         let mut candidates = Vec::new();
         while candidates.len() < wanted && (candidates.is_empty() || self.bytes_read() < PAGE_BYTES)
         {
@@ -319,21 +307,34 @@ impl<'a> List<'a> {
             }
             let Some((place, _)) = newest else { break };
             let taken = self.tails[place].as_mut().and_then(|(_, tail)| tail.take());
-            candidates.extend(taken.map(|kept| (place, kept)));
+            candidates.extend(taken.map(|kept| self.candidate(place, kept)));
         }
         Ok(candidates)
+    }
+
+    fn candidate(&self, place: usize, kept: StoredMessage) -> Candidate {
+        let has_text = match &self.filter.text {
+            None => true,
+            Some(_) if self.source(place) == Some(Source::Records) => false,
+            Some(text) => text.is_in_message(&kept.payload),
+        };
+        Candidate {
+            place,
+            kept,
+            has_text,
+        }
     }
 
     /// Looks up the records of the jobs whose messages are not records themselves.
     async fn records_of(
         &mut self,
-        candidates: &[(usize, StoredMessage)],
+        candidates: &[Candidate],
     ) -> anyhow::Result<HashMap<JobId, StoredRecord>> {
         let ids: Vec<_> = candidates
             .iter()
-            .filter(|(place, _)| self.source(*place) != Some(Source::Records))
-            .filter(|(_, kept)| self.may_be_wanted(kept))
-            .filter_map(|(_, kept)| id(&kept.subject))
+            .filter(|candidate| self.source(candidate.place) != Some(Source::Records))
+            .filter(|candidate| self.may_be_wanted(candidate))
+            .filter_map(|candidate| id(&candidate.kept.subject))
             .collect();
         if ids.is_empty() {
             return Ok(HashMap::new());
@@ -346,14 +347,16 @@ impl<'a> List<'a> {
         found.context("cannot look up the records of a list")
     }
 
-    /// Whether the job of a message may match the filter, as far as the subject shows.
-    fn may_be_wanted(&self, kept: &StoredMessage) -> bool {
-        let place = self
-            .filter
-            .kind
-            .as_ref()
-            .zip(JobSubject::parse(&kept.subject));
-        place.is_none_or(|(kind, place)| *kind == place.kind)
+    /// Whether the job of a message may match the filter, as far as the message shows.
+    fn may_be_wanted(&self, candidate: &Candidate) -> bool {
+        let place = JobSubject::parse(&candidate.kept.subject);
+        let of_kind = place.is_none_or(|place| self.filter.has_kind(Some(&place.kind)));
+        // Its errors are in its record, which is listed at its own place if that is scanned.
+        of_kind && (candidate.has_text || !self.scans_records())
+    }
+
+    fn scans_records(&self) -> bool {
+        self.source(0) == Some(Source::Records)
     }
 
     fn source(&self, place: usize) -> Option<Source> {
@@ -363,30 +366,43 @@ impl<'a> List<'a> {
     /// The job of a message, if it is to be listed.
     fn listed(
         &mut self,
-        place: usize,
-        kept: StoredMessage,
+        candidate: Candidate,
         known: &mut HashMap<JobId, StoredRecord>,
     ) -> Option<Listed> {
-        let source = self.source(place)?;
+        let source = self.source(candidate.place)?;
+        let wanted = self.may_be_wanted(&candidate);
+        let Candidate { kept, has_text, .. } = candidate;
         let listed = if source == Source::Records {
             if subjects::parse_record(&kept.subject).is_none() || kept.sequence > self.newest_record
             {
                 return None;
             }
-            Listed::of(read(id(&kept.subject)?, &kept))
+            let record = read(id(&kept.subject)?, &kept);
+            if !self.record_has_text(&record) {
+                return None;
+            }
+            Listed::of(record)
         } else {
-            if !self.may_be_wanted(&kept) {
+            if !wanted {
                 return None;
             }
             match known.remove(&id(&kept.subject)?) {
-                Some(found) => self.by_record(source, &kept, found)?,
-                None if source == Source::Letters => Listed::of_letter(DeadLetter::of(kept)?),
-                None => Listed::of_message(&kept)?,
+                Some(found) => self.by_record(source, &kept, has_text, found)?,
+                None if source == Source::Letters => {
+                    let letter = DeadLetter::of(kept)?;
+                    let text = self.filter.text.as_ref();
+                    let fails = |letter: &DeadLetter| {
+                        text.is_some_and(|text| text.is_in_failures(&letter.failures))
+                    };
+                    (has_text || fails(&letter)).then(|| Listed::of_letter(letter))?
+                }
+                None => has_text.then(|| Listed::of_message(&kept))??,
             }
         };
         let filter = self.filter;
         let wanted = filter.state.is_none_or(|state| state == listed.state)
-            && (filter.kind.is_none() || filter.kind == listed.kind);
+            && filter.has_kind(listed.kind.as_ref())
+            && filter.has_time(listed.at);
         (wanted && self.shown.insert(listed.id)).then_some(listed)
     }
 
@@ -395,16 +411,30 @@ impl<'a> List<'a> {
         &self,
         source: Source,
         kept: &StoredMessage,
+        has_text: bool,
         found: StoredRecord,
     ) -> Option<Listed> {
-        // Without a filter by state, the job is listed at the place of its record, unless the record is
-        // newer than the list.
-        let elsewhere = self.filter.state.is_none() && found.sequence <= self.newest_record;
-        let record = found.record.filter(|_| !elsewhere)?;
+        let (record, filter) = (found.record?, self.filter);
+        // If records are scanned, the job is listed at the place of its record, unless the record is newer
+        // than the list, older than the time range, or only the message has the text.
+        let elsewhere = self.scans_records()
+            && found.sequence <= self.newest_record
+            && filter.since.is_none_or(|since| record.at >= since)
+            && self.record_has_text(&record);
+        if elsewhere || !(has_text || self.record_has_text(&record)) {
+            return None;
+        }
         // A message of an earlier run is about to be removed.
         let outlived = source != Source::Letters
             && JobSubject::parse(&kept.subject).is_some_and(|place| place.run != record.run);
-        (!outlived || self.filter.state.is_none()).then(|| Listed::of(record))
+        let any_run = filter.state.is_none() && filter.text.is_none();
+        (!outlived || any_run).then(|| Listed::of(record))
+    }
+
+    /// Whether the text of the filter, if it has one, is in a record.
+    fn record_has_text(&self, record: &JobRecord) -> bool {
+        let text = self.filter.text.as_ref();
+        text.is_none_or(|text| text.is_in_record(record))
     }
 
     /// Where the list goes on; `rest` says that messages were taken from the scans but not listed.
@@ -429,112 +459,25 @@ impl<'a> List<'a> {
     }
 }
 
-/// The id of the job of a message.
-fn id(subject: &str) -> Option<JobId> {
-    subject.split('.').nth(2)?.parse().ok()
-}
-
-impl Listed {
-    fn of(record: JobRecord) -> Self {
-        let record = as_of_now(record);
-        Self {
-            id: record.id,
-            kind: record.kind,
-            state: record.state,
-            at: record.at,
-            attempt: record.attempt,
-            consumer: record.consumer,
-            next_at: record.next_at,
-            reason: record.reason,
-            error: record
-                .failures
-                .into_iter()
-                .rfind(|failure| !failure.is_mark())
-                .map(|failure| failure.error),
-            duration_ms: record.duration_ms,
-        }
-    }
-
-    fn of_letter(letter: DeadLetter) -> Self {
-        let mut failures = letter.failures.into_iter();
-        let last = failures.rfind(|failure| !failure.is_mark());
-        Self {
-            attempt: last.as_ref().map_or(0, |failure| failure.attempt),
-            consumer: last.as_ref().and_then(|failure| failure.consumer.clone()),
-            reason: letter.reason,
-            error: last.map(|failure| failure.error),
-            ..Self::fresh(letter.id, Some(letter.kind), JobState::Dead, letter.at)
-        }
-    }
-
-    fn of_message(kept: &StoredMessage) -> Option<Self> {
-        if !kept.subject.starts_with("jobs.later.") {
-            let place = JobSubject::parse(&kept.subject)?;
-            let in_queue = kept.subject.starts_with(subjects::DURABLE);
-            let next_at = future_run_at(kept, place.run).filter(|_| in_queue);
-            let state = if next_at.is_some() {
-                JobState::Scheduled
-            } else {
-                JobState::Queued
-            };
-            return Some(Self {
-                next_at,
-                ..Self::fresh(place.id, Some(place.kind), state, kept.at)
-            });
-        }
-        let kind = subject_in_queue(kept).map(|subject| subject.kind);
-        Some(Self {
-            next_at: headers::scheduled_time(&kept.headers),
-            ..Self::fresh(id(&kept.subject)?, kind, JobState::Scheduled, kept.at)
-        })
-    }
-
-    fn fresh(id: JobId, kind: Option<JobKind>, state: JobState, at: Timestamp) -> Self {
-        Self {
-            id,
-            kind,
-            state,
-            at,
-            attempt: 0,
-            consumer: None,
-            next_at: None,
-            reason: None,
-            error: None,
-            duration_ms: None,
-        }
-    }
+/// The sequence from which on all messages of a stream were stored too late for the time range of a
+/// filter.
+async fn after_range(
+    client: &NatsClient,
+    stream: Stream,
+    filter: &Filter,
+) -> anyhow::Result<Option<u64>> {
+    let Some(until) = filter.until else {
+        return Ok(None);
+    };
+    let first = direct_get::first_at(client, stream, until.shifted(STORED_WITHIN)).await;
+    Ok(manage::existing(first)?.flatten())
 }
 
 #[cfg(test)]
 mod tests {
-    use common::{FailedAttempt, codes};
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn a_list_shows_the_last_error_of_a_job_also_of_an_unreadable_one_and_no_marks() {
-        let shown = |failures: &[(u32, &'static str)]| {
-            let at = Timestamp::now();
-            let failures = failures.iter().map(|(attempt, code)| FailedAttempt {
-                attempt: *attempt,
-                consumer: None,
-                at,
-                error: OutcomeError::new(code, ""),
-            });
-            let mut record = JobRecord::new(JobId::generate(), None, JobState::Dead, at);
-            record.failures = failures.collect();
-            Listed::of(record)
-                .error
-                .map(|error| error.code.into_owned())
-        };
-        let (replayed, discarded) = ((0, codes::REPLAYED), (0, codes::DISCARDED));
-        let last = shown(&[(1, codes::TIMEOUT), replayed, (1, codes::PANIC), discarded]);
-        assert_eq!(last.as_deref(), Some(codes::PANIC));
-        let unreadable = shown(&[(0, codes::INVALID_JOB), discarded]);
-        assert_eq!(unreadable.as_deref(), Some(codes::INVALID_JOB));
-        assert_eq!(shown(&[replayed]), None);
-    }
 
     #[test]
     fn what_is_no_cursor_is_refused() {

@@ -163,6 +163,13 @@ impl FromStr for KindPattern {
     }
 }
 
+impl From<JobKind> for KindPattern {
+    /// The pattern that only this kind matches.
+    fn from(kind: JobKind) -> Self {
+        Self(kind.as_str().into())
+    }
+}
+
 impl fmt::Display for JobKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -230,6 +237,8 @@ mod tests {
         assert!(!matches("b.>", "b"));
         assert!(matches("*.send", "mail.send"));
         assert!(matches(">", "anything.at.all"));
+        let one = KindPattern::from("a.b".parse::<JobKind>().unwrap());
+        assert!(one.matches("a.b") && !one.matches("a") && !one.matches("a.b.c"));
         for bad in ["", "a.>.b", "a*", "a.", "a b"] {
             assert!(bad.parse::<KindPattern>().is_err(), "{bad:?} was taken");
         }

@@ -1,6 +1,6 @@
 //! Names on NATS that publishers, consumers and observers agree on.
 
-use crate::{JobId, JobKind, Priority};
+use crate::{JobId, JobKind, KindPattern, Priority};
 
 /// Jobs of every kind; consumers share it as the queue group [`WORKERS`].
 pub const CREATE: &str = "jobs.create";
@@ -261,6 +261,12 @@ pub fn dead(id: JobId, kind: &JobKind) -> String {
 #[must_use]
 pub fn dead_of_kind(kind: &JobKind) -> String {
     format!("jobs.dead.*.{kind}")
+}
+
+/// Every dead letter of the kinds that match, with wildcards: see [`dead`].
+#[must_use]
+pub fn dead_of_kinds(kinds: &KindPattern) -> String {
+    format!("jobs.dead.*.{kinds}")
 }
 
 /// The dead letter of a job, whatever its kind, with wildcards: see [`dead`].

@@ -25,7 +25,9 @@ pub use message::Message;
 pub use preflight::Finding;
 pub use request::ApiError;
 pub use served::is_served;
-pub use topology::{ACK_WAIT, Limits, Stream, Topology, consumer_name, jobs_of_kind};
+pub use topology::{
+    ACK_WAIT, Limits, Stream, Topology, consumer_name, jobs_of_kind, jobs_of_kinds,
+};
 pub use unanswered::Unanswered;
 pub use usage::{Guarantees, Storage, StreamDepth, dead_letters, guarantees, storage, streams};
 pub use write_health::WriteHealth;

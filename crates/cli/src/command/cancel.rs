@@ -3,32 +3,54 @@
 use anyhow::ensure;
 use bootstrap::Misconfigured;
 use clap::{ArgGroup, Args};
-use client::Filter;
-use common::{JobId, JobKind, JobState};
+use client::{Filter, SearchText};
+use common::{JobId, JobState, KindPattern, Timestamp};
 
 use crate::values;
 
 /// One job, or all that match.
 #[derive(Clone, Debug, Args)]
-#[command(group(ArgGroup::new("which").args(["id", "kind", "state"]).required(true).multiple(true)))]
+#[command(group(
+    ArgGroup::new("which")
+        .args(["id", "kind", "state", "since", "until", "text"])
+        .required(true)
+        .multiple(true)
+))]
 pub(crate) struct Cancel {
     /// The job
-    #[arg(value_name = "ID", conflicts_with_all = ["kind", "state", "dry_run", "yes"])]
+    #[arg(
+        value_name = "ID", value_parser = values::id,
+        conflicts_with_all = ["kind", "state", "since", "until", "text", "dry_run", "yes"],
+    )]
     pub(crate) id: Option<JobId>,
 
-    /// Instead of one job, all jobs of this kind that have not ended
+    /// Instead of one job, all jobs of this kind, or of kinds that match, such as 'mail.*', that have not
+    /// ended
     #[arg(long, value_name = "KIND")]
-    pub(crate) kind: Option<JobKind>,
+    pub(crate) kind: Option<KindPattern>,
 
     /// Instead of one job, all jobs in this state
     #[arg(long, value_name = "STATE", value_parser = values::open_state())]
     pub(crate) state: Option<JobState>,
 
-    /// With --kind or --state: list the jobs that would be cancelled, and change nothing
+    /// Instead of one job, all jobs that have been in their state since this time or later: a time, or
+    /// how long ago, such as 2026-01-31T09:30:00Z or 2h
+    #[arg(long, value_name = "TIME", value_parser = values::past)]
+    pub(crate) since: Option<Timestamp>,
+
+    /// The same, but before this time
+    #[arg(long, value_name = "TIME", value_parser = values::past)]
+    pub(crate) until: Option<Timestamp>,
+
+    /// Instead of one job, all jobs with this text in their payload or in the error of an attempt
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) text: Option<SearchText>,
+
+    /// Without an id: list the jobs that would be cancelled, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
 
-    /// With --kind or --state: do not ask first; required if standard input is not a terminal
+    /// Without an id: do not ask first; required if standard input is not a terminal
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) yes: bool,
 }
@@ -38,6 +60,9 @@ impl Cancel {
         Filter {
             state: self.state,
             kind: self.kind.clone(),
+            since: self.since,
+            until: self.until,
+            text: self.text.clone(),
         }
     }
 
@@ -47,7 +72,7 @@ impl Cancel {
         ensure!(
             self.id.is_some() || self.yes || self.dry_run || on_terminal,
             Misconfigured(
-                "`cancel` with --kind or --state asks for confirmation, but standard input is not a \
+                "`cancel` without an id asks for confirmation, but standard input is not a \
                  terminal: use --yes to skip the question, or --dry-run to see what it would do"
                     .to_owned()
             )

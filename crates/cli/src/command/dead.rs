@@ -29,6 +29,7 @@ pub(crate) enum Dead {
     /// Show a dead letter with its payload, headers and failed attempts
     Show {
         /// The job
+        #[arg(value_parser = values::id)]
         id: JobId,
     },
     /// Put the jobs of dead letters into the queue again, each job only once
@@ -67,7 +68,7 @@ impl Filter {
 #[group(required = true, multiple = false)]
 pub(crate) struct OneOrAll {
     /// The job
-    #[arg(value_name = "ID", conflicts_with_all = ["kind", "reason", "error"])]
+    #[arg(value_name = "ID", value_parser = values::id, conflicts_with_all = ["kind", "reason", "error"])]
     pub(crate) id: Option<JobId>,
 
     /// All dead letters, or all that match --kind, --reason and --error

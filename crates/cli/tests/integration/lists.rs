@@ -27,6 +27,60 @@ async fn jobs_are_listed_by_state_and_kind_the_newest_first() {
 }
 
 #[tokio::test]
+async fn jobs_are_searched_by_pattern_time_and_text_and_the_answer_says_how_much_was_read() {
+    let desk = Desk::new().await;
+    let mail = desk
+        .submit(r#"{"kind":"mail.send","payload":{"to":"Basel"}}"#)
+        .await;
+    let report = desk
+        .submit(r#"{"kind":"report","payload":{"to":"Bern"}}"#)
+        .await;
+    for (args, found) in [
+        (&["--kind", "mail.*"][..], &[mail][..]),
+        (&["--kind", "*"], &[report]),
+        (&["--text", "basel"], &[mail]),
+        (&["--text", "basel", "--kind", "report"], &[]),
+        (&["--since", "1h"], &[report, mail]),
+        (&["--until", "1h"], &[]),
+        (
+            &["--since", "2026-01-31T09:30:00Z", "--text", " BERN "],
+            &[report],
+        ),
+    ] {
+        let told = desk.tell(&[&["list", "--json"], args].concat()).await;
+        let listed = told.lines();
+        let ids: Vec<_> = listed.iter().map(|job| job["id"].clone()).collect();
+        let expected: Vec<_> = found.iter().map(|id| json!(id)).collect();
+        assert_eq!(ids, expected, "{args:?}: {}", told.err);
+        assert!(
+            told.err.contains("read; there are no more"),
+            "{args:?}: {}",
+            told.err
+        );
+    }
+    let told = desk.tell(&["list", "--text", "b", "--limit", "1"]).await;
+    assert!(
+        told.err
+            .contains("1 record read; there are more: --cursor "),
+        "{}",
+        told.err
+    );
+    // A kind that does not exist is told from one without such jobs.
+    let (code, text) = desk.ask(&["list", "--kind", "mali.*"]).await;
+    assert_eq!(code, 0);
+    assert!(text.starts_with("no kind `mali.*` was ever seen"), "{text}");
+    let (_, text) = desk
+        .ask(&["list", "--kind", "mail.*", "--state", "dead"])
+        .await;
+    assert_eq!(text, "no jobs match");
+    for wrong in [["--kind", "mail*"], ["--text", " "], ["--since", "soon"]] {
+        assert_eq!(desk.tell(&[&["list"][..], &wrong].concat()).await.code, 2);
+    }
+    let (code, text) = desk.ask(&["info", &format!(" {mail} ")]).await;
+    assert_eq!(code, 0, "{text}");
+}
+
+#[tokio::test]
 async fn a_list_goes_on_where_it_has_ended_or_is_whole() {
     let desk = Desk::new().await;
     let mut ids = Vec::new();

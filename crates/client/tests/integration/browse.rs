@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use async_nats::{Client, HeaderMap};
 use client::{Cursor, Filter, Listed, Page, list};
-use common::{JobId, JobState, subjects};
+use common::{JobId, JobState, Timestamp, subjects};
 use serde_json::json;
 
 use crate::support::{bury, job, lane, put, put_all, put_record, queue, submitter};
@@ -283,4 +283,200 @@ async fn what_comes_after_the_first_page_is_not_on_the_second() {
     put_all(&worker, vec![ended(JobId::generate(), "echo")]).await;
     let second = page(&gateway, &filter, first.next, 10).await;
     assert_eq!(ids(&second.jobs), [earlier[1], earlier[0]]);
+}
+
+#[tokio::test]
+async fn jobs_are_found_by_a_pattern_of_kinds_in_every_state() {
+    let nats = lane().await;
+    let worker = nats.connect_as("worker").await;
+    let gateway = nats.connect_as("gateway").await;
+    let mut expected = Vec::new();
+    for kind in ["mail.send", "mail.read", "mail", "mail.send.now", "report"] {
+        let wanted = kind.split('.').count() == 2;
+        let queued = queue(&gateway, kind, 1).await[0];
+        let dead = bury(&worker, kind, "permanent").await;
+        let done = JobId::generate();
+        put_record(&worker, done, json!({"kind": kind, "state": "succeeded"})).await;
+        let later = job(&json!({"kind": kind, "run_at": "2200-01-31T09:30:00Z"}).to_string());
+        submitter(&gateway).submit(&later).await.unwrap();
+        if wanted {
+            expected.extend([queued, dead, done, later.id]);
+        }
+    }
+    let found = ids(&all(&gateway, &of_kind("mail.*"), 3).await);
+    let expected: HashSet<_> = expected.into_iter().collect();
+    assert_eq!(found.len(), 8);
+    assert_eq!(found.into_iter().collect::<HashSet<_>>(), expected);
+    for state in [
+        JobState::Queued,
+        JobState::Scheduled,
+        JobState::Dead,
+        JobState::Succeeded,
+    ] {
+        let filter = Filter {
+            state: Some(state),
+            ..of_kind("mail.*")
+        };
+        assert_eq!(all(&gateway, &filter, 1).await.len(), 2, "{state}");
+    }
+}
+
+#[tokio::test]
+async fn jobs_are_found_by_the_time_at_which_their_state_began() {
+    let nats = lane().await;
+    let worker = nats.connect_as("worker").await;
+    let gateway = nats.connect_as("gateway").await;
+    let before = queue(&gateway, "mail", 3).await;
+    let old = JobId::generate();
+    put_all(&worker, vec![ended(old, "echo")]).await;
+    let newest = page(&gateway, &Filter::default(), None, 10).await;
+    assert_eq!(newest.jobs.len(), 4);
+    // The queued jobs were stored together, by the clock of the server.
+    let stored = newest
+        .jobs
+        .iter()
+        .find(|job| job.id == before[0])
+        .unwrap()
+        .at;
+    let range = |since: Option<Timestamp>, until: Option<Timestamp>| Filter {
+        since,
+        until,
+        ..Filter::default()
+    };
+    let found = async |since, until| ids(&all(&gateway, &range(since, until), 2).await);
+    assert_eq!(found(None, Some(stored)).await, [old]);
+    assert_eq!(found(Some(stored), None).await.len(), 3);
+    let after = stored.shifted(600_000);
+    assert_eq!(found(Some(after), None).await, []);
+    assert_eq!(found(None, Some(after)).await.len(), 4);
+    assert_eq!(found(Some(stored), Some(stored)).await, []);
+    // A list that begins after its range reads nothing more.
+    for _ in 0..6 {
+        queue(&gateway, "mail", 1000).await;
+    }
+    let only = page(&gateway, &range(Some(after), None), None, 10).await;
+    assert!(only.next.is_none());
+    assert_eq!(only.looked_at, 0);
+}
+
+#[tokio::test]
+async fn a_list_begins_at_the_end_of_its_time_range() {
+    let nats = lane().await;
+    let worker = nats.connect_as("worker").await;
+    put_all(&worker, vec![ended(JobId::generate(), "echo"); 3]).await;
+    // Of all that is stored, nothing was stored before the end of this range and the minute after it.
+    let until = Timestamp::now().shifted(-120_000);
+    let filter = Filter {
+        until: Some(until),
+        ..Filter::default()
+    };
+    let found = page(&worker, &filter, None, 10).await;
+    assert_eq!((found.jobs.len(), found.looked_at), (0, 0));
+    assert!(found.next.is_none());
+}
+
+#[tokio::test]
+async fn jobs_are_found_by_a_piece_of_their_payload_or_of_an_error_in_every_state() {
+    let nats = lane().await;
+    let worker = nats.connect_as("worker").await;
+    let gateway = nats.connect_as("gateway").await;
+    let submit = async |payload: &str, more: serde_json::Value| {
+        let mut message = json!({"kind": "mail.send", "payload": {"to": payload}});
+        for (field, value) in more.as_object().into_iter().flatten() {
+            message[field] = value.clone();
+        }
+        let job = job(&message.to_string());
+        submitter(&gateway).submit(&job).await.unwrap();
+        job.id
+    };
+    let failed = json!([{"attempt": 1, "at": "2026-01-31T09:30:00Z",
+        "error": {"code": "transient", "message": "no such address in Zürich"}}]);
+    submit("basel", json!({})).await;
+    let queued = submit("zürich", json!({})).await;
+    let later = submit("zürich", json!({"run_at": "2200-01-31T09:30:00Z"})).await;
+    // Their payloads are in their messages, and their errors in their records.
+    let running = submit("Zürich 1", json!({})).await;
+    put_record(
+        &worker,
+        running,
+        json!({"kind": "mail.send", "state": "running"}),
+    )
+    .await;
+    let retrying = submit("bern", json!({})).await;
+    let fields = json!({"kind": "mail.send", "state": "retrying", "failures": failed});
+    put_record(&worker, retrying, fields).await;
+    let both = submit("zürich", json!({})).await;
+    put_record(
+        &worker,
+        both,
+        json!({"kind": "mail.send", "state": "running", "failures": failed}),
+    )
+    .await;
+    let done = JobId::generate();
+    let kept = json!({"kind": "mail.send", "payload": ["zürich"]});
+    put_record(
+        &worker,
+        done,
+        json!({"kind": "mail.send", "state": "succeeded", "job": kept}),
+    )
+    .await;
+    let other = json!({"kind": "mail.send", "state": "succeeded", "result": "zürich"});
+    put_record(&worker, JobId::generate(), other).await;
+    let dead = JobId::generate();
+    test_support::bury(&worker, dead, "mail.send", "permanent", "not in Zürich").await;
+
+    let with_text = |state| Filter {
+        state,
+        text: Some("ZÜRICH".parse().unwrap()),
+        ..Filter::default()
+    };
+    for most in [1, 3, 100] {
+        let found = ids(&all(&gateway, &with_text(None), most).await);
+        let expected = [queued, later, running, retrying, both, done, dead];
+        assert_eq!(found.len(), expected.len(), "each once, pages of {most}");
+        assert_eq!(
+            found.into_iter().collect::<HashSet<_>>(),
+            expected.into_iter().collect::<HashSet<_>>()
+        );
+    }
+    for (state, expected) in [
+        (JobState::Queued, &[queued][..]),
+        (JobState::Scheduled, &[later]),
+        (JobState::Running, &[both, running]),
+        (JobState::Retrying, &[retrying]),
+        (JobState::Succeeded, &[done]),
+        (JobState::Dead, &[dead]),
+    ] {
+        let found = ids(&all(&gateway, &with_text(Some(state)), 5).await);
+        assert_eq!(found, expected, "{state}");
+    }
+}
+
+#[tokio::test]
+async fn a_kind_is_known_if_a_job_has_it_or_a_consumer_has_served_it() {
+    let nats = lane().await;
+    let worker = nats.connect_as("worker").await;
+    let operator = nats.connect_as("operator").await.into();
+    let known = async |kind: &str| {
+        client::is_known_kind(&operator, &kind.parse().unwrap())
+            .await
+            .unwrap()
+    };
+    for kind in ["mail.send", "mail.*", ">"] {
+        assert!(!known(kind).await, "{kind}");
+    }
+    queue(&nats.connect_as("gateway").await, "mail.send", 1).await;
+    bury(&worker, "report.old", "permanent").await;
+    let topology = client::Topology::default();
+    let worker = worker.into();
+    topology
+        .ensure_consumer(&worker, client::Stream::Jobs, &"echo".parse().unwrap())
+        .await
+        .unwrap();
+    for kind in ["mail.send", "mail.*", "report.*", "echo", ">"] {
+        assert!(known(kind).await, "{kind}");
+    }
+    for kind in ["mail", "mail.read", "*.*.*", "echo.*"] {
+        assert!(!known(kind).await, "{kind}");
+    }
 }

@@ -25,7 +25,7 @@ async fn each_job_that_matches_is_asked_to_be_cancelled_once_and_all_pages_are_r
     }
     let filter = Filter {
         kind: Some("mail.send".parse().unwrap()),
-        state: None,
+        ..Filter::default()
     };
     let client = NatsClient::from(operator.clone());
     let canceller = Canceller::new(&client, connected());
@@ -64,8 +64,8 @@ async fn only_jobs_in_the_wanted_state_are_cancelled_and_none_that_has_ended() {
         (JobState::Succeeded, &[]),
     ] {
         let filter = Filter {
-            kind: None,
             state: Some(state),
+            ..Filter::default()
         };
         let mut pages = ToCancel::new(&client, &filter).await.unwrap();
         let mut found = Vec::new();

@@ -44,7 +44,8 @@ impl Query {
         }
         Ok(Filter {
             state: self.state,
-            kind: self.kind,
+            kind: self.kind.map(Into::into),
+            ..Filter::default()
         })
     }
 }

@@ -7,16 +7,17 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use client::{Filter, Listed, Waited, dead_letters};
+use client::{Filter, Listed, SearchText, Waited, dead_letters};
 use common::{
-    DeadReason, JobId, JobKind, JobRecord, JobState, OutcomeError, Timestamp, check_portable,
+    DeadReason, JobId, JobKind, JobRecord, JobState, KindPattern, OutcomeError, Timestamp,
+    check_portable,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracing::info;
 use utoipa::{IntoParams, ToSchema};
 
-use super::params::{Id, Params, cursor, limit};
+use super::params::{Id, Params, cursor, limit, parsed};
 use super::schema;
 use crate::app::App;
 use crate::auth::{Operator, Reader};
@@ -129,9 +130,23 @@ pub(crate) struct ListQuery {
     /// Only jobs in this state.
     #[param(value_type = Option<schema::State>)]
     state: Option<JobState>,
-    /// Only jobs of this kind.
-    #[param(value_type = Option<schema::Kind>)]
-    kind: Option<JobKind>,
+    /// Only jobs of this kind, or of kinds that match: in a pattern a token may be `*` (any one token) and
+    /// the last may be `>` (one or more tokens).
+    #[serde(default, deserialize_with = "parsed")]
+    #[param(value_type = Option<String>, max_length = 128, example = "mail.*")]
+    kind: Option<KindPattern>,
+    /// Only jobs whose state began at this time or later. The state of a job that has ended began when it
+    /// ended.
+    #[param(value_type = Option<schema::Moment>)]
+    since: Option<Timestamp>,
+    /// Only jobs whose state began before this time.
+    #[param(value_type = Option<schema::Moment>)]
+    until: Option<Timestamp>,
+    /// Only jobs with this text in their payload, or in the error of an attempt; upper and lower case are
+    /// the same. The payload of a job that has ended is searched if its record keeps it.
+    #[serde(default, deserialize_with = "parsed")]
+    #[param(value_type = Option<String>, min_length = 1, max_length = 256)]
+    text: Option<SearchText>,
     /// The most jobs on the page: 50 if absent, at most 200.
     #[param(minimum = 1, maximum = 200)]
     limit: Option<usize>,
@@ -149,6 +164,10 @@ pub(crate) struct Page {
     next: Option<String>,
     /// How many jobs were read. With a filter, a page may be short or empty although more pages follow.
     looked_at: usize,
+    /// Whether the kind that was asked for is known: a consumer has served it, or a job has it. Present
+    /// if the whole list is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind_known: Option<bool>,
 }
 
 /// A job in a list.
@@ -209,7 +228,8 @@ impl From<Listed> for Job {
 
 /// List jobs
 ///
-/// The last changed first.
+/// The last changed first. A page reads a bounded number of jobs, and says how many it has read
+/// (`looked_at`). There are more if it has `next`.
 #[utoipa::path(
     get,
     path = "/v1/jobs",
@@ -232,9 +252,19 @@ pub(crate) async fn list(
     let filter = Filter {
         state: query.state,
         kind: query.kind,
+        since: query.since,
+        until: query.until,
+        text: query.text,
     };
-    let page = client::list(&app.nats.client, &filter, cursor, limit).await?;
+    let client = &app.nats.client;
+    let page = client::list(client, &filter, cursor, limit).await?;
+    let empty = cursor.is_none() && page.jobs.is_empty() && page.next.is_none();
+    let kind_known = match &filter.kind {
+        Some(kind) if empty => Some(client::is_known_kind(client, kind).await?),
+        _ => None,
+    };
     Ok(Json(Page {
+        kind_known,
         jobs: page.jobs.into_iter().map(Job::from).collect(),
         next: page.next.map(|next| next.to_string()),
         looked_at: page.looked_at,

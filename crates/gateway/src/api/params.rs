@@ -1,7 +1,8 @@
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use common::JobId;
-use serde::de::DeserializeOwned;
+use serde::Deserialize as _;
+use serde::de::{DeserializeOwned, Deserializer, Error as _};
 
 use crate::http::Problem;
 
@@ -51,10 +52,20 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
         let Path(text) = Path::<String>::from_request_parts(parts, state)
             .await
             .map_err(|_| Problem::bad("id", "the path is not text"))?;
-        let id = text.parse();
+        let id = text.trim().parse();
         id.map(Self)
             .map_err(|error| Problem::bad("id", format!("not the id of a job: {error}")))
     }
+}
+
+/// Reads a parameter that is a text with a parser of its own.
+pub(super) fn parsed<'de, D, T>(parameter: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let text = String::deserialize(parameter)?;
+    text.parse().map(Some).map_err(D::Error::custom)
 }
 
 /// How many entries a page has.
@@ -85,6 +96,7 @@ pub(super) fn cursor<T: std::str::FromStr<Err = client::BadCursor>>(
 #[cfg(test)]
 mod tests {
     use axum::http::Uri;
+    use common::KindPattern;
     use serde::Deserialize;
 
     use super::*;
@@ -94,11 +106,17 @@ mod tests {
     #[expect(dead_code, reason = "the test only parses it")]
     struct Example {
         limit: Option<u32>,
+        #[serde(default, deserialize_with = "parsed")]
+        kind: Option<KindPattern>,
     }
 
     #[test]
     fn the_parameter_that_is_wrong_is_named() {
-        for (query, field) in [("limit=many", "limit"), ("limt=1", "limt")] {
+        for (query, field) in [
+            ("limit=many", "limit"),
+            ("limt=1", "limt"),
+            ("kind=a*", "kind"),
+        ] {
             let uri: Uri = format!("/v1/jobs?{query}").parse().unwrap();
             let error = Query::<Example>::try_from_uri(&uri).unwrap_err();
             let problem = wrong(&error.body_text());

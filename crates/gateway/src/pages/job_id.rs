@@ -8,7 +8,8 @@ use super::widgets::text;
 /// # Errors
 /// When it is no id.
 pub(super) fn parse_id(id: &str) -> Result<JobId, Problem> {
-    id.parse().map_err(|_| Problem::not_found(not_an_id(id)))
+    let parsed = id.trim().parse();
+    parsed.map_err(|_| Problem::not_found(not_an_id(id)))
 }
 
 /// Says that a text is no id.

@@ -4,10 +4,11 @@ use askama::Template;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use client::{Cursor, Filter, Listed};
-use common::{JobId, JobKind, JobState};
+use client::{Cursor, Listed};
+use common::JobId;
 use serde::Deserialize;
 
+use super::job_filter::{JobFilter, STATES};
 use super::job_id::not_an_id;
 use super::layout::Layout;
 use super::problem::Problem;
@@ -21,25 +22,11 @@ const PAGE_SIZE: usize = 50;
 /// The most characters of an error in a list.
 const ERROR_LENGTH: usize = 160;
 
-/// The states, in the order in which a job passes them.
-const STATES: [JobState; 8] = [
-    JobState::Scheduled,
-    JobState::Queued,
-    JobState::Running,
-    JobState::Retrying,
-    JobState::Succeeded,
-    JobState::Dead,
-    JobState::Cancelled,
-    JobState::Expired,
-];
-
-/// The parameters of the page.
+/// The other parameters of the page.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Asked {
     id: String,
-    state: String,
-    kind: String,
     cursor: String,
 }
 
@@ -48,16 +35,19 @@ pub(crate) struct Asked {
 struct JobsPage {
     layout: Layout,
     id: String,
-    kind: String,
+    which: JobFilter,
     states: Vec<Choice>,
     kinds: Vec<String>,
     filtered: bool,
     wrong: Option<String>,
     rows: Vec<Row>,
+    /// How many jobs were read, in words.
     looked_at: String,
+    /// Whether no kind that matches was ever seen.
+    unknown_kind: bool,
     example: SubmitExample,
-    /// The address of the first page.
-    base: String,
+    /// The filter as the query of an address.
+    query: String,
     first: bool,
     next: Option<String>,
 }
@@ -77,29 +67,19 @@ struct Row {
 pub(crate) async fn page(
     State(pages): State<Pages>,
     headers: HeaderMap,
+    Query(which): Query<JobFilter>,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
-    let (id, kind) = (asked.id.trim(), asked.kind.trim());
-    let mut wrong = None;
+    let id = asked.id.trim();
+    let filter = which.filter();
+    let which = which.tidy(filter.as_ref());
+    let mut wrong = filter.as_ref().err().map(|error| format!("{error}."));
     if !id.is_empty() {
         match id.parse::<JobId>() {
             Ok(id) => return Ok(Redirect::to(&format!("/jobs/{id}")).into_response()),
             Err(_) => wrong = Some(not_an_id(id)),
         }
     }
-    let state = STATES
-        .into_iter()
-        .find(|state| state.as_str() == asked.state);
-    let filter = Filter {
-        state,
-        kind: match kind {
-            "" => None,
-            kind => kind
-                .parse::<JobKind>()
-                .map_err(|error| wrong = Some(format!("{error}.")))
-                .ok(),
-        },
-    };
     let cursor = match asked.cursor.as_str() {
         "" => None,
         cursor => Some(cursor.parse::<Cursor>().map_err(|_| {
@@ -107,18 +87,17 @@ pub(crate) async fn page(
         })?),
     };
     let first = cursor.is_none();
-    let filtered = filter.state.is_some() || filter.kind.is_some() || wrong.is_some();
+    let filtered = !which.is_all() || wrong.is_some();
     // A search reads many jobs, so its page is not updated by itself.
     let every = if first && !filtered { 2 } else { 0 };
     let mut page = JobsPage {
         layout: Layout::new(&pages, "Jobs", "jobs").live(every),
         id: text::cut(id, 64),
-        kind: text::cut(kind, JobKind::MAX_LEN),
         states: STATES
             .map(|candidate| Choice {
                 value: candidate.as_str(),
                 label: candidate.as_str(),
-                chosen: state == Some(candidate),
+                chosen: which.state == candidate.as_str(),
             })
             .into(),
         kinds: known_kinds(&pages),
@@ -126,22 +105,34 @@ pub(crate) async fn page(
         rows: Vec::new(),
         looked_at: String::new(),
         example: SubmitExample::new(&pages.app.access, &headers),
-        base: format!(
-            "/jobs?state={}&kind={}",
-            filter.state.map_or("", JobState::as_str),
-            filter.kind.as_ref().map_or("", JobKind::as_str),
-        ),
+        unknown_kind: false,
+        query: which.query(),
+        which,
         first,
         next: None,
         wrong,
     };
-    if page.wrong.is_none() {
+    if let (Ok(filter), None) = (filter, &page.wrong) {
         pages.app.check_nats()?;
-        let found = client::list(&pages.app.nats.client, &filter, cursor, PAGE_SIZE).await;
+        let client = &pages.app.nats.client;
+        let found = client::list(client, &filter, cursor, PAGE_SIZE).await;
         let found = found.map_err(Problem::away)?;
-        page.rows = found.jobs.into_iter().map(Row::of).collect();
-        page.looked_at = text::count(found.looked_at as u64);
+        page.looked_at = match found.looked_at {
+            1 => "1 job was read".to_owned(),
+            more => format!("{} jobs were read", text::count(more as u64)),
+        };
         page.next = found.next.map(|next| next.to_string());
+        if let Some(kind) = &filter.kind
+            && first
+            && found.jobs.is_empty()
+            && page.next.is_none()
+        {
+            let core = page.kinds.iter().any(|known| kind.matches(known));
+            let known =
+                core || (client::is_known_kind(client, kind).await).map_err(Problem::away)?;
+            page.unknown_kind = !known;
+        }
+        page.rows = found.jobs.into_iter().map(Row::of).collect();
     }
     html(&page)
 }

@@ -12,6 +12,7 @@ mod dead_letters_confirm;
 mod form;
 mod history;
 mod job;
+mod job_filter;
 mod job_id;
 mod jobs;
 mod layout;

@@ -201,6 +201,99 @@ async fn jobs_are_listed_page_by_page() {
 }
 
 #[tokio::test]
+async fn jobs_are_searched_and_the_answer_says_how_much_was_read() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let submit = async |kind: &str, to: &str| {
+        let job = json!({"kind": kind, "payload": {"to": to}}).to_string();
+        gateway.post("/v1/jobs", &job).await.id()
+    };
+    let basel = submit("mail.send", "Basel").await;
+    let bern = submit("mail.read", SCRIPT).await;
+    let report = submit("report", "Zürich").await;
+    for (query, expected) in [
+        ("kind=mail.*", &[&bern, &basel][..]),
+        ("kind=%3E", &[&report, &bern, &basel]),
+        ("text=basel", &[&basel]),
+        ("text=Z%C3%9CRICH&state=queued", &[&report]),
+        ("text=basel&kind=report", &[]),
+        ("text=mail.send", &[]),
+        ("since=2026-01-31T09:30:00Z", &[&report, &bern, &basel]),
+        ("until=2026-01-31T09:30:00Z", &[]),
+    ] {
+        let page = gateway.get(&format!("/v1/jobs?{query}")).await.json();
+        let jobs = page["jobs"].as_array().unwrap();
+        let ids: Vec<_> = jobs.iter().map(|job| job["id"].as_str().unwrap()).collect();
+        assert_eq!(ids, expected, "{query}: {page}");
+        assert!(
+            page["looked_at"].is_u64() && page["next"].is_null(),
+            "{page}"
+        );
+        let html = gateway.get(&format!("/jobs?{query}")).await;
+        assert_eq!(html.status, 200);
+        let shown = html.text.matches("<tr id=\"job-").count();
+        assert_eq!(shown, expected.len(), "{query}: {html:?}");
+        assert!(html.text.contains("read"), "{html:?}");
+    }
+    for (query, known) in [("kind=mali.*", false), ("kind=mail.*&state=dead", true)] {
+        let page = gateway.get(&format!("/v1/jobs?{query}")).await.json();
+        assert_eq!(page["kind_known"], known, "{page}");
+        let html = gateway.get(&format!("/jobs?{query}")).await.text;
+        assert_eq!(
+            html.contains("No kind of this name was ever seen"),
+            !known,
+            "{html}"
+        );
+    }
+    let long = format!("text={}", "x".repeat(257));
+    for (query, field) in [
+        (&*long, "text"),
+        ("text=", "text"),
+        ("kind=mail*", "kind"),
+        ("since=2h", "since"),
+        ("until=soon", "until"),
+    ] {
+        let answer = gateway.get(&format!("/v1/jobs?{query}")).await;
+        assert_eq!(
+            answer.problem(),
+            (400, Some(field.to_owned())),
+            "{query}: {answer:?}"
+        );
+    }
+    // The page names a wrong field too, and shows what was typed as text.
+    let wrong = gateway
+        .get("/jobs?since=%3Cscript%3E&kind=mail*&text=%3Cb%3E")
+        .await;
+    assert!(wrong.text.contains("id=\"wrong\""), "{wrong:?}");
+    assert!(
+        !wrong.text.contains("<script>") && !wrong.text.contains("<b>"),
+        "{wrong:?}"
+    );
+    // The next page is about the same time.
+    let html = gateway.get("/jobs?since=2h&state=&kind=").await.text;
+    assert!(
+        html.contains("3 jobs were read; there are no more."),
+        "{html}"
+    );
+    assert!(html.contains("name=\"since\" value=\"20"), "{html}");
+}
+
+#[tokio::test]
+async fn an_id_that_is_pasted_with_spaces_around_it_is_found() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let id = gateway.post("/v1/jobs", r#"{"kind":"echo"}"#).await.id();
+    for path in ["/v1/jobs/", "/jobs/"] {
+        let answer = gateway.get(&format!("{path}%20{id}%C2%A0%0A")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let found = gateway.get(&format!("/jobs?id=+{id}+")).await;
+    assert_eq!(found.headers["location"], format!("/jobs/{id}"));
+}
+
+#[tokio::test]
 async fn a_job_that_has_ended_is_not_listed_as_queued_or_running_though_its_message_is_there() {
     let nats = NatsServer::start().await;
     let _consumer = consumer(&nats, &[]).await;

@@ -9,7 +9,7 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, Republish, RetentionPolicy, StorageType,
 };
-use common::{JobKind, subjects};
+use common::{JobKind, KindPattern, subjects};
 
 /// How long a consumer may hold a delivered job without an ack or an in-progress ack. After this, the
 /// server redelivers the job.
@@ -183,10 +183,22 @@ pub(crate) fn kind_of_consumer(name: &str) -> Option<JobKind> {
 /// The subjects of all queued jobs of a kind in a stream, with wildcards.
 #[must_use]
 pub fn jobs_of_kind(stream: Stream, kind: &JobKind) -> String {
-    let first = if stream == Stream::Later {
+    let first = queued_in(stream);
+    format!("{first}.*.*.*.{kind}")
+}
+
+/// The subjects of all queued jobs of the kinds that match in a stream, with wildcards.
+#[must_use]
+pub fn jobs_of_kinds(stream: Stream, kinds: &KindPattern) -> String {
+    let first = queued_in(stream);
+    format!("{first}.*.*.*.{kinds}")
+}
+
+/// The first tokens of the subjects of queued jobs in a stream.
+fn queued_in(stream: Stream) -> &'static str {
+    if stream == Stream::Later {
         subjects::DUE
     } else {
         subjects::DURABLE
-    };
-    format!("{first}.*.*.*.{kind}")
+    }
 }
