@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ConsumerState, Counts, JobKind, RunTime, Timestamp};
+use crate::{ConsumerState, Counts, JobKind, RunCounts, RunTime, Timestamp};
 
 /// A request on `jobs.fleet`; an empty message asks for the first page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,8 +117,13 @@ pub struct FleetKind {
     /// How its jobs ended since these consumers started.
     #[serde(flatten)]
     pub counts: Counts,
-    /// How long its handler ran: the worst of the consumers for each quantile.
+    /// How long its handler ran since these consumers started: the worst of them for each quantile.
     pub run_ms: RunTime,
+    /// How long its handler ran since the status service first saw the kind, in all consumers together.
+    /// The counts do not go down while the kind is in the list. Absent if all consumers are of an older
+    /// version, which does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_counts: Option<RunCounts>,
 }
 
 /// One life of a consumer, by its last answer.

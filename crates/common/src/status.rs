@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{JobKind, Timestamp};
+use crate::{JobKind, RunCounts, RunTime, Timestamp};
 
 /// What a consumer answers on `jobs.status`.
 ///
@@ -96,30 +96,19 @@ pub struct LaneStatus {
 }
 
 /// One kind of jobs in one lane.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct KindStatus {
     /// How its jobs ended.
     #[serde(flatten)]
     pub counts: Counts,
-    /// How long its handler ran.
+    /// How long its handler ran since the consumer started.
     pub run_ms: RunTime,
-}
-
-/// Quantiles of run times in milliseconds, exact to about 1 %.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(default)]
-pub struct RunTime {
-    /// Half of the runs were not longer.
-    pub p50: f64,
-    /// 90 of 100 were not longer.
-    pub p90: f64,
-    /// 99 of 100 were not longer.
-    pub p99: f64,
-    /// The longest.
-    pub max: f64,
+    /// The same as counts, from which a reader learns how long it ran between two answers. Absent if it
+    /// has not run, or the consumer is of an older version.
+    #[serde(skip_serializing_if = "RunCounts::is_empty")]
+    pub run_counts: RunCounts,
 }
 
 /// ```
@@ -186,6 +175,14 @@ mod tests {
             p99: 2.0,
             max: 2.5,
         };
+        let mut run_counts = RunCounts::default();
+        run_counts.add(0.2, 2);
+        run_counts.add(0.4, 1);
+        let kind = KindStatus {
+            counts,
+            run_ms,
+            run_counts,
+        };
         let status = ConsumerStatus {
             consumer: "consumer-3f9a1c".into(),
             host: "worker-1".into(),
@@ -205,7 +202,7 @@ mod tests {
                 crate::subjects::CORE_LANE.to_owned(),
                 LaneStatus {
                     counts,
-                    kinds: [("echo".to_owned(), KindStatus { counts, run_ms })].into(),
+                    kinds: [("echo".to_owned(), kind)].into(),
                 },
             )]
             .into(),

@@ -141,22 +141,28 @@ impl KindCounters {
     }
 
     fn status(&self) -> KindStatus {
-        let run_ms = self.run.lock().map_or_else(
-            |_| RunTime::default(),
-            |histogram| {
-                let ms = |nanoseconds: u64| (nanoseconds as f64 / 1e3).round() / 1e3;
-                RunTime {
-                    p50: ms(histogram.value_at_quantile(0.5)),
-                    p90: ms(histogram.value_at_quantile(0.9)),
-                    p99: ms(histogram.value_at_quantile(0.99)),
-                    max: ms(histogram.max()),
-                }
-            },
-        );
-        KindStatus {
+        // A copy, so that no slot waits while it is read.
+        let histogram = self.run.lock().map(|histogram| histogram.clone());
+        let mut status = KindStatus {
             counts: self.counts(),
-            run_ms,
+            ..KindStatus::default()
+        };
+        let Ok(histogram) = histogram else {
+            return status;
+        };
+        let ms = |nanoseconds: u64| (nanoseconds as f64 / 1e3).round() / 1e3;
+        status.run_ms = RunTime {
+            p50: ms(histogram.value_at_quantile(0.5)),
+            p90: ms(histogram.value_at_quantile(0.9)),
+            p99: ms(histogram.value_at_quantile(0.99)),
+            max: ms(histogram.max()),
+        };
+        for recorded in histogram.iter_recorded() {
+            let nanoseconds = histogram.median_equivalent(recorded.value_iterated_to());
+            let runs = recorded.count_at_value();
+            status.run_counts.add(nanoseconds as f64 / 1e6, runs);
         }
+        status
     }
 }
 
@@ -238,6 +244,9 @@ mod tests {
         assert_eq!((times.count(), times.above), (1, 0));
         assert_eq!(times.buckets[2], (0.005, 1));
         assert!((0.0029..0.0031).contains(&times.sum), "{times:?}");
+        assert_eq!(status.kinds["echo"].run_counts.count(), 1);
+        let counted = status.kinds["echo"].run_counts.run_time().unwrap();
+        assert!((2.5..3.6).contains(&counted.p50), "{counted:?}");
         let run = status.kinds["echo"].run_ms;
         assert!(
             (2.97..3.03).contains(&run.p50) && (2.97..3.03).contains(&run.max),

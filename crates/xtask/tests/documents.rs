@@ -8,7 +8,8 @@ use std::time::Duration;
 use common::{
     Backoff, ConsumerState, ConsumerStatus, Counts, DeadReason, FailedAttempt, Fleet, FleetKind,
     FleetMember, FleetRequest, JobId, JobKind, JobMessage, JobRecord, JobState, KindStatus,
-    LaneStatus, Outcome, OutcomeError, Presence, Priority, RunTime, Status, Timestamp, subjects,
+    LaneStatus, Outcome, OutcomeError, Presence, Priority, RunCounts, RunTime, Status, Timestamp,
+    subjects,
 };
 use serde_json::{Value, json};
 use test_support::project_root;
@@ -407,8 +408,10 @@ fn what_is_sent_is_what_the_schemas_say() {
             .unwrap_or_else(|error| panic!("{error}: {letter}"));
     }
 
+    let kinds = [vec![], vec![0, 1]].map(RunCounts::from);
+    let kinds = kinds.map(|counts| (format!("{counts:?}"), of_runs(counts)));
     let lane = LaneStatus {
-        kinds: [("a".to_owned(), KindStatus::default())].into(),
+        kinds: kinds.into(),
         ..LaneStatus::default()
     };
     let status = ConsumerStatus {
@@ -429,6 +432,13 @@ fn what_is_sent_is_what_the_schemas_say() {
         lanes: [(subjects::CORE_LANE.to_owned(), lane)].into(),
     };
     check("consumer-status", serde_json::to_value(status).unwrap());
+}
+
+fn of_runs(run_counts: RunCounts) -> KindStatus {
+    KindStatus {
+        run_counts,
+        ..KindStatus::default()
+    }
 }
 
 #[test]
@@ -457,6 +467,7 @@ fn what_is_told_of_the_fleet_is_what_the_schema_says() {
         kind: "echo".to_owned(),
         counts: Counts::default(),
         run_ms: RunTime::default(),
+        run_counts: Some(vec![0, 1].into()),
     }];
     fleet.next = Some("n".to_owned());
     for presence in [Presence::Present, Presence::Missing] {

@@ -43,7 +43,8 @@ async fn every_consumer_answers_with_its_own_counts() {
     for status in &statuses {
         assert_eq!(status.state, ConsumerState::Running);
         assert_eq!(status.totals, status.lanes["core"].counts);
-        let echo = status.lanes["core"].kinds["echo"];
+        let echo = &status.lanes["core"].kinds["echo"];
+        assert_eq!(echo.run_counts.count(), echo.counts.succeeded);
         assert!(echo.counts.succeeded > 0 && echo.run_ms.max >= echo.run_ms.p50);
         assert!(status.started_at.to_string().ends_with('Z') && !status.host.is_empty());
     }

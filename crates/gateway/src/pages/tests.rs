@@ -8,9 +8,10 @@ use common::{
     JobState, OutcomeError, Presence, RunTime, Timestamp, codes,
 };
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::consumers::ConsumersPage;
-use super::history::Snapshot;
+use super::history::{Point, Snapshot};
 use super::job::{JobPage, Message};
 use super::layout::Layout;
 use super::overview::OverviewPage;
@@ -48,6 +49,7 @@ fn hostile_fleet() -> Fleet {
             kind: text(),
             counts,
             run_ms: RunTime::default(),
+            run_counts: None,
         }],
         consumers: vec![FleetMember {
             consumer: text(),
@@ -73,7 +75,7 @@ fn render(seen: &Snapshot, url: &str, needs_token: bool) -> String {
         url: url.to_owned(),
         needs_token,
     };
-    let page = OverviewPage::of(Layout::bare("Overview"), example, seen);
+    let page = OverviewPage::of(Layout::bare("Overview"), example, seen, String::new());
     page.render().unwrap()
 }
 
@@ -162,6 +164,7 @@ fn jobs_that_their_handler_cannot_read_are_failures_of_their_kind() {
             ..Counts::default()
         },
         run_ms: RunTime::default(),
+        run_counts: None,
     };
     fleet.kinds = vec![kind("echo", 3, 0), kind("thumbnail", 0, 10)];
     fleet.totals.rejected = 10;
@@ -175,6 +178,79 @@ fn jobs_that_their_handler_cannot_read_are_failures_of_their_kind() {
     );
     assert!(thumbnail.contains(">50 %<"), "{thumbnail}");
     assert!(html.contains("5 failed, 10 rejected"), "{html}");
+}
+
+#[test]
+fn the_chart_of_run_times_is_of_the_chosen_kind_and_tells_nothing_of_jobs_that_ended_long_ago() {
+    let run = |max| RunTime {
+        p50: max,
+        p90: max,
+        p99: max,
+        max,
+    };
+    let point = |second, kinds: &[(&str, f64)]| Point {
+        elapsed: Duration::from_secs(second),
+        run_ms: Some(Arc::new(
+            kinds
+                .iter()
+                .map(|(kind, max)| ((*kind).into(), run(*max)))
+                .collect(),
+        )),
+        ..Point::default()
+    };
+    let chart = |points: Vec<Point>, kind: &str| {
+        let seen = Snapshot {
+            fleet: Ok(Arc::new(hostile_fleet())),
+            points: Arc::new(points),
+            ..Snapshot::unknown()
+        };
+        let example = SubmitExample {
+            url: String::new(),
+            needs_token: false,
+        };
+        let page = OverviewPage::of(Layout::bare(""), example, &seen, kind.to_owned());
+        let html = page.render().unwrap();
+        assert_escaped(&html);
+        let chart = html.split("id=\"chart-latency\"").nth(1).unwrap();
+        chart.split("</section>").next().unwrap().to_owned()
+    };
+    let both = || {
+        vec![
+            point(0, &[("slow", 5_000.0)]),
+            point(2, &[("slow", 5_000.0), ("fast", 2.0)]),
+        ]
+    };
+    let slowest = chart(both(), "");
+    for part in [
+        "Run time of the slowest kind",
+        "median <b>5.00 s</b>",
+        "value=\"fast\"",
+        "value=\"slow\"",
+    ] {
+        assert!(slowest.contains(part), "{part}: {slowest}");
+    }
+    let fast = chart(both(), "fast");
+    for part in [
+        "Run time of fast",
+        "median <b>2.00 ms</b>",
+        "value=\"fast\" selected",
+    ] {
+        assert!(fast.contains(part), "{part}: {fast}");
+    }
+    // The slow job has ended long ago: its curve has a gap, and no value now.
+    let mut later = both();
+    later.push(point(90, &[("fast", 2.0)]));
+    let slow = chart(later.clone(), "slow");
+    assert!(
+        slow.contains("median <b>-</b>") && slow.contains("class=\"curve\""),
+        "{slow}"
+    );
+    assert!(chart(later, "").contains("median <b>2.00 ms</b>"));
+    let never = chart(both(), HOSTILE);
+    assert!(
+        never.contains("No job has ended in the last minutes"),
+        "{never}"
+    );
 }
 
 #[test]

@@ -27,6 +27,33 @@ async fn the_fleet_is_told_as_the_status_service_knows_it() {
 }
 
 #[tokio::test]
+async fn run_times_of_the_last_minute_are_shown_for_the_kind_that_is_chosen() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let _status = status_service(&nats);
+    let gateway = Gateway::start(&nats).await;
+    let chart = async |kind: &str| {
+        let page = gateway.get(&format!("/?kind={kind}")).await.text;
+        let chart = page.split("id=\"chart-latency\"").nth(1).unwrap();
+        chart.split("</section>").next().unwrap().to_owned()
+    };
+    let job = r#"{"kind":"sleep","payload":{"ms":30}}"#;
+    let shown = eventually(DEADLINE, "run times of the kind", async || {
+        assert_eq!(gateway.post("/v1/jobs?wait=1m", job).await.status, 200);
+        let chart = chart("sleep").await;
+        (!chart.contains("median <b>-</b>")).then_some(chart)
+    })
+    .await;
+    assert!(shown.contains("Run time of sleep"), "{shown}");
+    assert!(shown.contains("value=\"sleep\" selected"), "{shown}");
+    let other = chart("echo").await;
+    assert!(other.contains("median <b>-</b>"), "{other}");
+    let fleet = gateway.get("/v1/fleet").await.json();
+    assert_eq!(fleet["kinds"][0]["kind"], "sleep");
+    assert!(fleet["kinds"][0]["run_counts"].is_array(), "{fleet}");
+}
+
+#[tokio::test]
 async fn streams_and_queues_are_told() {
     let nats = NatsServer::start().await;
     let gateway = Gateway::start(&nats).await;

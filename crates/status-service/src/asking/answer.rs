@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use common::{ConsumerState, ConsumerStatus, Counts, JobKind, RunTime, Timestamp};
+use common::{ConsumerState, ConsumerStatus, Counts, JobKind, RunCounts, RunTime, Timestamp};
 
 use crate::counts::largest;
 
@@ -12,7 +12,7 @@ const MAX_BYTES: usize = 1024 * 1024;
 const MAX_NAME: usize = 256;
 
 /// The most kinds of one answer that are kept.
-const MAX_KINDS: usize = 32;
+pub(crate) const MAX_KINDS: usize = 32;
 
 /// The longest name of a kind, in characters. Longer names are cut.
 const MAX_KIND_NAME: usize = 128;
@@ -73,6 +73,8 @@ pub struct KindRuns {
     pub counts: Counts,
     /// How long its handler ran.
     pub run_ms: RunTime,
+    /// The same as counts; empty if the consumer does not tell it.
+    pub run_counts: RunCounts,
 }
 
 impl StatusAnswer {
@@ -136,6 +138,7 @@ fn most_processed_kinds(status: &ConsumerStatus) -> Vec<KindRuns> {
             kind: name.chars().take(MAX_KIND_NAME).collect(),
             counts: kind.counts,
             run_ms: kind.run_ms,
+            run_counts: kind.run_counts.clone(),
         })
         .collect()
 }

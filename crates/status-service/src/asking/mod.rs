@@ -4,6 +4,7 @@ mod answer;
 mod asker;
 mod round;
 
+pub(crate) use answer::MAX_KINDS;
 pub use answer::{InstanceId, KindRuns, StatusAnswer};
 pub use asker::Asker;
 pub use round::{Ignored, Round, RoundEnd};

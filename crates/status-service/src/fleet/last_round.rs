@@ -3,6 +3,7 @@ use std::time::Instant;
 
 use common::{Counts, FleetKind, JobKind, RunTime};
 
+use super::runs::FleetRuns;
 use super::summary::Spread;
 use crate::asking::StatusAnswer;
 
@@ -22,7 +23,12 @@ pub(super) struct LastRound {
 }
 
 impl LastRound {
-    pub(super) fn new(asked_at: Instant, answers: &[StatusAnswer], spread: Option<Spread>) -> Self {
+    pub(super) fn new(
+        asked_at: Instant,
+        answers: &[StatusAnswer],
+        spread: Option<Spread>,
+        runs: &mut FleetRuns,
+    ) -> Self {
         let mut kinds: BTreeMap<&str, FleetKind> = BTreeMap::new();
         let mut unserved = BTreeSet::new();
         for answer in answers {
@@ -32,6 +38,7 @@ impl LastRound {
                     kind: runs.kind.clone(),
                     counts: Counts::default(),
                     run_ms: RunTime::default(),
+                    run_counts: None,
                 });
                 kind.counts += runs.counts;
                 kind.run_ms = longer(kind.run_ms, runs.run_ms);
@@ -40,6 +47,7 @@ impl LastRound {
         let mut kinds: Vec<_> = kinds.into_values().collect();
         kinds.sort_by_key(|kind| std::cmp::Reverse(kind.counts.processed));
         kinds.truncate(MAX_KINDS);
+        runs.tell(&mut kinds);
         Self {
             asked_at: Some(asked_at),
             spread,

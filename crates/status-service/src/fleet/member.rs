@@ -2,6 +2,8 @@ use std::time::{Duration, Instant};
 
 use common::{ConsumerState, Counts, RunTime};
 
+use super::runs::MemberRuns;
+
 /// One instance of a consumer in the fleet. What it does is as in its last answer.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -16,6 +18,8 @@ pub(super) struct Member {
     pub(super) dropped: u64,
     /// The longest run times of its kinds.
     pub(super) run_ms: RunTime,
+    /// The runs of its last answer; `None` before the first.
+    pub(super) runs: Option<MemberRuns>,
     /// Time from the question to its last answer.
     pub(super) took: Duration,
     /// The largest counts that it ever answered.

@@ -5,6 +5,7 @@ mod departed;
 mod fleet_view;
 mod last_round;
 mod member;
+mod runs;
 mod summary;
 mod tracker;
 

@@ -8,6 +8,7 @@ use super::changes::{Change, ConsumerEvent, RoundChanges};
 use super::departed::Departed;
 use super::last_round::{LastRound, longer};
 use super::member::{Member, MemberPresence};
+use super::runs::{FleetRuns, MemberRuns};
 use super::summary::{Progress, Spread, Summary};
 use crate::asking::{InstanceId, Round, RoundEnd, StatusAnswer};
 use crate::counts::{difference, larger};
@@ -32,6 +33,7 @@ pub(crate) struct FleetTracker {
     /// Whether consumers answer, as it was reported last; `None` before the first report.
     answering: Option<bool>,
     last_round: LastRound,
+    runs: FleetRuns,
 }
 
 impl FleetTracker {
@@ -45,6 +47,7 @@ impl FleetTracker {
             processed: 0,
             answering: None,
             last_round: LastRound::default(),
+            runs: FleetRuns::default(),
         }
     }
 
@@ -132,7 +135,7 @@ impl FleetTracker {
         self.classify_silent(now, conclusive, &mut events);
         self.limit_silent(now, &mut events);
         events.sort_by(|a, b| a.id.cmp(&b.id));
-        self.last_round = LastRound::new(now, &round.answers, Spread::of(&shares));
+        self.last_round = LastRound::new(now, &round.answers, Spread::of(&shares), &mut self.runs);
         RoundChanges {
             events,
             answering: self.answering_changed(!round.answers.is_empty(), conclusive),
@@ -147,6 +150,7 @@ impl FleetTracker {
             departed,
             last,
             processed,
+            runs,
             ..
         } = self;
         // Whether it is new and worked before the last round already.
@@ -154,8 +158,9 @@ impl FleetTracker {
         let member = members.entry(answer.id.clone()).or_insert_with(|| {
             let counted = departed.take_back(&answer.id);
             let running = answer.uptime.saturating_sub(answer.took);
-            found_late =
-                counted.is_none() && last.is_some_and(|last| running > now.duration_since(last));
+            let since_last = last.map(|last| now.duration_since(last));
+            found_late = counted.is_none() && since_last.is_some_and(|since| running > since);
+            let is_new = counted.is_none() && since_last.is_some_and(|since| running <= since);
             Member {
                 host: answer.host.clone(),
                 version: answer.version.clone(),
@@ -169,6 +174,7 @@ impl FleetTracker {
                 in_flight: answer.in_flight,
                 waiting: answer.waiting,
                 run_ms: RunTime::default(),
+                runs: is_new.then(MemberRuns::none),
                 took: answer.took,
                 // What it had dropped before was reported before it was gone.
                 dropped: counted.map_or(0, |_| answer.dropped),
@@ -190,8 +196,11 @@ impl FleetTracker {
         member.state = answer.state;
         member.concurrency = answer.concurrency;
         member.took = answer.took;
-        let runs = answer.kinds.iter().map(|kind| kind.run_ms);
-        member.run_ms = runs.fold(RunTime::default(), longer);
+        let run_ms = answer.kinds.iter().map(|kind| kind.run_ms);
+        member.run_ms = run_ms.fold(RunTime::default(), longer);
+        let ran = MemberRuns::of(answer);
+        runs.add(member.runs.as_ref(), &ran);
+        member.runs = Some(ran);
         member.in_flight = answer.in_flight;
         member.waiting = answer.waiting;
         member

@@ -80,7 +80,7 @@ fn run_times(answer: &StatusAnswer) -> String {
 mod tests {
     use std::time::Duration;
 
-    use common::{ConsumerState, Counts, RunTime};
+    use common::{ConsumerState, Counts, RunCounts, RunTime};
 
     use super::*;
     use crate::asking::KindRuns;
@@ -116,6 +116,7 @@ mod tests {
                 p99,
                 ..RunTime::default()
             },
+            run_counts: RunCounts::default(),
         }
     }
 

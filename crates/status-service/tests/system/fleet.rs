@@ -47,6 +47,7 @@ async fn a_thousand_consumers_come_quickly_and_in_pages() {
     let echo = &fleet.kinds[0];
     assert_eq!((echo.kind.as_str(), echo.counts.processed), ("echo", total));
     assert!((echo.run_ms.p99 - 249.0).abs() < 1e-9);
+    assert!(echo.run_counts.is_some());
 
     let mut request = FleetRequest {
         limit: Some(300),

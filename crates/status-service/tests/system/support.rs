@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_nats::{Client, Message, RequestErrorKind};
 use client::Topology;
 use common::subjects::{CORE_LANE, STATUS};
-use common::{ConsumerState, ConsumerStatus, Counts, KindStatus, LaneStatus, RunTime, Timestamp};
+use common::{
+    ConsumerState, ConsumerStatus, Counts, KindStatus, LaneStatus, RunCounts, RunTime, Timestamp,
+};
 use futures_util::StreamExt as _;
 use serde_json::Value;
 use test_support::{DEADLINE, NatsServer, Service, ServiceBuilder, eventually};
@@ -196,9 +198,16 @@ pub(crate) fn lane(kind: &str, counts: Counts, p50: f64, p99: f64) -> LaneStatus
         p99,
         ..RunTime::default()
     };
+    let mut run_counts = RunCounts::default();
+    run_counts.add(p50, counts.processed);
+    let status = KindStatus {
+        counts,
+        run_ms,
+        run_counts,
+    };
     LaneStatus {
         counts,
-        kinds: [(kind.to_owned(), KindStatus { counts, run_ms })].into(),
+        kinds: [(kind.to_owned(), status)].into(),
     }
 }
 

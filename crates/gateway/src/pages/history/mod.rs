@@ -4,6 +4,7 @@
 mod feed;
 mod periodic;
 mod rates;
+mod runs;
 mod snapshot;
 mod watch;
 

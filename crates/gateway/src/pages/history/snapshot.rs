@@ -2,8 +2,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Guarantees, Queues, Stream, StreamDepth, WriteHealth};
-use common::{Fleet, RunTime, Timestamp};
+use common::{Fleet, Timestamp};
 use tokio::sync::watch;
+
+use super::runs::RunTimes;
 
 /// What the gateway knew of the system at a time. While NATS is away, that is what it knew last.
 #[derive(Clone)]
@@ -35,14 +37,14 @@ pub(crate) struct Snapshot {
 }
 
 /// What the charts show of one moment. `None` is not known.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Point {
     /// The time since the start of the history.
     pub(crate) elapsed: Duration,
     /// Jobs that ended a second, and those of them that failed.
     pub(crate) rates: Option<(f64, f64)>,
-    /// The run times of the slowest kind.
-    pub(crate) run_ms: Option<RunTime>,
+    /// The run times of each kind of which a job had ended within a minute.
+    pub(crate) run_ms: Option<Arc<RunTimes>>,
     /// Durable jobs that wait for a consumer.
     pub(crate) queued: Option<u64>,
     /// Durable jobs that wait for their time.

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use bootstrap::Beat;
 use client::{Stream, Topology};
-use common::{Fleet, FleetRequest, RunTime, Timestamp};
+use common::{FleetRequest, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::feed::Feed;
 use super::periodic::Periodic;
 use super::rates::Rates;
+use super::runs::Runs;
 use super::snapshot::{Balance, History, Point, Snapshot};
 use crate::app::App;
 
@@ -53,6 +54,7 @@ async fn take_snapshots(app: &App, feed: &Feed, mut heartbeat: Beat) {
     let connected = app.nats.connected();
     let mut points = VecDeque::with_capacity(MAX_POINTS);
     let mut rates = Rates::default();
+    let mut runs = Runs::default();
     let client = &app.nats.client;
     let mut guarantees = Periodic::new(GUARANTEES);
     let mut queues = Periodic::new(QUEUES);
@@ -89,7 +91,7 @@ async fn take_snapshots(app: &App, feed: &Feed, mut heartbeat: Beat) {
             keep(&mut points, gap);
             let snapshot = Snapshot {
                 connected: false,
-                points: Arc::new(points.iter().copied().collect()),
+                points: Arc::new(points.iter().cloned().collect()),
                 ..known.clone().unwrap_or_else(Snapshot::unknown)
             };
             feed.publish_last_known(snapshot).await;
@@ -119,10 +121,10 @@ async fn take_snapshots(app: &App, feed: &Feed, mut heartbeat: Beat) {
             .and_then(Balance::of)
             .or(balance);
         snapshot.balance = balance;
-        let point = point(start.elapsed(), &snapshot, &mut rates);
+        let point = point(start.elapsed(), &snapshot, &mut rates, &mut runs);
         keep(&mut points, point);
         snapshot.rates = points.iter().rev().find_map(|point| point.rates);
-        snapshot.points = Arc::new(points.iter().copied().collect());
+        snapshot.points = Arc::new(points.iter().cloned().collect());
         if snapshot.streams.is_ok() {
             known = Some(snapshot.clone());
         }
@@ -156,28 +158,14 @@ async fn look(app: &App) -> Snapshot {
     }
 }
 
-fn point(elapsed: Duration, snapshot: &Snapshot, rates: &mut Rates) -> Point {
+fn point(elapsed: Duration, snapshot: &Snapshot, rates: &mut Rates, runs: &mut Runs) -> Point {
     let fleet = snapshot.fleet.as_ref().ok();
     Point {
         elapsed,
         rates: fleet.and_then(|fleet| rates.between_rounds(fleet)),
-        run_ms: fleet.and_then(|fleet| slowest(fleet)),
+        run_ms: fleet.map(|fleet| Arc::new(runs.of_last_minute(elapsed, fleet))),
         queued: snapshot.queued(),
         scheduled: snapshot.messages_in(Stream::Later),
         inbox: fleet.map(|fleet| fleet.waiting),
     }
-}
-
-/// The slowest kind for each quantile; `None` if no job has run.
-fn slowest(fleet: &Fleet) -> Option<RunTime> {
-    fleet
-        .kinds
-        .iter()
-        .map(|kind| kind.run_ms)
-        .reduce(|one, other| RunTime {
-            p50: one.p50.max(other.p50),
-            p90: one.p90.max(other.p90),
-            p99: one.p99.max(other.p99),
-            max: one.max.max(other.max),
-        })
 }

@@ -1,13 +1,14 @@
 //! The page itself, with its tables.
 
 use askama::Template;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use client::{Queue, StreamDepth};
-use common::FleetKind;
+use common::{FleetKind, JobKind};
+use serde::Deserialize;
 
-use super::charts::charts;
+use super::charts::{charts, kinds_with_run_times};
 use super::guarantees::{Check, checks};
 use super::states::{StateRow, states};
 use super::tiles::{Tile, tiles};
@@ -37,6 +38,10 @@ pub(crate) struct OverviewPage {
     /// Kinds with waiting jobs that no consumer serves.
     kinds_without_consumer: Vec<String>,
     charts: [Chart; 3],
+    /// The kinds of which a chart of run times can be chosen.
+    run_kinds: Vec<String>,
+    /// The one that is chosen; empty is the slowest.
+    run_kind: String,
     states: Vec<StateRow>,
     kinds: Vec<KindRow>,
     /// `None` if they are not known.
@@ -86,18 +91,33 @@ struct Balance {
     tone: &'static str,
 }
 
+/// The parameters of the page.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Asked {
+    /// The kind whose run times are shown.
+    kind: String,
+}
+
 pub(crate) async fn page(
     State(pages): State<Pages>,
     headers: HeaderMap,
+    Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
     let layout = Layout::new(&pages, "Overview", "overview").live(1);
     let example = SubmitExample::new(&pages.app.access, &headers);
     let seen = pages.history.borrow().clone();
-    html(&OverviewPage::of(layout, example, &seen))
+    let kind = text::cut(asked.kind.trim(), JobKind::MAX_LEN);
+    html(&OverviewPage::of(layout, example, &seen, kind))
 }
 
 impl OverviewPage {
-    pub(crate) fn of(layout: Layout, example: SubmitExample, seen: &Snapshot) -> Self {
+    pub(crate) fn of(
+        layout: Layout,
+        example: SubmitExample,
+        seen: &Snapshot,
+        run_kind: String,
+    ) -> Self {
         let fleet = seen.fleet.as_deref().ok();
         let mut queues: Vec<_> = seen.queues.iter().flat_map(|all| &all.queues).collect();
         queues.sort_by(|one, other| {
@@ -123,7 +143,9 @@ impl OverviewPage {
                 .flat_map(|fleet| &fleet.unserved_kinds)
                 .map(ToString::to_string)
                 .collect(),
-            charts: charts(seen),
+            charts: charts(seen, &run_kind),
+            run_kinds: kinds_with_run_times(seen, &run_kind),
+            run_kind,
             states: states(seen, fleet),
             kinds: kinds.into_iter().map(KindRow::of).collect(),
             more_queues: queues.len().saturating_sub(MAX_QUEUES),

@@ -9,7 +9,7 @@ const HEIGHT: f64 = 100.0;
 /// A chart, ready for its template.
 pub(crate) struct Chart {
     /// The title.
-    pub(crate) title: &'static str,
+    pub(crate) title: String,
     /// The id of its element.
     pub(crate) id: &'static str,
     /// Whether there is nothing to show.
@@ -47,7 +47,7 @@ impl Chart {
     /// Draws curves. `ages` are the times of the values, in seconds before now, the oldest first. `span`
     /// is how far back the chart goes, in seconds. `label` formats a value.
     pub(crate) fn draw(
-        (title, id): (&'static str, &'static str),
+        (title, id): (&str, &'static str),
         ages: &[f64],
         span: f64,
         series: Vec<Series>,
@@ -75,7 +75,7 @@ impl Chart {
         });
         let curves: Vec<_> = curves.collect();
         Self {
-            title,
+            title: title.to_owned(),
             id,
             empty: curves.iter().all(|curve| curve.line.is_empty()),
             axis: [top, top / 2.0, 0.0].map(label),

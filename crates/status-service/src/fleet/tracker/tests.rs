@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
+use common::RunCounts;
+
 use super::*;
-use crate::asking::Ignored;
+use crate::asking::{Ignored, KindRuns};
 
 const GONE_AFTER: Duration = Duration::from_secs(30);
 
@@ -72,6 +74,24 @@ fn answer(consumer: &str, processed: u64) -> StatusAnswer {
     }
 }
 
+/// The same, but it tells how long its jobs of some kinds ran: so many runs of ten milliseconds.
+fn ran(consumer: &str, kinds: &[(&str, u64)]) -> StatusAnswer {
+    let kinds = kinds.iter().map(|(kind, runs)| {
+        let mut run_counts = RunCounts::default();
+        run_counts.add(10.0, *runs);
+        KindRuns {
+            kind: (*kind).to_owned(),
+            counts: Counts::default(),
+            run_ms: RunTime::default(),
+            run_counts,
+        }
+    });
+    StatusAnswer {
+        kinds: kinds.collect(),
+        ..answer(consumer, 0)
+    }
+}
+
 /// Another instance of the same consumer; the larger `instance`, the later it started.
 fn restarted(answer: &StatusAnswer, instance: u32) -> StatusAnswer {
     let mut answer = answer.clone();
@@ -94,6 +114,42 @@ fn changes(changed: &RoundChanges) -> Vec<(&str, Change)> {
 fn joined(consumer: &str) -> (&str, Change) {
     let version = "0.1.0".to_owned();
     (consumer, Change::Joined { version })
+}
+
+#[test]
+fn runs_add_up_over_all_consumers_and_never_go_down() {
+    let mut rounds = Rounds::new();
+    let mut after = |answers: &[StatusAnswer]| {
+        rounds.next(answers);
+        let kinds = &rounds.fleet.last_round().kinds;
+        let told = kinds.iter().map(|kind| {
+            let counts = kind.run_counts.as_ref();
+            (kind.kind.clone(), counts.map(RunCounts::count))
+        });
+        told.collect::<Vec<_>>()
+    };
+    let of = |kind: &str, runs: Option<u64>| (kind.to_owned(), runs);
+    // When the first round finds them, it is not known when these ran.
+    assert_eq!(after(&[ran("a", &[("echo", 7)])]), [of("echo", Some(0))]);
+    assert_eq!(after(&[ran("a", &[("echo", 9)])]), [of("echo", Some(2))]);
+    // One that started since the last round; a kind that a known consumer had not run before.
+    let (a, b) = (
+        ran("a", &[("echo", 9), ("mail", 1)]),
+        ran("b", &[("echo", 3)]),
+    );
+    let mut both = after(&[a.clone(), b.clone()]);
+    both.sort();
+    assert_eq!(both, [of("echo", Some(5)), of("mail", Some(1))]);
+    // One that has worked for long, and was not found before.
+    let mut old = ran("c", &[("echo", 1_000)]);
+    old.uptime = Duration::from_hours(1);
+    assert!(after(&[a, b.clone(), old.clone()]).contains(&of("echo", Some(5))));
+    // Consumers restart and leave.
+    let again = restarted(&ran("a", &[("echo", 1)]), 0);
+    assert!(after(&[again.clone(), b, old]).contains(&of("echo", Some(6))));
+    assert_eq!(after(&[again]), [of("echo", Some(6))]);
+    // One of an older version does not tell its runs.
+    assert_eq!(after(&[ran("d", &[("old", 0)])]), [of("old", None)]);
 }
 
 #[test]
