@@ -4,6 +4,7 @@ mod api;
 mod app;
 mod auth;
 mod bulk;
+mod cancel_many;
 mod config;
 mod http;
 mod pages;

@@ -10,11 +10,12 @@ use serde::Deserialize;
 
 use super::job_filter::{JobFilter, STATES};
 use super::job_id::not_an_id;
-use super::layout::Layout;
+use super::layout::{Done, Layout};
 use super::problem::Problem;
 use super::render::html;
 use super::state::Pages;
 use super::widgets::{Choice, Moment, SubmitExample, text};
+use crate::cancel_many;
 
 /// How many jobs are on a page.
 const PAGE_SIZE: usize = 50;
@@ -28,6 +29,7 @@ const ERROR_LENGTH: usize = 160;
 pub(crate) struct Asked {
     id: String,
     cursor: String,
+    done: Option<Done>,
 }
 
 #[derive(Template)]
@@ -39,6 +41,8 @@ struct JobsPage {
     states: Vec<Choice>,
     kinds: Vec<String>,
     filtered: bool,
+    /// The address of the page that cancels all jobs that match; `None` if there is none.
+    cancel: Option<String>,
     wrong: Option<String>,
     rows: Vec<Row>,
     /// How many jobs were read, in words.
@@ -91,7 +95,9 @@ pub(crate) async fn page(
     // A search reads many jobs, so its page is not updated by itself.
     let every = if first && !filtered { 2 } else { 0 };
     let mut page = JobsPage {
-        layout: Layout::new(&pages, "Jobs", "jobs").live(every),
+        layout: Layout::new(&pages, "Jobs", "jobs")
+            .live(every)
+            .after(asked.done),
         id: text::cut(id, 64),
         states: STATES
             .map(|candidate| Choice {
@@ -102,6 +108,7 @@ pub(crate) async fn page(
             .into(),
         kinds: known_kinds(&pages),
         filtered,
+        cancel: None,
         rows: Vec::new(),
         looked_at: String::new(),
         example: SubmitExample::new(&pages.app.access, &headers),
@@ -132,6 +139,9 @@ pub(crate) async fn page(
                 core || (client::is_known_kind(client, kind).await).map_err(Problem::away)?;
             page.unknown_kind = !known;
         }
+        let found_some = !found.jobs.is_empty() || page.next.is_some();
+        page.cancel = (found_some && cancel_many::check(&filter).is_ok())
+            .then(|| format!("/jobs/cancel?{}", page.query));
         page.rows = found.jobs.into_iter().map(Row::of).collect();
     }
     html(&page)

@@ -36,6 +36,7 @@ pub(crate) enum Done {
     Already,
     Discarded,
     CancelAsked,
+    ManyCancelAsked,
 }
 
 impl Done {
@@ -46,6 +47,7 @@ impl Done {
             Self::Already => "already",
             Self::Discarded => "discarded",
             Self::CancelAsked => "cancel-asked",
+            Self::ManyCancelAsked => "many-cancel-asked",
         };
         format!("{page}?done={word}")
     }
@@ -61,6 +63,9 @@ impl Done {
             Self::Already => "Nothing was done: the job has no dead letter any more.",
             Self::Discarded => "The dead letter was discarded.",
             Self::CancelAsked => "A consumer was asked to cancel the job; its state is below.",
+            Self::ManyCancelAsked => {
+                "Consumers were asked to cancel the jobs; those that have not ended yet are below."
+            }
         }
     }
 }

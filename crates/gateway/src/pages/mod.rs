@@ -2,6 +2,7 @@
 
 mod assets;
 mod bulk_slot;
+mod cancel_jobs;
 mod consumers;
 mod dead_letter;
 mod dead_letter_filter;

@@ -9,8 +9,8 @@ use super::assets::asset;
 use super::problem::Problem;
 use super::state::Pages;
 use super::{
-    consumers, dead_letter, dead_letters, dead_letters_bulk, dead_letters_confirm, history, job,
-    jobs, live, overview, sign_in,
+    cancel_jobs, consumers, dead_letter, dead_letters, dead_letters_bulk, dead_letters_confirm,
+    history, job, jobs, live, overview, sign_in,
 };
 use crate::app::App;
 use crate::auth::{Operator, Reader};
@@ -36,7 +36,9 @@ pub(crate) fn router(app: &App) -> Router<App> {
         .route_layer(from_extractor_with_state::<Reader, App>(app.clone()));
     let replay_all = get(dead_letters_confirm::replay).post(dead_letters_bulk::replay);
     let discard_all = get(dead_letters_confirm::discard).post(dead_letters_bulk::discard);
+    let cancel_jobs = get(cancel_jobs::confirm).post(cancel_jobs::cancel);
     let operators = Router::new()
+        .route("/jobs/cancel", cancel_jobs)
         .route("/jobs/{id}/cancel", post(job::cancel))
         .route("/dead/replay", replay_all)
         .route("/dead/discard", discard_all)

@@ -84,6 +84,38 @@ async fn a_running_job_is_cancelled() {
 }
 
 #[tokio::test]
+async fn many_jobs_are_searched_and_cancelled_after_a_confirmation_without_script() {
+    let system = System::start(1).await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let job = json!({"kind": "sleep", "payload": {"ms": 600_000}});
+        let id = system.submit(&job).await;
+        system.wait_for(&id, "running").await;
+        ids.push(id);
+    }
+    let no_script = Look {
+        script: false,
+        ..DESK
+    };
+    in_browser(&system.base, no_script, async |browser| {
+        browser.open_page("/jobs").await;
+        browser.fill("input[name=text]", "600000").await;
+        browser.fill("input[name=since]", "1h").await;
+        browser.click("#search button").await;
+        browser.click("#many a").await;
+        browser.wait_for("#count", |text| text == "2").await;
+        browser.click("button.bad").await;
+        browser
+            .wait_for("#notice", |text| text.contains("asked to cancel"))
+            .await;
+    })
+    .await;
+    for id in ids {
+        system.wait_for(&id, "cancelled").await;
+    }
+}
+
+#[tokio::test]
 async fn many_dead_letters_are_replayed_or_discarded_after_a_confirmation_without_script() {
     let system = System::start(1).await;
     let (first, second) = (system.dead_letter().await, system.dead_letter().await);

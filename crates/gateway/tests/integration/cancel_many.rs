@@ -1,9 +1,10 @@
 //! Many jobs are cancelled by one request.
 
+use reqwest::Method;
 use serde_json::json;
 use test_support::NatsServer;
 
-use crate::support::{Gateway, consumer, streams_without_consumer};
+use crate::support::{Gateway, consumer, send, streams_without_consumer};
 
 #[tokio::test]
 async fn many_jobs_are_cancelled_by_kind_and_state_and_a_rehearsal_changes_nothing() {
@@ -24,6 +25,8 @@ async fn many_jobs_are_cancelled_by_kind_and_state_and_a_rehearsal_changes_nothi
         ("?dry_run=true", "kind"),
         ("?state=succeeded", "state"),
         ("?kind=sleep&stat=queued", "stat"),
+        ("?kind=sleep*", "kind"),
+        ("?kind=sleep&expect=-1", "expect"),
     ] {
         let answer = gateway.post(&format!("{cancel}{query}"), "").await;
         assert_eq!(answer.problem(), (400, Some(field.to_owned())), "{query}");
@@ -32,12 +35,93 @@ async fn many_jobs_are_cancelled_by_kind_and_state_and_a_rehearsal_changes_nothi
     let answer = gateway.post(&format!("{query}&dry_run=true"), "").await;
     let expected = json!({"matched": 3, "requested": 0, "failed": 0, "complete": true});
     assert_eq!((answer.status, answer.json()), (200, expected));
-    let answer = gateway.post(&query, "").await;
+    // Not if the client is mistaken about their number.
+    for wrong in [2, 4] {
+        let answer = gateway.post(&format!("{query}&expect={wrong}"), "").await;
+        assert_eq!(answer.problem(), (409, Some("expect".to_owned())));
+        assert!(answer.text.contains("nothing was done"), "{answer:?}");
+    }
+    let text = gateway
+        .post(&format!("{cancel}?text=600000&dry_run=true"), "")
+        .await;
+    assert_eq!(text.json()["matched"], 3, "{text:?}");
+    let answer = gateway.post(&format!("{query}&expect=3"), "").await;
     let expected = json!({"matched": 3, "requested": 3, "failed": 0, "complete": true});
     assert_eq!((answer.status, answer.json()), (200, expected));
 
     let _consumer = consumer(&nats, &[]).await;
     for id in sleeping {
+        gateway.job_is(&id, "cancelled").await;
+    }
+    gateway.job_is(&other, "succeeded").await;
+}
+
+#[tokio::test]
+async fn the_page_cancels_what_a_search_finds_after_a_confirmation_that_repeats_the_count() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let submit = async |kind: &str| {
+        let job = json!({"kind": kind, "payload": {"ms": 600_000}}).to_string();
+        gateway.post("/v1/jobs", &job).await.id()
+    };
+    let (one, two) = (submit("mail.send").await, submit("mail.read").await);
+    let other = submit("echo").await;
+    let page = async |path: &str| gateway.get(path).await;
+    let post = async |form: &'static str| {
+        let request = gateway.request(Method::POST, "/jobs/cancel");
+        let request = request.header("origin", &gateway.url).body(form);
+        send(request.header("content-type", "application/x-www-form-urlencoded")).await
+    };
+    // Only a search that finds something that can be cancelled leads there.
+    let link = "/jobs/cancel?";
+    assert!(page("/jobs?kind=mail.*").await.text.contains(link));
+    for path in ["/jobs", "/jobs?state=dead", "/jobs?kind=report"] {
+        assert!(!page(path).await.text.contains(link), "{path}");
+    }
+    let confirm = page("/jobs/cancel?kind=mail.*&state=queued").await;
+    assert_eq!(confirm.status, 200);
+    for part in [
+        "Cancel 2 jobs",
+        "name=\"expect\" value=\"2\"",
+        "name=\"kind\" value=\"mail.*\"",
+    ] {
+        assert!(confirm.text.contains(part), "{part}: {confirm:?}");
+    }
+    assert!(
+        page("/jobs/cancel?kind=report")
+            .await
+            .text
+            .contains("nothing to cancel")
+    );
+    for path in [
+        "/jobs/cancel",
+        "/jobs/cancel?state=dead",
+        "/jobs/cancel?kind=%3Cb%3E",
+    ] {
+        let refused = page(path).await;
+        assert_eq!(refused.status, 400, "{path}");
+        assert!(!refused.text.contains("<b>"), "{refused:?}");
+    }
+    // More match than were confirmed: nothing is done.
+    let refused = post("kind=mail.*&state=queued&expect=1").await;
+    assert_eq!(refused.status, 409, "{refused:?}");
+    for form in [
+        "expect=2",
+        "kind=mail.*",
+        "kind=mail.*&stat=queued&expect=2",
+        "kind=>&expect=10001",
+    ] {
+        assert_eq!(post(form).await.status, 400, "{form}");
+    }
+    let done = post("kind=mail.*&state=queued&expect=2").await;
+    assert_eq!(done.status, 303, "{done:?}");
+    let location = done.headers["location"].to_str().unwrap().to_owned();
+    let shown = page(&location).await;
+    assert!(shown.text.contains("asked to cancel the jobs"), "{shown:?}");
+
+    let _consumer = consumer(&nats, &[]).await;
+    for id in [one, two] {
         gateway.job_is(&id, "cancelled").await;
     }
     gateway.job_is(&other, "succeeded").await;

@@ -393,6 +393,7 @@ impl System {
             &format!("/dead/{}", letters[0]),
             "/dead/replay?kind=fail",
             "/dead/discard?kind=fail",
+            "/jobs/cancel?kind=nobody.serves",
         ] {
             assert_eq!(web.get(path).await.0, 200, "{path}");
         }
@@ -413,6 +414,8 @@ impl System {
         }
         web.form(&format!("/jobs/{queued}/cancel"), "").await;
         web.becomes(queued, "cancelled").await;
+        web.form("/jobs/cancel", "kind=nobody.serves&state=queued&expect=9")
+            .await;
         let many = "/v1/jobs/cancel?kind=nobody.serves&state=queued";
         let (status, answer) = web.post(many, Value::Null).await;
         assert_eq!(status, 200, "{answer}");
