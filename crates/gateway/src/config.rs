@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +42,11 @@ pub struct AccessOptions {
     /// Without tokens: serve everybody who can reach --listen; needed to listen beyond this machine
     #[arg(long, conflicts_with = "tokens")]
     pub allow_anyone: bool,
+
+    /// With --allow-anyone: the IP address on which a container runtime or a proxy publishes the gateway; on a loopback
+    /// address there is no warning, because only this machine reaches it
+    #[arg(long, value_name = "ADDRESS")]
+    pub published_on: Option<IpAddr>,
 
     /// Without tokens: host names that requests may use besides localhost and IP addresses, separated by commas
     #[arg(long, value_name = "NAME", value_delimiter = ',')]

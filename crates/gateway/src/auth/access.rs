@@ -63,6 +63,10 @@ impl Access {
             }
         } else if listen.ip().is_loopback() {
             info!(address = %listen, "no tokens: only this machine is served, and everybody on it may do everything");
+        } else if options.allow_anyone
+            && let Some(published) = options.published_on.filter(IpAddr::is_loopback)
+        {
+            info!(address = %listen, %published, "no tokens: only this machine is served, because the address is published on loopback only (--published-on), and everybody on it may do everything (--allow-anyone)");
         } else if options.allow_anyone {
             warn!(address = %listen, "everybody who reaches this address may do everything (--allow-anyone)");
         } else {

@@ -255,6 +255,21 @@ async fn it_does_not_open_itself_to_others_by_mistake() {
     allowed
         .wait_for_line(|line| line.contains("serving http://"))
         .await;
+    // A container listens on all its addresses, and is published on one of its host's.
+    for (published, warns) in [("127.0.0.1", false), ("192.0.2.1", true)] {
+        let anyone = ["--listen", "0.0.0.0:0", "--allow-anyone"];
+        let mut published = start(&[&anyone[..], &["--published-on", published]].concat());
+        published
+            .wait_for_line(|line| line.contains("serving http://"))
+            .await;
+        let log = published.stdout().join("\n");
+        assert_eq!(
+            log.contains("everybody who reaches this address"),
+            warns,
+            "{log}"
+        );
+        assert_eq!(log.contains("published on loopback only"), !warns, "{log}");
+    }
     let mut loopback = start(&["--listen", "127.0.0.1:0"]);
     loopback
         .wait_for_line(|line| line.contains("only this machine is served"))

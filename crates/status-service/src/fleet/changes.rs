@@ -9,9 +9,24 @@ pub(crate) struct RoundChanges {
     /// What happened to single consumers.
     pub(crate) events: Vec<ConsumerEvent>,
     /// Whether any consumer answers; `None` if that is as it was reported before.
-    pub(crate) answering: Option<bool>,
+    pub(crate) answering: Option<Answering>,
     /// The fleet after the round.
     pub(crate) summary: Summary,
+    /// Whether a job has ended since the round before, or the fleet is not as it was then.
+    pub(crate) news: bool,
+}
+
+/// Whether any consumer answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answering {
+    /// None has answered since the start, which is no wonder: they may start later.
+    NotYet,
+    /// None does, though some did, or should by now.
+    No,
+    /// Some do, for the first time.
+    Yes,
+    /// Some do again.
+    Again,
 }
 
 /// Something that happened to a consumer.

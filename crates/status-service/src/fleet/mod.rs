@@ -9,7 +9,7 @@ mod runs;
 mod summary;
 mod tracker;
 
-pub(crate) use changes::{Change, ConsumerEvent, RoundChanges};
+pub(crate) use changes::{Answering, Change, ConsumerEvent, RoundChanges};
 pub(crate) use summary::Summary;
 #[cfg(test)]
 pub(crate) use summary::{Progress, Spread};

@@ -30,6 +30,22 @@ pub(crate) struct Summary {
     pub(crate) round_trip: Duration,
 }
 
+impl Summary {
+    /// Whether a job has ended since the round before, which had this summary, or the fleet is not as it
+    /// was then.
+    pub(super) fn is_news_after(&self, last: &Self) -> bool {
+        let ended = self.progress.is_some_and(|progress| progress.processed > 0);
+        // What differs each time: how long it took.
+        let lasting = |summary: &Self| Self {
+            progress: None,
+            spread: None,
+            round_trip: Duration::ZERO,
+            ..summary.clone()
+        };
+        ended || lasting(self) != lasting(last)
+    }
+}
+
 /// What was done between two rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Progress {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use common::{ConsumerState, Counts, RunTime};
 
-use super::changes::{Change, ConsumerEvent, RoundChanges};
+use super::changes::{Answering, Change, ConsumerEvent, RoundChanges};
 use super::departed::Departed;
 use super::last_round::{LastRound, longer};
 use super::member::{Member, MemberPresence};
@@ -31,9 +31,22 @@ pub(crate) struct FleetTracker {
     /// Jobs that have ended since the last round.
     processed: u64,
     /// Whether consumers answer, as it was reported last; `None` before the first report.
-    answering: Option<bool>,
+    answering: Option<Reported>,
+    /// The summary of the last round; `None` before the first.
+    last_summary: Option<Summary>,
     last_round: LastRound,
     runs: FleetRuns,
+}
+
+/// What was reported about whether consumers answer.
+#[derive(Clone, Copy, Debug)]
+enum Reported {
+    /// None has answered since the first round.
+    NotYet { since: Instant },
+    /// None does.
+    No,
+    /// Some do; or it was never reported that none does.
+    Yes,
 }
 
 impl FleetTracker {
@@ -46,6 +59,7 @@ impl FleetTracker {
             last: None,
             processed: 0,
             answering: None,
+            last_summary: None,
             last_round: LastRound::default(),
             runs: FleetRuns::default(),
         }
@@ -136,10 +150,13 @@ impl FleetTracker {
         self.limit_silent(now, &mut events);
         events.sort_by(|a, b| a.id.cmp(&b.id));
         self.last_round = LastRound::new(now, &round.answers, Spread::of(&shares), &mut self.runs);
+        let summary = self.summary(round, &shares);
+        let last = self.last_summary.replace(summary.clone());
         RoundChanges {
             events,
-            answering: self.answering_changed(!round.answers.is_empty(), conclusive),
-            summary: self.summary(round, &shares),
+            answering: self.answering_changed(now, !round.answers.is_empty(), conclusive),
+            news: last.is_none_or(|last| summary.is_news_after(&last)),
+            summary,
         }
     }
 
@@ -301,14 +318,38 @@ impl FleetTracker {
     }
 
     /// Whether consumers answer, if that is to be reported; `None` if it is not.
-    fn answering_changed(&mut self, answers: bool, conclusive: bool) -> Option<bool> {
-        let reported = self.answering;
-        if reported == Some(answers) || !answers && !conclusive {
+    fn answering_changed(
+        &mut self,
+        now: Instant,
+        answers: bool,
+        conclusive: bool,
+    ) -> Option<Answering> {
+        if answers {
+            return match self.answering.replace(Reported::Yes) {
+                Some(Reported::NotYet { .. }) => Some(Answering::Yes),
+                Some(Reported::No) => Some(Answering::Again),
+                Some(Reported::Yes) | None => None,
+            };
+        }
+        if !conclusive {
             return None;
         }
-        self.answering = Some(answers);
-        // That consumers answer is reported only after it was reported that none does.
-        (reported.is_some() || !answers).then_some(answers)
+        match self.answering {
+            None => {
+                self.answering = Some(Reported::NotYet { since: now });
+                Some(Answering::NotYet)
+            }
+            Some(Reported::NotYet { since })
+                if now.saturating_duration_since(since) < self.gone_after =>
+            {
+                None
+            }
+            Some(Reported::No) => None,
+            Some(Reported::NotYet { .. } | Reported::Yes) => {
+                self.answering = Some(Reported::No);
+                Some(Answering::No)
+            }
+        }
     }
 
     fn summary(&mut self, round: &Round, shares: &[u64]) -> Summary {

@@ -2,7 +2,7 @@ use tracing::{info, warn};
 
 use super::fleet::summary;
 use super::rounding::seconds;
-use crate::fleet::{Change, ConsumerEvent, RoundChanges};
+use crate::fleet::{Answering, Change, ConsumerEvent, RoundChanges};
 
 /// The most events of one round that are logged one by one, so that lines stay readable when hundreds
 /// of consumers change at the same time.
@@ -25,13 +25,15 @@ pub(crate) fn changes(changes: &RoundChanges) {
         }
     }
     match changes.answering {
-        Some(true) => info!("consumers answer on jobs.status again"),
-        Some(false) => warn!("no consumer answers on jobs.status"),
+        Some(Answering::NotYet) => info!("no consumer answers on jobs.status yet"),
+        Some(Answering::No) => warn!("no consumer answers on jobs.status"),
+        Some(Answering::Yes) => info!("consumers answer on jobs.status"),
+        Some(Answering::Again) => info!("consumers answer on jobs.status again"),
         None => {}
     }
-    // Without answers the warning above is enough.
+    // Without answers the line above is enough.
     if changes.summary.consumers > 0 {
-        summary(&changes.summary);
+        summary(&changes.summary, changes.news);
     }
 }
 
@@ -155,7 +157,8 @@ mod tests {
             };
             let changed = RoundChanges {
                 events: (0..200).map(event).collect(),
-                answering: Some(false),
+                answering: Some(Answering::No),
+                news: true,
                 summary: Summary {
                     consumers: 0,
                     ..fleet()

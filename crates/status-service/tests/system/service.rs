@@ -10,7 +10,9 @@ use serde_json::Value;
 use test_support::{NatsServer, Signal};
 
 const MISSING: &str = "consumer is missing";
+const NO_ANSWERS_YET: &str = "no consumer answers on jobs.status yet";
 const NO_ANSWERS: &str = "no consumer answers on jobs.status";
+const ANSWERS: &str = "consumers answer on jobs.status";
 const ANSWERS_AGAIN: &str = "consumers answer on jobs.status again";
 
 /// A short timeout, so that rounds with a mute consumer are short.
@@ -247,21 +249,46 @@ async fn garbage_is_logged_once_and_counted_and_does_no_harm() {
 async fn that_no_consumer_answers_is_logged_once_and_that_they_answer_again_once() {
     let nats = NatsServer::start().await;
     let mut watched = Watched::start(&nats, &TIMEOUT);
+    // At the start it is no wonder.
     watched
-        .next(NO_ANSWERS, |line| line["level"] == "WARN")
+        .next(NO_ANSWERS_YET, |line| line["level"] == "INFO")
         .await;
     let worker = nats.connect_as("worker").await;
     let one = Simulated::start(&worker, "one").await;
+    watched.next(ANSWERS, |line| line["level"] == "INFO").await;
+    watched.rounds(2).await;
+    assert_eq!((watched.count(NO_ANSWERS), watched.count(ANSWERS)), (0, 1));
+    drop(one);
+    watched
+        .next(NO_ANSWERS, |line| line["level"] == "WARN")
+        .await;
+    let _two = Simulated::start(&worker, "two").await;
     watched
         .next(ANSWERS_AGAIN, |line| line["level"] == "INFO")
         .await;
-    watched.rounds(2).await;
-    assert_eq!(
-        (watched.count(NO_ANSWERS), watched.count(ANSWERS_AGAIN)),
-        (1, 1)
-    );
-    drop(one);
-    watched.next(NO_ANSWERS, |_| true).await;
+    let counts = [NO_ANSWERS_YET, NO_ANSWERS, ANSWERS, ANSWERS_AGAIN];
+    assert_eq!(counts.map(|message| watched.count(message)), [1; 4]);
+}
+
+#[tokio::test]
+async fn it_is_quiet_while_nothing_happens() {
+    let nats = NatsServer::start().await;
+    let worker = nats.connect_as("worker").await;
+    let one = Simulated::start(&worker, "one").await;
+    one.change(|status| status.totals = processed(10));
+    let mut watched = Watched::start(&nats, &["--log", "info"]);
+    watched.next("fleet", fleet(1, 10)).await;
+    one.is_asked(10).await;
+    let lines = watched.lines();
+    let warnings = lines.iter().filter(|line| line["level"] != "INFO").count();
+    assert_eq!((watched.count("fleet"), warnings), (1, 0), "{lines:#?}");
+    let after_start = lines.iter().skip_while(|line| line["message"] != "fleet");
+    assert_eq!(after_start.count(), 1, "{lines:#?}");
+    // Whatever happens then is told.
+    one.change(|status| status.totals = processed(11));
+    watched.next("fleet", fleet(1, 11)).await;
+    one.change(|status| status.waiting = 3);
+    watched.next("fleet", |line| line["waiting"] == 3).await;
 }
 
 #[tokio::test]
@@ -338,7 +365,7 @@ async fn it_stops_with_success_while_it_waits_for_a_server() {
 async fn it_is_found_as_a_micro_service() {
     let nats = NatsServer::start().await;
     let mut watched = Watched::start(&nats, &["--instance", "status-1"]);
-    watched.next(NO_ANSWERS, |_| true).await;
+    watched.next(NO_ANSWERS_YET, |_| true).await;
     let client = nats.connect_as("status").await;
     let answer = client
         .request("$SRV.PING.status-service", "".into())

@@ -90,6 +90,8 @@ pub(crate) struct Simulated {
     last: Arc<Mutex<Option<Message>>>,
     /// How many questions it did not answer.
     unanswered: Arc<AtomicUsize>,
+    /// How many questions it has handled.
+    asked: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -105,9 +107,11 @@ impl Simulated {
         let state = Arc::new(Mutex::new((status, Behaviour::Answer)));
         let last = Arc::new(Mutex::new(None));
         let unanswered = Arc::new(AtomicUsize::new(0));
+        let asked = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn({
             let (client, state) = (client.clone(), Arc::clone(&state));
             let (last, unanswered) = (Arc::clone(&last), Arc::clone(&unanswered));
+            let asked = Arc::clone(&asked);
             async move {
                 while let Some(question) = questions.next().await {
                     let answers = answers(&state.lock().unwrap_or_else(PoisonError::into_inner));
@@ -117,6 +121,7 @@ impl Simulated {
                     for answer in answers {
                         reply(&client, &question, answer).await;
                     }
+                    asked.fetch_add(1, Ordering::Relaxed);
                     *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(question);
                 }
             }
@@ -131,8 +136,18 @@ impl Simulated {
             state,
             last,
             unanswered,
+            asked,
             task,
         }
+    }
+
+    /// Waits until it was asked so many more times.
+    pub(crate) async fn is_asked(&self, times: usize) {
+        let wanted = self.asked.load(Ordering::Relaxed) + times;
+        eventually(DEADLINE, "more questions", async || {
+            (self.asked.load(Ordering::Relaxed) >= wanted).then_some(())
+        })
+        .await;
     }
 
     /// Waits until it was asked and did not answer.
@@ -222,7 +237,8 @@ pub(crate) fn binary() -> ServiceBuilder {
     Service::program(env!("CARGO_BIN_EXE_status-service"))
 }
 
-/// A status service that asks ten times a second and logs JSON.
+/// A status service that asks ten times a second and logs JSON, with a line about the fleet in each round
+/// with an answer.
 pub(crate) struct Watched {
     pub(crate) service: Service,
     /// How many lines `next` has passed.
@@ -235,6 +251,7 @@ impl Watched {
             .envs(nats.env_for("status"))
             .env("LOG_FORMAT", "json")
             .env("STATUS_INTERVAL", "100ms")
+            .env("RUST_LOG", "info,status_service::report::fleet=debug")
             .args(arguments)
             .start();
         Self { service, seen: 0 }

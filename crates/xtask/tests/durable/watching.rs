@@ -78,7 +78,7 @@ async fn the_status_service_tells_what_waits_and_counts_what_is_done() {
         .await;
     let mut status = lane.fixture.status_service(&[]);
     // Also while nobody is there to take them.
-    says(&status, "no consumer answers on jobs.status", |_| true).await;
+    says(&status, "no consumer answers on jobs.status yet", |_| true).await;
     let depth = |queued: u64, scheduled: u64| {
         move |line: &serde_json::Value| line["queued"] == queued && line["scheduled"] == scheduled
     };

@@ -402,14 +402,45 @@ fn shares_of_many_consumers_have_enough_digits() {
 }
 
 #[test]
+fn a_round_is_news_only_if_a_job_has_ended_or_the_fleet_is_another() {
+    let mut rounds = Rounds::new();
+    let mut news = |answers: &[StatusAnswer]| rounds.next(answers).news;
+    let (idle, mut slow) = (answer("a", 10), answer("a", 10));
+    assert!(news(std::slice::from_ref(&idle)), "the first one");
+    slow.took = Duration::from_millis(900);
+    assert!(!news(&[slow]), "only the time that it took is another");
+    assert!(news(&[answer("a", 11)]), "a job has ended");
+    assert!(!news(&[answer("a", 11)]));
+    let mut waiting = answer("a", 11);
+    waiting.waiting += 1;
+    assert!(news(&[waiting.clone()]), "a job waits");
+    assert!(news(&[waiting.clone(), answer("b", 0)]), "a consumer came");
+    assert!(news(&[waiting]), "and is missing");
+}
+
+#[test]
 fn that_no_consumer_answers_is_reported_once_and_that_they_answer_again_once() {
     let mut rounds = Rounds::new();
     let answering = |changes: RoundChanges| changes.answering;
-    assert_eq!(answering(rounds.next(&[])), Some(false));
+    // At the start it is no wonder; after a while it is.
+    assert_eq!(answering(rounds.next(&[])), Some(Answering::NotYet));
     assert_eq!(answering(rounds.next(&[])), None);
-    assert_eq!(answering(rounds.next(&[answer("a", 1)])), Some(true));
+    assert_eq!(
+        answering(rounds.next(&[answer("a", 1)])),
+        Some(Answering::Yes)
+    );
     assert_eq!(answering(rounds.next(&[answer("a", 1)])), None);
-    assert_eq!(answering(rounds.next(&[])), Some(false));
+    assert_eq!(answering(rounds.next(&[])), Some(Answering::No));
+    assert_eq!(answering(rounds.next(&[])), None);
+    assert_eq!(
+        answering(rounds.next(&[answer("a", 1)])),
+        Some(Answering::Again)
+    );
+    let mut rounds = Rounds::new();
+    let mut reports = (0..20).map(|_| answering(rounds.next(&[])));
+    assert_eq!(reports.next(), Some(Some(Answering::NotYet)));
+    let later: Vec<_> = reports.flatten().collect();
+    assert_eq!(later, [Answering::No], "once it has taken too long");
     let mut rounds = Rounds::new();
     assert_eq!(
         answering(rounds.next(&[answer("a", 1)])),
