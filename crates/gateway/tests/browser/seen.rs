@@ -28,6 +28,7 @@ async fn pages(system: &System) -> Vec<String> {
         "/jobs?kind=*&since=2026-01-31T09:30:00Z&text=hello",
         "/jobs/cancel?kind=*",
         "/?kind=echo",
+        "/docs",
         "/dead",
         "/dead?kind=sleep",
         "/dead/discard?kind=sleep",
@@ -64,6 +65,36 @@ async fn each_page_loads_without_an_error_and_fits_a_phone_by_day_and_by_night()
                 assert_labelled(browser, page).await;
             }
             assert_quiet(browser).await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn names_of_streams_are_in_one_line_and_captions_in_whole_words_at_any_width() {
+    let system = System::start(1).await;
+    let pages = pages(&system).await;
+    for width in [1400, 1150, 720, 360] {
+        let look = Look { width, ..DESK };
+        in_browser(&system.base, look, async |browser| {
+            browser.open_page("/").await;
+            browser.wait_for("#stream-JOBS_ADVISORIES", |_| true).await;
+            // With figures as wide as those of a system that has worked for long.
+            let wrapped = "const figures = ['1,234,567', '987.6 MiB, no limit of its own', '23 h 59 min ago'];
+             for (const row of document.querySelectorAll('#streams tbody tr')) {
+                 figures.forEach((figure, at) => row.cells[at + 1].firstChild.textContent = figure);
+             }
+             return [...document.querySelectorAll('#streams td.first')].filter((name) => {
+                 const text = document.createRange();
+                 text.selectNodeContents(name);
+                 return text.getClientRects().length > 1;
+             }).map((name) => name.textContent)";
+            assert_eq!(browser.run(wrapped).await, json!([]), "{width}");
+            for page in &pages {
+                browser.open_page(page).await;
+                let narrow = "return [...document.querySelectorAll('caption')].filter((caption) => caption.clientWidth < caption.parentElement.clientWidth).map((caption) => caption.textContent)";
+                assert_eq!(browser.run(narrow).await, json!([]), "{page} at {width}");
+            }
         })
         .await;
     }
