@@ -370,6 +370,9 @@ impl Submitter {
                 Err(NotStored::Refused(why)) => {
                     return Err(Failure::Other(SubmitError::Refused(why)));
                 }
+                Err(NotStored::Forbidden(subject)) => {
+                    return Err(Failure::Other(SubmitError::Forbidden(subject)));
+                }
                 Err(error @ NotStored::TooLarge(_)) => {
                     return Err(Failure::Other(SubmitError::Refused(error.to_string())));
                 }

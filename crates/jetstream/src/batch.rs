@@ -3,8 +3,8 @@
 //! With `sync_interval: always` the server syncs its disk for every message, but only once for an
 //! atomic batch. So entries that arrive while a batch is under way go into the next batch. An entry
 //! that arrives alone is sent at once, or with others when the batch under way is stored. A batch is
-//! stored as a whole or not at all: if it is refused, its entries are sent one by one, so that one bad
-//! entry does not fail the others.
+//! stored as a whole or not at all: if it is refused, it is sent again in smaller parts, and in the end
+//! entry by entry, so that one bad entry does not fail the others.
 //!
 //! There is one exception: if a batch has the same subject twice, and the stream keeps one message for
 //! each subject, the server (2.15.1) may store a part of the batch and never answer. So two such
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::{HeaderMap, Request, RequestErrorKind};
-use connection::{Beat, Nats, NatsClient, STILL};
+use connection::{Beat, Nats, NatsClient, Operation, STILL};
 use futures_util::future::join_all;
 use serde::Deserialize;
 use tokio::sync::mpsc::error::TryRecvError;
@@ -76,6 +76,11 @@ const UNDER_WAY: usize = 2;
 /// Up to this many entries are sent one by one: a batch costs the server about four syncs.
 const FEW: usize = 3;
 
+/// If a batch of more entries than this is refused, it is split into so many parts, so that one entry does
+/// not cost a sync for each of the others.
+const HANDFUL: usize = 64;
+const PARTS: usize = 16;
+
 /// How many entries can wait for a batch. If there are more, [`Writer::store`] waits for room.
 const WAITING: usize = 4096;
 
@@ -103,6 +108,12 @@ pub enum NotStored {
     /// The server refuses it for another reason.
     #[error("the server refuses it: {0}")]
     Refused(String),
+    /// The user of this connection may not publish to this subject.
+    #[error(
+        "the server does not let this user publish to {0}: grant it that in the permissions of the \
+         server"
+    )]
+    Forbidden(String),
     /// The batch has more messages than the server takes.
     #[error("the server takes at most {0} messages in a batch")]
     TooLarge(usize),
@@ -433,6 +444,7 @@ impl Server {
         for waiting in &batch {
             messages.extend(&waiting.entry);
         }
+        let count = messages.len();
         match self.commit(&messages).await {
             Ok(first) => {
                 let mut sequence = first;
@@ -442,7 +454,7 @@ impl Server {
                     sequence += entry.len() as u64;
                 }
             }
-            Err(NotStored::TooLarge(limit)) if messages.len() > limit => {
+            Err(NotStored::TooLarge(limit)) if count > limit => {
                 self.most.fetch_min(limit, Ordering::Relaxed);
                 for part in parts(batch, limit) {
                     Box::pin(self.store(part)).await;
@@ -454,7 +466,12 @@ impl Server {
                 }
             }
             // One entry is the reason, and the server does not say which.
-            Err(_) => self.store_singly(batch).await,
+            Err(_) if batch.len() <= HANDFUL => self.store_singly(batch).await,
+            Err(_) => {
+                for part in parts(batch, count.div_ceil(PARTS)) {
+                    Box::pin(self.store(part)).await;
+                }
+            }
         }
     }
 
@@ -530,8 +547,14 @@ async fn send(
         }
     };
     let unknown = || NotStored::Unknown(format!("no answer within {PATIENCE:?}"));
-    let result = timeout_at(until, sending).await;
-    result.unwrap_or_else(|_| Err(unknown()))
+    // Messages that the server refuses are missing in the batch. So only the last one has no answer.
+    let last = messages.last().map_or("", |last| last.subject.as_str());
+    let refused = client.refused(Operation::Publish, last);
+    tokio::select! {
+        biased;
+        result = timeout_at(until, sending) => result.unwrap_or_else(|_| Err(unknown())),
+        () = refused => Err(NotStored::Forbidden(last.to_owned())),
+    }
 }
 
 fn headers(message: &Message, batch: &str, sequence: usize) -> HeaderMap {
