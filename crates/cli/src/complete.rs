@@ -122,10 +122,13 @@ fn ask<T>(question: impl AsyncFnOnce(&Client) -> anyhow::Result<T>) -> io::Resul
         let client = Client::connect(Options::from_env()?).await?;
         question(&client).await
     };
-    runtime.block_on(async {
+    let answer = runtime.block_on(async {
         match tokio::time::timeout(PATIENCE, asking).await {
             Ok(answer) => answer.map_err(io::Error::other),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
-    })
+    });
+    // The resolution of a name may go on.
+    runtime.shutdown_background();
+    answer
 }

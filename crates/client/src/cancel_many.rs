@@ -90,7 +90,7 @@ impl<'a> ToCancel<'a> {
 /// use client::{Canceller, Client, Filter, ToCancel};
 ///
 /// # async fn example(jobs: Client) -> Result<(), Box<dyn std::error::Error>> {
-/// let filter = Filter { kind: Some("mail.send".parse()?), state: None };
+/// let filter = Filter { kind: Some("mail.send".parse()?), ..Filter::default() };
 /// let mut pages = ToCancel::new(jobs.nats(), &filter).await?;
 /// let canceller = Canceller::new(jobs.nats(), jobs.connected());
 /// while let Some(page) = pages.next().await? {

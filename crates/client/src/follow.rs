@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::{JobId, JobRecord, JobState, Timestamp, subjects};
 use connection::{NatsClient, Operation, Subscriber};
 use futures_util::StreamExt as _;
-use jetstream::ApiError;
+use jetstream::{ApiError, records};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -150,7 +150,8 @@ impl Follow {
             tokio::select! {
                 event = events.records.next() => {
                     let event = event.ok_or(WaitError::Closed)?;
-                    if let Ok(record) = serde_json::from_slice(&event.payload) {
+                    let record = records::decode(self.id, event.headers.as_ref(), &event.payload);
+                    if let Ok(record) = record {
                         return Ok(record);
                     }
                 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use common::{FailedAttempt, JobId, JobRecord, JobState, OutcomeError, Timestamp, codes, subjects};
 use connection::NatsClient;
 use jetstream::job_messages::{self, Place};
-use jetstream::{StoredMessage, Stream, direct_get};
+use jetstream::{StoredMessage, Stream, direct_get, records};
 
 /// Looks up the record of a job. If the job has no record, one is made from the message in which the
 /// job waits. `None` if there is neither.
@@ -60,7 +60,7 @@ pub async fn record(client: &NatsClient, id: JobId) -> anyhow::Result<Option<Job
 /// Reads the message that is stored as the record of a job. It may be any answer of the server: a
 /// client can name the subject of a record as the reply subject of a request.
 pub(crate) fn read(id: JobId, kept: &StoredMessage) -> JobRecord {
-    match serde_json::from_slice(&kept.payload) {
+    match records::decode(id, Some(&kept.headers), &kept.payload) {
         Ok(record) => as_of_now(record),
         Err(error) => {
             let mut record = JobRecord::new(id, None, JobState::Unreadable, kept.at);

@@ -3,8 +3,8 @@ use serde_json::value::RawValue;
 
 use crate::{JobId, JobKind, OutcomeError, Timestamp, codes};
 
-/// The state of a job in the durable lane. It is stored on `jobs.state.<id>` and published on
-/// `jobs.events.<id>`.
+/// The state of a job in the durable lane. It is stored on `jobs.state.<id>`, or on
+/// `jobs-ended-<seconds>.state.<id>` if the job had none before it ended, and published on `jobs.events.<id>`.
 ///
 /// A new job has no record until a consumer writes the first one. Each change replaces the record. The
 /// server refuses a change if its writer has not seen the last record: so an attempt that was given up

@@ -1,6 +1,6 @@
 //! Names on NATS that publishers, consumers and observers agree on.
 
-use crate::{JobId, JobKind, KindPattern, Priority};
+use crate::{JobId, JobKind, KindPattern, Priority, Retention};
 
 /// Jobs of every kind; consumers share it as the queue group [`WORKERS`].
 pub const CREATE: &str = "jobs.create";
@@ -111,14 +111,8 @@ pub const ALL_LATER: &str = "jobs.later.*";
 /// Every record that is stored on a [`state`], with wildcards.
 pub const ALL_STATES: &str = "jobs.state.*";
 
-/// Every record that is stored on an [`ended`], with wildcards.
-pub const ALL_ENDED: &str = "jobs-ended.state.*";
-
 /// Every record, with wildcards: see [`record`].
 pub const ALL_RECORDS: &str = "*.state.*";
-
-/// Every notice of how long records are kept, with wildcards: see [`keep`].
-pub const ALL_KEEPS: &str = "jobs.keep.*";
 
 /// Every new record, with wildcards: see [`events`].
 pub const ALL_EVENTS: &str = "jobs.events.*";
@@ -209,10 +203,17 @@ pub fn state(id: JobId) -> String {
 }
 
 /// Where the [`crate::JobRecord`] of a job is stored that had no record before it ended, and has no
-/// dead letter. These records are removed together, with one request, when their time is over.
+/// dead letter: `jobs-ended-<seconds>.state.<id>`. When their time is over, these records are removed
+/// together.
 #[must_use]
-pub fn ended(id: JobId) -> String {
-    format!("jobs-ended.state.{id}")
+pub fn ended(retention: Retention, id: JobId) -> String {
+    format!("{ENDED}-{}.state.{id}", retention.time().as_secs())
+}
+
+/// Every record of this retention that is stored on an [`ended`], with a wildcard.
+#[must_use]
+pub fn all_ended(retention: Retention) -> String {
+    format!("{ENDED}-{}.state.*", retention.time().as_secs())
 }
 
 /// The [`crate::JobRecord`] of a job, with a wildcard: it is stored on [`state`] or on [`ended`]. If
@@ -220,13 +221,6 @@ pub fn ended(id: JobId) -> String {
 #[must_use]
 pub fn record(id: JobId) -> String {
     format!("*.state.{id}")
-}
-
-/// Where consumers say for how many seconds they keep the records of ended jobs. The longest time
-/// counts, for all records of [`ended`].
-#[must_use]
-pub fn keep(seconds: u64) -> String {
-    format!("jobs.keep.{seconds}")
 }
 
 /// Where each new [`crate::JobRecord`] of a job is published. Nothing is stored there.
@@ -240,6 +234,9 @@ pub fn events(id: JobId) -> String {
 pub fn cancel(id: JobId) -> String {
     format!("jobs.cancel.{id}")
 }
+
+/// The first token of [`ended`], without the time.
+const ENDED: &str = "jobs-ended";
 
 /// The prefix of [`overdue`].
 pub const OVERDUE: &str = "jobs.overdue";
@@ -285,16 +282,14 @@ pub fn parse_dead(subject: &str) -> Option<(JobId, JobKind)> {
 /// Reads the subject of a record: [`state`] or [`ended`].
 #[must_use]
 pub fn parse_record(subject: &str) -> Option<JobId> {
-    let id = subject
-        .strip_prefix("jobs.state.")
-        .or_else(|| subject.strip_prefix("jobs-ended.state."))?;
-    id.parse().ok()
-}
-
-/// Reads [`keep`].
-#[must_use]
-pub fn parse_keep(subject: &str) -> Option<u64> {
-    subject.strip_prefix("jobs.keep.")?.parse().ok()
+    let (first, id) = subject.split_once(".state.")?;
+    let seconds = first
+        .strip_prefix(ENDED)
+        .and_then(|rest| rest.strip_prefix('-'));
+    let is_ended = seconds.is_some_and(|seconds| seconds.parse::<u64>().is_ok());
+    (first == "jobs" || is_ended)
+        .then(|| id.parse().ok())
+        .flatten()
 }
 
 /// Reads [`cancel`].
@@ -342,8 +337,9 @@ mod tests {
         }
         assert_eq!(parse_dead(&dead(id, &kind)), Some((id, kind)));
         assert_eq!(parse_record(&state(id)), Some(id));
-        assert_eq!(parse_record(&ended(id)), Some(id));
-        assert_eq!(parse_keep(&keep(3600)), Some(3600));
+        for retention in Retention::all() {
+            assert_eq!(parse_record(&ended(retention, id)), Some(id));
+        }
         assert_eq!(parse_cancel(&cancel(id)), Some(id));
         assert_eq!(parse_later(&later(id)), Some(id));
         assert_eq!(parse_overdue(&overdue(17, id)), Some((17, id)));

@@ -53,8 +53,8 @@ pub struct Config {
     #[arg(long, value_name = "WHICH", default_value = "all")]
     pub keep: Keep,
 
-    /// How long records of durable jobs that have ended are kept; if consumers differ, the longest
-    /// time counts; records of dead letters are kept until they are replayed or discarded
+    /// How long records of durable jobs that have ended are kept, rounded up to a power of two in
+    /// seconds; records of dead letters are kept until they are replayed or discarded
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = keep)]
     pub keep_outcomes: Duration,
 

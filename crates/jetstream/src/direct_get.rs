@@ -221,7 +221,12 @@ async fn all(client: &NatsClient, api: &str, body: Bytes) -> Result<Vec<StoredMe
 
 fn stored(answer: Message) -> Option<StoredMessage> {
     let headers = answer.headers?;
-    let text = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
+    // The server adds its own headers behind those of the message.
+    let text = |name: &str| {
+        headers
+            .get_last(name)
+            .map(|value| value.as_str().to_owned())
+    };
     Some(StoredMessage {
         subject: text("Nats-Subject")?,
         sequence: text("Nats-Sequence")?.parse().ok()?,

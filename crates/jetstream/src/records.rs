@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::Context as _;
 use async_nats::{HeaderMap, StatusCode};
 use bytes::Bytes;
-use common::{JobId, JobRecord, OutcomeError, subjects};
+use common::{JobId, JobRecord, OutcomeError, Retention, subjects};
 use connection::{NatsClient, Subscriber};
 use futures_util::StreamExt as _;
 use serde_json::json;
@@ -18,7 +18,7 @@ use crate::request::PATIENCE;
 use crate::topology::Stream;
 
 /// The stored record of a job.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct StoredRecord {
     /// The record; `None` if what is stored cannot be read.
     pub record: Option<JobRecord>,
@@ -86,17 +86,18 @@ impl Records {
                         let headers = answer.headers.unwrap_or_default();
                         let (id, sequence) = origin(&headers)
                             .context("a record without the headers of a direct get")?;
-                        let record = serde_json::from_slice(&answer.payload)
+                        let record = decode(id, Some(&headers), &answer.payload)
                             .inspect_err(|error| {
-                                warn!(job.id = %id, %error, "cannot read the record of a job");
+                                warn!(job.id = %id, "cannot read the record of a job: {error}");
                             })
                             .ok();
-                        let newest = found
-                            .get(&id)
-                            .map_or(0, |found: &StoredRecord| found.sequence);
-                        if sequence > newest {
-                            found.insert(id, StoredRecord { record, sequence });
+                        let there: &mut StoredRecord = found.entry(id).or_default();
+                        // Somebody else may have stored something beside the record.
+                        if there.record.is_none() || (record.is_some() && sequence > there.sequence)
+                        {
+                            there.record = record;
                         }
+                        there.sequence = there.sequence.max(sequence);
                     }
                     // None of the jobs has a record.
                     Some(StatusCode::NOT_FOUND) => return Ok(()),
@@ -145,9 +146,9 @@ pub fn message(id: JobId, record: Bytes, expected: u64, ttl: Option<&str>) -> Me
 /// the server more than everything else that it does for the job. Consumers remove these records
 /// together.
 #[must_use]
-pub fn first_and_last(id: JobId, record: Bytes) -> Message {
+pub fn first_and_last(id: JobId, record: Bytes, retention: Retention) -> Message {
     Message {
-        subject: subjects::ended(id),
+        subject: subjects::ended(retention, id),
         headers: guard(id, 0),
         payload: record,
     }
@@ -158,6 +159,26 @@ fn guard(id: JobId, expected: u64) -> HeaderMap {
     headers.insert(EXPECTED_LAST, expected.to_string());
     headers.insert(EXPECTED_LAST_OF, subjects::record(id));
     headers
+}
+
+/// Reads the record of a job, as it is stored or as its event tells it.
+///
+/// # Errors
+/// When it is not the record of this job. A client can have any answer of the server stored on the
+/// subject of a record, because it can name this subject as the reply subject of a request. The answer to
+/// a direct get is a copy of another message, whose bytes may be those of a record. But such a copy
+/// has the headers of that direct get as well as those that the server has added for us.
+pub fn decode(id: JobId, headers: Option<&HeaderMap>, record: &[u8]) -> Result<JobRecord, String> {
+    let sequences = headers.map(|headers| headers.get_all(async_nats::header::NATS_SEQUENCE));
+    if sequences.is_some_and(|sequences| sequences.count() > 1) {
+        return Err("it is a copy of another message".to_owned());
+    }
+    let record: JobRecord = serde_json::from_slice(record).map_err(|error| error.to_string())?;
+    if record.id == id {
+        Ok(record)
+    } else {
+        Err(format!("it is the record of the job {}", record.id))
+    }
 }
 
 /// To how many bytes error messages are cut in a record that is too large.
@@ -207,9 +228,10 @@ pub fn encode(record: &JobRecord, limit: usize) -> Bytes {
 
 /// The job whose record an answer holds, and the sequence of the record.
 fn origin(headers: &HeaderMap) -> Option<(JobId, u64)> {
-    let subject = headers.get(async_nats::header::NATS_SUBJECT)?.as_str();
+    // The server adds its own headers behind those of the message.
+    let subject = headers.get_last(async_nats::header::NATS_SUBJECT)?.as_str();
     let id = subjects::parse_record(subject)?;
-    let sequence = headers.get(async_nats::header::NATS_SEQUENCE)?;
+    let sequence = headers.get_last(async_nats::header::NATS_SEQUENCE)?;
     Some((id, sequence.as_str().parse().ok()?))
 }
 

@@ -396,7 +396,6 @@ impl Parts {
         tasks.spawn(health.supervise("durable purge", |life| purge.run(life)));
         let expiry = Expiry {
             client: client.clone(),
-            clock: Arc::clone(&self.clock),
             keep: self.options.keep,
         };
         tasks.spawn(health.supervise("removal of old records", |life| expiry.run(life)));

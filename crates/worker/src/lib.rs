@@ -14,6 +14,7 @@ mod lease;
 mod maintenance;
 mod newer_version;
 mod options;
+mod pauses;
 mod phases;
 mod read_message;
 mod settle;

@@ -10,8 +10,8 @@ pub struct LaneOptions {
     pub instance: String,
     /// The kinds that it serves.
     pub kinds: Vec<JobKind>,
-    /// How long the record of a job is kept after the job has ended; the longest time of all consumers
-    /// counts. The record of a dead letter is kept until the dead letter is replayed or discarded.
+    /// How long the record of a job is kept at least after the job has ended. The record of a dead letter
+    /// is kept until the dead letter is replayed or discarded.
     pub keep: Duration,
     /// The largest payload that such a record keeps, in bytes; 0 keeps none.
     pub keep_payload: usize,

@@ -25,7 +25,7 @@ pub enum Settlement {
         /// How long it ran.
         duration: Duration,
         /// Whether the job leaves a record. If it has one already, it always does.
-        keep: bool,
+        leaves_record: bool,
     },
     /// The handler failed, and may succeed when it is called again.
     Failed {
@@ -172,7 +172,7 @@ impl Settler {
             Settlement::Succeeded {
                 result,
                 duration,
-                keep,
+                leaves_record,
             } => {
                 let limit = store.client.max_payload().saturating_sub(MARGIN);
                 let size = result.as_ref().map_or(0, |result| result.get().len());
@@ -188,7 +188,7 @@ impl Settler {
                 record.state = JobState::Succeeded;
                 record.result = result;
                 record.duration_ms = Some((duration.as_secs_f64() * 1e6).round() / 1e3);
-                if keep || !store.forget(lease, &record).await {
+                if leaves_record || !store.end_without_record(lease, &record).await {
                     store.end(lease, record, Vec::new()).await;
                 }
             }

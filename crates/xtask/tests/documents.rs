@@ -8,8 +8,8 @@ use std::time::Duration;
 use common::{
     Backoff, ConsumerState, ConsumerStatus, Counts, DeadReason, FailedAttempt, Fleet, FleetKind,
     FleetMember, FleetRequest, JobId, JobKind, JobMessage, JobRecord, JobState, KindStatus,
-    LaneStatus, Outcome, OutcomeError, Presence, Priority, RunCounts, RunTime, Status, Timestamp,
-    subjects,
+    LaneStatus, Outcome, OutcomeError, Presence, Priority, Retention, RunCounts, RunTime, Status,
+    Timestamp, subjects,
 };
 use serde_json::{Value, json};
 use test_support::project_root;
@@ -143,7 +143,7 @@ fn the_channels_are_the_subjects_and_no_others() {
         let address = address.replace("{id}", &id.to_string());
         let address = address.replace("{priority}", "high").replace("{run}", "7");
         let address = address.replace("{slot}", "9");
-        address.replace("{seconds}", "3600")
+        address.replace("{seconds}", "4096")
     };
     let document = asyncapi();
     let addresses: BTreeSet<String> = document["channels"]
@@ -164,8 +164,7 @@ fn the_channels_are_the_subjects_and_no_others() {
         subjects::due_job(id, Priority::High, 7, &kind),
         subjects::later(id),
         subjects::state(id),
-        subjects::ended(id),
-        subjects::keep(3600),
+        subjects::ended(Retention::at_least(Duration::from_hours(1)), id),
         subjects::events(id),
         subjects::cancel(id),
         subjects::dead(id, &kind),

@@ -2,7 +2,7 @@
 
 use common::{FailedAttempt, JobRecord, JobState, OutcomeError, Timestamp, subjects};
 use connection::NatsClient;
-use jetstream::{ServerClock, Stream, direct_get, manage};
+use jetstream::{ServerClock, Stream, direct_get, manage, records};
 
 use super::DeadLetter;
 
@@ -14,7 +14,8 @@ pub(super) async fn record_of(
 ) -> anyhow::Result<(JobRecord, u64)> {
     let kept = direct_get::last(client, Stream::State, &subjects::record(letter.id)).await?;
     let sequence = kept.as_ref().map_or(0, |kept| kept.sequence);
-    let record = kept.and_then(|kept| serde_json::from_slice(&kept.payload).ok());
+    let record =
+        kept.and_then(|kept| records::decode(letter.id, Some(&kept.headers), &kept.payload).ok());
     let record = record.unwrap_or_else(|| {
         let kind = Some(letter.kind.clone());
         let mut record = JobRecord::new(letter.id, kind, JobState::Dead, letter.at);

@@ -8,7 +8,7 @@ use nix::sys::socket::{SockaddrIn, getpeername, getsockname};
 use tokio::net::TcpStream;
 
 /// The most file descriptors that are looked at.
-const MOST: u64 = 1 << 20;
+const MOST: u64 = 1 << 16;
 
 /// Whether this process made a connection that it has accepted: whether one of its sockets is the other
 /// end. It asks the system for the addresses of each file descriptor, which POSIX has, so it is the same on

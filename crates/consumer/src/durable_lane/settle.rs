@@ -35,7 +35,7 @@ pub(crate) fn ended(
             let settlement = Settlement::Succeeded {
                 result,
                 duration: elapsed,
-                keep: served.keep.successes(),
+                leaves_record: served.keep.successes(),
             };
             (Ending::Succeeded, settlement)
         }

@@ -9,7 +9,7 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, Republish, RetentionPolicy, StorageType,
 };
-use common::{JobKind, KindPattern, subjects};
+use common::{JobKind, KindPattern, Retention, subjects};
 
 /// How long a consumer may hold a delivered job without an ack or an in-progress ack. After this, the
 /// server redelivers the job.
@@ -90,13 +90,11 @@ impl fmt::Display for Stream {
 impl Topology {
     /// The declared configuration of a stream.
     fn stream(self, stream: Stream) -> Config {
-        let names: &[&str] = match stream {
+        let fixed: &[&str] = match stream {
             Stream::Jobs => &[subjects::ALL_DURABLE],
             Stream::Later => &[subjects::ALL_LATER, subjects::ALL_DUE],
             Stream::State => &[
                 subjects::ALL_STATES,
-                subjects::ALL_ENDED,
-                subjects::ALL_KEEPS,
                 subjects::ALL_CANCELS,
                 subjects::ALL_DEAD,
                 subjects::ALL_OVERDUE,
@@ -108,6 +106,8 @@ impl Topology {
                 "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.JOBS_LATER.*",
             ],
         };
+        let ended = (stream == Stream::State).then(|| Retention::all().map(subjects::all_ended));
+        let fixed = fixed.iter().map(|&subject| subject.to_owned());
         let max_bytes = match stream {
             Stream::Jobs => self.limits.jobs_bytes,
             Stream::Later | Stream::State => -1,
@@ -115,7 +115,7 @@ impl Topology {
         };
         Config {
             name: stream.name().to_owned(),
-            subjects: names.iter().map(|&name| name.to_owned()).collect(),
+            subjects: fixed.chain(ended.into_iter().flatten()).collect(),
             // There are so few advisories that each one may be removed when it is acknowledged.
             retention: if stream == Stream::Advisories {
                 RetentionPolicy::WorkQueue

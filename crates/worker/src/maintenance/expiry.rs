@@ -2,26 +2,21 @@
 //!
 //! With `sync_interval: always`, the server needs about thirty times as long to remove a message whose
 //! time to live is over as for a message that a purge removes together with many others. So the
-//! record of a job that had none before it ended has no time to live. Such records have a subject of
-//! their own ([`subjects::ended`]), on which they lie in the order of their ends. Each consumer purges
-//! those that are too old. It does no harm if several consumers do this at the same time.
-//!
-//! Consumers may keep records for different times. So each consumer says its time in a notice on
-//! [`subjects::keep`], and the longest time counts for all. A notice has a time to live: it stays for as
-//! long as records of its consumer may have to be kept.
+//! record of a job that had none before it ended has no time to live. Such records have subjects of
+//! their own ([`subjects::ended`]), one for each [`Retention`], on which they lie in the order of their
+//! ends. Each consumer purges those that are too old. It does no harm if several consumers do this at the
+//! same time.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use bootstrap::{Beat, NatsClient};
-use bytes::Bytes;
-use common::subjects;
-use jetstream::{Message, ServerClock, Stream, batch, direct_get, headers, manage};
+use common::{Retention, Timestamp, subjects};
+use jetstream::{Stream, direct_get, manage};
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
-/// A round is made this many times while a record is kept, within these bounds.
+/// The records of this consumer are looked at this many times in their retention, within these bounds.
+/// Those of all other retentions are looked at once in the longest period.
 const ROUNDS: u32 = 20;
 const SHORTEST_PERIOD: Duration = Duration::from_secs(1);
 const LONGEST_PERIOD: Duration = Duration::from_mins(1);
@@ -33,44 +28,41 @@ const AT_ONCE: u64 = 20_000;
 /// The wait after such a request, as a multiple of the time that it took.
 const REST: u32 = 3;
 
-/// How often the notice is stored again ...
-const NOTICE_PERIOD: Duration = Duration::from_mins(5);
-
-/// ... and for how much longer it stays than records are kept.
-const NOTICE_MARGIN: Duration = Duration::from_mins(15);
-
-/// The most notices that are read: one for each different time.
-const MOST_NOTICES: usize = 1000;
-
-/// The most bytes of notices that are read. A notice is empty.
-const NOTICE_BYTES: usize = 1 << 20;
-
-/// How long a round may take at most, apart from the purges.
-const LONGEST_ROUND: Duration = Duration::from_mins(10);
+/// How long a request and the wait after it may take. The request has its own time-out.
+const LONGEST_STEP: Duration = Duration::from_mins(2);
 
 pub(crate) struct Expiry {
     pub(crate) client: NatsClient,
-    pub(crate) clock: Arc<ServerClock>,
     /// How long this consumer keeps the records of ended jobs.
     pub(crate) keep: Duration,
 }
 
 impl Expiry {
     pub(crate) async fn run(self, mut life: Beat) {
-        let mut noticed: Option<Instant> = None;
+        let own = Retention::at_least(self.keep);
+        let period = (own.time() / ROUNDS).clamp(SHORTEST_PERIOD, LONGEST_PERIOD);
+        let mut all_at = Instant::now();
+        let mut has_warned = false;
         loop {
-            if noticed.is_none_or(|at| at.elapsed() >= NOTICE_PERIOD) {
-                match life.during(LONGEST_ROUND, self.store_notice()).await {
-                    Ok(()) => noticed = Some(Instant::now()),
-                    Err(error) => debug!("cannot say how long records are kept: {error:#}"),
+            let all = all_at <= Instant::now();
+            if all {
+                all_at = Instant::now() + LONGEST_PERIOD;
+            }
+            let mut result = Ok(());
+            for retention in Retention::all().filter(|retention| all || *retention == own) {
+                result = self.remove_old(retention, &mut life).await;
+                if result.is_err() {
+                    break;
                 }
             }
-            let mut period = period(self.keep);
-            if noticed.is_some() {
-                match life.during(LONGEST_ROUND, self.remove_old()).await {
-                    Ok(longest) => period = self::period(longest),
-                    Err(error) => debug!("cannot remove old records: {error:#}"),
+            match result {
+                Ok(()) => has_warned = false,
+                Err(error) if std::mem::replace(&mut has_warned, true) => {
+                    debug!("cannot remove old records: {error:#}");
                 }
+                Err(error) => warn!(
+                    "cannot remove the records of jobs that ended long ago, trying again (further failures are not logged until it works): {error:#}"
+                ),
             }
             // Jitter, so that consumers that were started together do not do this at the same time.
             let wait = period.mul_f64(0.5 + rand::random::<f64>());
@@ -78,72 +70,44 @@ impl Expiry {
         }
     }
 
-    async fn store_notice(&self) -> anyhow::Result<()> {
-        let seconds = self.keep.as_secs();
-        let mut headers = HeaderMap::new();
-        let ttl = (self.keep + NOTICE_MARGIN).as_secs();
-        headers.insert(headers::TTL, format!("{ttl}s"));
-        let notice = Message {
-            subject: subjects::keep(seconds),
-            headers,
-            payload: Bytes::new(),
+    /// Removes the records of this retention whose time is over.
+    async fn remove_old(&self, retention: Retention, life: &mut Beat) -> anyhow::Result<()> {
+        let (client, filter) = (&self.client, subjects::all_ended(retention));
+        let from = |sequence| direct_get::next(client, Stream::State, &filter, sequence);
+        let mut oldest = life.during(LONGEST_STEP, from(1)).await?;
+        if oldest.is_none() {
+            return Ok(());
+        }
+        // The time of the server, by which it stamps messages. Its last sequence is read before the first
+        // record that stays is looked for: if there is none, all up to this sequence are too old.
+        let info = manage::stream_info(client, Stream::State);
+        let info = life.during(LONGEST_STEP, info).await?;
+        let Some(since) = before(info.now, retention.time()) else {
+            return Ok(());
         };
-        batch::store(&self.client, vec![notice]).await?;
+        let first_to_stay = direct_get::next_since(client, Stream::State, &filter, since);
+        let first_to_stay = life.during(LONGEST_STEP, first_to_stay).await?;
+        let end = match first_to_stay {
+            Some(record) => record.sequence,
+            None => info.state.last_sequence + 1,
+        };
+        while let Some(record) = oldest.filter(|record| record.sequence < end) {
+            let below = end.min(record.sequence + AT_ONCE);
+            life.during(LONGEST_STEP, async {
+                let begun = Instant::now();
+                manage::purge_below(client, Stream::State, &filter, below).await?;
+                tokio::time::sleep(begun.elapsed() * REST).await;
+                anyhow::Ok(())
+            })
+            .await?;
+            oldest = life.during(LONGEST_STEP, from(below)).await?;
+        }
         Ok(())
-    }
-
-    /// Removes the records that are older than the longest time that a consumer keeps them, and
-    /// returns this time.
-    async fn remove_old(&self) -> anyhow::Result<Duration> {
-        let client = &self.client;
-        let keep = self.longest_keep().await?;
-        let Some(oldest) = direct_get::next(client, Stream::State, subjects::ALL_ENDED, 1).await?
-        else {
-            return Ok(keep);
-        };
-        let age = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
-        let since = self.clock.now().shifted(-age);
-        if oldest.at >= since {
-            return Ok(keep);
-        }
-        // A record that is stored from now on is not too old. So if no record is young enough, all up
-        // to this sequence are too old.
-        let last = manage::stream_info(client, Stream::State)
-            .await?
-            .state
-            .last_sequence;
-        let filter = subjects::ALL_ENDED;
-        let young = direct_get::next_since(client, Stream::State, filter, since).await?;
-        let end = young.map_or(last + 1, |young| young.sequence);
-        let mut below = oldest.sequence;
-        while below < end {
-            below = end.min(below + AT_ONCE);
-            let begun = Instant::now();
-            manage::purge_below(client, Stream::State, filter, below).await?;
-            tokio::time::sleep(begun.elapsed() * REST).await;
-        }
-        Ok(keep)
-    }
-
-    /// The longest time for which a consumer keeps the records of ended jobs.
-    async fn longest_keep(&self) -> anyhow::Result<Duration> {
-        let (stream, filter) = (Stream::State, subjects::ALL_KEEPS);
-        let notices =
-            direct_get::batch(&self.client, stream, filter, 1, MOST_NOTICES, NOTICE_BYTES).await?;
-        // A notice is empty. Anybody can have the server's answer to a request stored here.
-        let seconds = notices
-            .iter()
-            .filter(|notice| notice.payload.is_empty())
-            .filter_map(|notice| subjects::parse_keep(&notice.subject));
-        Ok(seconds
-            .map(Duration::from_secs)
-            .chain([self.keep])
-            .max()
-            .unwrap_or(self.keep))
     }
 }
 
-/// The average time between two rounds.
-fn period(keep: Duration) -> Duration {
-    (keep / ROUNDS).clamp(SHORTEST_PERIOD, LONGEST_PERIOD)
+/// A time so long before another one; `None` if there is none.
+fn before(time: Timestamp, wait: Duration) -> Option<Timestamp> {
+    let wait = i128::try_from(wait.as_nanos()).ok()?;
+    Timestamp::from_unix_nanos(time.unix_nanos() - wait)
 }

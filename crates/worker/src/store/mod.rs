@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bootstrap::{Nats, NatsClient};
 use bytes::Bytes;
-use common::{FailedAttempt, JobId, JobRecord, JobState, OutcomeError, subjects};
+use common::{FailedAttempt, JobId, JobRecord, JobState, OutcomeError, Retention, subjects};
 use jetstream::headers::request_hash;
 use jetstream::records::{self, StoredRecord};
 use jetstream::{Entry, Message, NotStored, Pace, ServerClock, Unanswered, Writer};
@@ -24,6 +24,7 @@ use crate::acknowledged::{Acknowledged, AcknowledgedList};
 use crate::counters::Counters;
 use crate::lease::Lease;
 use crate::options::LaneOptions;
+use crate::pauses::Pauses;
 use crate::phases::Phases;
 
 pub(crate) use marker::{Marker, slot_after, slot_of};
@@ -31,6 +32,10 @@ pub(crate) use schedule::{Restored, SCHEDULED};
 
 /// The wait before a write is repeated because the server refused it or did not confirm it.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// For so long after its delivery, no other consumer has the job: the server waits three times as long
+/// before it delivers it again.
+const SURELY_ALONE: Duration = Duration::from_secs(5);
 
 /// The size of the headers of a record, at most, in bytes.
 const HEADERS: usize = 512;
@@ -56,7 +61,9 @@ pub(crate) struct JobStore {
     pub(crate) clock: Arc<ServerClock>,
     /// The name of this consumer.
     pub(crate) instance: String,
-    /// How long the server keeps the record of a job that has ended, as the value of a TTL header.
+    /// How long the record of a job that has ended is kept: if it is the first record of its job ...
+    retention: Retention,
+    /// ... and if it is not, as the value of a TTL header.
     ttl: String,
     /// The most bytes of a payload that the record of a job that has ended keeps.
     most_payload: usize,
@@ -65,6 +72,7 @@ pub(crate) struct JobStore {
     pub(crate) counters: Arc<Counters>,
     acknowledged: Arc<AcknowledgedList>,
     phases: Phases,
+    pub(crate) pauses: Pauses,
     /// Whether a failure to store was reported since the last success.
     warned: AtomicBool,
 }
@@ -87,12 +95,14 @@ impl JobStore {
             clock,
             instance: instance.clone(),
             most_payload: *keep_payload,
+            retention: Retention::at_least(*keep),
             ttl: format!("{}s", keep.as_secs()),
             records: Writer::supervised(nats, "durable records", Pace::Thrifty),
             schedules: Writer::supervised(nats, "durable schedules", Pace::Thrifty),
             counters,
             acknowledged: Arc::default(),
             phases,
+            pauses: Pauses::default(),
             warned: AtomicBool::new(false),
         }
     }
@@ -161,13 +171,14 @@ impl JobStore {
     }
 
     /// Ends a job that has no record, and leaves none: acknowledges its message. False, and nothing is
-    /// done, if the job has a record.
+    /// done, if the job has a record, or if another consumer may hold the job meanwhile.
     ///
     /// Whoever waits for the job hears of its end by an event, which would otherwise tell of its record.
-    pub(crate) async fn forget(&self, lease: &Lease, record: &JobRecord) -> bool {
+    pub(crate) async fn end_without_record(&self, lease: &Lease, record: &JobRecord) -> bool {
         // With the lock, no record is written meanwhile; later ones are refused, see `write`.
         let sequence = lease.record.lock().await;
-        if *sequence != 0 {
+        let others_may_have_it = lease.age() > SURELY_ALONE || self.pauses.recently();
+        if *sequence != 0 || others_may_have_it {
             return false;
         }
         let limit = self.client.max_payload().saturating_sub(HEADERS);
@@ -232,7 +243,7 @@ impl JobStore {
     /// none.
     fn record_message(&self, id: JobId, record: Bytes, expected: u64, expires: bool) -> Message {
         if expires && expected == 0 {
-            records::first_and_last(id, record)
+            records::first_and_last(id, record, self.retention)
         } else {
             records::message(id, record, expected, expires.then_some(&self.ttl))
         }

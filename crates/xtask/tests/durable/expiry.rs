@@ -1,20 +1,18 @@
 //! How long the records of ended jobs are kept, and that a job has one record wherever it is stored.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use async_nats::HeaderMap;
-use common::{JobId, JobRecord, JobState, Timestamp, subjects};
-use futures_util::StreamExt as _;
+use common::{JobId, JobRecord, JobState, Retention, Timestamp, subjects};
 use jetstream::{NotStored, batch, records};
 use serde_json::json;
-use test_support::{DEADLINE, NatsServer, eventually};
+use test_support::{DEADLINE, eventually};
 
 use crate::fixture::stop;
 use crate::lane::Lane;
 
+/// How many records there are of jobs that ended without an earlier one.
 async fn ended(lane: &Lane) -> usize {
-    lane.count("JOBS_STATE", subjects::ALL_ENDED).await
+    let all = lane.count("JOBS_STATE", subjects::ALL_RECORDS).await;
+    all - lane.count("JOBS_STATE", subjects::ALL_STATES).await
 }
 
 async fn has_ttl(lane: &Lane, id: JobId) -> bool {
@@ -53,61 +51,96 @@ async fn records_without_a_predecessor_are_removed_together_and_the_others_by_th
 }
 
 #[tokio::test]
-async fn the_longest_time_of_all_consumers_counts_also_after_the_one_with_it_has_gone() {
-    let lane = Lane::on(NatsServer::builder().open().start().await).await;
-    let mut long = lane.consumer("long", &["--keep-outcomes", "30s"]).await;
-    let mut short = lane.consumer("short", &["--keep-outcomes", "1s"]).await;
-    eventually(DEADLINE, "both notices", async || {
-        (lane.count("JOBS_STATE", subjects::ALL_KEEPS).await == 2).then_some(())
+async fn each_record_is_kept_for_the_time_of_the_consumer_that_stored_it() {
+    let lane = Lane::start().await;
+    let arguments = ["--kinds", "note", "--keep-outcomes", "1h"];
+    let mut long = lane.consumer("long", &arguments).await;
+    let arguments = ["--kinds", "mail.send", "--keep-outcomes", "7s"];
+    let mut short = lane.consumer("short", &arguments).await;
+    let kinds = ["note", "mail.send"];
+    let both = || (0..40).map(|number| json!({"kind": kinds[number % 2]}));
+    let jobs = lane.submit_all(both()).await;
+    let first = lane.all_end(&jobs, DEADLINE).await;
+    let first = first.values().map(|record| record.at).max().unwrap();
+    eventually(DEADLINE, "records that are half as old", async || {
+        (Timestamp::now().since(first).as_secs() >= 4).then_some(())
     })
     .await;
-    // Somebody has the server's answer to a request stored as if it were a notice.
-    let forged = lane.publish(subjects::keep(1_000_000), HeaderMap::new(), "{}");
-    forged.await.unwrap();
+    let jobs = lane.submit_all(both()).await;
+    let second = lane.all_end(&jobs, DEADLINE).await;
+    let second = second.values().map(|record| record.at).min().unwrap();
+    // Those of the short time go, the older ones first.
+    eventually(DEADLINE, "the removal of the older records", async || {
+        (ended(&lane).await < 80).then_some(())
+    })
+    .await;
+    let left = ended(&lane).await;
+    let age = Timestamp::now().since(second).as_secs();
+    assert!(left == 60 || age >= 8, "{left} are left after {age} s");
+    eventually(
+        DEADLINE,
+        "the removal of all records of that time",
+        async || (ended(&lane).await == 40).then_some(()),
+    )
+    .await;
     stop(&mut long).await;
-
-    let mut questions = lane
-        .operator
-        .subscribe("$JS.API.DIRECT.GET.JOBS_STATE")
-        .await
-        .unwrap();
-    let rounds = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&rounds);
-    tokio::spawn(async move {
-        while let Some(question) = questions.next().await {
-            let text = String::from_utf8_lossy(&question.payload);
-            counted.fetch_add(
-                usize::from(text.contains(subjects::ALL_KEEPS)),
-                Ordering::Relaxed,
-            );
-        }
-    });
-    let jobs = lane
-        .submit_all((0..20).map(|_| json!({"kind": "note"})))
-        .await;
-    let records = lane.all_end(&jobs, DEADLINE).await;
-    let last = records.values().map(|record| record.at).max().unwrap();
-    let mut before = None;
-    eventually(DEADLINE, "rounds that could remove them", async || {
-        if Timestamp::now().since(last).as_secs() < 2 {
-            return None;
-        }
-        let rounds = rounds.load(Ordering::Relaxed);
-        (rounds >= *before.get_or_insert(rounds) + 2).then_some(())
-    })
-    .await;
-    assert_eq!(ended(&lane).await, 20);
-
-    // The notice of the consumer that has gone expires.
-    let admin = lane.fixture.server.connect_as("admin").await;
-    let purge = json!({"filter": subjects::keep(30)}).to_string();
-    let purged = admin.request("$JS.API.STREAM.PURGE.JOBS_STATE", purge.into());
-    purged.await.unwrap();
-    eventually(DEADLINE, "the removal of the records", async || {
-        (ended(&lane).await == 0).then_some(())
-    })
-    .await;
     stop(&mut short).await;
+}
+
+#[tokio::test]
+async fn what_somebody_has_stored_among_the_records_stops_nothing_and_ends_no_job() {
+    let lane = Lane::start().await;
+    let mut consumer = lane.consumer("only", &["--kinds", "echo"]).await;
+    stop(&mut consumer).await;
+    let application = lane.fixture.server.connect_as("application").await;
+    let have_stored = async |reply: String, question: String| {
+        let what = format!("a message on {reply}");
+        let stored = eventually(DEADLINE, &what, async || {
+            let get = "$JS.API.DIRECT.GET.JOBS";
+            let asked = application.publish_with_reply(get, reply.clone(), question.clone().into());
+            asked.await.unwrap();
+            lane.last("JOBS_STATE", &reply).await
+        });
+        stored.await
+    };
+    let second = Retention::at_least(std::time::Duration::from_secs(1));
+    // Neither a record nor the message of a job, as the oldest of all records.
+    let nothing = json!({"last_by_subj": "jobs.durable.nothing"}).to_string();
+    have_stored(subjects::ended(second, JobId::generate()), nothing).await;
+    // A copy of a message that reads as the end of another job.
+    let victims = [(); 2].map(|()| JobId::generate());
+    for (number, victim) in victims.into_iter().enumerate() {
+        let job = json!({"kind": "note", "id": victim}).to_string();
+        let subject = format!("jobs.durable.{victim}.normal.1.note");
+        lane.publish(subject, HeaderMap::new(), job).await.unwrap();
+        let record = JobRecord::new(victim, None, JobState::Succeeded, Timestamp::now());
+        let record = serde_json::to_string(&record).unwrap();
+        let place = format!("jobs.durable.{}.normal.1.nobody", JobId::generate());
+        let stored = lane.publish(place.clone(), HeaderMap::new(), record.clone());
+        stored.await.unwrap();
+        let reply = if number == 0 {
+            subjects::state(victim)
+        } else {
+            subjects::ended(second, victim)
+        };
+        let message = have_stored(reply, json!({"last_by_subj": place}).to_string()).await;
+        assert_eq!(message.payload, record.as_bytes());
+    }
+
+    let arguments = ["--kinds", "note", "--keep-outcomes", "1s"];
+    let mut consumer = lane.consumer("only", &arguments).await;
+    for victim in victims {
+        lane.begun(victim, 1, DEADLINE).await;
+    }
+    eventually(DEADLINE, "the removal of all records", async || {
+        (lane.count("JOBS_STATE", subjects::ALL_RECORDS).await == 0).then_some(())
+    })
+    .await;
+    for victim in victims {
+        assert_eq!(lane.states_of(victim).last(), Some(&JobState::Succeeded));
+        assert_eq!(lane.ledger().of(victim).len(), 1);
+    }
+    stop(&mut consumer).await;
 }
 
 #[tokio::test]
@@ -120,8 +153,9 @@ async fn a_job_has_one_record_on_whichever_subject_the_first_one_was_stored() {
         records::encode(&record, 10_000)
     };
     let store = async |message| batch::store(&worker, vec![message]).await;
+    let hour = Retention::at_least(std::time::Duration::from_hours(1));
     let first = |id| records::message(id, record(id, JobState::Dead), 0, None);
-    let first_and_last = |id| records::first_and_last(id, record(id, JobState::Succeeded));
+    let first_and_last = |id| records::first_and_last(id, record(id, JobState::Succeeded), hour);
 
     // Two consumers hold a job without a record, and it ends in both.
     let id = JobId::generate();
@@ -137,7 +171,7 @@ async fn a_job_has_one_record_on_whichever_subject_the_first_one_was_stored() {
 
     // Bytes that are no record keep no job from its end.
     let id = JobId::generate();
-    let forged = worker.request(subjects::ended(id), "{}".into());
+    let forged = worker.request(subjects::ended(hour, id), "{}".into());
     assert!(forged.await.is_ok());
     lane.submit_as(id, json!({"kind": "note"})).await.unwrap();
     lane.begun(id, 1, DEADLINE).await;

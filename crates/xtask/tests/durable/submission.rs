@@ -72,7 +72,7 @@ impl Sink for Succeeds {
         let lane = self.lane.lock().unwrap().clone().unwrap();
         for job in jobs {
             let settlement = Settlement::Succeeded {
-                keep: true,
+                leaves_record: true,
                 result: None,
                 duration: Duration::from_millis(1),
             };

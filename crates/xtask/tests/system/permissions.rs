@@ -59,9 +59,8 @@ const PUBLISH: &[(&str, &[&str])] = &[
     // ... what becomes of them, ...
     ("jobs.state.1", READERS),
     ("jobs.state.1.2", &[]),
-    ("jobs-ended.state.1", &["worker"]),
-    ("jobs-ended.state.1.2", &[]),
-    ("jobs.keep.1", &["worker"]),
+    ("jobs-ended-4096.state.1", &["worker"]),
+    ("jobs-ended-4096.state.1.2", &[]),
     ("jobs.overdue.1.2", &["worker"]),
     ("jobs.overdue.1", &[]),
     ("jobs.cancel.1", &["operator", "gateway"]),
