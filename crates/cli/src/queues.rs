@@ -89,6 +89,7 @@ mod tests {
             redelivered: 0,
             oldest: None,
             served,
+            paused: None,
         };
         let queues = Queues {
             queues: vec![

@@ -149,6 +149,7 @@ mod tests {
             redelivered: 0,
             oldest: None,
             served: Some(true),
+            paused: None,
         };
         View {
             at: "2026-01-31T09:30:00Z".parse().unwrap(),

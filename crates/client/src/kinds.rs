@@ -1,30 +1,189 @@
-use common::{KindPattern, subjects};
-use connection::NatsClient;
-use jetstream::{Stream, direct_get, jobs_of_kinds, manage};
+//! The settings of kinds: pauses a kind, resumes it, and lists the settings.
+//!
+//! A paused kind accepts jobs, and none of them is started; those that run end normally. This is about
+//! durable jobs: core jobs are not affected. Jobs that a consumer received just before the pause are
+//! still run. A job whose consumer is lost, or that is given back, waits as well.
 
-/// Whether a kind that matches is known: a consumer has served it, a job of it is in a queue, or a dead
-/// letter has it.
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use common::{JobKind, KindSetting, Timestamp};
+use connection::NatsClient;
+use jetstream::{NotStored, ServerClock, Stream, batch, kind_settings};
+use serde_json::Map;
+
+/// How often a change is tried again when others change the setting at the same time.
+const TRIES: usize = 5;
+
+/// How a kind is paused.
+#[derive(Clone, Debug, Default)]
+pub struct Pause {
+    /// When the pause ends.
+    pub end: PauseEnd,
+    /// Why, for people; at most [`KindSetting::MAX_REASON`] bytes.
+    pub reason: Option<String>,
+    /// Who pauses it, for people.
+    pub by: Option<String>,
+}
+
+/// When a pause ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PauseEnd {
+    /// When somebody resumes the kind.
+    #[default]
+    Resumed,
+    /// By itself after this time, by the clock of the NATS server.
+    After(Duration),
+    /// By itself at this time.
+    At(Timestamp),
+}
+
+/// Pauses a kind, also one that is paused already, and one that no consumer has served yet. Returns the
+/// new setting.
+///
+/// First the setting is stored, then the server pauses the durable consumers of the kind. If this stops in
+/// between, consumers do the rest within some seconds.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use client::kinds::{Pause, PauseEnd, pause, resume};
+///
+/// # async fn example(jobs: client::Client) -> anyhow::Result<()> {
+/// let kind = "mail.send".parse()?;
+/// let hour = Pause {
+///     end: PauseEnd::After(Duration::from_hours(1)),
+///     reason: Some("the mail server moves".to_owned()),
+///     by: None,
+/// };
+/// pause(jobs.nats(), &kind, &hour).await?;
+/// resume(jobs.nats(), &kind, None).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// When the pause would end in the past, the reason is too long, or the server refuses it or does not
+/// answer in time.
+pub async fn pause(
+    client: &NatsClient,
+    kind: &JobKind,
+    pause: &Pause,
+) -> anyhow::Result<KindSetting> {
+    let reason = pause.reason.as_ref();
+    ensure!(
+        reason.is_none_or(|reason| reason.len() <= KindSetting::MAX_REASON),
+        "the reason has more than {} bytes",
+        KindSetting::MAX_REASON
+    );
+    change(client, kind, |setting| {
+        setting.paused = true;
+        setting.paused_until = match pause.end {
+            PauseEnd::Resumed => None,
+            PauseEnd::After(length) => Some(setting.at.after(length)),
+            PauseEnd::At(until) => Some(until),
+        };
+        ensure!(
+            setting.is_paused(setting.at),
+            "the pause would end in the past: it is {} now",
+            setting.at
+        );
+        setting.reason.clone_from(&pause.reason);
+        setting.by.clone_from(&pause.by);
+        Ok(())
+    })
+    .await
+}
+
+/// Resumes a kind, also one that is not paused: its waiting jobs are run. Returns the new setting.
+///
+/// # Errors
+/// When the server refuses it or does not answer in time.
+pub async fn resume(
+    client: &NatsClient,
+    kind: &JobKind,
+    by: Option<String>,
+) -> anyhow::Result<KindSetting> {
+    change(client, kind, |setting| {
+        setting.paused = false;
+        setting.paused_until = None;
+        setting.reason = None;
+        setting.by.clone_from(&by);
+        Ok(())
+    })
+    .await
+}
+
+/// The setting of a kind; `None` if it has none.
 ///
 /// # Errors
 /// When the server does not answer in time.
-pub async fn is_known_kind(client: &NatsClient, kind: &KindPattern) -> anyhow::Result<bool> {
-    for (stream, filter) in [
-        (Stream::Jobs, jobs_of_kinds(Stream::Jobs, kind)),
-        (Stream::Later, jobs_of_kinds(Stream::Later, kind)),
-        (Stream::State, subjects::dead_of_kinds(kind)),
-    ] {
-        let first = direct_get::next(client, stream, &filter, 1).await;
-        if manage::existing(first)?.flatten().is_some() {
-            return Ok(true);
-        }
-    }
+pub async fn get(client: &NatsClient, kind: &JobKind) -> anyhow::Result<Option<KindSetting>> {
+    Ok(kind_settings::read(client, kind).await?.setting)
+}
+
+/// The settings of all kinds that have one, in the order of their names.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn list(client: &NatsClient) -> anyhow::Result<Vec<(JobKind, KindSetting)>> {
+    Ok(kind_settings::all(client).await?.into_iter().collect())
+}
+
+/// Changes the setting of a kind, then the durable consumers.
+async fn change(
+    client: &NatsClient,
+    kind: &JobKind,
+    change: impl Fn(&mut KindSetting) -> anyhow::Result<()>,
+) -> anyhow::Result<KindSetting> {
+    let clock = ServerClock::default();
+    clock.read(client).await?;
+    let setting = store(client, kind, clock.now(), change)
+        .await
+        .with_context(|| format!("the setting of the kind {kind} is not changed"))?;
+    let until = kind_settings::pause_until(Some(&setting), clock.now());
     for stream in [Stream::Jobs, Stream::Later] {
-        let mut served = manage::consumers_of_kinds(client, stream)
-            .await?
-            .into_keys();
-        if served.any(|served| kind.matches(served.as_str())) {
-            return Ok(true);
+        let paused = kind_settings::pause(client, stream, kind, until).await;
+        paused.with_context(|| {
+            format!(
+                "the setting of the kind {kind} is stored, but the server does not follow it yet; \
+                 consumers that serve the kind see to that within some seconds"
+            )
+        })?;
+    }
+    Ok(setting)
+}
+
+/// Stores the changed setting, unless another client changes it at the same time: then the change is made
+/// again.
+async fn store(
+    client: &NatsClient,
+    kind: &JobKind,
+    at: Timestamp,
+    change: impl Fn(&mut KindSetting) -> anyhow::Result<()>,
+) -> anyhow::Result<KindSetting> {
+    for _ in 0..TRIES {
+        let stored = kind_settings::read(client, kind).await?;
+        let mut setting = stored.setting.unwrap_or(KindSetting {
+            paused: false,
+            paused_until: None,
+            reason: None,
+            by: None,
+            at,
+            others: Map::new(),
+        });
+        setting.at = at;
+        change(&mut setting)?;
+        let message = kind_settings::message(kind, &setting, stored.sequence);
+        match batch::store(client, vec![message]).await {
+            Ok(_) => return Ok(setting),
+            Err(NotStored::Conflict) => {}
+            Err(NotStored::NoStream) => anyhow::bail!(
+                "there is no stream {}: a consumer creates it when it starts",
+                Stream::State
+            ),
+            Err(error) => return Err(error.into()),
         }
     }
-    Ok(false)
+    anyhow::bail!("others change it at the same time")
 }

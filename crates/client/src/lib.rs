@@ -19,7 +19,8 @@ mod fleet;
 mod follow;
 mod handle;
 mod job;
-mod kinds;
+pub mod kinds;
+mod known_kinds;
 mod link;
 mod list;
 mod listed;
@@ -45,7 +46,7 @@ pub use fleet::{FleetError, fleet};
 pub use follow::WaitError;
 pub use handle::{Handle, ResultError};
 pub use job::NewJob;
-pub use kinds::is_known_kind;
+pub use known_kinds::is_known_kind;
 pub use list::{Cursor, Page, list};
 pub use listed::Listed;
 pub use lookup::{look_up, message, record};
@@ -55,7 +56,9 @@ pub use submit::{Patience, SubmitError, Submitted, Submitter};
 pub use wait::{Waited, wait};
 
 // The items of the wire, the connection and the broker that callers use.
-pub use common::{Backoff, Job, JobId, JobRecord, JobState, KindPattern, Priority, Timestamp};
+pub use common::{
+    Backoff, Job, JobId, JobRecord, JobState, KindPattern, KindSetting, Priority, Timestamp,
+};
 pub use connection::{ConnectError, NatsClient, Options, OptionsError};
 pub use jetstream::preflight::examine;
 pub use jetstream::write_health::{WriteHealth, check as check_write_health};

@@ -8,10 +8,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use common::{JobKind, JobSubject, Timestamp, subjects};
+use common::{JobKind, JobSubject, KindSetting, Timestamp, subjects};
 use connection::NatsClient;
 use futures_util::future::join_all;
-use jetstream::{ApiError, StoredMessage, Stream, direct_get, is_served, jobs_of_kind, manage};
+use jetstream::{
+    ApiError, StoredMessage, Stream, direct_get, is_served, jobs_of_kind, kind_settings, manage,
+};
 
 /// For how many queues two more things are looked up: when the oldest waiting job was stored, and
 /// whether a consumer serves the kind.
@@ -61,7 +63,7 @@ pub struct Queues {
 pub struct Queue {
     /// The kind.
     pub kind: JobKind,
-    /// Jobs that wait for a consumer.
+    /// Jobs that wait for a consumer, or for the end of a pause.
     pub waiting: u64,
     /// Whether more jobs may wait than `waiting` says: no consumer has ever served the kind, and the
     /// stream holds more than 10,000 jobs, so that only the oldest were read.
@@ -74,6 +76,8 @@ pub struct Queue {
     pub oldest: Option<Timestamp>,
     /// Whether a consumer serves the kind now, if it was looked up.
     pub served: Option<bool>,
+    /// The setting of the kind, if the kind is paused; see [`kinds`](crate::kinds).
+    pub paused: Option<KindSetting>,
 }
 
 /// A queue that is being built, and the sequence in each stream from which on its jobs wait.
@@ -93,6 +97,7 @@ impl Draft {
                 redelivered: 0,
                 oldest: None,
                 served: None,
+                paused: None,
             },
             ahead: Vec::new(),
         }
@@ -100,7 +105,7 @@ impl Draft {
 }
 
 /// Counts the jobs that wait or run, by kind. Returns at most `most` kinds, those with the most jobs
-/// first.
+/// first. A paused kind is among them also if it has none.
 ///
 /// # Errors
 /// When the server does not answer in time.
@@ -145,6 +150,14 @@ pub async fn queues(client: &NatsClient, most: usize) -> anyhow::Result<Queues> 
         } else {
             pending.max(held.jobs.saturating_sub(running))
         };
+    }
+    let now = Timestamp::now();
+    for (kind, setting) in kind_settings::all(client).await? {
+        if setting.is_paused(now) {
+            let draft = drafts.entry(kind.clone());
+            let draft = draft.or_insert_with(|| Draft::new(kind));
+            draft.queue.paused = Some(setting);
+        }
     }
     let mut drafts: Vec<_> = drafts.into_values().collect();
     drafts.sort_by_key(|draft| Reverse((draft.queue.waiting, draft.queue.running)));

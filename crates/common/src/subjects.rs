@@ -126,6 +126,9 @@ pub const ALL_DEAD: &str = "jobs.dead.*.>";
 /// Every marker of a job that waits, with wildcards: see [`overdue`].
 pub const ALL_OVERDUE: &str = "jobs.overdue.*.*";
 
+/// Every setting of a kind, with wildcards: see [`kind_setting`].
+pub const ALL_KIND_SETTINGS: &str = "jobs.kind.*";
+
 /// Where the watch for overdue jobs stores its progress.
 pub const OVERDUE_CURSOR: &str = "jobs.overdue.watch.cursor";
 
@@ -235,6 +238,21 @@ pub fn cancel(id: JobId) -> String {
     format!("jobs.cancel.{id}")
 }
 
+/// Where the [`crate::KindSetting`] of a kind is stored: `jobs.kind.<kind>`. The kind is one token, with
+/// `=` in place of its dots.
+#[must_use]
+pub fn kind_setting(kind: &JobKind) -> String {
+    format!("jobs.kind.{}", kind.as_str().replace('.', "="))
+}
+
+/// Reads [`kind_setting`].
+#[must_use]
+pub fn parse_kind_setting(subject: &str) -> Option<JobKind> {
+    let token = subject.strip_prefix("jobs.kind.")?;
+    let kind = token.replace('=', ".").parse().ok()?;
+    (!token.contains('.')).then_some(kind)
+}
+
 /// The first token of [`ended`], without the time.
 const ENDED: &str = "jobs-ended";
 
@@ -335,7 +353,7 @@ mod tests {
             assert_eq!(JobSubject::parse(text), Some(subject.clone()));
             assert_eq!(JobSubject::kind_in(text), Some(kind.clone()));
         }
-        assert_eq!(parse_dead(&dead(id, &kind)), Some((id, kind)));
+        assert_eq!(parse_dead(&dead(id, &kind)), Some((id, kind.clone())));
         assert_eq!(parse_record(&state(id)), Some(id));
         for retention in Retention::all() {
             assert_eq!(parse_record(&ended(retention, id)), Some(id));
@@ -343,6 +361,9 @@ mod tests {
         assert_eq!(parse_cancel(&cancel(id)), Some(id));
         assert_eq!(parse_later(&later(id)), Some(id));
         assert_eq!(parse_overdue(&overdue(17, id)), Some((17, id)));
+        assert_eq!(kind_setting(&kind), "jobs.kind.mail=send");
+        assert_eq!(parse_kind_setting(&kind_setting(&kind)), Some(kind));
+        assert_eq!(parse_kind_setting("jobs.kind.mail.send"), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod clock;
 pub mod direct_get;
 pub mod headers;
 pub mod job_messages;
+pub mod kind_settings;
 pub mod manage;
 mod message;
 pub mod preflight;

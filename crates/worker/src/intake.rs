@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::counters::Counters;
 use crate::decide::{self, Sighting, Verdict};
+use crate::durable_consumer;
 use crate::fetch::{Event, Fetcher, Pulled, QueueIndex};
 use crate::first_delivery::FirstDelivery;
 use crate::lease::{Lease, Leases};
@@ -157,9 +158,7 @@ impl Intake {
         // The stream may be missing as well.
         let restored = async {
             self.topology.ensure(client).await?;
-            self.topology
-                .ensure_consumer(client, queue.stream, &queue.of)
-                .await
+            durable_consumer::ensure(self.topology, client, queue.stream, &queue.of).await
         };
         match restored.await {
             Ok(name) => {

@@ -19,14 +19,15 @@ use tracing::warn;
 
 use crate::cancel_listener::CancelListener;
 use crate::counters::{Counters, Figures};
+use crate::durable_consumer;
 use crate::fetch::{Fetcher, Queue};
 use crate::first_delivery::{Cancellations, FirstDelivery};
 use crate::heartbeat::Heartbeat;
 use crate::intake::Intake;
 use crate::lease::{Lease, Leases};
 use crate::maintenance::{
-    self, Cancel, Expiry, KindsFound, KindsWithoutConsumer, MaxDeliveries, OverdueWatch, Purge,
-    SharedQueue, StarvedPulls,
+    self, Cancel, Expiry, KindsFound, KindsWithoutConsumer, MaxDeliveries, OverdueWatch, Pauses,
+    Purge, SharedQueue, StarvedPulls,
 };
 use crate::newer_version::Reporter;
 use crate::options::LaneOptions;
@@ -275,7 +276,7 @@ async fn prepare(
     let mut queues = Vec::new();
     for kind in &options.kinds {
         for stream in [Stream::Jobs, Stream::Later] {
-            let consumer = topology.ensure_consumer(client, stream, kind).await?;
+            let consumer = durable_consumer::ensure(topology, client, stream, kind).await?;
             queues.push(Arc::new(Queue {
                 stream,
                 consumer,
@@ -401,10 +402,16 @@ impl Parts {
         tasks.spawn(health.supervise("removal of old records", |life| expiry.run(life)));
         let kinds = KindsWithoutConsumer {
             client: client.clone(),
+            clock: Arc::clone(&self.clock),
             served: self.options.kinds.clone(),
             found: without_consumer.clone(),
         };
         tasks.spawn(health.supervise("look for kinds without consumer", |life| kinds.run(life)));
+        let pauses = Pauses {
+            nats: nats.clone(),
+            kinds: self.options.kinds.clone(),
+        };
+        tasks.spawn(health.supervise("pauses of kinds", |life| pauses.run(life)));
         let cancel = Cancel {
             store: Arc::clone(&self.store),
             phases: phases.clone(),

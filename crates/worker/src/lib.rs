@@ -5,6 +5,7 @@ mod acknowledged;
 mod cancel_listener;
 mod counters;
 mod decide;
+mod durable_consumer;
 mod fetch;
 mod first_delivery;
 mod heartbeat;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use common::{ConsumerStatus, Fleet, FleetRequest, JobMessage, JobRecord, Outcome};
+use common::{ConsumerStatus, Fleet, FleetRequest, JobMessage, JobRecord, KindSetting, Outcome};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use test_support::project_root;
@@ -52,7 +52,7 @@ impl Documents {
 }
 
 /// The schemas by the names of their files.
-fn schemas() -> [(&'static str, Schema); 6] {
+fn schemas() -> [(&'static str, Schema); 7] {
     // Draft 7 is what every AsyncAPI tool has to understand.
     let settings = SchemaSettings::draft07();
     // What a consumer takes: a sender may leave out what has a default.
@@ -64,6 +64,7 @@ fn schemas() -> [(&'static str, Schema); 6] {
         ("outcome", schema::<Outcome>(&sent)),
         ("consumer-status", schema::<ConsumerStatus>(&sent)),
         ("job-record", schema::<JobRecord>(&sent)),
+        ("kind-setting", schema::<KindSetting>(&sent)),
         ("fleet-request", schema::<FleetRequest>(&taken)),
         ("fleet", schema::<Fleet>(&sent)),
     ]

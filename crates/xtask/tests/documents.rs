@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use common::{
     Backoff, ConsumerState, ConsumerStatus, Counts, DeadReason, FailedAttempt, Fleet, FleetKind,
-    FleetMember, FleetRequest, JobId, JobKind, JobMessage, JobRecord, JobState, KindStatus,
-    LaneStatus, Outcome, OutcomeError, Presence, Priority, Retention, RunCounts, RunTime, Status,
-    Timestamp, subjects,
+    FleetMember, FleetRequest, JobId, JobKind, JobMessage, JobRecord, JobState, KindSetting,
+    KindStatus, LaneStatus, Outcome, OutcomeError, Presence, Priority, Retention, RunCounts,
+    RunTime, Status, Timestamp, subjects,
 };
 use serde_json::{Value, json};
 use test_support::project_root;
@@ -82,6 +82,9 @@ fn decodes(name: &str, document: &Value) -> Result<(), String> {
             .map(drop)
             .map_err(text),
         "job-record" => serde_json::from_slice::<JobRecord>(&bytes)
+            .map(drop)
+            .map_err(text),
+        "kind-setting" => serde_json::from_slice::<KindSetting>(&bytes)
             .map(drop)
             .map_err(text),
         "fleet-request" => serde_json::from_slice::<FleetRequest>(&bytes)
@@ -167,6 +170,7 @@ fn the_channels_are_the_subjects_and_no_others() {
         subjects::ended(Retention::at_least(Duration::from_hours(1)), id),
         subjects::events(id),
         subjects::cancel(id),
+        subjects::kind_setting(&kind),
         subjects::dead(id, &kind),
         subjects::overdue(9, id),
         // The server's own, by deploy/nats.conf.
@@ -327,6 +331,28 @@ fn what_the_type_refuses_the_schema_refuses_too() {
     for job in &taken {
         decodes("job", job).unwrap_or_else(|error| panic!("the type refuses {job}: {error}"));
         assert!(validator.is_valid(job), "the schema refuses {job}");
+    }
+}
+
+#[test]
+fn a_setting_of_a_kind_is_what_the_schema_says() {
+    let mut setting = KindSetting {
+        paused: true,
+        paused_until: Some(Timestamp::now()),
+        reason: Some("r".to_owned()),
+        by: None,
+        at: Timestamp::now(),
+        others: serde_json::Map::new(),
+    };
+    let validator = validator(&schema("kind-setting"));
+    for concurrency in [None, Some(json!(3))] {
+        // A later version may add a field.
+        let added = concurrency.map(|value| ("concurrency".to_owned(), value));
+        setting.others.extend(added);
+        let setting = serde_json::to_value(&setting).unwrap();
+        validator
+            .validate(&setting)
+            .unwrap_or_else(|error| panic!("{error}: {setting}"));
     }
 }
 

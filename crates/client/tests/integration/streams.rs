@@ -2,8 +2,9 @@
 
 use async_nats::{Client, HeaderMap};
 use client::{Limits, Queues, Stream, Topology, guarantees, queues, streams};
-use common::JobId;
+use common::{JobId, Timestamp};
 use futures_util::StreamExt as _;
+use jetstream::kind_settings;
 use serde_json::json;
 use test_support::{DEADLINE, NatsServer, eventually};
 
@@ -81,7 +82,9 @@ async fn a_stream_of_an_older_version_is_given_the_subjects_that_it_lacks_and_ke
     let after = info(&worker, "JOBS_STATE").await;
     let mut expected = before["config"].clone();
     let subjects = expected["subjects"].as_array_mut().unwrap();
-    subjects.push(json!("jobs.overdue.*.*"));
+    for missing in ["jobs.overdue.*.*", "jobs.kind.*"] {
+        subjects.push(json!(missing));
+    }
     for exponent in 0..=25 {
         subjects.push(json!(format!("jobs-ended-{}.state.*", 1 << exponent)));
     }
@@ -136,7 +139,7 @@ async fn limits_are_changed_on_a_live_stream_and_a_live_durable_consumer() {
     let topology = Topology::default();
     topology.ensure(&client).await.unwrap();
     topology
-        .ensure_consumer(&client, Stream::Jobs, &kind)
+        .ensure_consumer(&client, Stream::Jobs, &kind, None)
         .await
         .unwrap();
     let stream = info(&worker, "JOBS").await;
@@ -147,6 +150,51 @@ async fn limits_are_changed_on_a_live_stream_and_a_live_durable_consumer() {
     let consumer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
     assert_eq!(consumer["config"]["max_ack_pending"], 65_536);
     assert_eq!(consumer["num_pending"], 3);
+}
+
+#[tokio::test]
+async fn a_durable_consumer_is_compared_with_its_declaration_without_its_pause() {
+    let nats = NatsServer::start().await;
+    let worker = nats.connect_as("worker").await;
+    let client = worker.clone().into();
+    let topology = Topology::default();
+    topology.ensure(&client).await.unwrap();
+    let kind = "mail.send".parse().unwrap();
+    let (one, other): (Timestamp, Timestamp) = (
+        "2100-01-01T00:00:00Z".parse().unwrap(),
+        "2101-01-01T00:00:00Z".parse().unwrap(),
+    );
+    let ensure = async |until| {
+        topology
+            .ensure_consumer(&client, Stream::Jobs, &kind, until)
+            .await
+            .unwrap();
+        let subject = "$JS.API.CONSUMER.INFO.JOBS.mail=send";
+        let answer = worker.request(subject, "".into()).await.unwrap();
+        let info: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+        (info["paused"] == true).then(|| info["config"]["pause_until"].clone())
+    };
+    let pause = async |until| {
+        let paused = kind_settings::pause(&client, Stream::Jobs, &kind, until).await;
+        paused.unwrap();
+    };
+    // A new one is paused as asked for. Later its pause is another's to change.
+    assert_eq!(ensure(Some(one)).await, Some(json!(one)));
+    for until in [None, Some(one), Some(other)] {
+        assert_eq!(ensure(until).await, Some(json!(one)));
+    }
+    pause(None).await;
+    for until in [None, Some(one)] {
+        assert_eq!(ensure(until).await, None);
+    }
+    // Nor does a change of other settings end it.
+    pause(Some(one)).await;
+    let delete = "$JS.API.CONSUMER.DELETE.JOBS.mail=send";
+    let admin = nats.connect_as("admin").await;
+    admin.request(delete, "".into()).await.unwrap();
+    let settings = json!({"max_ack_pending": 7, "pause_until": one});
+    durable_consumer_with(&worker, "mail.send", &settings).await;
+    assert_eq!(ensure(None).await, Some(json!(one)));
 }
 
 #[tokio::test]

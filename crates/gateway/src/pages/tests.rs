@@ -330,6 +330,7 @@ fn queues_without_a_consumer_are_marked_and_the_number_of_queued_jobs_counts_all
         redelivered: 0,
         oldest: None,
         served,
+        paused: None,
     };
     let seen = Snapshot {
         streams: Ok(Some(Arc::default())),

@@ -30,7 +30,8 @@ pub enum Stream {
     Jobs,
     /// Jobs that wait for their time, and those whose time has come.
     Later,
-    /// Records, requests to cancel, dead letters, and the markers of the watch for overdue jobs.
+    /// Records, requests to cancel, dead letters, the markers of the watch for overdue jobs, and the
+    /// settings of kinds.
     State,
     /// The server's advisories about messages that it gave up.
     Advisories,
@@ -98,6 +99,7 @@ impl Topology {
                 subjects::ALL_CANCELS,
                 subjects::ALL_DEAD,
                 subjects::ALL_OVERDUE,
+                subjects::ALL_KIND_SETTINGS,
             ],
             Stream::Advisories => &[
                 "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.JOBS.*",

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use anyhow::Context as _;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::IntoConsumerConfig as _;
-use common::JobKind;
+use common::{JobKind, Timestamp};
 use connection::NatsClient;
 use serde_json::{Map, Value, json};
 use tracing::info;
@@ -113,7 +113,8 @@ impl Topology {
     }
 
     /// Creates the durable consumer of a kind on a stream, or updates it to match its declaration, and
-    /// returns its name.
+    /// returns its name. A new one is paused until `paused_until`, so that it delivers nothing before it
+    /// can be paused. The pause of an existing one stays as it is.
     ///
     /// # Errors
     /// When JetStream refuses, or the consumer differs in a setting that may not change.
@@ -122,10 +123,11 @@ impl Topology {
         client: &NatsClient,
         stream: Stream,
         kind: &JobKind,
+        paused_until: Option<Timestamp>,
     ) -> anyhow::Result<String> {
         let name = consumer_name(kind);
-        self.ensure_pull_consumer(client, stream, &name, jobs_of_kind(stream, kind))
-            .await?;
+        let filter = jobs_of_kind(stream, kind);
+        reconcile_consumer(client, stream, &name, filter, paused_until).await?;
         Ok(name)
     }
 
@@ -140,44 +142,56 @@ impl Topology {
         name: &str,
         filter: String,
     ) -> anyhow::Result<()> {
-        let declared = pull_consumer(name, &filter).into_consumer_config();
-        let declared =
-            serde_json::to_value(declared).context("a consumer's configuration is plain data")?;
-        let mut subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}");
-        if !filter.is_empty() {
-            subject = format!("{subject}.{filter}");
+        reconcile_consumer(client, stream, name, filter, None).await
+    }
+}
+
+async fn reconcile_consumer(
+    client: &NatsClient,
+    stream: Stream,
+    name: &str,
+    filter: String,
+    paused_until: Option<Timestamp>,
+) -> anyhow::Result<()> {
+    let declared = pull_consumer(name, &filter).into_consumer_config();
+    let declared =
+        serde_json::to_value(declared).context("a consumer's configuration is plain data")?;
+    let mut subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}");
+    if !filter.is_empty() {
+        subject = format!("{subject}.{filter}");
+    }
+    let create = async |config: &Value, action: &str| {
+        let body = json!({"stream_name": stream.name(), "config": config, "action": action});
+        request::ask::<Value>(client, subject.clone(), &body).await
+    };
+    let failed = || format!("cannot create the durable consumer {name} of {stream}");
+    let mut new = declared.clone();
+    if let Some(until) = paused_until {
+        new["pause_until"] = json!(until);
+    }
+    match create(&new, "create").await {
+        Ok(_) => return Ok(()),
+        Err(ApiError::Refused { code, .. }) if code == ErrorCode::CONSUMER_ALREADY_EXISTS => {}
+        Err(error) => return Err(error).with_context(failed),
+    }
+    let info = format!("$JS.API.CONSUMER.INFO.{stream}.{name}");
+    let info: Value = request::ask(client, info, &Value::Null).await?;
+    let existing = &info["config"];
+    match plan(&declared, existing, &CHANGEABLE_OF_CONSUMER) {
+        Plan::LeaveAlone => Ok(()),
+        Plan::Change(changes) => {
+            create(&with(existing, &changes), "update")
+                .await
+                .with_context(failed)?;
+            report_change(&format!("durable consumer {name} of {stream}"), &changes);
+            Ok(())
         }
-        let create = async |config: &Value, action: &str| {
-            let body = json!({"stream_name": stream.name(), "config": config, "action": action});
-            request::ask::<Value>(client, subject.clone(), &body).await
-        };
-        let failed = || format!("cannot create the durable consumer {name} of {stream}");
-        match create(&declared, "create").await {
-            Ok(_) => return Ok(()),
-            Err(ApiError::Refused { code, .. }) if code == ErrorCode::CONSUMER_ALREADY_EXISTS => {}
-            Err(error) => return Err(error).with_context(failed),
-        }
-        let info = format!("$JS.API.CONSUMER.INFO.{stream}.{name}");
-        let info: Value = request::ask(client, info, &Value::Null).await?;
-        let existing = &info["config"];
-        match plan(&declared, existing, &CHANGEABLE_OF_CONSUMER) {
-            Plan::LeaveAlone => Ok(()),
-            Plan::Change(changes) => {
-                create(&with(existing, &changes), "update")
-                    .await
-                    .with_context(failed)?;
-                report_change(&format!("durable consumer {name} of {stream}"), &changes);
-                Ok(())
-            }
-            Plan::Nothing => Err(consumer_differs(
-                stream,
-                name,
-                "it differs in a field that is not declared",
-            )),
-            Plan::Refuse(differences) => {
-                Err(consumer_differs(stream, name, &differences.join("; ")))
-            }
-        }
+        Plan::Nothing => Err(consumer_differs(
+            stream,
+            name,
+            "it differs in a field that is not declared",
+        )),
+        Plan::Refuse(differences) => Err(consumer_differs(stream, name, &differences.join("; "))),
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bootstrap::{Beat, NatsClient};
 use common::{JobKind, JobSubject, subjects};
 use jetstream::request::PATIENCE;
-use jetstream::{Stream, direct_get, is_served, manage};
+use jetstream::{ServerClock, Stream, direct_get, is_served, kind_settings, manage};
 use tracing::{debug, info, warn};
 
 /// The average time between two looks.
@@ -54,6 +54,7 @@ impl KindsFound {
 
 pub(crate) struct KindsWithoutConsumer {
     pub(crate) client: NatsClient,
+    pub(crate) clock: Arc<ServerClock>,
     /// The kinds that this consumer serves itself.
     pub(crate) served: Vec<JobKind>,
     pub(crate) found: KindsFound,
@@ -82,12 +83,19 @@ impl KindsWithoutConsumer {
                 if !self.served.contains(&kind)
                     && !kinds.contains(&kind)
                     && is_served(&self.client, &kind, PATIENCE).await? == Some(false)
+                    && !self.is_paused(&kind).await?
                 {
                     kinds.insert(kind);
                 }
             }
         }
         Ok(kinds)
+    }
+
+    /// Whether a kind is paused: then its jobs would wait although a consumer served it.
+    async fn is_paused(&self, kind: &JobKind) -> anyhow::Result<bool> {
+        let setting = kind_settings::read(&self.client, kind).await?.setting;
+        Ok(setting.is_some_and(|setting| setting.is_paused(self.clock.now())))
     }
 
     /// The kinds of the oldest jobs.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bootstrap::{Beat, Nats};
 use common::JobKind;
 use jetstream::request::PATIENCE;
-use jetstream::{Unanswered, manage};
+use jetstream::{Unanswered, kind_settings, manage};
 use tracing::{info, warn};
 
 use crate::fetch::Queue;
@@ -50,9 +50,19 @@ impl StarvedPulls {
             let Some(silent) = silent.filter(|silent| *silent > self.after) else {
                 continue;
             };
-            let asking = manage::consumer_info(&self.nats.client, queue.stream, &queue.consumer);
+            let client = &self.nats.client;
+            let asking = manage::consumer_info(client, queue.stream, &queue.consumer);
             let info = life.during(LOOK, asking).await;
             if let Some(waiting @ 1..) = info.ok().map(|info| info.num_pending) {
+                // The jobs of a paused kind have to wait.
+                let asking = kind_settings::is_held_back(client, queue.stream, &queue.of);
+                if life
+                    .during(LOOK, asking)
+                    .await
+                    .is_ok_and(|held_back| held_back)
+                {
+                    continue;
+                }
                 return Some(format!(
                     "no pull of durable jobs of kind {} has succeeded for {} s; jobs waiting: {waiting}",
                     queue.of,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bootstrap::Context;
+use client::kinds;
 use common::JobKind;
 use serde_json::json;
 use test_support::{DEADLINE, Metrics, NatsServer, Service, eventually};
@@ -50,6 +51,7 @@ const SERVICES: [About; 4] = [
             "job log",
             "look for kinds without consumer",
             "maximum deliveries",
+            "pauses of kinds",
             "removal of old records",
             "requests to cancel",
             "subscriptions",
@@ -279,6 +281,19 @@ async fn a_consumer_whose_pulls_the_server_ignores_is_not_ready_while_jobs_wait(
         "{problem}"
     );
     assert!(problem.ends_with("jobs waiting: 1"), "{problem}");
+    // The jobs of a paused kind are to wait.
+    let (admin, kind) = (lane.admin.clone().into(), "note".parse().unwrap());
+    let pause = kinds::Pause::default();
+    kinds::pause(&admin, &kind, &pause).await.unwrap();
+    eventually(SEEN, "no problem while the kind is paused", async || {
+        context.health.problem("pulls").is_none().then_some(())
+    })
+    .await;
+    kinds::resume(&admin, &kind, None).await.unwrap();
+    eventually(SEEN, "the pulls that come to nothing", async || {
+        context.health.problem("pulls")
+    })
+    .await;
     lane.cancel(job).await;
     eventually(SEEN, "the problem to be over", async || {
         context.health.problem("pulls").is_none().then_some(())

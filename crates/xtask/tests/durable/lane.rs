@@ -36,7 +36,7 @@ pub(crate) struct Lane {
     pub(crate) fixture: Fixture,
     pub(crate) operator: Client,
     /// Looks where nobody else may.
-    admin: Client,
+    pub(crate) admin: Client,
     events: Events,
     folder: TempDir,
     handlers: String,

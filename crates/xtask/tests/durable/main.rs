@@ -30,6 +30,7 @@ mod observer;
 mod outage;
 mod outcome;
 mod overdue;
+mod pause;
 mod proxy;
 #[path = "../system/raw_client.rs"]
 mod raw_client;

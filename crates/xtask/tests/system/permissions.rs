@@ -64,6 +64,8 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("jobs.overdue.1.2", &["worker"]),
     ("jobs.overdue.1", &[]),
     ("jobs.cancel.1", &["operator", "gateway"]),
+    ("jobs.kind.mail=send", &[]),
+    ("jobs.kind.mail.send", &[]),
     ("jobs.dead.1.mail.send", &["worker"]),
     ("jobs.events.1", &["worker"]),
     // ... what JetStream is asked, ...
@@ -111,6 +113,10 @@ const PUBLISH: &[(&str, &[&str])] = &[
         "$JS.API.CONSUMER.LIST.JOBS_LATER",
         &["status", "operator", "gateway"],
     ),
+    ("$JS.API.CONSUMER.PAUSE.JOBS.echo", &["worker"]),
+    ("$JS.API.CONSUMER.PAUSE.JOBS_LATER.echo", &["worker"]),
+    ("$JS.API.CONSUMER.PAUSE.JOBS_STATE.cancels", &[]),
+    ("$JS.API.CONSUMER.PAUSE.JOBS_ADVISORIES.given-up", &[]),
     ("$JS.API.CONSUMER.INFO.JOBS.echo", &["worker"]),
     ("$JS.API.CONSUMER.INFO.JOBS_LATER.echo", &["worker"]),
     ("$JS.API.CONSUMER.INFO.JOBS_STATE.cancels", &["worker"]),
@@ -140,7 +146,6 @@ const PUBLISH_OF_EACH_STREAM: &[(&str, &[&str])] = &[
     ),
     ("$JS.API.CONSUMER.DURABLE.CREATE.*.echo", &[]),
     ("$JS.API.CONSUMER.DELETE.*.echo", &[]),
-    ("$JS.API.CONSUMER.PAUSE.*.echo", &[]),
     ("$JS.API.CONSUMER.MSG.NEXT.*.echo", &["worker"]),
     // Both forms in which a server names an acknowledgement.
     ("$JS.ACK.*.echo.1.2.3.1700000000000000000.4", &["worker"]),
@@ -173,6 +178,7 @@ const SUBSCRIBE: &[(&str, &str, &[&str])] = &[
     ("jobs.cancel.*", "", &["worker"]),
     // The server takes `>` for one token that `*` covers. Nothing is ever published further down.
     ("jobs.cancel.>", "", &["worker"]),
+    ("jobs.kind.*", "", &["worker"]),
     ("jobs.events.>", "", &["operator", "gateway"]),
     ("jobs.events.*", "", &["operator", "gateway"]),
     ("jobs.events.1", "", &["operator", "gateway"]),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::Client;
 use bytes::Bytes;
 use client::Topology;
-use common::JobId;
+use common::{JobId, Timestamp};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, Service, eventually};
@@ -64,6 +64,7 @@ pub(crate) async fn run() -> System {
     system.an_application_submits_jobs().await;
     system.an_operator_sees_to_jobs(&mut web).await;
     system.the_gateway_is_asked(&mut web).await;
+    system.a_kind_is_paused().await;
     system.long_and_late_jobs(&mut web).await;
     system.a_durable_consumer_is_deleted(&mut web).await;
     for service in system.consumers.iter_mut().chain(&mut system.others) {
@@ -423,6 +424,19 @@ impl System {
         web.becomes(later.parse().unwrap(), "cancelled").await;
 
         web.was_asked_for_all().await;
+    }
+
+    /// Whoever pauses a kind stops half-way, so the consumers do the rest.
+    async fn a_kind_is_paused(&self) {
+        let at = Timestamp::now();
+        let paused = json!({"paused": true, "at": at});
+        self.ask("jobs.kind.sha256", paused).await;
+        for stream in ["JOBS", "JOBS_LATER"] {
+            let subject = format!("$JS.API.CONSUMER.PAUSE.{stream}.sha256");
+            self.recorded("worker", &subject).await;
+        }
+        let resumed = json!({"paused": false, "at": at});
+        self.ask("jobs.kind.sha256", resumed).await;
     }
 
     async fn long_and_late_jobs(&self, web: &mut Web) {

@@ -1,0 +1,258 @@
+//! Reads and stores the settings of kinds, and pauses their durable consumers as the settings say.
+//!
+//! A pause is two things: the setting, which is what somebody wants, and the pause of the durable
+//! consumers, which the server keeps. The setting is written first. [`enforce`] makes the server agree
+//! with it, so it does not matter where a client stops in between.
+
+use std::collections::BTreeMap;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::ErrorCode;
+use common::{JobKind, KindSetting, Timestamp, subjects};
+use connection::NatsClient;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::debug;
+
+use crate::direct_get;
+use crate::headers::EXPECTED_LAST;
+use crate::manage;
+use crate::message::Message;
+use crate::request::{ApiError, ask};
+use crate::topology::{Stream, consumer_name};
+
+/// The end of a pause that has none: the server pauses a durable consumer only until a time. Later times
+/// would overflow its clock.
+const FAR: &str = "2200-01-01T00:00:00Z";
+
+/// How many settings are read at a time, and how many bytes of them.
+const PAGE: (usize, usize) = (500, 1 << 20);
+
+/// How often [`enforce`] looks again after it has changed something.
+const LOOKS: usize = 5;
+
+/// The stored setting of a kind.
+#[derive(Clone, Debug, Default)]
+pub struct StoredSetting {
+    /// The setting; `None` if there is none, or what is stored cannot be read.
+    pub setting: Option<KindSetting>,
+    /// Its sequence in the stream, which the next setting has to expect; 0 if nothing is stored.
+    pub sequence: u64,
+}
+
+/// Until when the durable consumers of a kind have to be paused; `None` if they have to deliver.
+#[must_use]
+pub fn pause_until(setting: Option<&KindSetting>, now: Timestamp) -> Option<Timestamp> {
+    let setting = setting.filter(|setting| setting.is_paused(now))?;
+    let far = FAR.parse().ok();
+    match (setting.paused_until, far) {
+        (Some(until), Some(far)) => Some(until.min(far)),
+        (until, far) => until.or(far),
+    }
+}
+
+/// Reads the setting of a kind.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn read(client: &NatsClient, kind: &JobKind) -> Result<StoredSetting, ApiError> {
+    let subject = subjects::kind_setting(kind);
+    let stored = direct_get::last(client, Stream::State, &subject).await;
+    // A stream that does not exist holds no settings.
+    let stored = manage::existing(stored)?.flatten();
+    Ok(
+        stored.map_or_else(StoredSetting::default, |stored| StoredSetting {
+            setting: decode(kind, &stored.payload),
+            sequence: stored.sequence,
+        }),
+    )
+}
+
+/// Reads the settings of all kinds. What cannot be read is left out.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn all(client: &NatsClient) -> Result<BTreeMap<JobKind, KindSetting>, ApiError> {
+    let (mut found, mut from) = (BTreeMap::new(), 1);
+    loop {
+        let filter = subjects::ALL_KIND_SETTINGS;
+        let page = direct_get::batch(client, Stream::State, filter, from, PAGE.0, PAGE.1).await;
+        let page = manage::existing(page)?.unwrap_or_default();
+        let Some(last) = page.last() else {
+            return Ok(found);
+        };
+        from = last.sequence + 1;
+        let over = last.pending_after() == 0;
+        for stored in page {
+            if let Some(kind) = subjects::parse_kind_setting(&stored.subject)
+                && let Some(setting) = decode(&kind, &stored.payload)
+            {
+                found.insert(kind, setting);
+            }
+        }
+        if over {
+            return Ok(found);
+        }
+    }
+}
+
+/// Anybody may have an answer of the server stored in place of a setting, through a reply subject.
+fn decode(kind: &JobKind, bytes: &[u8]) -> Option<KindSetting> {
+    let setting = serde_json::from_slice(bytes);
+    setting
+        .inspect_err(|error| debug!(job.kind = %kind, %error, "cannot read the setting of a kind"))
+        .ok()
+}
+
+/// The message that stores the setting of a kind. The stream stores it only if the last one has the
+/// expected sequence (0 for none).
+///
+/// # Panics
+/// Never: a setting is plain data with text for keys.
+#[must_use]
+pub fn message(kind: &JobKind, setting: &KindSetting, expected: u64) -> Message {
+    let mut headers = HeaderMap::new();
+    headers.insert(EXPECTED_LAST, expected.to_string());
+    let payload = serde_json::to_vec(setting).expect("a setting is plain data with text for keys");
+    Message {
+        subject: subjects::kind_setting(kind),
+        headers,
+        payload: payload.into(),
+    }
+}
+
+/// Pauses the durable consumer of a kind until a time, or lets it deliver. A durable consumer that does
+/// not exist is no error: whoever creates it reads the setting.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn pause(
+    client: &NatsClient,
+    stream: Stream,
+    kind: &JobKind,
+    until: Option<Timestamp>,
+) -> Result<(), ApiError> {
+    let subject = format!("$JS.API.CONSUMER.PAUSE.{stream}.{}", consumer_name(kind));
+    let body = until.map_or_else(|| json!({}), |until| json!({"pause_until": until}));
+    match ask::<Value>(client, subject, &body).await {
+        Ok(_) => Ok(()),
+        Err(ApiError::Refused { code, .. })
+            if [
+                ErrorCode::CONSUMER_NOT_FOUND,
+                ErrorCode::CONSUMER_DOES_NOT_EXIST,
+                ErrorCode::STREAM_NOT_FOUND,
+            ]
+            .contains(&code) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A durable consumer, as far as its pause is concerned.
+struct Delivery {
+    /// Until when it is paused.
+    paused_until: Option<Timestamp>,
+    /// The time of the server.
+    now: Timestamp,
+}
+
+/// `None` if there is no such durable consumer.
+async fn delivery(
+    client: &NatsClient,
+    stream: Stream,
+    kind: &JobKind,
+) -> Result<Option<Delivery>, ApiError> {
+    #[derive(Deserialize)]
+    struct Info {
+        config: Config,
+        #[serde(default)]
+        paused: bool,
+        ts: Timestamp,
+    }
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(default)]
+        pause_until: Option<Timestamp>,
+    }
+    let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{}", consumer_name(kind));
+    let info: Option<Info> = manage::existing(ask(client, subject, &Value::Null).await)?;
+    Ok(info.map(|info| Delivery {
+        paused_until: info.config.pause_until.filter(|_| info.paused),
+        now: info.ts,
+    }))
+}
+
+/// Whether the server holds back the jobs of a kind in a stream now.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn is_held_back(
+    client: &NatsClient,
+    stream: Stream,
+    kind: &JobKind,
+) -> Result<bool, ApiError> {
+    let delivery = delivery(client, stream, kind).await?;
+    Ok(delivery.is_some_and(|delivery| delivery.paused_until.is_some()))
+}
+
+/// Pauses the durable consumer of a kind, or lets it deliver, as the setting of the kind says. Returns
+/// whether that was necessary. A kind without a setting is left as it is.
+///
+/// # Errors
+/// When the server does not answer in time, or the setting changes again and again.
+pub async fn enforce(client: &NatsClient, stream: Stream, kind: &JobKind) -> anyhow::Result<bool> {
+    for look in 0..LOOKS {
+        // In this order: whoever changes a setting stores it before it changes the durable consumer. So
+        // a change that is seen here has a setting that is read here.
+        let Some(delivery) = delivery(client, stream, kind).await? else {
+            return Ok(look > 0);
+        };
+        let Some(setting) = read(client, kind).await?.setting else {
+            return Ok(look > 0);
+        };
+        let wanted = pause_until(Some(&setting), delivery.now);
+        if wanted == delivery.paused_until {
+            return Ok(look > 0);
+        }
+        pause(client, stream, kind, wanted).await?;
+        // Somebody may have changed setting and durable consumer meanwhile: look again.
+    }
+    anyhow::bail!("the setting of the kind {kind} changes again and again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setting(paused: bool, until: Option<&str>) -> KindSetting {
+        KindSetting {
+            paused,
+            paused_until: until.map(|until| until.parse().unwrap()),
+            reason: None,
+            by: None,
+            at: "2026-01-31T09:30:00Z".parse().unwrap(),
+            others: serde_json::Map::new(),
+        }
+    }
+
+    #[test]
+    fn a_pause_ends_by_itself_or_never() {
+        let now = "2026-01-31T10:00:00Z".parse().unwrap();
+        let until = |paused, until| {
+            let until = pause_until(Some(&setting(paused, until)), now);
+            until.map(|until| until.to_string())
+        };
+        let later = "2026-01-31T10:00:01Z";
+        assert_eq!(until(true, Some(later)).as_deref(), Some(later));
+        assert_eq!(until(true, None).as_deref(), Some(FAR));
+        assert_eq!(
+            until(true, Some("9999-12-31T23:59:59Z")).as_deref(),
+            Some(FAR)
+        );
+        assert_eq!(until(true, Some("2026-01-31T10:00:00Z")), None);
+        assert_eq!(until(false, None), None);
+        assert_eq!(pause_until(None, now), None);
+    }
+}

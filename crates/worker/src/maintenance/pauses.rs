@@ -1,0 +1,92 @@
+//! Makes the server pause the durable consumers of the kinds that are paused.
+//!
+//! Whoever pauses or resumes a kind stores the setting of the kind, and then pauses its durable consumers
+//! or lets them deliver. If a client stops in between, consumers do the rest. They also repair what
+//! somebody else has changed.
+
+use std::time::Duration;
+
+use bootstrap::{Beat, Nats};
+use common::{JobKind, subjects};
+use futures_util::{FutureExt as _, StreamExt as _};
+use jetstream::{Stream, kind_settings};
+use tracing::{debug, info, warn};
+
+/// The average time between two looks.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// How long after a message on the subject of a setting the settings are read. Subscribers get such a
+/// message before the server has stored it, and also if the server refuses it.
+const STORED: Duration = Duration::from_millis(250);
+
+/// How long a look may take: it sends some requests for each kind that has a setting.
+const LOOK: Duration = Duration::from_mins(1);
+
+pub(crate) struct Pauses {
+    pub(crate) nats: Nats,
+    /// The kinds that this consumer serves.
+    pub(crate) kinds: Vec<JobKind>,
+}
+
+impl Pauses {
+    pub(crate) async fn run(self, mut life: Beat) {
+        let client = &self.nats.client;
+        let subscribing = client.subscribe(subjects::ALL_KIND_SETTINGS);
+        let mut settings = match life.during(Duration::MAX, subscribing).await {
+            Ok(settings) => settings.left_stream(),
+            Err(error) => {
+                warn!(%error, "cannot subscribe to the settings of kinds: they are only read now and then");
+                futures_util::stream::pending().right_stream()
+            }
+        };
+        let mut connected = self.nats.connected();
+        let mut has_warned = false;
+        loop {
+            match life.during(LOOK, self.look()).await {
+                Ok(()) => has_warned = false,
+                Err(error) if std::mem::replace(&mut has_warned, true) => {
+                    debug!("cannot compare the pauses of kinds: {error:#}");
+                }
+                Err(error) => warn!(
+                    "cannot compare the pauses of kinds with their settings, trying again: {error:#}"
+                ),
+            }
+            // Jitter, so that consumers that were started together do not look at the same time.
+            let next = tokio::time::sleep(PERIOD.mul_f64(rand::random::<f64>() + 0.5));
+            let mut next = std::pin::pin!(next);
+            loop {
+                tokio::select! {
+                    () = &mut next => break,
+                    setting = settings.next() => {
+                        if setting.is_none() {
+                            return;
+                        }
+                        life.during(STORED, tokio::time::sleep(STORED)).await;
+                        while let Some(Some(_)) = settings.next().now_or_never() {}
+                        break;
+                    }
+                    changed = connected.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        break;
+                    }
+                    () = life.tick() => {}
+                }
+            }
+        }
+    }
+
+    async fn look(&self) -> anyhow::Result<()> {
+        let client = &self.nats.client;
+        let settings = kind_settings::all(client).await?;
+        for kind in settings.keys().filter(|kind| self.kinds.contains(kind)) {
+            for stream in [Stream::Jobs, Stream::Later] {
+                if kind_settings::enforce(client, stream, kind).await? {
+                    info!(job.kind = %kind, %stream, "paused or resumed a durable consumer, as the setting of its kind says");
+                }
+            }
+        }
+        Ok(())
+    }
+}
