@@ -58,6 +58,16 @@ pub(crate) enum Command {
     },
     /// Cancel a job, or many; exit with 1 if it is unknown, or has ended in another way
     Cancel(Cancel),
+    /// Pause a kind: its durable jobs are accepted, and none of them is started
+    ///
+    /// Jobs that run end normally. A kind that is paused already gets the new end and the new reason. The
+    /// pause survives restarts.
+    Pause(Pause),
+    /// Resume a paused kind: its waiting jobs are run
+    Resume {
+        /// The kind
+        kind: JobKind,
+    },
     /// List jobs, the most recently changed first
     ///
     /// With a filter, it says on standard error how many jobs were read, and it ends after 100,000 of
@@ -66,7 +76,7 @@ pub(crate) enum Command {
     /// Show how many jobs wait and run, by kind
     ///
     /// For the first 50 kinds with waiting jobs, it also shows how long the oldest job has waited and
-    /// whether a consumer serves the kind.
+    /// whether a consumer serves the kind. Paused kinds are marked.
     Queues,
     /// Handle dead letters: jobs that failed for good
     #[command(subcommand)]
@@ -140,6 +150,20 @@ pub(crate) struct Submit {
         value_parser = humantime::parse_duration
     )]
     pub(crate) wait_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Pause {
+    /// The kind
+    pub(crate) kind: JobKind,
+
+    /// How long it is paused [default: until it is resumed]
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) length: Option<Duration>,
+
+    /// Why, for people
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
 }
 
 /// Which jobs are listed.

@@ -4,16 +4,34 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bootstrap::Nats;
-use client::Waited;
-use common::{JobId, JobRecord, JobState};
+use client::{Waited, kinds};
+use common::{JobId, JobRecord, JobState, KindSetting, Timestamp};
 use serde_json::json;
 
+use crate::kinds::paused;
 use crate::print::{Printer, failure, note, shown};
 
 pub(crate) async fn info(nats: &Nats, out: Printer, id: JobId) -> anyhow::Result<bool> {
     let record = client::look_up(&nats.client, id).await?;
     show(out, id, record.as_ref())?;
+    if let Some(record) = &record
+        && let Some(setting) = pause_of(nats, record).await
+    {
+        note(&format!("its kind is {}", paused(&setting)));
+    }
     Ok(record.is_some())
+}
+
+/// The setting of the kind of a job that waits, if the kind is paused. If it cannot be read now, the job
+/// is shown all the same.
+async fn pause_of(nats: &Nats, record: &JobRecord) -> Option<KindSetting> {
+    let kind = record.kind.as_ref()?;
+    let waits = [JobState::Scheduled, JobState::Queued, JobState::Retrying];
+    if !waits.contains(&record.state) {
+        return None;
+    }
+    let setting = kinds::get(&nats.client, kind).await.ok().flatten();
+    setting.filter(|setting| setting.is_paused(Timestamp::now()))
 }
 
 /// Waits for a job and shows it; returns whether it succeeded.

@@ -8,6 +8,7 @@ mod confirm;
 mod dead;
 mod fleet;
 mod interrupt;
+mod kinds;
 mod list;
 mod lookup;
 mod manual;
@@ -85,6 +86,8 @@ async fn on_nats(
             Some(id) => until(stop, lookup::cancel(nats, out, id)).await,
             None => cancel_many::run(nats, out, stop, &cancel).await,
         },
+        Command::Pause(pause) => until(stop, kinds::pause(nats, out, pause)).await,
+        Command::Resume { kind } => until(stop, kinds::resume(nats, out, kind)).await,
         // Its future is large.
         Command::List(list) => until(stop, Box::pin(list::run(nats, out, list))).await,
         Command::Queues => until(stop, queues::run(nats, out)).await,

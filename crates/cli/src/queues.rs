@@ -2,9 +2,10 @@
 
 use bootstrap::Nats;
 use client::{Queue, Queues};
-use common::Timestamp;
+use common::{KindSetting, Timestamp};
 use serde_json::{Value, json};
 
+use crate::kinds::paused as paused_text;
 use crate::print::{Printer, duration, print, table};
 
 /// The most kinds that are shown.
@@ -33,11 +34,27 @@ pub(crate) fn as_json(queue: &Queue) -> Value {
         "oldest": queue.oldest,
         "oldest_age_ms": queue.oldest.map(|at| Timestamp::now().milliseconds_ahead_of(at).max(0)),
         "at_least": queue.at_least.then_some(true),
+        "paused": queue.paused.as_ref().map(paused_as_json),
     });
-    if let Value::Object(fields) = &mut all {
+    drop_absent(&mut all);
+    all
+}
+
+fn paused_as_json(setting: &KindSetting) -> Value {
+    let mut all = json!({
+        "until": setting.paused_until,
+        "reason": setting.reason,
+        "by": setting.by,
+        "since": setting.at,
+    });
+    drop_absent(&mut all);
+    all
+}
+
+fn drop_absent(object: &mut Value) {
+    if let Value::Object(fields) = object {
         fields.retain(|_, value| !value.is_null());
     }
-    all
 }
 
 /// A line with the total, and a table of at most `most` queues.
@@ -58,12 +75,16 @@ pub(crate) fn lines(queues: &Queues, most: usize) -> Vec<String> {
             // It is looked up only for kinds with waiting jobs.
             None => "-",
         };
+        let paused = queue.paused.as_ref();
+        let paused = paused.map_or(String::new(), |setting| {
+            format!(", {}", paused_text(setting))
+        });
         [
             queue.kind.to_string(),
             format!("{}{more}", queue.waiting),
             queue.running.to_string(),
             oldest.unwrap_or_else(|| "-".to_owned()),
-            served.to_owned(),
+            format!("{served}{paused}"),
         ]
     };
     let rows: Vec<_> = all.iter().take(most).map(row).collect();
@@ -119,6 +140,26 @@ mod tests {
         };
         assert_eq!(served(0).as_deref(), Some("-"));
         assert_eq!(served(1).as_deref(), Some("unknown"));
+        let mut paused = queue("c", 0, None, false);
+        paused.paused = Some(KindSetting {
+            paused: true,
+            paused_until: Some("2026-01-31T09:30:00Z".parse().unwrap()),
+            reason: Some("the\nmove".to_owned()),
+            by: None,
+            at: "2026-01-31T09:00:00Z".parse().unwrap(),
+            others: serde_json::Map::new(),
+        });
+        let expected = json!({
+            "until": "2026-01-31T09:30:00Z", "reason": "the\nmove", "since": "2026-01-31T09:00:00Z",
+        });
+        assert_eq!(as_json(&paused)["paused"], expected);
+        let one = Queues {
+            queues: vec![paused],
+            waiting: 0,
+        };
+        let line = lines(&one, 1).remove(2);
+        let end = "-, paused until 2026-01-31T09:30:00Z: the\\nmove";
+        assert!(line.ends_with(end), "{line}");
         let unknown = as_json(&queues.queues[2]);
         assert!(unknown.get("served").is_none() && unknown.get("at_least").is_none());
     }

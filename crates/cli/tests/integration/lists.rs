@@ -170,3 +170,62 @@ async fn the_fleet_is_shown_with_all_its_consumers() {
         .json();
     assert_eq!(found["consumers"], json!([]));
 }
+
+#[tokio::test]
+async fn a_kind_is_paused_for_a_time_and_resumed() {
+    let desk = Desk::new().await;
+    let id = desk.submit(r#"{"kind":"mail.send"}"#).await;
+    let pause = ["pause", "mail.send", "--for", "1h", "--reason", "the move"];
+    let (code, text) = desk.ask(&pause).await;
+    assert_eq!(code, 0);
+    assert!(
+        text.starts_with("kind mail.send is paused until "),
+        "{text}"
+    );
+    assert!(text.ends_with("Z: the move"), "{text}");
+
+    let queues = desk.tell(&["queues", "--json"]).await.lines();
+    let paused = &queues[0]["paused"];
+    assert_eq!(paused["reason"], "the move", "{queues:?}");
+    assert!(paused["until"].is_string() && paused["since"].is_string());
+    let (_, text) = desk.ask(&["queues"]).await;
+    assert!(text.contains("no, paused until 20"), "{text}");
+    let told = desk.tell(&["info", &id.to_string()]).await;
+    assert!(
+        told.err.contains("its kind is paused until 20"),
+        "{}",
+        told.err
+    );
+    assert!(told.err.contains("Z: the move"), "{}", told.err);
+
+    let (code, text) = desk.ask(&["resume", "mail.send"]).await;
+    assert_eq!((code, text.as_str()), (0, "kind mail.send is resumed"));
+    let queues = desk.tell(&["queues", "--json"]).await.lines();
+    assert!(queues[0].get("paused").is_none(), "{queues:?}");
+    let told = desk.tell(&["info", &id.to_string()]).await;
+    assert_eq!(told.err, "");
+
+    // Without an end, and again: the new pause replaces the old one.
+    desk.ask(&pause).await;
+    let told = desk.tell(&["pause", "mail.send", "--json"]).await.json();
+    assert_eq!(
+        (&told["kind"], &told["paused"]),
+        (&json!("mail.send"), &json!(true))
+    );
+    assert!(
+        told.get("paused_until").is_none() && told.get("reason").is_none(),
+        "{told}"
+    );
+    for (wrong, why) in [
+        (&["pause", "mail.send", "--for", "0s"][..], "in the past"),
+        (
+            &["pause", "mail.send", "--reason", &"x".repeat(1001)],
+            "1000 bytes",
+        ),
+        (&["pause", "mail send"], "mail send"),
+        (&["pause"], "KIND"),
+    ] {
+        let told = desk.tell(wrong).await;
+        assert!(told.code != 0 && told.err.contains(why), "{}", told.err);
+    }
+}

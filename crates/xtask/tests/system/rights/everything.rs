@@ -315,6 +315,12 @@ impl System {
             self.operate(&["wait", id, "--timeout", "100ms"]).await;
             self.operate(&["cancel", id]).await;
         }
+        let paused = self
+            .operate(&["pause", "nobody.serves", "--for", "1h"])
+            .await;
+        assert!(paused.contains("is paused until"), "{paused}");
+        let resumed = self.operate(&["resume", "nobody.serves"]).await;
+        assert!(resumed.contains("is resumed"), "{resumed}");
         let mut dead = Vec::new();
         for message in ["first", "second", "third", "fourth"] {
             let payload = json!({"message": message, "permanent": true});

@@ -1,0 +1,60 @@
+//! Pauses and resumes a kind.
+
+use bootstrap::Nats;
+use client::kinds::{self, PauseEnd};
+use common::{JobKind, KindSetting};
+use serde_json::json;
+
+use crate::command::Pause;
+use crate::print::{Printer, moment, shown};
+
+/// The variable of the environment with the name of whoever uses the tool.
+const USER: &str = "USER";
+
+pub(crate) async fn pause(nats: &Nats, out: Printer, pause: Pause) -> anyhow::Result<bool> {
+    let Pause {
+        kind,
+        length,
+        reason,
+    } = pause;
+    let pause = kinds::Pause {
+        end: length.map_or(PauseEnd::Resumed, PauseEnd::After),
+        reason,
+        by: user(),
+    };
+    let setting = kinds::pause(&nats.client, &kind, &pause).await?;
+    let text = || format!("kind {kind} is {}", paused(&setting));
+    out.either(&as_json(&kind, &setting), text)?;
+    Ok(true)
+}
+
+pub(crate) async fn resume(nats: &Nats, out: Printer, kind: JobKind) -> anyhow::Result<bool> {
+    let setting = kinds::resume(&nats.client, &kind, user()).await?;
+    let text = || format!("kind {kind} is resumed");
+    out.either(&as_json(&kind, &setting), text)?;
+    Ok(true)
+}
+
+/// That a kind is paused, until when, and why.
+pub(crate) fn paused(setting: &KindSetting) -> String {
+    let mut text = "paused".to_owned();
+    if let Some(until) = setting.paused_until {
+        text.push_str(" until ");
+        text.push_str(&moment(until));
+    }
+    if let Some(reason) = &setting.reason {
+        text.push_str(": ");
+        text.push_str(&shown(reason));
+    }
+    text
+}
+
+fn user() -> Option<String> {
+    std::env::var(USER).ok().filter(|user| !user.is_empty())
+}
+
+fn as_json(kind: &JobKind, setting: &KindSetting) -> serde_json::Value {
+    let mut all = json!(setting);
+    all["kind"] = json!(kind);
+    all
+}
