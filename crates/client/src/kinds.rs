@@ -38,6 +38,32 @@ pub enum PauseEnd {
     At(Timestamp),
 }
 
+/// Why a kind cannot be paused as it was asked for; found in an error by [`anyhow::Error::downcast_ref`].
+///
+/// ```no_run
+/// use client::kinds::{Pause, WrongPause, pause};
+///
+/// # async fn example(jobs: client::Client, wanted: Pause) -> anyhow::Result<()> {
+/// let kind = "mail.send".parse()?;
+/// if let Err(error) = pause(jobs.nats(), &kind, &wanted).await {
+///     match error.downcast_ref::<WrongPause>() {
+///         Some(WrongPause::Past(now)) => println!("it is {now} already"),
+///         _ => println!("not paused: {error:#}"),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WrongPause {
+    /// The pause would end in the past.
+    #[error("the pause would end in the past: it is {0} now")]
+    Past(Timestamp),
+    /// The reason is longer than [`KindSetting::MAX_REASON`].
+    #[error("the reason has more than {} bytes", KindSetting::MAX_REASON)]
+    LongReason,
+}
+
 /// Pauses a kind, also one that is paused already, and one that no consumer has served yet. Returns the
 /// new setting.
 ///
@@ -63,8 +89,7 @@ pub enum PauseEnd {
 /// ```
 ///
 /// # Errors
-/// When the pause would end in the past, the reason is too long, or the server refuses it or does not
-/// answer in time.
+/// [`WrongPause`]; also when the server refuses it or does not answer in time.
 pub async fn pause(
     client: &NatsClient,
     kind: &JobKind,
@@ -73,8 +98,7 @@ pub async fn pause(
     let reason = pause.reason.as_ref();
     ensure!(
         reason.is_none_or(|reason| reason.len() <= KindSetting::MAX_REASON),
-        "the reason has more than {} bytes",
-        KindSetting::MAX_REASON
+        WrongPause::LongReason
     );
     change(client, kind, |setting| {
         setting.paused = true;
@@ -83,11 +107,7 @@ pub async fn pause(
             PauseEnd::After(length) => Some(setting.at.after(length)),
             PauseEnd::At(until) => Some(until),
         };
-        ensure!(
-            setting.is_paused(setting.at),
-            "the pause would end in the past: it is {} now",
-            setting.at
-        );
+        ensure!(setting.is_paused(setting.at), WrongPause::Past(setting.at));
         setting.reason.clone_from(&pause.reason);
         setting.by.clone_from(&pause.by);
         Ok(())

@@ -11,6 +11,7 @@ mod events;
 mod fleet;
 mod hand_over;
 mod jobs;
+mod kinds;
 mod many;
 mod openapi;
 mod params;

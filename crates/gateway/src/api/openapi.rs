@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 use super::hand_over::{Accepted, Ended};
 use super::many::Many;
 use super::{
-    cancel_many, dead_letter_groups, dead_letters, dead_letters_bulk, events, fleet, jobs, queues,
-    schema, streams, submit,
+    cancel_many, dead_letter_groups, dead_letters, dead_letters_bulk, events, fleet, jobs, kinds,
+    queues, schema, streams, submit,
 };
 use crate::app::App;
 
@@ -31,7 +31,7 @@ use crate::app::App;
     tags(
         (name = "jobs", description = "Jobs. Scopes: submit to submit, read to look up and follow, operate to cancel."),
         (name = "dead letters", description = "Jobs that were given up. Scopes: read to look up, operate to replay and discard."),
-        (name = "system", description = "The consumers, the streams and the queues. Scope: read."),
+        (name = "system", description = "The consumers, the streams, the queues and the kinds. Scopes: read to look up, operate to pause and resume a kind."),
     ),
     components(schemas(Accepted, Ended, Many, schema::Job, schema::Outcome)),
     security(("token" = [])),
@@ -54,6 +54,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(fleet::fleet))
         .routes(routes!(streams::streams))
         .routes(routes!(queues::queues))
+        .routes(routes!(kinds::pause))
+        .routes(routes!(kinds::resume))
 }
 
 /// The document.
@@ -66,7 +68,9 @@ pub(crate) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     describe_refusals(&mut document);
     let paths = &mut document["paths"];
     // The body may be absent, but not `null`.
-    paths["/v1/dead-letters/{id}/replay"]["post"]["requestBody"]["required"] = false.into();
+    for path in ["/v1/dead-letters/{id}/replay", "/v1/kinds/{kind}/pause"] {
+        paths[path]["post"]["requestBody"]["required"] = false.into();
+    }
     let events = &mut paths["/v1/jobs/{id}/events"]["get"]["responses"]["200"];
     events["content"]["text/event-stream"]["schema"] = schema::reference("RecordEvents");
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {

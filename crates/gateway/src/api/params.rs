@@ -1,6 +1,6 @@
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use common::JobId;
+use common::{JobId, JobKind};
 use serde::Deserialize as _;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 
@@ -55,6 +55,22 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
         let id = text.trim().parse();
         id.map(Self)
             .map_err(|error| Problem::bad("id", format!("not the id of a job: {error}")))
+    }
+}
+
+/// The kind in the path.
+pub(crate) struct Kind(pub(crate) JobKind);
+
+impl<S: Send + Sync> FromRequestParts<S> for Kind {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::bad("kind", "the path is not text"))?;
+        let kind = text.parse();
+        kind.map(Self)
+            .map_err(|error| Problem::bad("kind", format!("not a kind: {error}")))
     }
 }
 

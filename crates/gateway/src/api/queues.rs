@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use common::{JobKind, Timestamp};
+use common::{JobKind, KindSetting, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -43,6 +43,9 @@ pub(crate) struct Queue {
     running: u64,
     /// How many of those were delivered more than once.
     redelivered: u64,
+    /// The pause of the kind; absent if the kind is not paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused: Option<Paused>,
     /// Since when the oldest waiting job has been waiting, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Moment>)]
@@ -52,9 +55,39 @@ pub(crate) struct Queue {
     oldest_age_ms: Option<u64>,
 }
 
+/// The pause of a kind.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Paused {
+    /// When it ends by itself; absent if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Moment>)]
+    until: Option<Timestamp>,
+    /// Why the kind is paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// Who paused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    /// When it was paused.
+    #[schema(value_type = schema::Moment)]
+    since: Timestamp,
+}
+
+impl From<&KindSetting> for Paused {
+    fn from(setting: &KindSetting) -> Self {
+        Self {
+            until: setting.paused_until,
+            reason: setting.reason.clone(),
+            by: setting.by.clone(),
+            since: setting.at,
+        }
+    }
+}
+
 /// List the queues
 ///
-/// How many durable jobs of each kind wait and run, also of kinds that no consumer has ever served.
+/// How many durable jobs of each kind wait and run, also of kinds that no consumer has ever served or that are
+/// paused.
 /// The answer may be two seconds old.
 #[utoipa::path(
     get,
@@ -77,6 +110,7 @@ pub(crate) async fn queues(
         served: queue.served,
         running: queue.running,
         redelivered: queue.redelivered,
+        paused: queue.paused.as_ref().map(Paused::from),
         oldest: queue.oldest,
         oldest_age_ms: queue.oldest.map(age_ms),
     };

@@ -4,6 +4,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use client::dead_letters::LeftAsItIs;
+use client::kinds::WrongPause;
 use client::{NotStored, RequestError, SubmitError};
 use common::{DecodeError, JobId};
 use serde::Serialize;
@@ -114,7 +115,16 @@ impl From<anyhow::Error> for Problem {
             Some(LeftAsItIs::NotPortable(_)) => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).on_field("payload")
             }
-            None => Self::of_nats(&error),
+            None => match error.downcast_ref() {
+                Some(WrongPause::Past(_)) => {
+                    Self::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error:#}"))
+                }
+                Some(WrongPause::LongReason) => {
+                    let text = format!("{error:#}");
+                    Self::new(StatusCode::UNPROCESSABLE_ENTITY, text).on_field("reason")
+                }
+                None => Self::of_nats(&error),
+            },
         }
     }
 }

@@ -63,6 +63,8 @@ async fn each_scope_allows_what_it_says_and_nothing_else() {
         (Method::GET, "/v1/fleet", "reader"),
         (Method::GET, "/v1/streams", "reader"),
         (Method::GET, "/v1/queues", "reader"),
+        (Method::POST, "/v1/kinds/mail.send/pause", "operator"),
+        (Method::POST, "/v1/kinds/mail.send/resume", "operator"),
     ];
     let callers = [
         ("reader", "token-of-the-reader-1"),

@@ -195,6 +195,7 @@ async fn every_route_is_described_and_answers_are_as_described() {
     assert!(takes(&document, replay, r#"{"payload":null}"#) && takes(&document, replay, "{}"));
     let required = &document["paths"][replay]["post"]["requestBody"]["required"];
     assert_eq!(required, false);
+    pauses(&document, &gateway).await;
     let answer = gateway.delete(&format!("/v1/jobs/{id}")).await;
     check(&document, "delete", "/v1/jobs/{id}", &answer);
     let answer = gateway
@@ -204,6 +205,25 @@ async fn every_route_is_described_and_answers_are_as_described() {
     gateway.job_is(&dead, "dead").await;
     let answer = gateway.delete("/v1/dead-letters?all=true").await;
     check(&document, "delete", "/v1/dead-letters", &answer);
+}
+
+/// The routes of kinds answer as they are described.
+async fn pauses(document: &Value, gateway: &Gateway) {
+    let pause = "/v1/kinds/{kind}/pause";
+    for (kind, body) in [
+        ("echo", r#"{"for":"1h","reason":"a move"}"#),
+        ("echo", ""),
+        ("a%20b", ""),
+        ("echo", "["),
+        ("echo", "[]"),
+    ] {
+        let answer = gateway.post(&pause.replace("{kind}", kind), body).await;
+        check(document, "post", pause, &answer);
+    }
+    let answer = gateway.get("/v1/queues").await;
+    check(document, "get", "/v1/queues", &answer);
+    let answer = gateway.post("/v1/kinds/echo/resume", "").await;
+    check(document, "post", "/v1/kinds/{kind}/resume", &answer);
 }
 
 #[tokio::test]

@@ -219,3 +219,65 @@ async fn what_was_asked_can_be_scraped_and_no_path_makes_a_series_of_its_own() {
     }
     assert!(!scrape.contains("wp-login"), "{scrape}");
 }
+
+#[tokio::test]
+async fn a_kind_is_paused_and_resumed_over_http() {
+    let nats = NatsServer::start().await;
+    let gateway = Gateway::start(&nats).await;
+    let _consumer = consumer(&nats, &[]).await;
+    let paused_in_queues = async |paused: bool| {
+        // The answer before may still be shared.
+        eventually(DEADLINE, &format!("paused to be {paused}"), async || {
+            let queues = gateway.get("/v1/queues").await.json();
+            let mut queues = queues["queues"].as_array().unwrap().iter();
+            let queue = queues.find(|queue| queue["kind"] == "echo")?.clone();
+            (queue["paused"].is_object() == paused).then_some(queue)
+        })
+        .await
+    };
+    let asked = r#"{"for":"1h","reason":"the mail server moves"}"#;
+    let setting = gateway.post("/v1/kinds/echo/pause", asked).await;
+    assert_eq!(setting.status, 200, "{setting:?}");
+    let setting = setting.json();
+    assert_eq!(
+        (&setting["kind"], &setting["paused"]),
+        (&json!("echo"), &json!(true))
+    );
+    let accepted = gateway.post("/v1/jobs", r#"{"kind":"echo"}"#).await;
+    assert_eq!(accepted.status, 202);
+    // Another kind is run: so this one would have been run, too.
+    let other = gateway.post("/v1/jobs?wait=1m", r#"{"kind":"sleep","payload":{"ms":1}}"#);
+    assert_eq!(other.await.json()["state"], "succeeded");
+    let id = accepted.id();
+    gateway.job_is(&id, "queued").await;
+    let queue = paused_in_queues(true).await;
+    assert_eq!(
+        queue["paused"]["reason"], "the mail server moves",
+        "{queue}"
+    );
+    assert_eq!(queue["paused"]["until"], setting["paused_until"], "{queue}");
+    assert_eq!(gateway.post("/v1/kinds/echo/resume", "").await.status, 200);
+    gateway.job_is(&id, "succeeded").await;
+    paused_in_queues(false).await;
+
+    let long = json!({"reason": "x".repeat(1001)}).to_string();
+    for (kind, body, problem) in [
+        ("a%20b", "{}", (400, Some("kind"))),
+        ("echo", "{", (400, None)),
+        ("echo", "[]", (422, None)),
+        ("echo", r#"{"forr":"1h"}"#, (422, None)),
+        (
+            "echo",
+            r#"{"for":"1h","until":"2100-01-01T00:00:00Z"}"#,
+            (422, Some("until")),
+        ),
+        ("echo", r#"{"for":"0s"}"#, (422, None)),
+        ("echo", r#"{"until":"2020-01-01T00:00:00Z"}"#, (422, None)),
+        ("echo", &*long, (422, Some("reason"))),
+    ] {
+        let answer = gateway.post(&format!("/v1/kinds/{kind}/pause"), body).await;
+        let (status, field) = answer.problem();
+        assert_eq!((status, field.as_deref()), problem, "{body}: {answer:?}");
+    }
+    paused_in_queues(false).await;
+}

@@ -423,6 +423,11 @@ impl System {
         web.becomes(queued, "cancelled").await;
         web.form("/jobs/cancel", "kind=nobody.serves&state=queued&expect=9")
             .await;
+        for (change, body) in [("pause", json!({"for": "1h"})), ("resume", Value::Null)] {
+            let path = format!("/v1/kinds/nobody.serves/{change}");
+            let (status, answer) = web.post(&path, body).await;
+            assert_eq!(status, 200, "{answer}");
+        }
         let many = "/v1/jobs/cancel?kind=nobody.serves&state=queued";
         let (status, answer) = web.post(many, Value::Null).await;
         assert_eq!(status, 200, "{answer}");

@@ -49,7 +49,7 @@ impl Web {
         body: Bytes,
     ) -> Response<Incoming> {
         let route = path.split('?').next().unwrap().split('/');
-        let route: Vec<_> = route
+        let mut route: Vec<_> = route
             .map(|part| {
                 if part.parse::<JobId>().is_ok() {
                     "{id}"
@@ -58,6 +58,9 @@ impl Web {
                 }
             })
             .collect();
+        if let ["", "v1", "kinds", kind, _] = &mut route[..] {
+            *kind = "{kind}";
+        }
         self.asked.insert(format!("{method} {}", route.join("/")));
         let stream = TcpStream::connect(&self.address).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();

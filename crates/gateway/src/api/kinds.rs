@@ -1,0 +1,183 @@
+//! Pauses and resumes a kind.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use client::kinds::{self, PauseEnd};
+use common::{JobKind, KindSetting, Timestamp, WireDuration};
+use serde::{Deserialize, Serialize};
+use tracing::info;
+use utoipa::ToSchema;
+
+use super::body::media_type;
+use super::params::Kind;
+use super::schema;
+use crate::app::App;
+use crate::auth::Operator;
+use crate::http::Problem;
+
+/// The largest body, in bytes.
+const MAX_BODY: usize = 16 << 10;
+
+/// How a kind is paused.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = PauseOfKind)]
+pub(crate) struct Pause {
+    /// How long it is paused. Without `for` and `until`, it is paused until it is resumed.
+    #[serde(default, rename = "for")]
+    #[schema(value_type = Option<schema::Duration>)]
+    length: Option<WireDuration>,
+    /// When the pause ends by itself.
+    #[serde(default)]
+    #[schema(value_type = Option<schema::Moment>)]
+    until: Option<Timestamp>,
+    /// Why, for people; at most 1,000 bytes.
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// The setting of a kind.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SettingOfKind)]
+pub(crate) struct Setting {
+    /// The kind.
+    #[schema(value_type = schema::Kind)]
+    kind: JobKind,
+    /// Whether it is paused.
+    paused: bool,
+    /// When the pause ends by itself; absent if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Moment>)]
+    paused_until: Option<Timestamp>,
+    /// Why it is paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// Who changed the setting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    /// When it was changed.
+    #[schema(value_type = schema::Moment)]
+    at: Timestamp,
+}
+
+impl Setting {
+    fn of(kind: JobKind, setting: KindSetting) -> Self {
+        Self {
+            kind,
+            paused: setting.paused,
+            paused_until: setting.paused_until,
+            reason: setting.reason,
+            by: setting.by,
+            at: setting.at,
+        }
+    }
+}
+
+/// Pause a kind
+///
+/// Durable jobs of the kind are accepted, and none of them is started, until the time that was given, or
+/// until the kind is resumed. Jobs that run end normally. A second pause replaces the first one.
+#[utoipa::path(
+    post,
+    path = "/v1/kinds/{kind}/pause",
+    operation_id = "pause_kind",
+    tag = "system",
+    params(("kind" = schema::Kind, Path, description = "The kind")),
+    request_body(content = Pause, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The kind is paused", body = Setting),
+        (status = 400, description = "Not a kind, or not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "Not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not an object, an unknown field, an end in the past, or a reason that is too long", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn pause(
+    State(app): State<App>,
+    operator: Operator,
+    Kind(kind): Kind,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Setting>, Problem> {
+    let body = app.limits.read(&headers, body, MAX_BODY).await?;
+    let pause = wanted(&headers, &body.bytes, &operator)?;
+    app.check_nats()?;
+    let (shared, of) = (app.clone(), kind.clone());
+    let pausing = async move { Ok(kinds::pause(&shared.nats.client, &of, &pause).await?) };
+    let setting = app.finish(pausing).await?;
+    info!(job.kind = %kind, by = %operator.name, until = ?setting.paused_until, "paused a kind");
+    Ok(Json(Setting::of(kind, setting)))
+}
+
+/// What the body asks for.
+fn wanted(headers: &HeaderMap, body: &Bytes, operator: &Operator) -> Result<kinds::Pause, Problem> {
+    let asked = if body.is_empty() {
+        Pause::default()
+    } else {
+        read(headers, body)?
+    };
+    let end = match (asked.length, asked.until) {
+        (None, None) => PauseEnd::Resumed,
+        (Some(length), None) => PauseEnd::After(length.get()),
+        (None, Some(until)) => PauseEnd::At(until),
+        (Some(_), Some(_)) => {
+            let text = "give either `for` or `until`";
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text).on_field("until"));
+        }
+    };
+    Ok(kinds::Pause {
+        end,
+        reason: asked.reason,
+        by: Some(operator.name.to_string()),
+    })
+}
+
+fn read(headers: &HeaderMap, body: &Bytes) -> Result<Pause, Problem> {
+    if !media_type(headers).eq_ignore_ascii_case("application/json") {
+        let text = "Content-Type must be application/json";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text).on_field("Content-Type"));
+    }
+    // The derived reader would accept an array as well.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        let text = "the body is an array instead of an object";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text));
+    }
+    serde_json::from_slice(body).map_err(|error| {
+        let status = if error.is_data() {
+            StatusCode::UNPROCESSABLE_ENTITY
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        Problem::new(status, format!("the body cannot be read: {error}"))
+    })
+}
+
+/// Resume a kind
+///
+/// Its waiting jobs are run. A kind that is not paused stays as it is.
+#[utoipa::path(
+    post,
+    path = "/v1/kinds/{kind}/resume",
+    operation_id = "resume_kind",
+    tag = "system",
+    params(("kind" = schema::Kind, Path, description = "The kind")),
+    responses(
+        (status = 200, description = "The kind is not paused", body = Setting),
+        (status = 400, description = "Not a kind", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn resume(
+    State(app): State<App>,
+    operator: Operator,
+    Kind(kind): Kind,
+) -> Result<Json<Setting>, Problem> {
+    app.check_nats()?;
+    let (shared, of, by) = (app.clone(), kind.clone(), operator.name.to_string());
+    let resuming = async move { Ok(kinds::resume(&shared.nats.client, &of, Some(by)).await?) };
+    let setting = app.finish(resuming).await?;
+    info!(job.kind = %kind, by = %operator.name, "resumed a kind");
+    Ok(Json(Setting::of(kind, setting)))
+}
