@@ -470,7 +470,12 @@ async fn a_kind_is_known_if_a_job_has_it_or_a_consumer_has_served_it() {
     let topology = client::Topology::default();
     let worker = worker.into();
     topology
-        .ensure_consumer(&worker, client::Stream::Jobs, &"echo".parse().unwrap(), None)
+        .ensure_consumer(
+            &worker,
+            client::Stream::Jobs,
+            &"echo".parse().unwrap(),
+            None,
+        )
         .await
         .unwrap();
     for kind in ["mail.send", "mail.*", "report.*", "echo", ">"] {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use tracing::{debug, info};
 
 use super::job_id::parse_id;
+use super::kinds::PauseNote;
 use super::layout::{Done, Layout};
 use super::problem::Problem;
 use super::render::html;
@@ -42,6 +43,8 @@ pub(crate) struct JobPage {
     has_dead_letter: bool,
     /// The kind, if the job waits for a consumer, and none serves it.
     unserved: Option<String>,
+    /// The pause of the kind, if the job waits.
+    paused: Option<PauseNote>,
     at: Moment,
     attempt: u32,
     consumer: Option<String>,
@@ -87,9 +90,11 @@ pub(crate) async fn page(
     };
     let has_dead_letter = has_dead_letter(&pages, &record).await;
     let is_unserved = is_unserved(&pages, &record).await;
+    let paused = pause_of(&pages, &record).await;
     let layout = Layout::new(&pages, "", "jobs").after(asked.done);
     let mut page = JobPage::new(layout, record, &message, has_dead_letter);
     page.unserved = is_unserved.then(|| page.kind.clone());
+    page.paused = paused;
     html(&page)
 }
 
@@ -106,6 +111,21 @@ async fn is_unserved(pages: &Pages, record: &JobRecord) -> bool {
     let mut queues = queues.queues.iter();
     let queue = queues.find(|queue| record.kind.as_ref() == Some(&queue.kind));
     queue.is_some_and(|queue| queue.served == Some(false))
+}
+
+/// The pause of the kind of a job that waits; `None` if it is not paused, or that is not known now.
+async fn pause_of(pages: &Pages, record: &JobRecord) -> Option<PauseNote> {
+    let waits = [JobState::Scheduled, JobState::Queued, JobState::Retrying];
+    let kind = record
+        .kind
+        .as_ref()
+        .filter(|_| waits.contains(&record.state))?;
+    let setting = client::kinds::get(&pages.app.nats.client, kind)
+        .await
+        .ok()??;
+    setting
+        .is_paused(Timestamp::now())
+        .then(|| PauseNote::of(&setting))
 }
 
 /// Whether the dead letter of a job exists; if that cannot be looked up now, the record decides.
@@ -154,6 +174,7 @@ impl JobPage {
             is_final: record.state.is_final(),
             has_dead_letter,
             unserved: None,
+            paused: None,
             at: Moment::of(record.at),
             attempt: record.attempt,
             next_at: record

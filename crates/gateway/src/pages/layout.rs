@@ -37,6 +37,8 @@ pub(crate) enum Done {
     Discarded,
     CancelAsked,
     ManyCancelAsked,
+    Paused,
+    Resumed,
 }
 
 impl Done {
@@ -48,6 +50,8 @@ impl Done {
             Self::Discarded => "discarded",
             Self::CancelAsked => "cancel-asked",
             Self::ManyCancelAsked => "many-cancel-asked",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
         };
         format!("{page}?done={word}")
     }
@@ -62,6 +66,8 @@ impl Done {
             Self::Replayed => "The job was replayed: it is queued again.",
             Self::Already => "Nothing was done: the job has no dead letter any more.",
             Self::Discarded => "The dead letter was discarded.",
+            Self::Paused => "The kind is paused: its jobs are accepted, and none is started.",
+            Self::Resumed => "The kind is resumed: its waiting jobs are run.",
             Self::CancelAsked => "A consumer was asked to cancel the job; its state is below.",
             Self::ManyCancelAsked => {
                 "Consumers were asked to cancel the jobs; those that have not ended yet are below."

@@ -16,6 +16,7 @@ mod job;
 mod job_filter;
 mod job_id;
 mod jobs;
+mod kinds;
 mod layout;
 mod live;
 mod overview;

@@ -60,7 +60,7 @@ impl Problem {
             status: StatusCode::FORBIDDEN,
             title: "Not allowed",
             what:
-                "Your token lacks the scope `operate`, which is needed to cancel, replay and discard."
+                "Your token lacks the scope `operate`, which is needed to cancel, replay, discard and pause."
                     .to_owned(),
             next: None,
         }
@@ -101,7 +101,7 @@ impl Problem {
         Self::unanswered(format!("{:#}", error.into()))
     }
 
-    /// A cancellation, replay or discard has failed.
+    /// A cancellation, replay, discard or pause has failed.
     pub(crate) fn not_done(error: &anyhow::Error) -> Self {
         let what = format!("{error:#}");
         match error.downcast_ref::<NotStored>() {

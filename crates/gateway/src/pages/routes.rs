@@ -10,7 +10,7 @@ use super::problem::Problem;
 use super::state::Pages;
 use super::{
     cancel_jobs, consumers, dead_letter, dead_letters, dead_letters_bulk, dead_letters_confirm,
-    history, job, jobs, live, overview, sign_in,
+    history, job, jobs, kinds, live, overview, sign_in,
 };
 use crate::app::App;
 use crate::auth::{Operator, Reader};
@@ -40,6 +40,8 @@ pub(crate) fn router(app: &App) -> Router<App> {
     let operators = Router::new()
         .route("/jobs/cancel", cancel_jobs)
         .route("/jobs/{id}/cancel", post(job::cancel))
+        .route("/kinds/{kind}/pause", post(kinds::pause))
+        .route("/kinds/{kind}/resume", post(kinds::resume))
         .route("/dead/replay", replay_all)
         .route("/dead/discard", discard_all)
         .route("/dead/stop", post(dead_letters_bulk::stop))

@@ -120,6 +120,8 @@ async fn the_dashboard_lets_those_act_who_may_and_from_its_own_pages_only() {
     };
     let table = [
         (Method::POST, "/jobs/{id}/cancel", "operator"),
+        (Method::POST, "/kinds/mail.send/pause", "operator"),
+        (Method::POST, "/kinds/mail.send/resume", "operator"),
         (Method::POST, "/dead/{id}/replay", "operator"),
         (Method::POST, "/dead/{id}/discard", "operator"),
         (Method::POST, "/dead/stop", "operator"),

@@ -1,10 +1,11 @@
 //! The fleet, the streams and the queues.
 
 use futures_util::future::join_all;
+use reqwest::Method;
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, eventually};
 
-use crate::support::{Gateway, consumer, status_service, streams_without_consumer};
+use crate::support::{Gateway, consumer, send, status_service, streams_without_consumer};
 
 #[tokio::test]
 async fn the_fleet_is_told_as_the_status_service_knows_it() {
@@ -280,4 +281,63 @@ async fn a_kind_is_paused_and_resumed_over_http() {
         assert_eq!((status, field.as_deref()), problem, "{body}: {answer:?}");
     }
     paused_in_queues(false).await;
+}
+
+#[tokio::test]
+async fn a_kind_is_paused_and_resumed_on_the_dashboard() {
+    let nats = NatsServer::start().await;
+    let gateway = Gateway::start(&nats).await;
+    let _consumer = consumer(&nats, &[]).await;
+    let form = async |path: &str, fields: &'static str| {
+        let request = gateway.request(Method::POST, path);
+        let kind = "application/x-www-form-urlencoded";
+        send(request.header("content-type", kind).body(fields)).await
+    };
+    let asked = "for=1h&reason=a+%3Cmove%3E";
+    let answer = form("/kinds/echo/pause", asked).await;
+    assert_eq!(
+        (answer.status, &answer.headers["location"]),
+        (303, &"/?done=paused".parse().unwrap())
+    );
+    let accepted = gateway.post("/v1/jobs", r#"{"kind":"echo"}"#).await;
+    let id = accepted.id();
+    let page = gateway.get(&format!("/jobs/{id}")).await.text;
+    let note = page
+        .split("id=\"paused\"")
+        .nth(1)
+        .expect("a note of the pause");
+    let note = note.split("</div>").next().unwrap();
+    assert!(
+        note.contains("is paused until") && note.contains("move"),
+        "{note}"
+    );
+    assert!(!note.contains("<move>"), "{note}");
+    let row = async |wanted: &str| {
+        eventually(DEADLINE, &format!("{wanted} in the row"), async || {
+            let page = gateway.get("/").await.text;
+            let row = page.split("id=\"queue-echo\"").nth(1)?;
+            let row = row.split("</tr>").next()?.to_owned();
+            row.contains(wanted).then_some(row)
+        })
+        .await
+    };
+    let paused = row("/kinds/echo/resume").await;
+    assert!(
+        paused.contains(">paused<") && paused.contains("move"),
+        "{paused}"
+    );
+    let wrong = form("/kinds/echo/pause", "for=soon").await;
+    assert_eq!(wrong.status, 400, "{wrong:?}");
+    let wrong = form("/kinds/echo/pause", "for=0s").await;
+    assert_eq!(wrong.status, 400, "{wrong:?}");
+
+    let answer = form("/kinds/echo/resume", "").await;
+    assert_eq!(
+        (answer.status, &answer.headers["location"]),
+        (303, &"/?done=resumed".parse().unwrap())
+    );
+    gateway.job_is(&id, "succeeded").await;
+    row("/kinds/echo/pause").await;
+    let page = gateway.get(&format!("/jobs/{id}")).await.text;
+    assert!(!page.contains("id=\"paused\""), "{page}");
 }

@@ -13,7 +13,8 @@ use super::guarantees::{Check, checks};
 use super::states::{StateRow, states};
 use super::tiles::{Tile, tiles};
 use crate::pages::history::{self, Snapshot};
-use crate::pages::layout::Layout;
+use crate::pages::kinds::PauseNote;
+use crate::pages::layout::{Done, Layout};
 use crate::pages::problem::Problem;
 use crate::pages::render::html;
 use crate::pages::state::Pages;
@@ -66,6 +67,8 @@ struct QueueRow {
     kind: String,
     /// Whether a consumer serves the kind, in words; empty if one does, or no job waits.
     warning: &'static str,
+    /// The pause of the kind.
+    paused: Option<PauseNote>,
     waiting: String,
     running: String,
     redelivered: String,
@@ -97,6 +100,7 @@ struct Balance {
 pub(crate) struct Asked {
     /// The kind whose run times are shown.
     kind: String,
+    done: Option<Done>,
 }
 
 pub(crate) async fn page(
@@ -104,7 +108,9 @@ pub(crate) async fn page(
     headers: HeaderMap,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
-    let layout = Layout::new(&pages, "Overview", "overview").live(1);
+    let layout = Layout::new(&pages, "Overview", "overview")
+        .live(1)
+        .after(asked.done);
     let example = SubmitExample::new(&pages.app.access, &headers);
     let seen = pages.history.borrow().clone();
     let kind = text::cut(asked.kind.trim(), JobKind::MAX_LEN);
@@ -122,6 +128,11 @@ impl OverviewPage {
         let mut queues: Vec<_> = seen.queues.iter().flat_map(|all| &all.queues).collect();
         queues.sort_by(|one, other| {
             let order = other.waiting.cmp(&one.waiting);
+            let order = other
+                .paused
+                .is_some()
+                .cmp(&one.paused.is_some())
+                .then(order);
             order.then_with(|| one.kind.as_str().cmp(other.kind.as_str()))
         });
         let mut kinds: Vec<_> = fleet.iter().flat_map(|fleet| &fleet.kinds).collect();
@@ -204,6 +215,7 @@ impl QueueRow {
                 None if queue.waiting > 0 => "consumer unknown",
                 Some(true) | None => "",
             },
+            paused: queue.paused.as_ref().map(PauseNote::of),
             waiting: if queue.at_least {
                 format!("at least {}", text::count(queue.waiting))
             } else {

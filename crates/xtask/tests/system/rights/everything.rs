@@ -423,6 +423,10 @@ impl System {
         web.becomes(queued, "cancelled").await;
         web.form("/jobs/cancel", "kind=nobody.serves&state=queued&expect=9")
             .await;
+        for change in ["pause", "resume"] {
+            web.form(&format!("/kinds/nobody.serves/{change}"), "")
+                .await;
+        }
         for (change, body) in [("pause", json!({"for": "1h"})), ("resume", Value::Null)] {
             let path = format!("/v1/kinds/nobody.serves/{change}");
             let (status, answer) = web.post(&path, body).await;

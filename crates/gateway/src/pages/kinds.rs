@@ -1,0 +1,109 @@
+//! The forms that pause and resume a kind.
+
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use client::kinds::{self, PauseEnd, WrongPause};
+use common::{JobKind, KindSetting};
+use serde::Deserialize;
+use tracing::info;
+
+use super::form::Form;
+use super::layout::Done;
+use super::problem::Problem;
+use super::state::Pages;
+use super::widgets::Moment;
+use crate::auth::Operator;
+
+/// The form that pauses a kind.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Asked {
+    /// How long; empty until somebody resumes the kind.
+    r#for: String,
+    reason: String,
+}
+
+/// The pause of a kind, as pages show it.
+pub(crate) struct PauseNote {
+    pub(crate) until: Option<Moment>,
+    pub(crate) reason: Option<String>,
+    pub(crate) by: Option<String>,
+}
+
+impl PauseNote {
+    pub(crate) fn of(setting: &KindSetting) -> Self {
+        Self {
+            until: setting.paused_until.map(Moment::of),
+            reason: setting.reason.clone(),
+            by: setting.by.clone(),
+        }
+    }
+}
+
+pub(crate) async fn pause(
+    State(pages): State<Pages>,
+    Extension(operator): Extension<Operator>,
+    Path(kind): Path<String>,
+    Form(asked): Form<Asked>,
+) -> Result<Response, Problem> {
+    let kind = parse(&kind)?;
+    let pause = kinds::Pause {
+        end: match asked.r#for.trim() {
+            "" => PauseEnd::Resumed,
+            length => PauseEnd::After(length_of(length)?),
+        },
+        reason: Some(asked.reason.trim().to_owned()).filter(|reason| !reason.is_empty()),
+        by: Some(operator.name.to_string()),
+    };
+    pages.app.check_nats()?;
+    let (app, of) = (pages.app.clone(), kind.clone());
+    let pausing = async move { Ok(kinds::pause(&app.nats.client, &of, &pause).await) };
+    let setting = pages
+        .app
+        .finish(pausing)
+        .await?
+        .map_err(|error| not_done(&error))?;
+    info!(job.kind = %kind, by = %operator.name, until = ?setting.paused_until, "paused a kind");
+    Ok(Redirect::to(&Done::Paused.at("/")).into_response())
+}
+
+pub(crate) async fn resume(
+    State(pages): State<Pages>,
+    Extension(operator): Extension<Operator>,
+    Path(kind): Path<String>,
+) -> Result<Response, Problem> {
+    let kind = parse(&kind)?;
+    pages.app.check_nats()?;
+    let (app, of, by) = (pages.app.clone(), kind.clone(), operator.name.to_string());
+    let resuming = async move { Ok(kinds::resume(&app.nats.client, &of, Some(by)).await) };
+    pages
+        .app
+        .finish(resuming)
+        .await?
+        .map_err(|error| not_done(&error))?;
+    info!(job.kind = %kind, by = %operator.name, "resumed a kind");
+    Ok(Redirect::to(&Done::Resumed.at("/")).into_response())
+}
+
+fn parse(kind: &str) -> Result<JobKind, Problem> {
+    kind.parse()
+        .map_err(|error| Problem::wrong(format!("This is not a kind: {error}.")))
+}
+
+fn length_of(text: &str) -> Result<Duration, Problem> {
+    let length = text.parse::<common::WireDuration>();
+    let length = length.map_err(|error| {
+        Problem::wrong(format!("The length of the pause cannot be read: {error}."))
+    })?;
+    Ok(length.get())
+}
+
+fn not_done(error: &anyhow::Error) -> Problem {
+    match error.downcast_ref::<WrongPause>() {
+        Some(wrong) => Problem::wrong(format!("The kind is not paused: {wrong}.")),
+        None => Problem::not_done(error),
+    }
+}
