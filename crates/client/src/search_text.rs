@@ -7,6 +7,15 @@ use common::{FailedAttempt, JobMessage, JobRecord};
 
 /// A piece of a payload or of an error: 1 to 256 characters, without spaces around. Upper and lower
 /// case are the same.
+///
+/// ```
+/// use client::{Filter, InvalidSearchText, SearchText};
+///
+/// let text: SearchText = "no such address".parse()?;
+/// let filter = Filter { text: Some(text), ..Filter::default() };
+/// assert_eq!("".parse::<SearchText>(), Err(InvalidSearchText));
+/// # Ok::<(), InvalidSearchText>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SearchText {
     shown: String,

@@ -27,6 +27,16 @@ pub struct RunTime {
 #[cfg_attr(feature = "schema", schemars(extend("maxItems" = 56)))]
 pub struct RunCounts(Vec<u64>);
 
+/// ```
+/// use common::RunCounts;
+///
+/// let mut counts = RunCounts::default();
+/// counts.add(0.05, 2);
+/// counts.add(1.5, 1);
+/// assert_eq!(counts.count(), 3);
+/// assert_eq!(serde_json::to_string(&counts)?, "[2,0,0,0,0,0,0,0,1]");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 impl RunCounts {
     /// The most numbers.
     pub const MAX_LEN: usize = 56;

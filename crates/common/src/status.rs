@@ -119,7 +119,7 @@ pub struct KindStatus {
 ///     let (mut counts, mut longest) = (Counts::default(), RunTime::default().max);
 ///     for lane in status.lanes.values() {
 ///         let lane: &LaneStatus = lane;
-///         if let Some(KindStatus { counts: more, run_ms }) = lane.kinds.get(kind) {
+///         if let Some(KindStatus { counts: more, run_ms, .. }) = lane.kinds.get(kind) {
 ///             counts += *more;
 ///             longest = run_ms.max.max(longest);
 ///         }

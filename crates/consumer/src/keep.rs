@@ -14,6 +14,36 @@ pub enum Keep {
     Failures,
 }
 
+/// ```
+/// use consumer::{Attempt, Failure, Handler, Job, Keep};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Count {
+///     page: String,
+/// }
+///
+/// impl Job for Count {
+///     const KIND: &'static str = "page.count";
+///     type Output = ();
+/// }
+///
+/// /// Counts so many views that nothing is kept of each.
+/// struct Counter;
+///
+/// impl Handler for Counter {
+///     type Job = Count;
+///
+///     async fn handle(&self, count: Count, _: Attempt) -> Result<(), Failure> {
+///         println!("{}", count.page);
+///         Ok(())
+///     }
+///
+///     fn keep(&self) -> Option<Keep> {
+///         Some(Keep::Failures)
+///     }
+/// }
+/// ```
 impl Keep {
     /// Whether jobs that succeeded leave a record.
     pub(crate) fn successes(self) -> bool {

@@ -49,7 +49,7 @@ impl StoredMessage {
     /// not say so.
     #[must_use]
     pub fn pending_after(&self) -> u64 {
-        let pending = self.headers.get("Nats-Num-Pending");
+        let pending = self.headers.get_last("Nats-Num-Pending");
         pending
             .and_then(|pending| pending.as_str().parse().ok())
             .unwrap_or(u64::MAX)

@@ -115,3 +115,13 @@ pub fn request_hash(headers: &HeaderMap) -> Option<String> {
         && hash.bytes().all(|byte| byte.is_ascii_alphanumeric());
     valid.then(|| hash.to_owned())
 }
+/// Whether a message, as a direct get or an event returns it, is a copy of another message.
+///
+/// A client can have any answer of the server stored in a stream, because it can name a subject of the
+/// stream as the reply subject of a request. The answer to a direct get is a copy of a message, whose bytes
+/// may be chosen by somebody else. But such a copy has the headers of that direct get as well as those
+/// that the server has added for us.
+#[must_use]
+pub fn is_copy(headers: &HeaderMap) -> bool {
+    headers.get_all(async_nats::header::NATS_SEQUENCE).count() > 1
+}

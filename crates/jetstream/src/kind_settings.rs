@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::debug;
 
-use crate::direct_get;
-use crate::headers::EXPECTED_LAST;
+use crate::direct_get::{self, StoredMessage};
+use crate::headers::{EXPECTED_LAST, is_copy};
 use crate::manage;
 use crate::message::Message;
 use crate::request::{ApiError, ask};
@@ -62,7 +62,7 @@ pub async fn read(client: &NatsClient, kind: &JobKind) -> Result<StoredSetting, 
     let stored = manage::existing(stored)?.flatten();
     Ok(
         stored.map_or_else(StoredSetting::default, |stored| StoredSetting {
-            setting: decode(kind, &stored.payload),
+            setting: decode(kind, &stored),
             sequence: stored.sequence,
         }),
     )
@@ -85,7 +85,7 @@ pub async fn all(client: &NatsClient) -> Result<BTreeMap<JobKind, KindSetting>, 
         let over = last.pending_after() == 0;
         for stored in page {
             if let Some(kind) = subjects::parse_kind_setting(&stored.subject)
-                && let Some(setting) = decode(&kind, &stored.payload)
+                && let Some(setting) = decode(&kind, &stored)
             {
                 found.insert(kind, setting);
             }
@@ -97,8 +97,11 @@ pub async fn all(client: &NatsClient) -> Result<BTreeMap<JobKind, KindSetting>, 
 }
 
 /// Anybody may have an answer of the server stored in place of a setting, through a reply subject.
-fn decode(kind: &JobKind, bytes: &[u8]) -> Option<KindSetting> {
-    let setting = serde_json::from_slice(bytes);
+fn decode(kind: &JobKind, stored: &StoredMessage) -> Option<KindSetting> {
+    if is_copy(&stored.headers) {
+        return None;
+    }
+    let setting = serde_json::from_slice(&stored.payload);
     setting
         .inspect_err(|error| debug!(job.kind = %kind, %error, "cannot read the setting of a kind"))
         .ok()

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::headers::{EXPECTED_LAST, EXPECTED_LAST_OF, TTL};
+use crate::headers::{EXPECTED_LAST, EXPECTED_LAST_OF, TTL, is_copy};
 use crate::message::Message;
 use crate::request::PATIENCE;
 use crate::topology::Stream;
@@ -164,13 +164,9 @@ fn guard(id: JobId, expected: u64) -> HeaderMap {
 /// Reads the record of a job, as it is stored or as its event tells it.
 ///
 /// # Errors
-/// When it is not the record of this job. A client can have any answer of the server stored on the
-/// subject of a record, because it can name this subject as the reply subject of a request. The answer to
-/// a direct get is a copy of another message, whose bytes may be those of a record. But such a copy
-/// has the headers of that direct get as well as those that the server has added for us.
+/// When it is not the record of this job: see [`is_copy`].
 pub fn decode(id: JobId, headers: Option<&HeaderMap>, record: &[u8]) -> Result<JobRecord, String> {
-    let sequences = headers.map(|headers| headers.get_all(async_nats::header::NATS_SEQUENCE));
-    if sequences.is_some_and(|sequences| sequences.count() > 1) {
+    if headers.is_some_and(is_copy) {
         return Err("it is a copy of another message".to_owned());
     }
     let record: JobRecord = serde_json::from_slice(record).map_err(|error| error.to_string())?;
