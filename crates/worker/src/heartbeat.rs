@@ -40,7 +40,7 @@ impl Heartbeat {
         for number in 0_u64.. {
             beat.tick().await;
             life.beat();
-            self.store.pauses.tick();
+            self.store.stalls.tick();
             if number % IN_PROGRESS == 0 {
                 self.say_in_progress(&life).await;
                 if records.is_none() {

@@ -15,11 +15,11 @@ mod lease;
 mod maintenance;
 mod newer_version;
 mod options;
-mod pauses;
 mod phases;
 mod read_message;
 mod settle;
 mod sink;
+mod stalls;
 mod store;
 mod trace;
 

@@ -24,8 +24,8 @@ use crate::acknowledged::{Acknowledged, AcknowledgedList};
 use crate::counters::Counters;
 use crate::lease::Lease;
 use crate::options::LaneOptions;
-use crate::pauses::Pauses;
 use crate::phases::Phases;
+use crate::stalls::Stalls;
 
 pub(crate) use marker::{Marker, slot_after, slot_of};
 pub(crate) use schedule::{Restored, SCHEDULED};
@@ -72,7 +72,7 @@ pub(crate) struct JobStore {
     pub(crate) counters: Arc<Counters>,
     acknowledged: Arc<AcknowledgedList>,
     phases: Phases,
-    pub(crate) pauses: Pauses,
+    pub(crate) stalls: Stalls,
     /// Whether a failure to store was reported since the last success.
     warned: AtomicBool,
 }
@@ -102,7 +102,7 @@ impl JobStore {
             counters,
             acknowledged: Arc::default(),
             phases,
-            pauses: Pauses::default(),
+            stalls: Stalls::default(),
             warned: AtomicBool::new(false),
         }
     }
@@ -177,7 +177,7 @@ impl JobStore {
     pub(crate) async fn end_without_record(&self, lease: &Lease, record: &JobRecord) -> bool {
         // With the lock, no record is written meanwhile; later ones are refused, see `write`.
         let sequence = lease.record.lock().await;
-        let others_may_have_it = lease.age() > SURELY_ALONE || self.pauses.recently();
+        let others_may_have_it = lease.age() > SURELY_ALONE || self.stalls.recently();
         if *sequence != 0 || others_may_have_it {
             return false;
         }
