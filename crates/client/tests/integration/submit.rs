@@ -272,9 +272,10 @@ async fn batches_are_as_large_as_the_server_takes_them() {
         let client = nats.connect_as("worker").await;
         let nats_client = client.clone().into();
         Topology::default().ensure(&nats_client).await.unwrap();
-        let writer = Writer::start(nats_client.clone(), connected(), Pace::Prompt);
+        // The first batches wait for the connection, and the others for these.
+        let (up, connected) = watch::channel(false);
+        let writer = Writer::start(nats_client.clone(), connected, Pace::Prompt);
         let jobs: Vec<_> = (0..JOBS).map(|_| echo()).collect();
-        // They all wait for a batch before the first one is sent.
         let stored = join_all(jobs.iter().map(|job| {
             let subject = subjects::durable_job(job.id, job.priority, 1, &job.kind);
             let payload = job.payload.clone();
@@ -285,7 +286,15 @@ async fn batches_are_as_large_as_the_server_takes_them() {
                 payload,
             }])
         }));
-        let sequences: BTreeSet<_> = stored.await.into_iter().map(Result::unwrap).collect();
+        let connect = async {
+            // Each time, more than a hundred of them come to the writer.
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            up.send(true).unwrap();
+        };
+        let (stored, ()) = tokio::join!(stored, connect);
+        let sequences: BTreeSet<_> = stored.into_iter().map(Result::unwrap).collect();
         assert_eq!(sequences, (1..=3000).collect(), "limit {limit}");
         let mut most = 0;
         for sequence in sequences {
