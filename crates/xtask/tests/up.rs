@@ -83,6 +83,11 @@ async fn a_service_that_cannot_start_is_named_and_the_rest_goes_on_until_ctrl_c(
         line.starts_with("consumer_1 ") && line.contains("CONSUMER_CONCURRENCY")
     })
     .await;
+    // From then on it stops by itself.
+    up.wait_for_line(|line| {
+        line.starts_with("status-service ") && line.contains("connected to NATS")
+    })
+    .await;
     up.signal(Signal::SIGTERM);
     assert_eq!(up.wait().await.code(), Some(1));
     // Not so the publisher, whose jobs found no consumer.
