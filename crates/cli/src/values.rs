@@ -7,18 +7,6 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use common::{DeadReason, JobId, JobState, Priority, Timestamp, check_portable};
 use serde_json::value::RawValue;
 
-const STATES: [JobState; 9] = [
-    JobState::Scheduled,
-    JobState::Queued,
-    JobState::Running,
-    JobState::Retrying,
-    JobState::Succeeded,
-    JobState::Dead,
-    JobState::Cancelled,
-    JobState::Expired,
-    JobState::Unreadable,
-];
-
 /// Any JSON, kept as it was written.
 #[derive(Clone, Debug)]
 pub(crate) struct Payload(pub(crate) Box<RawValue>);
@@ -50,14 +38,15 @@ impl FromStr for Payload {
 }
 
 pub(crate) fn state() -> impl TypedValueParser<Value = JobState> {
-    words(STATES.map(|state| (state.as_str(), state)))
+    words(JobState::ALL.map(|state| (state.as_str(), state)))
 }
 
 /// A state in which a job has not ended.
 pub(crate) fn open_state() -> impl TypedValueParser<Value = JobState> {
-    let open = STATES.iter().filter(|state| !state.is_final());
+    let open = JobState::ALL.iter().filter(|state| !state.is_final());
     PossibleValuesParser::new(open.map(|state| state.as_str())).try_map(|text| {
-        let found = STATES.into_iter().find(|state| state.as_str() == text);
+        let mut states = JobState::ALL.into_iter();
+        let found = states.find(|state| state.as_str() == text);
         found.ok_or("not one of the words")
     })
 }
@@ -101,8 +90,8 @@ pub(crate) fn past(text: &str) -> Result<Timestamp, String> {
         "neither a time such as 2026-01-31T09:30:00Z (RFC 3339) nor a duration such as 2h"
             .to_owned()
     })?;
-    let age = i64::try_from(age.as_millis()).map_err(|_| "too long ago".to_owned())?;
-    Ok(Timestamp::now().shifted(-age))
+    let at = Timestamp::now().before(age);
+    at.ok_or_else(|| "too long ago".to_owned())
 }
 
 pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {

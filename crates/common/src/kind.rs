@@ -54,6 +54,19 @@ impl JobKind {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The kind as one token of a subject, or the name of a durable consumer: with `=` in place of its dots.
+    #[must_use]
+    pub fn to_token(&self) -> String {
+        self.0.replace('.', "=")
+    }
+
+    /// Reads [`JobKind::to_token`].
+    #[must_use]
+    pub fn from_token(token: &str) -> Option<Self> {
+        let kind = token.replace('=', ".").parse().ok()?;
+        (!token.contains('.')).then_some(kind)
+    }
 }
 
 impl KindPattern {

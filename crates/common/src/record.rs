@@ -4,7 +4,8 @@ use serde_json::value::RawValue;
 use crate::{JobId, JobKind, OutcomeError, Timestamp, codes};
 
 /// The state of a job in the durable lane. It is stored on `jobs.state.<id>`, or on
-/// `jobs-ended-<seconds>.state.<id>` if the job had none before it ended, and published on `jobs.events.<id>`.
+/// `jobs-ended-<seconds>.state.<id>` if the job had none before it ended. It is published on
+/// `jobs.events.<id>`.
 ///
 /// A new job has no record until a consumer writes the first one. Each change replaces the record. The
 /// server refuses a change if its writer has not seen the last record: so an attempt that was given up
@@ -192,6 +193,25 @@ impl JobRecord {
 /// assert!(JobState::Dead.is_final() && !JobState::Retrying.is_final());
 /// ```
 impl JobState {
+    /// All states, in the order in which a job passes them.
+    pub const ALL: [Self; 9] = [
+        Self::Scheduled,
+        Self::Queued,
+        Self::Running,
+        Self::Retrying,
+        Self::Succeeded,
+        Self::Dead,
+        Self::Cancelled,
+        Self::Expired,
+        Self::Unreadable,
+    ];
+
+    /// The states that are stored: all but [`JobState::Unreadable`].
+    pub fn stored() -> impl Iterator<Item = Self> {
+        let all = Self::ALL.into_iter();
+        all.filter(|state| *state != Self::Unreadable)
+    }
+
     /// Whether nothing more happens to the job by itself.
     #[must_use]
     pub const fn is_final(self) -> bool {

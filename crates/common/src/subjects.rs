@@ -242,15 +242,13 @@ pub fn cancel(id: JobId) -> String {
 /// `=` in place of its dots.
 #[must_use]
 pub fn kind_setting(kind: &JobKind) -> String {
-    format!("jobs.kind.{}", kind.as_str().replace('.', "="))
+    format!("jobs.kind.{}", kind.to_token())
 }
 
 /// Reads [`kind_setting`].
 #[must_use]
 pub fn parse_kind_setting(subject: &str) -> Option<JobKind> {
-    let token = subject.strip_prefix("jobs.kind.")?;
-    let kind = token.replace('=', ".").parse().ok()?;
-    (!token.contains('.')).then_some(kind)
+    JobKind::from_token(subject.strip_prefix("jobs.kind.")?)
 }
 
 /// The first token of [`ended`], without the time.

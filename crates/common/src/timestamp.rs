@@ -62,6 +62,13 @@ impl Timestamp {
         )
     }
 
+    /// A while before this moment; `None` if that is beyond the calendar.
+    #[must_use]
+    pub fn before(self, wait: std::time::Duration) -> Option<Self> {
+        let wait = i128::try_from(wait.as_nanos()).ok()?;
+        Self::from_unix_nanos(self.unix_nanos().checked_sub(wait)?)
+    }
+
     /// This moment, moved by so many milliseconds: into the past if there are less than none.
     #[must_use]
     pub fn shifted(self, milliseconds: i64) -> Self {

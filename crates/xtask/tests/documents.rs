@@ -405,16 +405,7 @@ fn what_is_sent_is_what_the_schemas_say() {
         at: now,
         error: OutcomeError::new(common::codes::LOST, "m"),
     }];
-    for state in [
-        JobState::Scheduled,
-        JobState::Queued,
-        JobState::Running,
-        JobState::Retrying,
-        JobState::Succeeded,
-        JobState::Dead,
-        JobState::Cancelled,
-        JobState::Expired,
-    ] {
+    for state in JobState::stored() {
         record.state = state;
         check("job-record", serde_json::to_value(&record).unwrap());
     }

@@ -6,18 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::widgets::text;
 
-/// The states, in the order in which a job passes them.
-pub(super) const STATES: [JobState; 8] = [
-    JobState::Scheduled,
-    JobState::Queued,
-    JobState::Running,
-    JobState::Retrying,
-    JobState::Succeeded,
-    JobState::Dead,
-    JobState::Cancelled,
-    JobState::Expired,
-];
-
 /// A choice of jobs, as addresses and forms contain it. Empty fields do not restrict it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -36,8 +24,7 @@ impl JobFilter {
     /// When a field is wrong: which one, in words.
     pub(crate) fn filter(&self) -> Result<Filter, String> {
         let state = optional(&self.state, |state| {
-            let mut states = STATES.into_iter();
-            let found = states.find(|known| known.as_str() == state);
+            let found = JobState::stored().find(|known| known.as_str() == state);
             found.ok_or_else(|| format!("invalid state {:?}", text::cut(state, 64)))
         })?;
         let kind = optional(&self.kind, |kind| {
@@ -109,11 +96,8 @@ fn optional<T>(
 
 /// Reads a time, or how long ago it was.
 fn past(field: &str) -> Result<Timestamp, String> {
-    let age = || -> Option<Timestamp> {
-        let age = humantime::parse_duration(field).ok()?;
-        let age = i64::try_from(age.as_millis()).ok()?;
-        Some(Timestamp::now().shifted(-age))
-    };
+    let age =
+        || -> Option<Timestamp> { Timestamp::now().before(humantime::parse_duration(field).ok()?) };
     let read = field.parse().ok().or_else(age);
     read.ok_or_else(|| {
         format!(

@@ -5,10 +5,10 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use client::{Cursor, Listed};
-use common::JobId;
+use common::{JobId, JobState};
 use serde::Deserialize;
 
-use super::job_filter::{JobFilter, STATES};
+use super::job_filter::JobFilter;
 use super::job_id::not_an_id;
 use super::layout::{Done, Layout};
 use super::problem::Problem;
@@ -99,13 +99,13 @@ pub(crate) async fn page(
             .live(every)
             .after(asked.done),
         id: text::cut(id, 64),
-        states: STATES
+        states: JobState::stored()
             .map(|candidate| Choice {
                 value: candidate.as_str(),
                 label: candidate.as_str(),
                 chosen: which.state == candidate.as_str(),
             })
-            .into(),
+            .collect(),
         kinds: known_kinds(&pages),
         filtered,
         cancel: None,

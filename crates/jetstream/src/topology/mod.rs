@@ -173,13 +173,13 @@ fn pull_consumer(name: &str, filter: &str) -> pull::Config {
 /// The name of the durable consumer of a kind: `=` replaces the dots, which a name must not have.
 #[must_use]
 pub fn consumer_name(kind: &JobKind) -> String {
-    kind.as_str().replace('.', "=")
+    kind.to_token()
 }
 
 /// The kind that a durable consumer of this name serves; the inverse of [`consumer_name`].
 #[must_use]
 pub(crate) fn kind_of_consumer(name: &str) -> Option<JobKind> {
-    name.replace('=', ".").parse().ok()
+    JobKind::from_token(name)
 }
 
 /// The subjects of all queued jobs of a kind in a stream, with wildcards.
