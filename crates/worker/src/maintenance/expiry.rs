@@ -10,10 +10,11 @@
 use std::time::Duration;
 
 use bootstrap::{Beat, NatsClient};
-use common::{Retention, Timestamp, subjects};
+use common::{Retention, subjects};
 use jetstream::{Stream, direct_get, manage};
 use tokio::time::Instant;
-use tracing::{debug, warn};
+
+use super::failures::Failures;
 
 /// The records of this consumer are looked at this many times in their retention, within these bounds.
 /// Those of all other retentions are looked at once in the longest period.
@@ -42,7 +43,7 @@ impl Expiry {
         let own = Retention::at_least(self.keep);
         let period = (own.time() / ROUNDS).clamp(SHORTEST_PERIOD, LONGEST_PERIOD);
         let mut all_at = Instant::now();
-        let mut has_warned = false;
+        let mut failures = Failures::default();
         loop {
             let all = all_at <= Instant::now();
             if all {
@@ -55,15 +56,10 @@ impl Expiry {
                     break;
                 }
             }
-            match result {
-                Ok(()) => has_warned = false,
-                Err(error) if std::mem::replace(&mut has_warned, true) => {
-                    debug!("cannot remove old records: {error:#}");
-                }
-                Err(error) => warn!(
-                    "cannot remove the records of jobs that ended long ago, trying again (further failures are not logged until it works): {error:#}"
-                ),
-            }
+            failures.note(
+                "cannot remove the records of jobs that ended long ago",
+                result,
+            );
             // Jitter, so that consumers that were started together do not do this at the same time.
             let wait = period.mul_f64(0.5 + rand::random::<f64>());
             life.during(wait, tokio::time::sleep(wait)).await;
@@ -82,7 +78,7 @@ impl Expiry {
         // record that stays is looked for: if there is none, all up to this sequence are too old.
         let info = manage::stream_info(client, Stream::State);
         let info = life.during(LONGEST_STEP, info).await?;
-        let Some(since) = before(info.now, retention.time()) else {
+        let Some(since) = info.now.before(retention.time()) else {
             return Ok(());
         };
         let first_to_stay = direct_get::next_since(client, Stream::State, &filter, since);
@@ -104,10 +100,4 @@ impl Expiry {
         }
         Ok(())
     }
-}
-
-/// A time so long before another one; `None` if there is none.
-fn before(time: Timestamp, wait: Duration) -> Option<Timestamp> {
-    let wait = i128::try_from(wait.as_nanos()).ok()?;
-    Timestamp::from_unix_nanos(time.unix_nanos() - wait)
 }

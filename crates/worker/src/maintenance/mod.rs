@@ -2,6 +2,7 @@
 
 mod cancel;
 mod expiry;
+mod failures;
 mod kinds_without_consumer;
 mod max_deliveries;
 mod overdue;

@@ -33,8 +33,9 @@ use jetstream::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::warn;
 
+use super::failures::Failures;
 use crate::counters::Counters;
 use crate::lease::Lease;
 use crate::phases::Phases;
@@ -93,7 +94,7 @@ impl OverdueWatch {
     /// Watches until the consumer leaves.
     pub(crate) async fn run(self, mut life: Beat) {
         let mut watch = Watch::default();
-        let mut has_warned = false;
+        let mut failures = Failures::default();
         loop {
             // Jitter, so that consumers that were started together do not look at the same time.
             let wait = PERIOD.mul_f64(0.75 + 0.5 * rand::random::<f64>());
@@ -101,17 +102,8 @@ impl OverdueWatch {
                 () = life.during(wait, tokio::time::sleep(wait)) => {}
                 () = self.phases.leaving() => return life.done(),
             }
-            match life.during(LONGEST_ROUND, watch.round(&self)).await {
-                Ok(()) => has_warned = false,
-                Err(error) if std::mem::replace(&mut has_warned, true) => {
-                    debug!("cannot look for overdue jobs: {error:#}");
-                }
-                Err(error) => {
-                    warn!(
-                        "cannot look for overdue jobs, trying again (further failures are not logged until this succeeds): {error:#}"
-                    );
-                }
-            }
+            let looked = life.during(LONGEST_ROUND, watch.round(&self)).await;
+            failures.note("cannot look for overdue jobs", looked);
         }
     }
 }

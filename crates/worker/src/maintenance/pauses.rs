@@ -10,7 +10,9 @@ use bootstrap::{Beat, Nats};
 use common::{JobKind, subjects};
 use futures_util::{FutureExt as _, StreamExt as _};
 use jetstream::{Stream, kind_settings};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
+
+use super::failures::Failures;
 
 /// The average time between two looks.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -40,17 +42,13 @@ impl Pauses {
             }
         };
         let mut connected = self.nats.connected();
-        let mut has_warned = false;
+        let mut failures = Failures::default();
         loop {
-            match life.during(LOOK, self.look()).await {
-                Ok(()) => has_warned = false,
-                Err(error) if std::mem::replace(&mut has_warned, true) => {
-                    debug!("cannot compare the pauses of kinds: {error:#}");
-                }
-                Err(error) => warn!(
-                    "cannot compare the pauses of kinds with their settings, trying again: {error:#}"
-                ),
-            }
+            let looked = life.during(LOOK, self.look()).await;
+            failures.note(
+                "cannot compare the pauses of kinds with their settings",
+                looked,
+            );
             // Jitter, so that consumers that were started together do not look at the same time.
             let next = tokio::time::sleep(PERIOD.mul_f64(rand::random::<f64>() + 0.5));
             let mut next = std::pin::pin!(next);
