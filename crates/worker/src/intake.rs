@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use bootstrap::{Beat, Nats};
 use common::{DeadReason, JobId, JobKind, JobSubject};
-use jetstream::batch::MOST_MESSAGES;
 use jetstream::records::{self, Records, StoredRecord};
 use jetstream::request::PATIENCE;
-use jetstream::{ServerClock, Stream, Topology};
+use jetstream::{ServerClock, Stream, Topology, kind_settings};
 use tokio::sync::Notify;
 use tracing::warn;
 
@@ -42,9 +41,9 @@ const GONE: u32 = 3;
 /// How long the first pull waits for cancel requests that came while no consumer ran.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
-/// No more jobs are taken while so many settlements are under way: two full batches. Jobs whose
-/// settlement is lost with a server have to run again.
-const SETTLING: usize = 2 * MOST_MESSAGES;
+/// No more jobs are taken while so many settlements are under way: enough for two large batches. Jobs
+/// whose settlement is lost with a server have to run again.
+const SETTLING: usize = 2000;
 
 /// Takes jobs for a [`Sink`], as many as it has room for.
 pub(crate) struct Intake {
@@ -158,7 +157,9 @@ impl Intake {
         // The stream may be missing as well.
         let restored = async {
             self.topology.ensure(client).await?;
-            durable_consumer::ensure(self.topology, client, queue.stream, &queue.of).await
+            let setting = kind_settings::read(client, &queue.of).await?.setting;
+            let (stream, kind) = (queue.stream, &queue.of);
+            durable_consumer::ensure(self.topology, client, stream, kind, setting.as_ref()).await
         };
         match restored.await {
             Ok(name) => {

@@ -12,7 +12,9 @@ use anyhow::Context as _;
 use bootstrap::{Beat, Context, Nats, NatsClient, STILL};
 use common::JobKind;
 use jetstream::records::Records;
-use jetstream::{ApiError, ServerClock, Stream, manage, preflight, request, write_health};
+use jetstream::{
+    ApiError, ServerClock, Stream, kind_settings, manage, preflight, request, write_health,
+};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -273,10 +275,14 @@ async fn prepare(
             anyhow::bail!("{finding}; to use this server anyway, give --accept-unsafe-server");
         }
     }
+    // All at once: two requests for each kind would delay the start.
+    let settings = kind_settings::all(client).await?;
     let mut queues = Vec::new();
     for kind in &options.kinds {
+        let setting = settings.get(kind);
         for stream in [Stream::Jobs, Stream::Later] {
-            let consumer = durable_consumer::ensure(topology, client, stream, kind).await?;
+            let consumer =
+                durable_consumer::ensure(topology, client, stream, kind, setting).await?;
             queues.push(Arc::new(Queue {
                 stream,
                 consumer,
