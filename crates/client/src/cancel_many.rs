@@ -51,7 +51,8 @@ impl<'a> ToCancel<'a> {
         })
     }
 
-    /// The next page, without the jobs that got a request to cancel since the start; `None` at the end. A page may be empty although more follow. If this future is dropped, no job is lost.
+    /// The next page, without the jobs that got a request to cancel since the start; `None` at the end.
+    /// A page may be empty although more follow. If this future is dropped, no job is left out.
     ///
     /// # Errors
     /// When the server does not answer in time.

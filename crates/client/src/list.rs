@@ -469,8 +469,11 @@ async fn after_range(
     let Some(until) = filter.until else {
         return Ok(None);
     };
-    let first = direct_get::first_at(client, stream, until.shifted(STORED_WITHIN)).await;
-    Ok(manage::existing(first)?.flatten())
+    let late = until.shifted(STORED_WITHIN);
+    let first = direct_get::next_since(client, stream, ">", late).await;
+    Ok(manage::existing(first)?
+        .flatten()
+        .map(|first| first.sequence))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::{HeaderMap, Request, RequestErrorKind};
-use connection::{Beat, Nats, NatsClient, Operation, STILL};
+use connection::{Beat, Nats, NatsClient, STILL};
 use futures_util::future::join_all;
 use serde::Deserialize;
 use tokio::sync::mpsc::error::TryRecvError;
@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::headers::{BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, EXPECTED_LAST_OF};
 use crate::message::Message;
-use crate::request::Refusal;
+use crate::request::{Refusal, unless_forbidden};
 use crate::unanswered::Unanswered;
 
 /// The most messages in an entry: what every server takes in a batch (ADR-50).
@@ -549,11 +549,9 @@ async fn send(
     let unknown = || NotStored::Unknown(format!("no answer within {PATIENCE:?}"));
     // Messages that the server refuses are missing in the batch. So only the last one has no answer.
     let last = messages.last().map_or("", |last| last.subject.as_str());
-    let refused = client.refused(Operation::Publish, last);
-    tokio::select! {
-        biased;
-        result = timeout_at(until, sending) => result.unwrap_or_else(|_| Err(unknown())),
-        () = refused => Err(NotStored::Forbidden(last.to_owned())),
+    match unless_forbidden(client, last, timeout_at(until, sending)).await {
+        Ok(result) => result.unwrap_or_else(|_| Err(unknown())),
+        Err(_) => Err(NotStored::Forbidden(last.to_owned())),
     }
 }
 

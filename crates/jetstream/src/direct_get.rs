@@ -116,21 +116,6 @@ pub async fn next_since(
     one(client, stream, &body).await
 }
 
-/// The sequence of the first message that was stored at a time or later.
-///
-/// # Errors
-/// See [`ApiError`].
-pub async fn first_at(
-    client: &NatsClient,
-    stream: Stream,
-    time: Timestamp,
-) -> Result<Option<u64>, ApiError> {
-    let api = format!("$JS.API.DIRECT.GET.{stream}");
-    let body = json!({"start_time": time, "batch": 1, "max_bytes": 1});
-    let found = all(client, &api, body.to_string().into()).await?;
-    Ok(found.first().map(|first| first.sequence))
-}
-
 async fn one(
     client: &NatsClient,
     stream: Stream,

@@ -115,6 +115,7 @@ pub fn request_hash(headers: &HeaderMap) -> Option<String> {
         && hash.bytes().all(|byte| byte.is_ascii_alphanumeric());
     valid.then(|| hash.to_owned())
 }
+
 /// Whether a message, as a direct get or an event returns it, is a copy of another message.
 ///
 /// A client can have any answer of the server stored in a stream, because it can name a subject of the

@@ -84,6 +84,7 @@ pub(crate) fn unless_forbidden<T>(
     let asking = Box::pin(asking);
     async move {
         tokio::select! {
+            biased;
             answer = asking => Ok(answer),
             () = forbidden => Err(ApiError::Forbidden(subject.to_owned())),
         }
