@@ -8,6 +8,7 @@ mod cancel_many;
 mod config;
 mod http;
 mod pages;
+mod pause;
 mod serve;
 mod system;
 

@@ -26,6 +26,33 @@ pub(super) fn media_type(headers: &HeaderMap) -> &str {
     text.split(';').next().unwrap_or_default().trim()
 }
 
+/// Reads an object from a JSON body. `shape` says what it should look like, for a body that is an array;
+/// `wrong` begins the error of any other body.
+pub(super) fn read_object<'a, T: Deserialize<'a>>(
+    headers: &HeaderMap,
+    body: &'a [u8],
+    shape: &str,
+    wrong: &str,
+) -> Result<T, Problem> {
+    if !media_type(headers).eq_ignore_ascii_case("application/json") {
+        let text = "Content-Type must be application/json";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text).on_field("Content-Type"));
+    }
+    // The derived reader would accept an array as well.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        let text = format!("the body is an array instead of {shape}");
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text));
+    }
+    serde_json::from_slice(body).map_err(|error| {
+        let status = if error.is_data() {
+            StatusCode::UNPROCESSABLE_ENTITY
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        Problem::new(status, format!("{wrong}: {error}"))
+    })
+}
+
 /// Whether the body is NDJSON. Everything but NDJSON and JSON is refused, so that a form on a page of
 /// another site cannot become a job.
 pub(super) fn is_ndjson(headers: &HeaderMap) -> Result<bool, Problem> {

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use tracing::info;
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::media_type;
+use super::body::read_object;
 use super::jobs::as_submitted;
 use super::params::{Id, Params, cursor, limit};
 use super::schema;
@@ -319,26 +319,8 @@ fn edit(headers: &HeaderMap, body: &Bytes) -> Result<Option<Bytes>, Problem> {
     if body.is_empty() {
         return Ok(None);
     }
-    if !media_type(headers).eq_ignore_ascii_case("application/json") {
-        let text = "Content-Type must be application/json";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text).on_field("Content-Type"));
-    }
-    // The derived reader would accept an array as well.
-    if body.trim_ascii_start().first() == Some(&b'[') {
-        let text = "the body is an array instead of {\"payload\": …}";
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text));
-    }
-    let edit: Edit<'_> = serde_json::from_slice(body).map_err(|error| {
-        let status = if error.is_data() {
-            StatusCode::UNPROCESSABLE_ENTITY
-        } else {
-            StatusCode::BAD_REQUEST
-        };
-        Problem::new(
-            status,
-            format!("the body is not {{\"payload\": …}}: {error}"),
-        )
-    })?;
+    let (shape, wrong) = ("{\"payload\": …}", "the body is not {\"payload\": …}");
+    let edit: Edit<'_> = read_object(headers, body, shape, wrong)?;
     Ok(edit
         .payload
         .map(|payload| body.slice_ref(payload.get().as_bytes())))

@@ -5,18 +5,18 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
-use client::kinds::{self, PauseEnd};
+use client::kinds::PauseEnd;
 use common::{JobKind, KindSetting, Timestamp, WireDuration};
 use serde::{Deserialize, Serialize};
-use tracing::info;
 use utoipa::ToSchema;
 
-use super::body::media_type;
+use super::body::read_object;
 use super::params::Kind;
 use super::schema;
 use crate::app::App;
 use crate::auth::Operator;
 use crate::http::Problem;
+use crate::pause;
 
 /// The largest body, in bytes.
 const MAX_BODY: usize = 16 << 10;
@@ -103,21 +103,17 @@ pub(crate) async fn pause(
     body: Body,
 ) -> Result<Json<Setting>, Problem> {
     let body = app.limits.read(&headers, body, MAX_BODY).await?;
-    let pause = wanted(&headers, &body.bytes, &operator)?;
-    app.check_nats()?;
-    let (shared, of) = (app.clone(), kind.clone());
-    let pausing = async move { Ok(kinds::pause(&shared.nats.client, &of, &pause).await?) };
-    let setting = app.finish(pausing).await?;
-    info!(job.kind = %kind, by = %operator.name, until = ?setting.paused_until, "paused a kind");
+    let (end, reason) = wanted(&headers, &body.bytes)?;
+    let setting = pause::pause(&app, &operator, &kind, end, reason).await??;
     Ok(Json(Setting::of(kind, setting)))
 }
 
-/// What the body asks for.
-fn wanted(headers: &HeaderMap, body: &Bytes, operator: &Operator) -> Result<kinds::Pause, Problem> {
+/// The end and the reason that the body asks for.
+fn wanted(headers: &HeaderMap, body: &Bytes) -> Result<(PauseEnd, Option<String>), Problem> {
     let asked = if body.is_empty() {
         Pause::default()
     } else {
-        read(headers, body)?
+        read_object(headers, body, "an object", "the body cannot be read")?
     };
     let end = match (asked.length, asked.until) {
         (None, None) => PauseEnd::Resumed,
@@ -128,31 +124,7 @@ fn wanted(headers: &HeaderMap, body: &Bytes, operator: &Operator) -> Result<kind
             return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text).on_field("until"));
         }
     };
-    Ok(kinds::Pause {
-        end,
-        reason: asked.reason,
-        by: Some(operator.name.to_string()),
-    })
-}
-
-fn read(headers: &HeaderMap, body: &Bytes) -> Result<Pause, Problem> {
-    if !media_type(headers).eq_ignore_ascii_case("application/json") {
-        let text = "Content-Type must be application/json";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text).on_field("Content-Type"));
-    }
-    // The derived reader would accept an array as well.
-    if body.trim_ascii_start().first() == Some(&b'[') {
-        let text = "the body is an array instead of an object";
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text));
-    }
-    serde_json::from_slice(body).map_err(|error| {
-        let status = if error.is_data() {
-            StatusCode::UNPROCESSABLE_ENTITY
-        } else {
-            StatusCode::BAD_REQUEST
-        };
-        Problem::new(status, format!("the body cannot be read: {error}"))
-    })
+    Ok((end, asked.reason))
 }
 
 /// Resume a kind
@@ -174,10 +146,6 @@ pub(crate) async fn resume(
     operator: Operator,
     Kind(kind): Kind,
 ) -> Result<Json<Setting>, Problem> {
-    app.check_nats()?;
-    let (shared, of, by) = (app.clone(), kind.clone(), operator.name.to_string());
-    let resuming = async move { Ok(kinds::resume(&shared.nats.client, &of, Some(by)).await?) };
-    let setting = app.finish(resuming).await?;
-    info!(job.kind = %kind, by = %operator.name, "resumed a kind");
+    let setting = pause::resume(&app, &operator, &kind).await??;
     Ok(Json(Setting::of(kind, setting)))
 }

@@ -5,10 +5,9 @@ use std::time::Duration;
 use axum::Extension;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
-use client::kinds::{self, PauseEnd, WrongPause};
+use client::kinds::{PauseEnd, WrongPause};
 use common::{JobKind, KindSetting};
 use serde::Deserialize;
-use tracing::info;
 
 use super::form::Form;
 use super::layout::Done;
@@ -16,6 +15,7 @@ use super::problem::Problem;
 use super::state::Pages;
 use super::widgets::Moment;
 use crate::auth::Operator;
+use crate::pause;
 
 /// The form that pauses a kind.
 #[derive(Debug, Default, Deserialize)]
@@ -50,23 +50,13 @@ pub(crate) async fn pause(
     Form(asked): Form<Asked>,
 ) -> Result<Response, Problem> {
     let kind = parse(&kind)?;
-    let pause = kinds::Pause {
-        end: match asked.r#for.trim() {
-            "" => PauseEnd::Resumed,
-            length => PauseEnd::After(length_of(length)?),
-        },
-        reason: Some(asked.reason.trim().to_owned()).filter(|reason| !reason.is_empty()),
-        by: Some(operator.name.to_string()),
+    let end = match asked.r#for.trim() {
+        "" => PauseEnd::Resumed,
+        length => PauseEnd::After(length_of(length)?),
     };
-    pages.app.check_nats()?;
-    let (app, of) = (pages.app.clone(), kind.clone());
-    let pausing = async move { Ok(kinds::pause(&app.nats.client, &of, &pause).await) };
-    let setting = pages
-        .app
-        .finish(pausing)
-        .await?
-        .map_err(|error| not_done(&error))?;
-    info!(job.kind = %kind, by = %operator.name, until = ?setting.paused_until, "paused a kind");
+    let reason = Some(asked.reason.trim().to_owned()).filter(|reason| !reason.is_empty());
+    let paused = pause::pause(&pages.app, &operator, &kind, end, reason).await?;
+    paused.map_err(|error| not_done(&error))?;
     Ok(Redirect::to(&Done::Paused.at("/")).into_response())
 }
 
@@ -76,15 +66,8 @@ pub(crate) async fn resume(
     Path(kind): Path<String>,
 ) -> Result<Response, Problem> {
     let kind = parse(&kind)?;
-    pages.app.check_nats()?;
-    let (app, of, by) = (pages.app.clone(), kind.clone(), operator.name.to_string());
-    let resuming = async move { Ok(kinds::resume(&app.nats.client, &of, Some(by)).await) };
-    pages
-        .app
-        .finish(resuming)
-        .await?
-        .map_err(|error| not_done(&error))?;
-    info!(job.kind = %kind, by = %operator.name, "resumed a kind");
+    let resumed = pause::resume(&pages.app, &operator, &kind).await?;
+    resumed.map_err(|error| not_done(&error))?;
     Ok(Redirect::to(&Done::Resumed.at("/")).into_response())
 }
 
