@@ -28,6 +28,7 @@ mod lookup;
 mod queues;
 mod result;
 mod reverse_scan;
+mod room;
 mod search_text;
 mod submit;
 #[cfg(feature = "opentelemetry")]

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::job::NewJob;
+use crate::room::Room;
 
 /// The first wait before a job whose answer was lost is sent again.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -181,6 +182,7 @@ pub struct Submitter {
     connected: watch::Receiver<bool>,
     patience: Patience,
     jobs: Writer,
+    room: Room,
     /// When the log last said that jobs wait for room.
     told: Arc<Mutex<Option<Instant>>>,
     /// The health of the service that submits, if there is one; it watches the tasks of this submitter.
@@ -203,6 +205,7 @@ impl Submitter {
         watch.spawn(nats.health.supervise("watch of the storage", work));
         Self {
             jobs,
+            room: Room::new(),
             client: nats.client.clone(),
             connected: nats.connected(),
             patience,
@@ -218,6 +221,7 @@ impl Submitter {
     pub fn over(client: &NatsClient, connected: watch::Receiver<bool>, patience: Patience) -> Self {
         Self {
             jobs: Writer::start(client.clone(), connected.clone(), Pace::Prompt),
+            room: Room::new(),
             client: client.clone(),
             connected,
             patience,
@@ -351,7 +355,13 @@ impl Submitter {
                     back.map_err(|_| away())?.map_err(|_| closed())?;
                 }
             }
-            let storing = self.jobs.store(make(!*doubtful));
+            let full = self.room.check(&self.client, &self.jobs);
+            let storing = async {
+                match full {
+                    Some(why) => Err(NotStored::Full(why)),
+                    None => self.jobs.store(make(!*doubtful)).await,
+                }
+            };
             let is_refused = || self.is_refused(job);
             let result = if wait_for_nats {
                 // The writer has a timeout of its own.

@@ -168,6 +168,8 @@ fn limit_in(description: &str) -> usize {
 pub struct Writer {
     entries: mpsc::Sender<Waiting>,
     unanswered: Unanswered,
+    /// The most messages that a batch should have.
+    wanted: Arc<AtomicUsize>,
 }
 
 struct Waiting {
@@ -205,12 +207,21 @@ impl Writer {
             connected,
             unanswered: unanswered.clone(),
             most: Arc::new(AtomicUsize::new(LARGEST)),
+            wanted: Arc::new(AtomicUsize::new(LARGEST)),
         };
+        let wanted = Arc::clone(&server.wanted);
         tokio::spawn(write(server, pace, waiting, life));
         Self {
             entries,
             unanswered,
+            wanted,
         }
+    }
+
+    /// Makes batches of up to so many messages, if the server takes so many; `None` for the largest.
+    pub fn set_largest(&self, messages: Option<usize>) {
+        let largest = messages.unwrap_or(LARGEST).max(1);
+        self.wanted.store(largest, Ordering::Relaxed);
     }
 
     /// Measures for how long the server has not answered this writer.
@@ -427,13 +438,17 @@ struct Server {
     client: NatsClient,
     connected: watch::Receiver<bool>,
     unanswered: Unanswered,
-    /// The most messages in a batch, as far as it is known.
+    /// The most messages that the server takes in a batch, as far as it is known.
     most: Arc<AtomicUsize>,
+    /// The most messages that a batch should have.
+    wanted: Arc<AtomicUsize>,
 }
 
 impl Server {
     fn most(&self) -> usize {
-        self.most.load(Ordering::Relaxed)
+        let (most, wanted) = (&self.most, &self.wanted);
+        most.load(Ordering::Relaxed)
+            .min(wanted.load(Ordering::Relaxed))
     }
 
     async fn store(&self, batch: Vec<Waiting>) {

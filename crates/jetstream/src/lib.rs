@@ -11,6 +11,7 @@ pub mod kind_settings;
 pub mod manage;
 mod message;
 pub mod preflight;
+pub mod queue_limit;
 pub mod records;
 pub mod request;
 mod served;
@@ -24,6 +25,7 @@ pub use clock::ServerClock;
 pub use direct_get::StoredMessage;
 pub use message::Message;
 pub use preflight::Finding;
+pub use queue_limit::QueueLimit;
 pub use request::ApiError;
 pub use served::is_served;
 pub use topology::{

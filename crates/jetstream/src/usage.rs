@@ -3,8 +3,9 @@
 use common::{Timestamp, subjects};
 use connection::NatsClient;
 
-use crate::manage::{self, StreamInfo};
+use crate::manage;
 use crate::preflight;
+use crate::queue_limit::QueueLimit;
 use crate::topology::{Stream, Topology};
 
 /// How much one stream holds.
@@ -43,16 +44,16 @@ pub async fn streams(client: &NatsClient) -> anyhow::Result<Option<Vec<StreamDep
     let mut depths = Vec::new();
     for stream in Stream::ALL {
         // The stream may not exist yet: a consumer creates the streams when it starts.
-        let Some(StreamInfo { config, state, .. }) =
-            manage::existing(manage::stream_info(client, stream).await)?
-        else {
+        let Some(info) = manage::existing(manage::stream_info(client, stream).await)? else {
             continue;
         };
+        let limit_bytes = QueueLimit::of(&info).limit;
+        let state = info.state;
         depths.push(StreamDepth {
             stream,
             messages: state.messages,
             bytes: state.bytes,
-            limit_bytes: config["max_bytes"].as_u64().filter(|limit| *limit > 0),
+            limit_bytes,
             oldest: (state.messages > 0).then_some(state.first_time),
         });
     }

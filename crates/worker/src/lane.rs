@@ -28,8 +28,8 @@ use crate::heartbeat::Heartbeat;
 use crate::intake::Intake;
 use crate::lease::{Lease, Leases};
 use crate::maintenance::{
-    self, Cancel, Expiry, KindsFound, KindsWithoutConsumer, MaxDeliveries, OverdueWatch, Pauses,
-    Purge, SharedQueue, StarvedPulls,
+    self, Cancel, Expiry, KindsFound, KindsWithoutConsumer, LimitOfQueue, MaxDeliveries,
+    OverdueWatch, Pauses, Purge, SharedQueue, StarvedPulls,
 };
 use crate::newer_version::Reporter;
 use crate::options::LaneOptions;
@@ -406,6 +406,11 @@ impl Parts {
             keep: self.options.keep,
         };
         tasks.spawn(health.supervise("removal of old records", |life| expiry.run(life)));
+        let limit = LimitOfQueue {
+            client: client.clone(),
+            phases: phases.clone(),
+        };
+        tasks.spawn(health.supervise("limit of the queue", |life| limit.run(life)));
         let kinds = KindsWithoutConsumer {
             client: client.clone(),
             clock: Arc::clone(&self.clock),

@@ -2,6 +2,7 @@
 
 mod reconcile;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use async_nats::jetstream::stream::{
     Config, DiscardPolicy, Republish, RetentionPolicy, StorageType,
 };
 use common::{JobKind, KindPattern, Retention, subjects};
+
+use crate::queue_limit;
 
 /// How long a consumer may hold a delivered job without an ack or an in-progress ack. After this, the
 /// server redelivers the job.
@@ -54,7 +57,8 @@ pub struct Topology {
 /// batches again and again.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Jobs that wait or run, in bytes.
+    /// Jobs that wait or run, in bytes. The server enforces this only while the queue is large: see
+    /// [`queue_limit`].
     pub jobs_bytes: i64,
 }
 
@@ -149,9 +153,17 @@ impl Topology {
                 destination: "jobs.events.{{wildcard(2)}}".to_owned(),
                 headers_only: false,
             }),
-            metadata: reconcile::revision(),
+            metadata: self.metadata(stream),
             ..Config::default()
         }
+    }
+
+    fn metadata(self, stream: Stream) -> HashMap<String, String> {
+        let mut metadata = reconcile::revision();
+        if stream == Stream::Jobs {
+            metadata.extend(queue_limit::metadata(self.limits.jobs_bytes));
+        }
+        metadata
     }
 }
 

@@ -20,10 +20,11 @@ use tracing::info;
 
 use super::{Stream, Topology, consumer_name, jobs_of_kind, pull_consumer};
 use crate::manage::{self, StreamInfo};
+use crate::queue_limit;
 use crate::request::{self, ApiError};
 
 /// The revision of the declarations of this version. Increase it with each change of a declared value.
-const REVISION: u64 = 2;
+const REVISION: u64 = 3;
 
 /// The key of the revision in the metadata of a stream or consumer.
 const REVISION_KEY: &str = "jobs.revision";
@@ -87,6 +88,9 @@ impl Topology {
         };
         let mut with_all_subjects = declared.clone();
         with_all_subjects["subjects"] = json!(all_subjects(&declared, &existing));
+        if queue_limit::is_lifted(&declared, &existing) {
+            with_all_subjects["max_bytes"] = existing["max_bytes"].clone();
+        }
         let merged = match plan(&with_all_subjects, &existing, &CHANGEABLE_OF_STREAM) {
             Plan::LeaveAlone => return Ok(()),
             Plan::Refuse(differences) if with_all_subjects["subjects"] == existing["subjects"] => {
@@ -106,7 +110,12 @@ impl Topology {
         with_all_subjects["metadata"] = merged["metadata"].clone();
         match request::ask::<Value>(client, create, &with_all_subjects).await {
             Err(ApiError::Refused { code, .. }) if code == ErrorCode::STREAM_NAME_EXIST => {
-                Err(differs(stream, &[]))
+                let now = manage::stream_info(client, stream).await?.config;
+                if now == merged {
+                    return Err(differs(stream, &[]));
+                }
+                // Another consumer has changed it meanwhile.
+                Box::pin(self.reconcile_stream(client, stream)).await
             }
             _ => Ok(()),
         }
@@ -218,6 +227,12 @@ fn plan(declared: &Value, existing: &Value, changeable: &[&str]) -> Plan {
         .as_object()
         .cloned()
         .unwrap_or_default();
+    metadata.extend(
+        declared["metadata"]
+            .as_object()
+            .cloned()
+            .unwrap_or_default(),
+    );
     metadata.insert(REVISION_KEY.to_owned(), json!(REVISION.to_string()));
     changes.insert("metadata".to_owned(), Value::Object(metadata));
     Plan::Change(changes)

@@ -8,6 +8,7 @@ mod max_deliveries;
 mod overdue;
 mod pauses;
 mod purge;
+mod queue_limit;
 mod shared_queue;
 mod starved_pulls;
 
@@ -21,6 +22,7 @@ pub(crate) use max_deliveries::MaxDeliveries;
 pub(crate) use overdue::OverdueWatch;
 pub(crate) use pauses::Pauses;
 pub(crate) use purge::Purge;
+pub(crate) use queue_limit::LimitOfQueue;
 pub(crate) use shared_queue::SharedQueue;
 pub(crate) use starved_pulls::StarvedPulls;
 

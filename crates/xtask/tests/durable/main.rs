@@ -32,6 +32,7 @@ mod outcome;
 mod overdue;
 mod pause;
 mod proxy;
+mod queue_limit;
 #[path = "../system/raw_client.rs"]
 mod raw_client;
 mod schedules;

@@ -47,6 +47,12 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         user: "application",
+        rights: &["publish $JS.API.STREAM.INFO.JOBS"],
+        reason: "asked only by programs that submit for more than a second; see \
+                 tests/durable/queue_limit.rs",
+    },
+    Exception {
+        user: "application",
         rights: &["publish jobs.server.health"],
         reason: "asked only when the server leaves a write unanswered; see tests/durable/storing.rs",
     },
