@@ -35,7 +35,8 @@ http: $NATS_HTTP_LISTEN
 /// `deploy/nats.conf`. It does not say so at `jobs.server`, as that takes accounts, and those would
 /// refuse a user that they do not know.
 const OPEN_CONFIGURATION: &str = "\
-jetstream { store_dir: $NATS_STORE_DIR, sync_interval: always, strict: true, max_file_store: 8GB }
+jetstream { store_dir: $NATS_STORE_DIR, sync_interval: always, strict: true, max_file_store: 8GB
+  limits { batch { max_msgs: 4000 } } }
 ";
 
 /// The folder inside the server's own where it keeps what is stored.

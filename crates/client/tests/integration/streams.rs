@@ -89,7 +89,7 @@ async fn a_stream_of_an_older_version_is_given_the_subjects_that_it_lacks_and_ke
         subjects.push(json!(format!("jobs-ended-{}.state.*", 1 << exponent)));
     }
     expected["republish"] = json!({"src": "*.state.*", "dest": "jobs.events.{{wildcard(2)}}"});
-    expected["metadata"]["jobs.revision"] = json!("2");
+    expected["metadata"]["jobs.revision"] = json!("3");
     assert_eq!(after["config"], expected);
     let record = client::record(&worker.clone().into(), id).await.unwrap();
     assert_eq!(record.unwrap().state, common::JobState::Running);

@@ -13,10 +13,12 @@ mod footprint;
 mod gateway;
 mod job;
 mod latency;
+mod limit;
 mod load;
 mod machine;
 mod ours;
 mod probe;
+mod raw;
 mod report;
 mod stand;
 mod status;
@@ -89,6 +91,9 @@ enum Scenario {
     /// Jobs a second that are stored, and that are stored, run and settled, and how soon they start,
     /// in the durable lane
     Durable,
+    /// Durable jobs a second, and processor time for each, beside the most that the server can do with the
+    /// same guarantees
+    Limit,
     /// How long a durable job takes to be stored over HTTP, and how many a second there can be
     Gateway,
     /// How long jobs.status takes to be answered under full load
@@ -116,6 +121,8 @@ enum Role {
     BareDurablePublisher(durable::BarePublisher),
     BareDurableConsumer(durable::BareConsumer),
     BareDurableLatencyConsumer,
+    RawPublisher(raw::Publisher),
+    RawConsumer(raw::Consumer),
     HttpLoad(gateway::HttpLoad),
     OurLatencyConsumer,
     OurBusyConsumer(ours::BusyConsumer),
@@ -212,6 +219,8 @@ impl BenchRole {
             Role::BareDurablePublisher(publisher) => play(publisher.run()),
             Role::BareDurableConsumer(consumer) => play(consumer.run()),
             Role::BareDurableLatencyConsumer => play(durable::bare_latency_consumer()),
+            Role::RawPublisher(publisher) => play(publisher.run()),
+            Role::RawConsumer(consumer) => play(consumer.run()),
             Role::HttpLoad(load) => play(load.run()),
             Role::OurLatencyConsumer => play(ours::latency_consumer()),
             Role::OurBusyConsumer(consumer) => play(consumer.run()),
@@ -240,6 +249,7 @@ async fn measure(settings: &Settings) -> anyhow::Result<()> {
             Scenario::Confirmed => confirmed::measure(&stand, settings).await?,
             Scenario::Latency => latency::measure(&stand, settings).await?,
             Scenario::Durable => durable::measure(&stand, settings).await?,
+            Scenario::Limit => limit::measure(&stand, settings).await?,
             Scenario::Gateway => gateway::measure(&stand, settings).await?,
             Scenario::Status => status::measure(&stand, settings).await?,
             Scenario::Footprint => footprint::measure(&stand, settings).await?,

@@ -12,6 +12,14 @@ pub(super) fn cpu_time(process: u32) -> anyhow::Result<Duration> {
     Ok(ticks(own_ticks(&stat).context("an odd /proc/.../stat")?))
 }
 
+/// CPU time of all children of this process that have ended.
+pub(super) fn cpu_time_of_ended_children() -> anyhow::Result<Duration> {
+    let stat = read("/proc/self/stat")?;
+    Ok(ticks(
+        ticks_of_ended_children(&stat).context("an odd /proc/self/stat")?,
+    ))
+}
+
 /// Memory that a process has resident, in MB.
 pub(super) fn resident_mb(process: u32) -> anyhow::Result<f64> {
     let status = read(&format!("/proc/{process}/status"))?;
