@@ -46,6 +46,15 @@ pub(crate) enum Command {
         #[arg(value_parser = values::id)]
         id: JobId,
     },
+    /// Say why a job has not ended; exit with 1 if it is unknown
+    ///
+    /// Its kind may be paused, no consumer may serve it, it may wait for its time, or for other jobs of its
+    /// kind.
+    Why {
+        /// The job
+        #[arg(value_parser = values::id)]
+        id: JobId,
+    },
     /// Wait until a job has ended, and show it; exit with 0 if it succeeded, else 1
     Wait {
         /// The job

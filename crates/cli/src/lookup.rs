@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bootstrap::Nats;
-use client::{Waited, kinds};
+use client::{Reason, Waited, Why, kinds};
 use common::{JobId, JobRecord, JobState, KindSetting, Timestamp};
 use serde_json::json;
 
@@ -32,6 +32,34 @@ async fn pause_of(nats: &Nats, record: &JobRecord) -> Option<KindSetting> {
     }
     let setting = kinds::get(&nats.client, kind).await.ok().flatten();
     setting.filter(|setting| setting.is_paused(Timestamp::now()))
+}
+
+/// Says why a job has not ended; returns whether the job is known.
+pub(crate) async fn why(nats: &Nats, out: Printer, id: JobId) -> anyhow::Result<bool> {
+    let Some(Why { state, reasons }) = client::why(&nats.client, id).await? else {
+        show(out, id, None)?;
+        return Ok(false);
+    };
+    let as_json = |reason: &Reason| {
+        let mut all = json!({"reason": reason.name(), "text": reason.to_string()});
+        if let Some(until) = reason.until() {
+            all["until"] = json!(until);
+        }
+        if let Some(jobs) = reason.jobs_in_front() {
+            all["jobs_in_front"] = json!(jobs);
+        }
+        all
+    };
+    let all: Vec<_> = reasons.iter().map(as_json).collect();
+    out.either(&json!({"id": id, "state": state, "reasons": all}), || {
+        let mut lines = vec![format!("job {id} is {state}")];
+        if reasons.is_empty() && !state.is_final() {
+            lines.push("  it is about to run".to_owned());
+        }
+        lines.extend(reasons.iter().map(|reason| format!("  {reason}")));
+        lines.join("\n")
+    })?;
+    Ok(true)
 }
 
 /// Waits for a job and shows it; returns whether it succeeded.

@@ -81,6 +81,7 @@ async fn on_nats(
     match command {
         Command::Submit(submit) => submit::run(nats, out, stop, submit).await,
         Command::Info { id } => until(stop, lookup::info(nats, out, id)).await,
+        Command::Why { id } => until(stop, Box::pin(lookup::why(nats, out, id))).await,
         Command::Wait { id, timeout } => until(stop, lookup::wait(nats, out, id, timeout)).await,
         Command::Cancel(cancel) => match cancel.id {
             Some(id) => until(stop, lookup::cancel(nats, out, id)).await,

@@ -34,6 +34,7 @@ mod submit;
 #[cfg(feature = "opentelemetry")]
 mod trace;
 mod wait;
+mod why;
 
 pub use application::{Client, Confirmed, Durable, FireAndForget};
 pub use cancel::cancel;
@@ -55,6 +56,7 @@ pub use queues::{Queue, Queues, queues};
 pub use search_text::{InvalidSearchText, SearchText};
 pub use submit::{Patience, SubmitError, Submitted, Submitter};
 pub use wait::{Waited, wait};
+pub use why::{Reason, Why, why};
 
 // The items of the wire, the connection and the broker that callers use.
 pub use common::{

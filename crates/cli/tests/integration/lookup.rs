@@ -35,6 +35,23 @@ async fn a_job_is_shown_to_people_and_to_programs() {
 }
 
 #[tokio::test]
+async fn a_job_that_waits_says_why() {
+    let desk = Desk::new().await;
+    let id = desk.submit(r#"{"kind":"mail.send"}"#).await;
+    let (code, text) = desk.ask(&["why", &id.to_string()]).await;
+    let expected = format!(
+        "job {id} is queued\n  no consumer serves its kind mail.send: start one with a handler for it"
+    );
+    assert_eq!((code, text.trim_end()), (0, expected.as_str()));
+    let (_, text) = desk.ask(&["why", &id.to_string(), "--json"]).await;
+    let why: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(why["reasons"][0]["reason"], "no_consumer", "{why}");
+    let (code, text) = desk.ask(&["why", &JobId::generate().to_string()]).await;
+    assert_eq!(code, 1);
+    assert!(text.contains("is unknown"), "{text}");
+}
+
+#[tokio::test]
 async fn a_job_is_waited_for_and_the_exit_code_says_how_it_ended() {
     let desk = Desk::new().await;
     for (state, expected) in [("succeeded", 0), ("dead", 1), ("cancelled", 1)] {

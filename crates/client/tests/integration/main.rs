@@ -12,3 +12,4 @@ mod streams;
 mod submit;
 mod support;
 mod waiting;
+mod why;

@@ -91,6 +91,74 @@ pub(crate) async fn show(
     }))
 }
 
+/// Why a job has not ended.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WhyOfJob)]
+pub(crate) struct Why {
+    /// The job.
+    #[schema(value_type = uuid::Uuid)]
+    id: JobId,
+    /// The state of the job.
+    #[schema(value_type = schema::State)]
+    state: JobState,
+    /// The most important reason first; empty if the job has ended, or is about to run.
+    reasons: Vec<WhyReason>,
+}
+
+/// A reason why a job has not ended.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReasonOfJob)]
+pub(crate) struct WhyReason {
+    /// A word for programs: `cancel_requested`, `running`, `scheduled`, `retrying`, `paused`, `no_consumer`,
+    /// `newer_version`, `behind`, `delivered` or `unreadable`; later versions may have more.
+    reason: &'static str,
+    /// A sentence for people.
+    text: String,
+    /// When the reason ends by itself; absent if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Moment>)]
+    until: Option<Timestamp>,
+    /// How many jobs of its kind are in front of it, if that is the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jobs_in_front: Option<u64>,
+}
+
+/// Say why a job has not ended
+///
+/// Its kind may be paused, no consumer may serve it, it may wait for its time or for other jobs of its kind.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/why",
+    operation_id = "why_job",
+    tag = "jobs",
+    params(("id" = uuid::Uuid, Path, description = "The job")),
+    responses(
+        (status = 200, description = "The state of the job, and the reasons", body = Why),
+        (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "The job is not known, or not any more", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn why(
+    State(app): State<App>,
+    _reader: Reader,
+    Id(id): Id,
+) -> Result<Json<Why>, Problem> {
+    app.check_nats()?;
+    let found = client::why(&app.nats.client, id).await?;
+    let client::Why { state, reasons } = found.ok_or_else(|| unknown(id))?;
+    let reasons = reasons.iter().map(|reason| WhyReason {
+        reason: reason.name(),
+        text: reason.to_string(),
+        until: reason.until(),
+        jobs_in_front: reason.jobs_in_front(),
+    });
+    Ok(Json(Why {
+        id,
+        state,
+        reasons: reasons.collect(),
+    }))
+}
+
 /// Whether the dead letter of a job exists; `None` if the job is not dead, or that is not known.
 async fn has_dead_letter(app: &App, record: &JobRecord) -> Option<bool> {
     if record.state != JobState::Dead {
@@ -117,10 +185,12 @@ pub(super) fn as_submitted(message: &[u8]) -> (Option<Box<RawValue>>, Option<Str
 pub(super) async fn look_up(app: &App, id: JobId) -> Result<JobRecord, Problem> {
     app.check_nats()?;
     let known = client::look_up(&app.nats.client, id).await?;
-    known.ok_or_else(|| {
-        let text = "this job is not known, or not any more; only durable jobs are stored";
-        Problem::not_found(text).of_job(id)
-    })
+    known.ok_or_else(|| unknown(id))
+}
+
+fn unknown(id: JobId) -> Problem {
+    let text = "this job is not known, or not any more; only durable jobs are stored";
+    Problem::not_found(text).of_job(id)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

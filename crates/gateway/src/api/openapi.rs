@@ -43,6 +43,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Api::openapi())
         .routes(routes!(submit::submit, jobs::list))
         .routes(routes!(jobs::show, jobs::cancel))
+        .routes(routes!(jobs::why))
         .routes(routes!(cancel_many::cancel))
         .routes(routes!(events::events))
         .routes(routes!(dead_letters::list, dead_letters_bulk::discard))

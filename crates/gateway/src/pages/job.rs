@@ -5,13 +5,12 @@ use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use bytes::Bytes;
-use client::dead_letters;
-use common::{JobId, JobMessage, JobRecord, JobState, Timestamp};
+use client::{Reason, dead_letters};
+use common::{JobId, JobMessage, JobRecord, JobState};
 use serde::Deserialize;
 use tracing::{debug, info};
 
 use super::job_id::parse_id;
-use super::kinds::PauseNote;
 use super::layout::{Done, Layout};
 use super::problem::Problem;
 use super::render::html;
@@ -30,6 +29,13 @@ pub(crate) struct Asked {
     done: Option<Done>,
 }
 
+/// Why a job waits.
+struct Why {
+    name: &'static str,
+    text: String,
+    is_unserved: bool,
+}
+
 #[derive(Template)]
 #[template(path = "job.html")]
 pub(crate) struct JobPage {
@@ -41,10 +47,8 @@ pub(crate) struct JobPage {
     is_final: bool,
     /// Whether the dead letter of the job exists.
     has_dead_letter: bool,
-    /// The kind, if the job waits for a consumer, and none serves it.
-    unserved: Option<String>,
-    /// The pause of the kind, if the job waits.
-    paused: Option<PauseNote>,
+    /// Why the job waits, as far as its state does not say so.
+    reasons: Vec<Why>,
     at: Moment,
     attempt: u32,
     consumer: Option<String>,
@@ -89,43 +93,34 @@ pub(crate) async fn page(
         }
     };
     let has_dead_letter = has_dead_letter(&pages, &record).await;
-    let is_unserved = is_unserved(&pages, &record).await;
-    let paused = pause_of(&pages, &record).await;
+    let reasons = reasons(&pages, &record).await;
     let layout = Layout::new(&pages, "", "jobs").after(asked.done);
     let mut page = JobPage::new(layout, record, &message, has_dead_letter);
-    page.unserved = is_unserved.then(|| page.kind.clone());
-    page.paused = paused;
+    page.reasons = reasons;
     html(&page)
 }
 
-/// Whether a job waits for a consumer, and none serves its kind; `false` if that is not known now.
-async fn is_unserved(pages: &Pages, record: &JobRecord) -> bool {
-    let is_due = record.next_at.is_none_or(|at| at <= Timestamp::now());
-    let waits = matches!(record.state, JobState::Queued | JobState::Retrying) && is_due;
+/// Why a job waits, as far as its state does not say so; empty if that is not known now.
+async fn reasons(pages: &Pages, record: &JobRecord) -> Vec<Why> {
+    let waits = !record.state.is_final() && record.state != JobState::Running;
     if !waits {
-        return false;
+        return Vec::new();
     }
-    let Ok(queues) = pages.app.queues().await else {
-        return false;
-    };
-    let mut queues = queues.queues.iter();
-    let queue = queues.find(|queue| record.kind.as_ref() == Some(&queue.kind));
-    queue.is_some_and(|queue| queue.served == Some(false))
-}
-
-/// The pause of the kind of a job that waits; `None` if it is not paused, or that is not known now.
-async fn pause_of(pages: &Pages, record: &JobRecord) -> Option<PauseNote> {
-    let waits = [JobState::Scheduled, JobState::Queued, JobState::Retrying];
-    let kind = record
-        .kind
-        .as_ref()
-        .filter(|_| waits.contains(&record.state))?;
-    let setting = client::kinds::get(&pages.app.nats.client, kind)
-        .await
-        .ok()??;
-    setting
-        .is_paused(Timestamp::now())
-        .then(|| PauseNote::of(&setting))
+    let found = client::why(&pages.app.nats.client, record.id).await;
+    let reasons = found.ok().flatten().map(|found| found.reasons);
+    reasons
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|reason| {
+            use Reason::{Retrying, Running, Scheduled};
+            !matches!(reason, Running { .. } | Scheduled { .. } | Retrying { .. })
+        })
+        .map(|reason| Why {
+            name: reason.name(),
+            text: reason.to_string(),
+            is_unserved: matches!(reason, Reason::NoConsumer { .. }),
+        })
+        .collect()
 }
 
 /// Whether the dead letter of a job exists; if that cannot be looked up now, the record decides.
@@ -173,8 +168,7 @@ impl JobPage {
             tone: text::tone(record.state),
             is_final: record.state.is_final(),
             has_dead_letter,
-            unserved: None,
-            paused: None,
+            reasons: Vec::new(),
             at: Moment::of(record.at),
             attempt: record.attempt,
             next_at: record

@@ -172,6 +172,8 @@ async fn every_route_is_described_and_answers_are_as_described() {
         ("/v1/jobs", ""),
         ("/v1/jobs/{id}", &*id),
         ("/v1/jobs/{id}", &*dead),
+        ("/v1/jobs/{id}/why", &*id),
+        ("/v1/jobs/{id}/why", "01890a5d-ac96-774b-bcce-b302099a8057"),
         ("/v1/jobs/{id}", "7"),
         ("/v1/jobs/{id}", "01890a5d-ac96-774b-bcce-b302099a8057"),
         ("/v1/dead-letters", ""),

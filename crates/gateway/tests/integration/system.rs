@@ -148,21 +148,26 @@ async fn the_page_of_a_job_says_that_no_consumer_serves_its_kind_until_one_does(
     let submit = async |kind| gateway.post("/v1/jobs", &job(kind)).await.id();
     let waiting = submit("sleep").await;
     let page = async |id: &str| gateway.get(&format!("/jobs/{id}")).await.text;
-    let says = "No consumer serves the kind <code>sleep</code>";
+    let says = "no consumer serves its kind sleep";
     eventually(DEADLINE, "the page to say it", async || {
         let page = page(&waiting).await;
         (page.contains(says) && page.contains("--scale consumer=")).then_some(())
     })
     .await;
+    let why = gateway.get(&format!("/v1/jobs/{waiting}/why")).await.json();
+    assert_eq!(why["state"], "queued", "{why}");
+    assert_eq!(why["reasons"][0]["reason"], "no_consumer", "{why}");
+    let nobody = format!("/v1/jobs/{}/why", common::JobId::generate());
+    assert_eq!(gateway.get(&nobody).await.problem().0, 404);
     // One slot: the second job waits, but a consumer serves its kind.
     let _consumer = consumer(&nats, &["--concurrency", "1"]).await;
     gateway.job_is(&waiting, "running").await;
-    assert!(!page(&waiting).await.contains("id=\"unserved\""));
+    assert!(!page(&waiting).await.contains("id=\"why-no_consumer\""));
     let second = submit("sleep").await;
     eventually(DEADLINE, "the page of the second job", async || {
         let page = page(&second).await;
         let waits = page.contains("It waits for a consumer.");
-        (waits && !page.contains("id=\"unserved\"")).then_some(())
+        (waits && !page.contains("id=\"why-no_consumer\"")).then_some(())
     })
     .await;
 }
@@ -303,7 +308,7 @@ async fn a_kind_is_paused_and_resumed_on_the_dashboard() {
     let id = accepted.id();
     let page = gateway.get(&format!("/jobs/{id}")).await.text;
     let note = page
-        .split("id=\"paused\"")
+        .split("id=\"why-paused\"")
         .nth(1)
         .expect("a note of the pause");
     let note = note.split("</div>").next().unwrap();

@@ -383,6 +383,7 @@ impl System {
             "/v1/jobs?state=scheduled",
             "/v1/jobs?state=dead&kind=fail",
             &format!("/v1/jobs/{later}?job=true"),
+            &format!("/v1/jobs/{later}/why"),
             "/v1/dead-letters",
             "/v1/dead-letters/groups",
             &format!("/v1/dead-letters/{}", letters[0]),
