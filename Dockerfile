@@ -14,6 +14,13 @@ RUN find crates -type f ! -path '*/src/main.rs' ! -path '*/src/lib.rs' ! -path '
 
 # The dependencies. What was compiled of the empty sources is thrown away, so that it cannot pass for the real thing.
 FROM rust:1.95-slim-bookworm AS dependencies
+# How thoroughly the compiler works. The defaults are those of Cargo.toml.
+ARG CARGO_PROFILE_RELEASE_LTO=thin
+ARG CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1
+ARG CARGO_PROFILE_RELEASE_OPT_LEVEL=3
+ENV CARGO_PROFILE_RELEASE_LTO=$CARGO_PROFILE_RELEASE_LTO \
+    CARGO_PROFILE_RELEASE_CODEGEN_UNITS=$CARGO_PROFILE_RELEASE_CODEGEN_UNITS \
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=$CARGO_PROFILE_RELEASE_OPT_LEVEL
 WORKDIR /build
 COPY --from=manifests /build ./
 RUN cargo build --release --locked -p publisher -p nats-jobs-consumer -p status-service -p gateway -p cli \

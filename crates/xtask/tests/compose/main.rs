@@ -34,6 +34,10 @@ async fn the_system_comes_up_shares_the_jobs_scales_and_goes_down() {
         ("PUBLISHER_INTERVAL", "20ms"),
         ("STATUS_INTERVAL", "500ms"),
         ("LOG_FORMAT", "json"),
+        // What is tested here does not depend on how fast the programs are.
+        ("CARGO_PROFILE_RELEASE_LTO", "off"),
+        ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+        ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1"),
     ]);
     project.up(&["--build", "--scale", "consumer=4"]);
     become_healthy(&project, 8).await;
