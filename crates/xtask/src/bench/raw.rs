@@ -9,7 +9,9 @@ use anyhow::{Context as _, ensure};
 use async_nats::{Client, HeaderMap, Message};
 use bytes::Bytes;
 use clap::Args;
-use common::{JobId, JobMessage, JobRecord, JobState, Priority, Retention, Timestamp, subjects};
+use common::{
+    JobId, JobMessage, JobRecord, JobState, JobSubject, Priority, Retention, Timestamp, subjects,
+};
 use futures_util::StreamExt as _;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -132,11 +134,13 @@ async fn pull(client: &Client, inbox: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The record that a consumer would store.
+/// The record that a consumer would store. The id is that of the subject, because the same bytes are sent
+/// again and again.
 fn record_of(message: &Message) -> anyhow::Result<(JobId, Bytes)> {
     let text = std::str::from_utf8(&message.payload)?;
     let job = JobMessage::decode(&message.payload)?;
-    let id = job.id.context("a job without an id")?;
+    let subject = JobSubject::parse(&message.subject).context("not the subject of a job")?;
+    let id = subject.id;
     let mut record = JobRecord::new(id, Some(job.kind), JobState::Succeeded, Timestamp::now());
     record.consumer = Some("consumer-1".to_owned());
     record.run = 1;
@@ -267,7 +271,13 @@ mod tests {
     #[test]
     fn a_record_is_one_that_services_read() {
         let message = Message {
-            subject: "jobs.durable".into(),
+            subject: subjects::durable_job(
+                JobId::generate(),
+                Priority::Normal,
+                1,
+                &KIND.parse().unwrap(),
+            )
+            .into(),
             reply: None,
             payload: job::echo(),
             headers: None,
