@@ -133,7 +133,12 @@ fn plan(tools: &Tools) -> (Vec<Step>, Vec<String>) {
     } else if tools.deny {
         skipped.push("advisories, as their database cannot be fetched".to_owned());
     }
-    steps.push(Step::new("tests", "test --workspace --locked"));
+    // Tests that need a feature are left out without a word where it is off. These features are on anyway,
+    // as long as this package needs them too, so naming them rebuilds nothing.
+    steps.push(Step::new(
+        "tests",
+        "test --workspace --locked --features nats-jobs-client/opentelemetry,nats-jobs-consumer/testing",
+    ));
     match tools.compose {
         Ok(()) => steps.push(Step::new(
             "containers",
@@ -222,6 +227,38 @@ mod tests {
             ]
         );
         assert_eq!(steps.last().map(|step| step.name), Some("tests"));
+    }
+
+    #[test]
+    fn every_feature_that_a_test_needs_is_on_in_the_tests() {
+        let metadata = cargo()
+            .args(["metadata", "--no-deps", "--format-version", "1"])
+            .output();
+        let metadata: serde_json::Value =
+            serde_json::from_slice(&metadata.unwrap().stdout).unwrap();
+        let list = |of: &serde_json::Value| of.as_array().cloned().unwrap_or_default();
+        let mut needed = Vec::new();
+        for package in list(&metadata["packages"]) {
+            for target in list(&package["targets"]) {
+                for feature in list(&target["required-features"]) {
+                    let (package, feature) = (package["name"].as_str(), feature.as_str());
+                    needed.push(format!("{}/{}", package.unwrap(), feature.unwrap()));
+                }
+            }
+        }
+        assert!(!needed.is_empty(), "cargo names no such test any more");
+        let tools = Tools {
+            deny: false,
+            advisories: false,
+            compose: Err("not asked"),
+        };
+        let (steps, _) = plan(&tools);
+        let tests = steps.iter().find(|step| step.name == "tests").unwrap();
+        let (_, features) = tests.arguments.split_once("--features ").unwrap();
+        let features: Vec<_> = features.split(',').collect();
+        for feature in needed {
+            assert!(features.contains(&feature.as_str()), "{feature}");
+        }
     }
 
     #[test]
