@@ -17,7 +17,8 @@ use crate::job::NewJob;
 use crate::link::Link;
 use crate::list::{Cursor, Page};
 use crate::queues::Queues;
-use crate::submit::{Patience, SubmitError, Submitted, Submitter};
+use crate::submit::{Patience, Submitter};
+use crate::submitted::{SubmitError, Submitted};
 
 /// How long a submission may take with all its repetitions.
 const CONFIRM: Duration = Duration::from_secs(30);

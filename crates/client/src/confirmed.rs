@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::job::NewJob;
 use crate::result::read_result;
-use crate::submit::SubmitError;
+use crate::submitted::SubmitError;
 
 /// The first wait before a job is requested again; it doubles each time.
 const FIRST_WAIT: Duration = Duration::from_millis(50);

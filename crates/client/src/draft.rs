@@ -10,7 +10,7 @@ use common::{
 use sha2::{Digest as _, Sha256};
 
 use crate::job::{NewJob, names};
-use crate::submit::SubmitError;
+use crate::submitted::SubmitError;
 
 /// A job with its options. It is submitted by [`Client::submit`](crate::Client::submit),
 /// [`Client::submit_all`](crate::Client::submit_all), or by awaiting it if it came from the client.

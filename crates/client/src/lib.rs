@@ -20,6 +20,7 @@ mod follow;
 mod handle;
 mod job;
 pub mod kinds;
+mod known_ids;
 mod known_kinds;
 mod link;
 mod list;
@@ -31,6 +32,7 @@ mod reverse_scan;
 mod room;
 mod search_text;
 mod submit;
+mod submitted;
 #[cfg(feature = "opentelemetry")]
 mod trace;
 mod wait;
@@ -54,7 +56,8 @@ pub use listed::Listed;
 pub use lookup::{look_up, message, record};
 pub use queues::{Queue, Queues, queues};
 pub use search_text::{InvalidSearchText, SearchText};
-pub use submit::{Patience, SubmitError, Submitted, Submitter};
+pub use submit::{Patience, Submitter};
+pub use submitted::{SubmitError, Submitted};
 pub use wait::{Waited, wait};
 pub use why::{Reason, Why, why};
 

@@ -1,11 +1,12 @@
 //! Submits durable jobs: each is stored once, however often it is sent.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use common::{JobId, subjects};
+use common::subjects;
 use connection::{Health, Nats, NatsClient, Refusals};
 use jetstream::batch::MOST_MESSAGES;
 use jetstream::headers::{EXPECTED_LAST, EXPECTED_LAST_OF, MESSAGE_ID, size_of};
@@ -16,7 +17,9 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::job::NewJob;
+use crate::known_ids::KnownIds;
 use crate::room::Room;
+use crate::submitted::{SubmitError, Submitted};
 
 /// The first wait before a job whose answer was lost is sent again.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -50,114 +53,10 @@ pub struct Patience {
     pub wait_for_room: bool,
 }
 
-/// The result of a submission. In both cases the job is stored and synced to the disk.
-///
-/// ```no_run
-/// use client::{Client, NewJob, SubmitError, Submitted};
-///
-/// # async fn example(jobs: Client, job: NewJob) -> Result<(), SubmitError> {
-/// if jobs.submit_job(&job).await? == Submitted::Known {
-///     println!("{} waits or runs already", job.id);
-/// }
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Submitted {
-    /// This submission stored the job.
-    Stored,
-    /// A job with this id waits or runs already. A job that has ended may be stored again, and is then not
-    /// run again as long as its record is kept.
-    Known,
-}
-
-/// Why a job was not stored, or may not be stored.
-///
-/// ```no_run
-/// use client::{Client, NewJob, SubmitError};
-///
-/// # async fn example(jobs: Client, job: NewJob) -> Result<(), SubmitError> {
-/// let mut submitted = jobs.submit_job(&job).await;
-/// if let Err(SubmitError::MayBeStored { .. }) = submitted {
-///     // The same id: it is not stored twice.
-///     submitted = jobs.submit_job(&job).await;
-/// }
-/// submitted?;
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SubmitError {
-    /// The queue or the storage of the account is full.
-    #[error(
-        "the stream {stream} is full until some jobs are done: {why}; the limit is max_bytes of \
-         the stream, or max_file of the account"
-    )]
-    Full {
-        /// The stream.
-        stream: Stream,
-        /// The error text of the server, which names the limit.
-        why: String,
-    },
-    /// The job does not fit into a message.
-    #[error(
-        "the job has {size} bytes; a durable job may have at most {limit} (max_payload of the \
-         server minus the room for headers)"
-    )]
-    TooLarge {
-        /// The size of the job in bytes.
-        size: usize,
-        /// The largest size that is accepted, in bytes.
-        limit: usize,
-    },
-    /// The stream does not exist.
-    #[error(
-        "there is no stream {0}: a consumer creates it when it starts, if the server has JetStream"
-    )]
-    NoStream(Stream),
-    /// The server refuses the job.
-    #[error("{0}")]
-    Refused(String),
-    /// The user of this connection may not publish to the subject of the job. It is not stored.
-    #[error(
-        "the server does not let this user publish to {0}: grant it that in the permissions of the \
-         server (jobs.durable.> for durable jobs)"
-    )]
-    Forbidden(String),
-    /// There was no connection in time, so the job was never sent and is not stored.
-    #[error("not connected to NATS: {0}")]
-    NotConnected(String),
-    /// An option or the payload of the job cannot be used. It is not stored.
-    #[error("field `{field}`: {reason}")]
-    Invalid {
-        /// The option, or `payload`.
-        field: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Of jobs that are stored together or not at all, some are known already, so none is stored.
-    #[error("no job was stored, because some of these ids are stored already")]
-    SomeKnown,
-    /// Of jobs that are stored together or not at all, two have the same id, so none is stored.
-    #[error("no job was stored, because two of the jobs have the same id {0}")]
-    Twice(JobId),
-    /// There are too many jobs for one atomic batch.
-    #[error("{0} jobs cannot be stored together: at most 1,000")]
-    TooMany(usize),
-    /// The server did not answer in time, so the jobs may be stored. It is safe to submit them again
-    /// with the same ids: a job is not stored twice.
-    #[error(
-        "{why}; the job may be stored: submit it again with the same id, it is not stored twice"
-    )]
-    MayBeStored {
-        /// The ids of the jobs.
-        ids: Vec<JobId>,
-        /// Why it is not known.
-        why: String,
-    },
-}
-
 /// Submits jobs. Jobs that wait at the same time are stored with one write.
+///
+/// The ids of jobs that are not [fresh](NewJob::fresh) are looked up first, those that wait at the same time
+/// with one request: a job that has ended is known by its record, when its message is gone.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -181,6 +80,7 @@ pub struct Submitter {
     client: NatsClient,
     connected: watch::Receiver<bool>,
     patience: Patience,
+    known: KnownIds,
     jobs: Writer,
     room: Room,
     /// When the log last said that jobs wait for room.
@@ -204,6 +104,7 @@ impl Submitter {
         let mut watch = JoinSet::new();
         watch.spawn(nats.health.supervise("watch of the storage", work));
         Self {
+            known: KnownIds::supervised(nats),
             jobs,
             room: Room::new(),
             client: nats.client.clone(),
@@ -220,6 +121,7 @@ impl Submitter {
     #[must_use]
     pub fn over(client: &NatsClient, connected: watch::Receiver<bool>, patience: Patience) -> Self {
         Self {
+            known: KnownIds::start(client.clone(), connected.clone()),
             jobs: Writer::start(client.clone(), connected.clone(), Pace::Prompt),
             room: Room::new(),
             client: client.clone(),
@@ -232,15 +134,16 @@ impl Submitter {
         }
     }
 
-    /// Stores a job. When this returns, the server has synced the job to its disk. If the answer is
-    /// lost, the job is sent again. A job that is to run later is stored in the same way; a consumer
+    /// Stores a job, unless one with its id is known. When this returns, the server has synced the job to its
+    /// disk. If the answer is lost, the job is sent again. A job that is to run later is stored in the same way; a consumer
     /// puts it off.
     ///
     /// # Errors
     /// See [`SubmitError`].
     pub async fn submit(&self, job: &NewJob) -> Result<Submitted, SubmitError> {
         self.check_size(job)?;
-        match self.store(job, |first| vec![queued(job, first)]).await {
+        let jobs = std::slice::from_ref(job);
+        match self.store(jobs, |first| vec![queued(job, first)]).await {
             Ok(()) | Err(Failure::Repeated) => Ok(Submitted::Stored),
             // Nobody else knows the id of a fresh job: an earlier try has stored it.
             Err(Failure::Known { doubtful: true }) if job.fresh => Ok(Submitted::Stored),
@@ -283,7 +186,7 @@ impl Submitter {
             ids: jobs.iter().map(|job| job.id).collect(),
             why,
         };
-        match self.store(&jobs[0], make).await {
+        match self.store(jobs, make).await {
             Ok(()) | Err(Failure::Repeated) => Ok(()),
             Err(Failure::Known { doubtful: false }) => Err(SubmitError::SomeKnown),
             // A single job is stored, by this submission or before it; the server does not say which.
@@ -310,27 +213,31 @@ impl Submitter {
         Ok(())
     }
 
-    /// Stores the entry that `make` returns, whose first job is `job`. The argument of `make` is `true`
-    /// if no earlier try can have stored the entry.
-    async fn store(&self, job: &NewJob, make: impl Fn(bool) -> Entry) -> Result<(), Failure> {
-        let mut doubtful = false;
-        let stored = self.try_until_stored(job, make, &mut doubtful).await;
+    /// Stores the entry that `make` returns for these jobs, of which there is at least one. The argument of
+    /// `make` is `true` if no earlier try can have stored the entry.
+    async fn store(&self, jobs: &[NewJob], make: impl Fn(bool) -> Entry) -> Result<(), Failure> {
+        let mut progress = Progress {
+            looked_up: jobs.iter().all(|job| job.fresh),
+            doubtful: false,
+        };
+        let stored = self.try_until_stored(jobs, make, &mut progress).await;
         stored.map_err(|failure| match failure {
             // A later try failed for certain, but an earlier one may have been stored.
-            Failure::Other(error) if doubtful && !matches!(error, SubmitError::Forbidden(_)) => {
+            Failure::Other(error)
+                if progress.doubtful && !matches!(error, SubmitError::Forbidden(_)) =>
+            {
                 Failure::Unknown(error.to_string())
             }
             failure => failure,
         })
     }
 
-    /// Tries until the entry is stored, or there is no time left. Sets `doubtful` when a try may have been
-    /// stored.
+    /// Tries until the entry is stored, or there is no time left.
     async fn try_until_stored(
         &self,
-        job: &NewJob,
+        jobs: &[NewJob],
         make: impl Fn(bool) -> Entry,
-        doubtful: &mut bool,
+        progress: &mut Progress,
     ) -> Result<(), Failure> {
         let Patience {
             confirm,
@@ -355,51 +262,9 @@ impl Submitter {
                     back.map_err(|_| away())?.map_err(|_| closed())?;
                 }
             }
-            let full = self.room.check(&self.client, &self.jobs);
-            let storing = async {
-                match full {
-                    Some(why) => Err(NotStored::Full(why)),
-                    None => self.jobs.store(make(!*doubtful)).await,
-                }
-            };
-            let is_refused = || self.is_refused(job);
-            let result = if wait_for_nats {
-                // The writer has a timeout of its own.
-                storing.await
-            } else {
-                until_refused(until, confirm, is_refused, storing).await
-            };
-            let error = match result {
-                Ok(_) => return Ok(()),
-                Err(NotStored::Repeated) => return Err(Failure::Repeated),
-                Err(NotStored::Exists | NotStored::Conflict) => {
-                    return Err(Failure::Known {
-                        doubtful: *doubtful,
-                    });
-                }
-                Err(NotStored::Refused(why)) => {
-                    return Err(Failure::Other(SubmitError::Refused(why)));
-                }
-                Err(NotStored::Forbidden(subject)) => {
-                    return Err(Failure::Other(SubmitError::Forbidden(subject)));
-                }
-                Err(error @ NotStored::TooLarge(_)) => {
-                    return Err(Failure::Other(SubmitError::Refused(error.to_string())));
-                }
-                Err(NotStored::Full(why)) => {
-                    let stream = Stream::Jobs;
-                    Failure::Other(SubmitError::Full { stream, why })
-                }
-                Err(NotStored::NoStream) => Failure::Other(SubmitError::NoStream(Stream::Jobs)),
-                Err(error @ NotStored::Incomplete) => Failure::Unknown(error.to_string()),
-                Err(NotStored::Unknown(why)) => {
-                    if is_refused() {
-                        let subject = subject_in_queue(job);
-                        return Err(Failure::Other(SubmitError::Forbidden(subject)));
-                    }
-                    *doubtful = true;
-                    Failure::Unknown(why)
-                }
+            let error = match self.try_once(jobs, &make, progress, until).await {
+                ControlFlow::Break(result) => return result,
+                ControlFlow::Continue(error) => error,
             };
             let stopped = self.health.as_ref().and_then(write_health::stopped);
             let (error, stopped) = match (error, stopped) {
@@ -422,6 +287,80 @@ impl Submitter {
             wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
+
+    /// Looks the jobs up, unless an earlier try has, and tries to store the entry. Continues with an error
+    /// after which another try may succeed.
+    async fn try_once(
+        &self,
+        jobs: &[NewJob],
+        make: impl Fn(bool) -> Entry,
+        progress: &mut Progress,
+        until: Instant,
+    ) -> ControlFlow<Result<(), Failure>, Failure> {
+        if !progress.looked_up {
+            let known = tokio::time::timeout_at(until, self.known.any(jobs)).await;
+            let late = || Err(format!("no answer within {:?}", self.patience.confirm));
+            match known.unwrap_or_else(|_| late()) {
+                Ok(true) => return ControlFlow::Break(Err(Failure::Known { doubtful: false })),
+                Ok(false) => progress.looked_up = true,
+                Err(why) => return ControlFlow::Continue(SubmitError::NotLookedUp(why).into()),
+            }
+        }
+        let full = self.room.check(&self.client, &self.jobs);
+        let storing = async {
+            match full {
+                Some(why) => Err(NotStored::Full(why)),
+                None => self.jobs.store(make(!progress.doubtful)).await,
+            }
+        };
+        let is_refused = || self.is_refused(&jobs[0]);
+        let result = if self.patience.wait_for_nats {
+            // The writer has a timeout of its own.
+            storing.await
+        } else {
+            until_refused(until, self.patience.confirm, is_refused, storing).await
+        };
+        let (failure, is_final) = match result {
+            Ok(_) => return ControlFlow::Break(Ok(())),
+            Err(NotStored::Repeated) => (Failure::Repeated, true),
+            Err(NotStored::Exists | NotStored::Conflict) => {
+                let doubtful = progress.doubtful;
+                (Failure::Known { doubtful }, true)
+            }
+            Err(NotStored::Refused(why)) => (SubmitError::Refused(why).into(), true),
+            Err(NotStored::Forbidden(subject)) => (SubmitError::Forbidden(subject).into(), true),
+            Err(error @ NotStored::TooLarge(_)) => {
+                (SubmitError::Refused(error.to_string()).into(), true)
+            }
+            Err(NotStored::Full(why)) => {
+                let stream = Stream::Jobs;
+                (SubmitError::Full { stream, why }.into(), false)
+            }
+            Err(NotStored::NoStream) => (SubmitError::NoStream(Stream::Jobs).into(), false),
+            Err(error @ NotStored::Incomplete) => (Failure::Unknown(error.to_string()), false),
+            Err(NotStored::Unknown(_)) if is_refused() => {
+                let subject = subject_in_queue(&jobs[0]);
+                (SubmitError::Forbidden(subject).into(), true)
+            }
+            Err(NotStored::Unknown(why)) => {
+                progress.doubtful = true;
+                (Failure::Unknown(why), false)
+            }
+        };
+        if is_final {
+            ControlFlow::Break(Err(failure))
+        } else {
+            ControlFlow::Continue(failure)
+        }
+    }
+}
+
+/// How far the tries of a submission have come.
+struct Progress {
+    /// Whether no job of the entry is known by its record, or all are fresh.
+    looked_up: bool,
+    /// Whether a try may have stored the entry.
+    doubtful: bool,
 }
 
 impl Submitter {
@@ -493,6 +432,12 @@ enum Failure {
     /// The entry may be stored.
     Unknown(String),
     Other(SubmitError),
+}
+
+impl From<SubmitError> for Failure {
+    fn from(error: SubmitError) -> Self {
+        Self::Other(error)
+    }
 }
 
 fn closed() -> Failure {

@@ -29,4 +29,4 @@ pub use self::options::{Identity, InboxPrefix, InvalidInboxPrefix, Options, Opti
 pub use self::refusals::{Operation, Refusals};
 pub use self::state::ConnectionSummary;
 pub use self::subscriber::Subscriber;
-pub use self::task::{Beat, STILL};
+pub use self::task::{Beat, STILL, alive};

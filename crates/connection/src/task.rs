@@ -186,6 +186,15 @@ impl Beat {
     }
 }
 
+/// Awaits work that may take any time, and sends the heartbeats of the task meanwhile, if somebody expects
+/// them.
+pub async fn alive<T>(life: &mut Option<Beat>, work: impl Future<Output = T>) -> T {
+    match life {
+        Some(life) => life.during(Duration::MAX, work).await,
+        None => work.await,
+    }
+}
+
 impl Drop for Beat {
     fn drop(&mut self) {
         if std::thread::panicking() {

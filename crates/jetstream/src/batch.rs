@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::{HeaderMap, Request, RequestErrorKind};
-use connection::{Beat, Nats, NatsClient, STILL};
+use connection::{Beat, Nats, NatsClient, STILL, alive};
 use futures_util::future::join_all;
 use serde::Deserialize;
 use tokio::sync::mpsc::error::TryRecvError;
@@ -342,13 +342,6 @@ async fn write(
 }
 
 /// Waits for work that ends by itself, or that may take any time. Meanwhile the task counts as alive.
-async fn alive<T>(life: &mut Option<Beat>, work: impl Future<Output = T>) -> T {
-    match life {
-        Some(life) => life.during(Duration::MAX, work).await,
-        None => work.await,
-    }
-}
-
 async fn tick(life: &mut Option<Beat>) {
     match life {
         Some(life) => life.tick().await,

@@ -223,14 +223,14 @@ fn stored(answer: Message) -> Option<StoredMessage> {
     })
 }
 
-fn no_answer(api: &str, problem: String) -> ApiError {
+pub(crate) fn no_answer(api: &str, problem: String) -> ApiError {
     ApiError::NoAnswer {
         subject: api.to_owned(),
         problem,
     }
 }
 
-fn refused(api: &str, status: StatusCode, answer: &Message) -> ApiError {
+pub(crate) fn refused(api: &str, status: StatusCode, answer: &Message) -> ApiError {
     ApiError::Refused {
         subject: api.to_owned(),
         code: ErrorCode(u64::from(status.as_u16())),

@@ -12,9 +12,10 @@ use serde_json::json;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::direct_get;
 use crate::headers::{EXPECTED_LAST, EXPECTED_LAST_OF, TTL, is_copy};
 use crate::message::Message;
-use crate::request::PATIENCE;
+use crate::request::{ApiError, PATIENCE, unless_forbidden};
 use crate::topology::Stream;
 
 /// The stored record of a job.
@@ -44,9 +45,10 @@ impl Records {
     ///
     /// # Errors
     /// When the connection is closed.
-    pub async fn new(client: &NatsClient) -> anyhow::Result<Self> {
+    pub async fn new(client: &NatsClient) -> Result<Self, ApiError> {
         let inbox = client.new_inbox();
-        let answers = client.subscribe(format!("{inbox}.*")).await?;
+        let answers = client.subscribe(format!("{inbox}.*")).await;
+        let answers = answers.map_err(|error| direct_get::no_answer(&inbox, error.to_string()))?;
         Ok(Self {
             client: client.clone(),
             inbox,
@@ -58,11 +60,11 @@ impl Records {
     /// The records of these jobs, at most [`MOST`]. A job without a record is not in the map.
     ///
     /// # Errors
-    /// When the server does not answer in time, or does not return all records.
+    /// See [`ApiError`]; also when the server does not return all records.
     pub async fn of(
         &mut self,
         ids: impl IntoIterator<Item = JobId>,
-    ) -> anyhow::Result<HashMap<JobId, StoredRecord>> {
+    ) -> Result<HashMap<JobId, StoredRecord>, ApiError> {
         let subjects: Vec<_> = ids.into_iter().map(subjects::record).collect();
         let mut found = HashMap::new();
         if subjects.is_empty() {
@@ -72,11 +74,12 @@ impl Records {
         let reply = format!("{}.{}", self.inbox, self.request);
         let body = json!({"multi_last": subjects}).to_string();
         let subject = format!("$JS.API.DIRECT.GET.{}", Stream::State);
+        let no_answer = |problem: String| direct_get::no_answer(&subject, problem);
         let ask = self
             .client
-            .publish_with_reply(subject, reply.clone(), body.into());
+            .publish_with_reply(subject.clone(), reply.clone(), body.into());
         let answers = async {
-            ask.await?;
+            ask.await.map_err(|error| no_answer(error.to_string()))?;
             while let Some(answer) = self.answers.next().await {
                 if answer.subject.as_str() != reply {
                     continue;
@@ -84,8 +87,9 @@ impl Records {
                 match answer.status {
                     None | Some(StatusCode::OK) => {
                         let headers = answer.headers.unwrap_or_default();
-                        let (id, sequence) = origin(&headers)
-                            .context("a record without the headers of a direct get")?;
+                        let (id, sequence) = origin(&headers).ok_or_else(|| {
+                            no_answer("a record without the headers of a direct get".to_owned())
+                        })?;
                         let record = decode(id, Some(&headers), &answer.payload)
                             .inspect_err(|error| {
                                 warn!(job.id = %id, "cannot read the record of a job: {error}");
@@ -105,23 +109,23 @@ impl Records {
                         let left = answer.headers.as_ref().and_then(|headers| {
                             headers.get("Nats-Num-Pending")?.as_str().parse().ok()
                         });
-                        anyhow::ensure!(left.unwrap_or(0) == 0, "the server did not send all");
+                        if left.unwrap_or(0) > 0 {
+                            return Err(no_answer("the server did not send all".to_owned()));
+                        }
                         return Ok(());
                     }
                     Some(StatusCode::NO_RESPONDERS) => {
-                        anyhow::bail!("there is no stream {}", Stream::State)
+                        return Err(ApiError::NoJetStream(subject.clone()));
                     }
-                    Some(status) => anyhow::bail!(
-                        "the server refuses to look up records: {status} {}",
-                        answer.description.unwrap_or_default()
-                    ),
+                    Some(status) => return Err(direct_get::refused(&subject, status, &answer)),
                 }
             }
-            anyhow::bail!("the connection to NATS is closed")
+            Err(no_answer("the connection to NATS is closed".to_owned()))
         };
-        tokio::time::timeout(PATIENCE, answers)
-            .await
-            .with_context(|| format!("no answer within {PATIENCE:?}"))??;
+        let answers = tokio::time::timeout(PATIENCE, answers);
+        unless_forbidden(&self.client, &subject, answers)
+            .await?
+            .map_err(|_| no_answer(format!("no answer within {PATIENCE:?}")))??;
         Ok(found)
     }
 }

@@ -5,6 +5,7 @@
 mod browse;
 mod cancel_many;
 mod dead;
+mod known;
 mod look;
 mod many_dead;
 mod storage;

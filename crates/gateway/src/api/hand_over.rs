@@ -180,29 +180,21 @@ async fn wait_until(app: &App, id: JobId, until: Instant) -> Waited {
 async fn store(app: &App, job: &NewJob) -> Result<bool, Problem> {
     app.check_nats()?;
     app.check_safety().await?;
-    let record = known_record(app, job).await?;
-    let known = record.is_some() || {
-        let submitted = app.submitter.submit(job).await?;
-        // It may have been stored over a new connection, which leads to another server.
-        app.check_safety().await?;
-        submitted == Submitted::Known
-    };
+    let known = app.submitter.submit(job).await? == Submitted::Known;
+    // It may have been stored over a new connection, which leads to another server.
+    app.check_safety().await?;
     if known {
-        check_request(app, job, record).await?;
+        check_request(app, job).await?;
     }
     Ok(known)
 }
 
-/// Refuses a request whose idempotency key was used for another request, as the IETF draft asks. The
-/// record of the job is looked up, unless it is given.
-async fn check_request(app: &App, job: &NewJob, record: Option<JobRecord>) -> Result<(), Problem> {
+/// Refuses a request whose idempotency key was used for another request, as the IETF draft asks.
+async fn check_request(app: &App, job: &NewJob) -> Result<(), Problem> {
     let Some(hash) = job.headers.get(subjects::REQUEST_HEADER) else {
         return Ok(());
     };
-    let record = match record {
-        Some(record) => Some(record),
-        None => client::look_up(&app.nats.client, job.id).await?,
-    };
+    let record = client::look_up(&app.nats.client, job.id).await?;
     match record.and_then(|record| record.request) {
         Some(known) if known != hash.as_str() => {
             let text = "this key was used for another request: use a new key for a new request";
@@ -211,15 +203,6 @@ async fn check_request(app: &App, job: &NewJob, record: Option<JobRecord>) -> Re
         }
         _ => Ok(()),
     }
-}
-
-/// The record of a job with the same id; `None` if there is none. It stays for longer than the message,
-/// by which the stream recognises a job that was submitted before.
-pub(super) async fn known_record(app: &App, job: &NewJob) -> Result<Option<JobRecord>, Problem> {
-    if job.fresh {
-        return Ok(None);
-    }
-    Ok(client::record(&app.nats.client, job.id).await?)
 }
 
 fn accepted(id: JobId, known: bool, state: Option<JobState>) -> Answer {

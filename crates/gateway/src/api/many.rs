@@ -5,17 +5,14 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use bootstrap::trace::TraceContext;
 use bytes::Bytes;
-use client::{NewJob, SubmitError};
+use client::NewJob;
 use common::{JobId, Outcome};
-use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::body::read_job;
-use super::hand_over::{
-    Answer, Delivery, Ended, Terms, begin, hand_over, known_record, wait_for_stored,
-};
+use super::hand_over::{Answer, Delivery, Ended, Terms, begin, hand_over, wait_for_stored};
 use super::schema;
 use crate::app::App;
 use crate::http::Problem;
@@ -110,12 +107,6 @@ async fn together(
     });
     let mut jobs: Vec<NewJob> = numbered.collect::<Result<_, _>>()?;
     app.check_safety().await?;
-    for some in jobs.chunks(CONCURRENT) {
-        let records = some.iter().map(|job| known_record(app, job));
-        if try_join_all(records).await?.iter().any(Option::is_some) {
-            return Err(SubmitError::SomeKnown.into());
-        }
-    }
     let begin = |job| begin(app, terms.delivery, trace, job);
     let mut spans: Vec<_> = jobs.iter_mut().map(begin).collect();
     let stored = app.submitter.submit_all(&jobs).await;

@@ -184,6 +184,7 @@ impl From<SubmitError> for Problem {
             }
             SubmitError::NoStream(_)
             | SubmitError::MayBeStored { .. }
+            | SubmitError::NotLookedUp(_)
             | SubmitError::NotConnected(_) => Self::away(text),
             SubmitError::Refused(_) | SubmitError::Forbidden(_) => {
                 Self::new(StatusCode::BAD_GATEWAY, text)

@@ -107,6 +107,10 @@ async fn an_id_whose_job_has_ended_is_known_too() {
     let path = "/v1/jobs?all_or_none=true";
     let answer = gateway.post(path, &jobs.to_string()).await;
     assert_eq!(answer.problem().0, 409, "{answer:?}");
+    let answer = gateway.post("/v1/jobs", &jobs.to_string()).await;
+    let known: Vec<_> = answer.json()["jobs"].as_array().unwrap().clone();
+    let known = known.iter().map(|job| job["known"].as_bool().unwrap());
+    assert_eq!(known.collect::<Vec<_>>(), [false, true], "{answer:?}");
 }
 
 #[tokio::test]

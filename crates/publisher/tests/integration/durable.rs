@@ -78,6 +78,29 @@ async fn a_bulk_is_stored_once_however_often_it_is_handed_over() {
 }
 
 #[tokio::test]
+async fn jobs_that_have_ended_are_known_too() {
+    let nats = server().await;
+    let (client, worker) = (
+        nats.connect_as("publisher").await,
+        nats.connect_as("worker").await,
+    );
+    let lines = with_ids(4);
+    for line in &lines[..3] {
+        let job: Value = serde_json::from_str(line).unwrap();
+        let id = job["id"].as_str().unwrap();
+        test_support::put_record(&worker, id, serde_json::json!({"state": "succeeded"})).await;
+    }
+    let mut publisher = durable_bulk(&nats, &lines).start();
+    assert!(publisher.wait().await.success());
+    assert_eq!(statuses(&publisher), ["known", "known", "known", "stored"]);
+    let mut publisher = durable_bulk(&nats, &lines[..1])
+        .arg("--all-or-none")
+        .start();
+    assert_eq!(publisher.wait().await.code(), Some(1));
+    assert_eq!(messages(&client, "JOBS").await, 1);
+}
+
+#[tokio::test]
 async fn generated_jobs_have_a_priority_and_a_time() {
     let nats = server().await;
     let admin = nats.connect_as("admin").await;

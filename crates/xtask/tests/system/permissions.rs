@@ -16,7 +16,7 @@ const SERVICES: &[&str] = &["publisher", "worker", "status", "gateway"];
 /// Those who submit durable jobs.
 const SUBMITTERS: &[&str] = &["publisher", "operator", "gateway"];
 
-/// Those who read what the lane holds.
+/// Those who read jobs in the lane.
 const READERS: &[&str] = &["worker", "operator", "gateway"];
 
 const STREAMS: [&str; 4] = ["JOBS", "JOBS_LATER", "JOBS_STATE", "JOBS_ADVISORIES"];
@@ -101,7 +101,10 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.MSG.GET.JOBS", &[]),
     ("$JS.API.DIRECT.GET.JOBS", READERS),
     ("$JS.API.DIRECT.GET.JOBS_LATER", READERS),
-    ("$JS.API.DIRECT.GET.JOBS_STATE", READERS),
+    (
+        "$JS.API.DIRECT.GET.JOBS_STATE",
+        &["publisher", "worker", "operator", "gateway"],
+    ),
     ("$JS.API.DIRECT.GET.JOBS_ADVISORIES", &[]),
     ("$JS.API.DIRECT.GET.JOBS.jobs.durable.1", &[]),
     ("$JS.API.DIRECT.GET.JOBS_LATER.jobs.later.1", &[]),

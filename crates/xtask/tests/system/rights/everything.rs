@@ -236,6 +236,8 @@ impl System {
         self.publish(&input, lines).await;
         self.publish(&[&input[..], &["--all-or-none"]].concat(), lines)
             .await;
+        let given = format!(r#"{{"kind": "echo", "id": "{}"}}"#, JobId::generate());
+        self.publish(&input, &given).await;
         self.publish(&["--input", "-"], lines).await;
 
         // What `nats` handlers ask is answered by a program that is none of the services.
