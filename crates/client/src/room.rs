@@ -42,9 +42,11 @@ impl Room {
             look.next = None;
             tokio::spawn(self.clone().look(client.clone(), writer.clone()));
         }
-        let queue = look.found.filter(QueueLimit::is_reached)?;
+        // A limit that is in force is the server's to judge.
+        let is_full = |queue: &QueueLimit| queue.is_reached() && !queue.in_force;
+        let queue = look.found.filter(is_full)?;
         Some(format!(
-            "the queue has {} bytes, and its limit is {}",
+            "maximum bytes exceeded: the queue has {} bytes, and its limit is {}",
             queue.bytes,
             queue.limit.unwrap_or_default()
         ))
