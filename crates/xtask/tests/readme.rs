@@ -358,7 +358,9 @@ fn each_job_in_another_language_is_one() {
             let job = example[start..].split(quote).next().expect("its end");
             JobMessage::decode(job.as_bytes())
                 .unwrap_or_else(|error| panic!("{page}: {error}: {job}"));
-            assert!(example.contains("\"jobs.create\""), "{page}: {example}");
+            let goes = ["\"jobs.create\"", "/jobs?wait="];
+            let goes = goes.iter().any(|place| example.contains(place));
+            assert!(goes, "{page}: {example}");
         }
     }
 }
@@ -512,7 +514,10 @@ async fn each_call_of_our_programs_has_subcommands_and_flags_that_they_have() {
 
 /// A script of a page, which runs as it stands there.
 fn python(script: &str) -> ServiceBuilder {
-    let command = test_support::python();
+    python_of(&test_support::python(), script)
+}
+
+fn python_of(command: &Command, script: &str) -> ServiceBuilder {
     let mut builder = Service::program(command.get_program())
         .args(["-u", "-c"])
         .arg(script);
@@ -644,7 +649,35 @@ async fn the_web_service_that_is_shown_does_signed_jobs_only() {
         .start();
     let said = service.wait_for_line(|line| line.contains("port")).await;
     let port = said.rsplit(' ').next().unwrap();
+    does_signed_jobs_only(&server, port).await;
+}
 
+#[tokio::test]
+async fn the_route_of_fastapi_that_is_shown_does_signed_jobs_only() {
+    let server = NatsServer::builder().open().start().await;
+    let above = block(HANDLERS, "python", "http.server");
+    let (above, _) = above.split_once("class Hook").unwrap();
+    let script = format!("{above}{}", block(HANDLERS, "python", "import uvicorn"));
+    let requirements = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fastapi.requirements.txt"
+    );
+    let command = test_support::python_with(Path::new(requirements));
+    let service = python_of(&command, &script)
+        .env("WEBHOOK_SECRET", WEBHOOK_SECRET)
+        .env("PORT", "0")
+        .start();
+    let port = eventually(DEADLINE, "uvicorn to name its port", async || {
+        let said = service.stderr().join("\n");
+        let (_, rest) = said.split_once("running on http://127.0.0.1:")?;
+        Some(rest.split(' ').next()?.to_owned())
+    })
+    .await;
+    does_signed_jobs_only(&server, &port).await;
+}
+
+/// The service that listens on this port does a job whose request is signed, and no other.
+async fn does_signed_jobs_only(server: &NatsServer, port: &str) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("handlers.toml");
     let url = format!("http = \"http://127.0.0.1:{port}/hook\"");
@@ -664,7 +697,9 @@ async fn the_web_service_that_is_shown_does_signed_jobs_only() {
     let job = |kind| serde_json::json!({"kind": kind, "payload": {"text": "a b"}});
 
     let signed = outcome(&client, job("web.hook")).await;
-    assert_eq!(signed.result.expect("a result").get(), r#"{"words": 2}"#);
+    let result: serde_json::Value =
+        serde_json::from_str(signed.result.expect("a result").get()).expect("JSON");
+    assert_eq!(result, serde_json::json!({"words": 2}));
     let unsigned = outcome(&client, job("unsigned")).await;
     let error = format!("{:?}", unsigned.error);
     assert!(error.contains("answered 401 Unauthorized"), "{error}");

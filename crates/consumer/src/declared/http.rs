@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use bootstrap::trace::{Span, TRACEPARENT, TRACESTATE};
-use common::{JobKind, subjects};
+use common::{JobKind, Timestamp, subjects};
 use futures_util::TryFutureExt as _;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, StatusCode, Url};
@@ -25,6 +25,9 @@ use crate::keep::Keep;
 
 /// The header with the job's id, by which a service can tell that it did this job before.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The header with the end of the attempt: the consumer takes no answer after it.
+const ANSWER_BY: HeaderName = HeaderName::from_static("jobs-answer-by");
 
 /// The most bytes of a response that an error shows.
 const EXCERPT: usize = 1024;
@@ -95,7 +98,11 @@ impl Http {
             .headers(self.headers.clone())
             .header(IDEMPOTENCY_KEY, attempt.id.to_string())
             .header("jobs-kind", self.kind.as_str())
-            .header(subjects::ATTEMPT_HEADER, attempt.number);
+            .header(subjects::ATTEMPT_HEADER, attempt.number)
+            .header(
+                ANSWER_BY,
+                Timestamp::now().after(attempt.timeout).to_string(),
+            );
         if let Some(trace) = span.context() {
             request = request.header(TRACEPARENT, trace.traceparent());
             if let Some(state) = trace.tracestate() {

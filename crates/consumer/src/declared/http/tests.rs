@@ -3,7 +3,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bootstrap::trace::TraceContext;
-use common::JobId;
+use common::{JobId, Timestamp};
 use hmac::{Hmac, Mac as _};
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -150,6 +150,8 @@ async fn a_web_service_gets_the_payload_and_the_job_in_headers() {
     );
     let attempt = attempt();
     let payload = RawValue::from_string("{\"n\": 1.50}".to_owned()).ok();
+    let ends = || Timestamp::now().after(attempt.timeout);
+    let earliest = ends();
     let result = handler
         .call(payload.as_deref(), attempt.clone(), true)
         .await
@@ -162,6 +164,11 @@ async fn a_web_service_gets_the_payload_and_the_job_in_headers() {
     let mut lines: Vec<&str> = head.lines().collect();
     assert_eq!(lines.remove(0), "PUT /hook HTTP/1.1");
     lines.sort_unstable();
+    let is_answer_by = |line: &&str| line.starts_with("jobs-answer-by: ");
+    let answer_by = lines.remove(lines.iter().position(is_answer_by).unwrap());
+    let (_, answer_by) = answer_by.split_once(": ").unwrap();
+    let answer_by: Timestamp = answer_by.parse().unwrap();
+    assert!((earliest..=ends()).contains(&answer_by), "{answer_by}");
     let expected = [
         "accept: a/b".to_owned(),
         "authorization: Bearer s3cret".to_owned(),
