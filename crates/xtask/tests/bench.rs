@@ -41,6 +41,10 @@ fn every_scenario_gives_its_figures_and_loses_no_job() {
         ("the same, with a record and with keep = failures", true),
         ("consumer, idle: resident", true),
         ("status-service, idle: resident", false),
+        (
+            "durable, submission by the crate client (in place of bare: by the publisher)",
+            true,
+        ),
         ("gateway, durable submit, p50", true),
         ("gateway, durable submits over 256 connections", true),
         ("gateway, idle: resident", false),

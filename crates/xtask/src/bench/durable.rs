@@ -33,7 +33,7 @@ use super::stand::{Side, Stand, in_turn, result, rounds};
 const STREAM: &str = "BARE";
 
 /// How many submissions are under way at a time.
-const IN_FLIGHT: &str = "4096";
+pub(super) const IN_FLIGHT: &str = "4096";
 
 /// How many jobs a consumer of ours may have at a time: what a bare one pulls at a time.
 const BATCH: &str = "500";
@@ -41,7 +41,7 @@ const BATCH: &str = "500";
 const JOBS_PER_SECOND: u32 = 200;
 
 /// Jobs for each second that a measurement should last.
-const SUBMITTED_PER_SECOND: u32 = 40_000;
+pub(super) const SUBMITTED_PER_SECOND: u32 = 40_000;
 const SETTLED_PER_SECOND: u32 = 25_000;
 
 /// A server with the default sync interval, whose acknowledgement says little.
@@ -96,7 +96,12 @@ pub(super) async fn bare_submit_with(
     rate(command, count).await
 }
 
-async fn our_submit(stand: &Stand, nats: &NatsServer, count: u64) -> anyhow::Result<f64> {
+/// How many jobs a second the publisher stores.
+pub(super) async fn our_submit(
+    stand: &Stand,
+    nats: &NatsServer,
+    count: u64,
+) -> anyhow::Result<f64> {
     let client = nats.connect_as("worker").await;
     client::Topology::default()
         .ensure(&client.clone().into())

@@ -4,6 +4,7 @@
 //! later. So everything is measured in turn, bare and ours, several times, and what counts is the
 //! ratio.
 
+mod application;
 mod bare;
 mod client;
 mod confirmed;
@@ -94,6 +95,8 @@ enum Scenario {
     /// Durable jobs a second, and processor time for each, beside the most that the server can do with the
     /// same guarantees
     Limit,
+    /// Durable jobs a second that an application stores with the crate client, beside the publisher
+    Application,
     /// How long a durable job takes to be stored over HTTP, and how many a second there can be
     Gateway,
     /// How long jobs.status takes to be answered under full load
@@ -121,6 +124,7 @@ enum Role {
     BareDurablePublisher(durable::BarePublisher),
     BareDurableConsumer(durable::BareConsumer),
     BareDurableLatencyConsumer,
+    Application(application::Application),
     RawPublisher(raw::Publisher),
     RawConsumer(raw::Consumer),
     HttpLoad(gateway::HttpLoad),
@@ -219,6 +223,7 @@ impl BenchRole {
             Role::BareDurablePublisher(publisher) => play(publisher.run()),
             Role::BareDurableConsumer(consumer) => play(consumer.run()),
             Role::BareDurableLatencyConsumer => play(durable::bare_latency_consumer()),
+            Role::Application(application) => play(application.run()),
             Role::RawPublisher(publisher) => play(publisher.run()),
             Role::RawConsumer(consumer) => play(consumer.run()),
             Role::HttpLoad(load) => play(load.run()),
@@ -250,6 +255,7 @@ async fn measure(settings: &Settings) -> anyhow::Result<()> {
             Scenario::Latency => latency::measure(&stand, settings).await?,
             Scenario::Durable => durable::measure(&stand, settings).await?,
             Scenario::Limit => limit::measure(&stand, settings).await?,
+            Scenario::Application => application::measure(&stand, settings).await?,
             Scenario::Gateway => gateway::measure(&stand, settings).await?,
             Scenario::Status => status::measure(&stand, settings).await?,
             Scenario::Footprint => footprint::measure(&stand, settings).await?,
