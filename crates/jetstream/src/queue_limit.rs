@@ -6,18 +6,13 @@
 //! queue is full, and when they stop. The metadata of the stream keeps the limit meanwhile. Submitters
 //! heed it too, in case that all consumers were killed.
 
-use std::collections::HashMap;
-
 use connection::NatsClient;
 use serde_json::{Value, json};
 use tracing::debug;
 
 use crate::manage::{self, StreamInfo};
 use crate::request::{self, ApiError};
-use crate::topology::Stream;
-
-/// The key of the limit in the metadata of the stream.
-const KEY: &str = "jobs.max_bytes";
+use crate::topology::{Stream, declared_limit};
 
 /// A smaller limit is never lifted: the queue could pass it before a consumer looks.
 const LEAST_TO_LIFT: u64 = 256 << 20;
@@ -40,7 +35,7 @@ impl QueueLimit {
         let enforced = info.config["max_bytes"].as_u64().filter(|limit| *limit > 0);
         Self {
             bytes: info.state.bytes,
-            limit: enforced.or_else(|| declared(&info.config)),
+            limit: enforced.or_else(|| declared_limit(&info.config)),
             in_force: enforced.is_some(),
         }
     }
@@ -61,25 +56,6 @@ impl QueueLimit {
             || self.bytes >= limit / 2
             || (self.in_force && self.bytes >= limit / 4)
     }
-}
-
-/// The metadata of a stream with this limit.
-pub(crate) fn metadata(bytes: i64) -> HashMap<String, String> {
-    HashMap::from([(KEY.to_owned(), bytes.to_string())])
-}
-
-/// Whether a stream has the declared limit, but the server does not enforce it now.
-pub(crate) fn is_lifted(declaration: &Value, existing: &Value) -> bool {
-    let enforced = existing["max_bytes"]
-        .as_u64()
-        .is_some_and(|limit| limit > 0);
-    let limit = declared(declaration);
-    !enforced && limit.is_some() && limit == declared(existing)
-}
-
-fn declared(config: &Value) -> Option<u64> {
-    let text = config["metadata"][KEY].as_str()?;
-    text.parse().ok().filter(|limit| *limit > 0)
 }
 
 /// Reads the size of the queue and its limit; `None` if there is no queue.
@@ -115,7 +91,7 @@ async fn enforce(
         return Ok(());
     };
     // A stream without the metadata was declared by another version or another program.
-    let (queue, Some(limit)) = (QueueLimit::of(&info), declared(&info.config)) else {
+    let (queue, Some(limit)) = (QueueLimit::of(&info), declared_limit(&info.config)) else {
         return Ok(());
     };
     let wanted = should(&queue);
@@ -166,23 +142,5 @@ mod tests {
     fn a_small_limit_is_always_in_force() {
         assert!(queue(0, 1_000_000, false).should_be_in_force());
         assert!(queue(0, 1_000_000, true).should_be_in_force());
-    }
-
-    #[test]
-    fn a_lifted_limit_is_known_by_the_metadata() {
-        let declaration = json!({"max_bytes": 2, "metadata": {KEY: "2"}});
-        let lifted = json!({"max_bytes": -1, "metadata": {KEY: "2"}});
-        assert!(is_lifted(&declaration, &lifted));
-        for other in [
-            json!({"max_bytes": -1, "metadata": {KEY: "3"}}),
-            json!({"max_bytes": -1}),
-            json!({"max_bytes": 2, "metadata": {KEY: "2"}}),
-        ] {
-            assert!(!is_lifted(&declaration, &other), "{other}");
-        }
-        assert!(!is_lifted(
-            &json!({"max_bytes": -1}),
-            &json!({"max_bytes": -1})
-        ));
     }
 }

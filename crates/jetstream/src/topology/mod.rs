@@ -1,5 +1,6 @@
 //! The streams and durable consumers of durable jobs, declared in one place.
 
+mod limit;
 mod reconcile;
 
 use std::collections::HashMap;
@@ -12,7 +13,7 @@ use async_nats::jetstream::stream::{
 };
 use common::{JobKind, KindPattern, Retention, subjects};
 
-use crate::queue_limit;
+pub(crate) use limit::declared_limit;
 
 /// How long a consumer may hold a delivered job without an ack or an in-progress ack. After this, the
 /// server redelivers the job.
@@ -58,7 +59,7 @@ pub struct Topology {
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Jobs that wait or run, in bytes. The server enforces this only while the queue is large: see
-    /// [`queue_limit`].
+    /// [`queue_limit`](crate::queue_limit).
     pub jobs_bytes: i64,
 }
 
@@ -161,7 +162,7 @@ impl Topology {
     fn metadata(self, stream: Stream) -> HashMap<String, String> {
         let mut metadata = reconcile::revision();
         if stream == Stream::Jobs {
-            metadata.extend(queue_limit::metadata(self.limits.jobs_bytes));
+            metadata.extend(limit::metadata(self.limits.jobs_bytes));
         }
         metadata
     }

@@ -18,9 +18,8 @@ use connection::NatsClient;
 use serde_json::{Map, Value, json};
 use tracing::info;
 
-use super::{Stream, Topology, consumer_name, jobs_of_kind, pull_consumer};
+use super::{Stream, Topology, consumer_name, jobs_of_kind, limit, pull_consumer};
 use crate::manage::{self, StreamInfo};
-use crate::queue_limit;
 use crate::request::{self, ApiError};
 
 /// The revision of the declarations of this version. Increase it with each change of a declared value.
@@ -88,7 +87,7 @@ impl Topology {
         };
         let mut with_all_subjects = declared.clone();
         with_all_subjects["subjects"] = json!(all_subjects(&declared, &existing));
-        if queue_limit::is_lifted(&declared, &existing) {
+        if limit::is_lifted(&declared, &existing) {
             with_all_subjects["max_bytes"] = existing["max_bytes"].clone();
         }
         let merged = match plan(&with_all_subjects, &existing, &CHANGEABLE_OF_STREAM) {
