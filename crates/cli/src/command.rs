@@ -11,7 +11,8 @@ use bootstrap::ToolOptions;
 use clap::{Args, Parser, Subcommand};
 use client::{Cursor, Filter, SearchText};
 use common::{
-    JobId, JobKind, JobState, KindPattern, MaxAttempts, Priority, Timestamp, WireDuration,
+    JobId, JobKind, JobState, KindPattern, MaxAttempts, OnConflict, Priority, Timestamp, UniqueKey,
+    Until, WireDuration,
 };
 
 use self::cancel::Cancel;
@@ -148,6 +149,24 @@ pub(crate) struct Submit {
     /// How many attempts it has at most, 1 to 100 [default: the handler's, else 5]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) max_attempts: Option<MaxAttempts>,
+
+    /// Store it only if no other job of its kind holds this key, of up to 256 bytes
+    #[arg(long, value_name = "KEY")]
+    pub(crate) unique: Option<UniqueKey>,
+
+    /// With --unique: until when it holds the key
+    #[arg(
+        long, value_name = "WHEN", default_value = "ended", requires = "unique",
+        value_parser = values::until()
+    )]
+    pub(crate) unique_until: Until,
+
+    /// With --unique: what to do if another job holds the key; `keep` takes that job in its place
+    #[arg(
+        long, value_name = "WHAT", default_value = "reject", requires = "unique",
+        value_parser = values::on_conflict()
+    )]
+    pub(crate) on_conflict: OnConflict,
 
     /// Wait until it has ended, and show it; exit with 0 if it succeeded, else 1
     #[arg(long)]

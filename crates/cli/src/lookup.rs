@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bootstrap::Nats;
 use client::{Reason, Waited, Why, kinds};
-use common::{JobId, JobRecord, JobState, KindSetting, Timestamp};
+use common::{JobId, JobMessage, JobRecord, JobState, KindSetting, Timestamp, Unique, Until};
 use serde_json::json;
 
 use crate::kinds::paused;
@@ -19,7 +19,23 @@ pub(crate) async fn info(nats: &Nats, out: Printer, id: JobId) -> anyhow::Result
     {
         note(&format!("its kind is {}", paused(&setting)));
     }
+    if let Some(record) = record.as_ref().filter(|record| !record.state.is_final())
+        && let Some(unique) = unique_of(nats, record).await
+    {
+        let key = shown(unique.key.as_str());
+        note(&match unique.until {
+            Until::Ended => format!("it holds the key {key} until it has ended"),
+            Until::Started => format!("it holds the key {key} until its first attempt starts"),
+        });
+    }
     Ok(record.is_some())
+}
+
+/// What a job that has not ended says of its key. If its message cannot be read now, the job is shown all
+/// the same.
+async fn unique_of(nats: &Nats, record: &JobRecord) -> Option<Unique> {
+    let message = client::message(&nats.client, record).await.ok()??;
+    JobMessage::decode(&message).ok()?.unique
 }
 
 /// The setting of the kind of a job that waits, if the kind is paused. If it cannot be read now, the job

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bootstrap::Nats;
 use client::{NewJob, Patience, Submitted, Submitter};
-use common::{JobMessage, Timestamp};
+use common::{JobMessage, Timestamp, Unique};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -36,10 +36,18 @@ pub(crate) async fn run(
         ));
         return Ok(false);
     };
-    let known = stored.with_context(|| format!("submitting job {id} failed"))? == Submitted::Known;
-    if known {
-        note(&format!("job {id} exists already; nothing was stored"));
-    }
+    let stored = stored.with_context(|| format!("submitting job {id} failed"))?;
+    let (id, known) = match stored {
+        Submitted::Stored => (id, false),
+        Submitted::Known => {
+            note(&format!("job {id} exists already; nothing was stored"));
+            (id, true)
+        }
+        Submitted::Kept(holder) => {
+            note(&format!("job {holder} holds the key; nothing was stored"));
+            (holder, true)
+        }
+    };
     if !submit.wait {
         out.either(&json!({"id": id, "known": known}), || id.to_string())?;
         return Ok(true);
@@ -68,6 +76,11 @@ fn job(submit: &Submit) -> anyhow::Result<NewJob> {
             .delay
             .map(|delay| now.after(delay.get()))
             .or(submit.run_at),
+        unique: submit.unique.clone().map(|key| Unique {
+            key,
+            until: submit.unique_until,
+            on_conflict: submit.on_conflict,
+        }),
         ..JobMessage::new(submit.kind.clone())
     };
     let text = serde_json::to_vec(&job).context("cannot write the job as JSON")?;
@@ -77,7 +90,7 @@ fn job(submit: &Submit) -> anyhow::Result<NewJob> {
 #[cfg(test)]
 mod tests {
     use clap::FromArgMatches as _;
-    use common::JobId;
+    use common::{JobId, OnConflict, Until};
 
     use super::*;
 
@@ -108,6 +121,12 @@ mod tests {
             "3",
             "--delay",
             "1h",
+            "--unique",
+            "user-7",
+            "--unique-until",
+            "started",
+            "--on-conflict",
+            "keep",
             "--deadline",
             "2100-01-31T09:30:00Z",
         ])
@@ -121,6 +140,13 @@ mod tests {
         assert_eq!(new.run_at, job.run_at);
         assert_eq!(job.max_attempts.map(common::MaxAttempts::get), Some(3));
         assert!(job.deadline.is_some() && job.timeout.is_some());
+        let unique = Unique {
+            key: "user-7".parse().unwrap(),
+            until: Until::Started,
+            on_conflict: OnConflict::Keep,
+        };
+        assert_eq!(job.unique.as_ref(), Some(&unique));
+        assert_eq!(new.unique, job.unique);
         let plain = made(&[]).unwrap();
         assert!(plain.fresh);
         assert!(

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use common::{DeadReason, JobId, JobState, Priority, Timestamp, check_portable};
+use common::{DeadReason, JobId, JobState, OnConflict, Priority, Timestamp, Until, check_portable};
 use serde_json::value::RawValue;
 
 /// Any JSON, kept as it was written.
@@ -53,6 +53,14 @@ pub(crate) fn open_state() -> impl TypedValueParser<Value = JobState> {
 
 pub(crate) fn reason() -> impl TypedValueParser<Value = DeadReason> {
     words(DeadReason::ALL.map(|reason| (reason.as_str(), reason)))
+}
+
+pub(crate) fn until() -> impl TypedValueParser<Value = Until> {
+    words([("ended", Until::Ended), ("started", Until::Started)])
+}
+
+pub(crate) fn on_conflict() -> impl TypedValueParser<Value = OnConflict> {
+    words([("reject", OnConflict::Reject), ("keep", OnConflict::Keep)])
 }
 
 pub(crate) fn priority() -> impl TypedValueParser<Value = Priority> {

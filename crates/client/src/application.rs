@@ -296,8 +296,12 @@ impl<J: Job> IntoFuture for Draft<J, Durable> {
         Box::pin(async move {
             let job = job?;
             let submitted = client.submitter.submit(&job).await?;
-            let known = submitted == Submitted::Known;
-            Ok(Handle::new(client.link, job.id, known))
+            let (id, known) = match submitted {
+                Submitted::Stored => (job.id, false),
+                Submitted::Known => (job.id, true),
+                Submitted::Kept(holder) => (holder, true),
+            };
+            Ok(Handle::new(client.link, id, known))
         })
     }
 }

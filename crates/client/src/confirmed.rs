@@ -34,6 +34,9 @@ pub enum RequestError {
     /// The job has a `run_at`, which only a durable job may have.
     #[error("field `run_at`: only a durable job can be scheduled")]
     Scheduled,
+    /// The job is unique, which only a durable job may be.
+    #[error("field `unique`: only a durable job can be unique")]
+    Unique,
     /// The job is larger than a message may be.
     #[error("the job is larger than {0} bytes (max_payload of the NATS server)")]
     TooLarge(usize),
@@ -76,6 +79,9 @@ pub async fn request(
     if job.run_at.is_some() {
         return Err(RequestError::Scheduled);
     }
+    if job.unique.is_some() {
+        return Err(RequestError::Unique);
+    }
     let mut request = Request::new().payload(job.payload).timeout(Some(patience));
     if !job.headers.is_empty() {
         request = request.headers(job.headers);
@@ -102,10 +108,13 @@ pub async fn request(
 /// flush the client to write it.
 ///
 /// # Errors
-/// When the job is too large or scheduled, or the client is closed.
+/// When the job is too large, scheduled or unique, or the client is closed.
 pub async fn publish(client: &NatsClient, job: NewJob) -> Result<(), SubmitError> {
     if job.run_at.is_some() {
         return Err(scheduled());
+    }
+    if job.unique.is_some() {
+        return Err(unique());
     }
     // Without a reply subject the client library does not check the size.
     let (size, limit) = (job.payload.len(), client.max_payload());
@@ -127,6 +136,14 @@ fn scheduled() -> SubmitError {
     SubmitError::Invalid {
         field: "run_at",
         reason: "only a durable job can be scheduled".to_owned(),
+    }
+}
+
+/// The error of a unique job that is not durable.
+fn unique() -> SubmitError {
+    SubmitError::Invalid {
+        field: "unique",
+        reason: "only a durable job can be unique".to_owned(),
     }
 }
 
@@ -221,6 +238,7 @@ pub(crate) async fn run<J: Job>(
                 return Err(SubmitError::Forbidden(subjects::CREATE.to_owned()).into());
             }
             Err(RequestError::Scheduled) => return Err(scheduled().into()),
+            Err(RequestError::Unique) => return Err(unique().into()),
             Err(error) => {
                 may_have_run |= !matches!(error, RequestError::NoConsumer);
                 (error.to_string(), None)

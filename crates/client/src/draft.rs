@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use common::{
-    Backoff, Job, JobId, JobKind, JobMessage, MaxAttempts, Priority, Timestamp, WireDuration,
-    check_portable,
+    Backoff, Job, JobId, JobKind, JobMessage, MaxAttempts, OnConflict, Priority, Timestamp, Unique,
+    Until, WireDuration, check_portable,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -199,6 +199,7 @@ impl<J: Job, T> Draft<J, T> {
             priority: message.priority,
             run_at: message.run_at,
             kind: message.kind,
+            unique: message.unique,
             payload: bytes.into(),
             headers,
         })
@@ -218,6 +219,29 @@ impl<J: Job, T: Keeps> Draft<J, T> {
     /// The job does not run before so much time has passed.
     pub fn delay(self, delay: Duration) -> Self {
         self.run_at(Timestamp::now().after(delay))
+    }
+
+    /// The job is stored only if no other job of its kind holds the same key, which has 1 to 256 bytes.
+    /// Otherwise the submission ends with [`SubmitError::Conflict`]. The job holds the key until it has
+    /// ended.
+    pub fn unique(self, key: &str) -> Self {
+        self.unique_until(key, Until::default(), OnConflict::default())
+    }
+
+    /// The same, with the time until which the job holds the key, and what happens if another job holds
+    /// it.
+    pub fn unique_until(mut self, key: &str, until: Until, on_conflict: OnConflict) -> Self {
+        match key.parse() {
+            Ok(key) => {
+                self.options.unique = Some(Unique {
+                    key,
+                    until,
+                    on_conflict,
+                });
+            }
+            Err(error) => self.set_mistake("unique", &error),
+        }
+        self
     }
 
     /// Sets the priority, which is stored with the job. Consumers ignore it so far.
@@ -334,6 +358,7 @@ mod tests {
         for (draft, field) in [
             (mail().max_attempts(0), "max_attempts"),
             (mail().timeout(Duration::ZERO), "timeout"),
+            (mail().unique(""), "unique"),
             (mail().header("a b", "c"), "header"),
             (mail().header("a", "b\r\nc"), "header"),
             (

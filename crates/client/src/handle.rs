@@ -125,7 +125,8 @@ impl<J: Job> Handle<J> {
         self.id
     }
 
-    /// Whether a job with this id existed before, so that none was stored.
+    /// Whether a job with this id existed before, so that none was stored. It may be the job that holds the
+    /// key of a unique job; see [`OnConflict::Keep`](crate::OnConflict::Keep).
     #[must_use]
     pub fn was_known(&self) -> bool {
         self.known

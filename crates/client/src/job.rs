@@ -1,6 +1,6 @@
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use common::{DecodeError, JobId, JobKind, JobMessage, Priority, Timestamp};
+use common::{DecodeError, JobId, JobKind, JobMessage, Priority, Timestamp, Unique};
 
 /// A job to submit.
 ///
@@ -26,6 +26,9 @@ pub struct NewJob {
     pub priority: Priority,
     /// The job does not run before this time: a consumer that gets it earlier puts it off.
     pub run_at: Option<Timestamp>,
+    /// The job is stored only if no other job of its kind holds the same key; see
+    /// [`Draft::unique`](crate::Draft::unique).
+    pub unique: Option<Unique>,
     /// The whole job as JSON, with all its fields. Its kind, and its id if it has one, must equal the
     /// fields above; otherwise consumers refuse the job.
     pub payload: Bytes,
@@ -50,13 +53,14 @@ impl NewJob {
         } else {
             None
         };
-        let kind = job.kind;
+        let (kind, unique) = (job.kind, job.unique);
         Ok(Self {
             id,
             fresh,
             kind,
             priority,
             run_at,
+            unique,
             payload: rewritten.map_or(payload, Bytes::from),
             headers: HeaderMap::new(),
         })
@@ -72,6 +76,7 @@ impl std::fmt::Debug for NewJob {
             .field("kind", &self.kind)
             .field("priority", &self.priority)
             .field("run_at", &self.run_at)
+            .field("unique", &self.unique)
             .field("bytes", &self.payload.len())
             .field("headers", &names(&self.headers))
             .finish()

@@ -35,6 +35,7 @@ mod submit;
 mod submitted;
 #[cfg(feature = "opentelemetry")]
 mod trace;
+mod unique;
 mod wait;
 mod why;
 
@@ -63,7 +64,8 @@ pub use why::{Reason, Why, why};
 
 // The items of the wire, the connection and the broker that callers use.
 pub use common::{
-    Backoff, Job, JobId, JobRecord, JobState, KindPattern, KindSetting, Priority, Timestamp,
+    Backoff, Job, JobId, JobRecord, JobState, KindPattern, KindSetting, OnConflict, Priority,
+    Timestamp, Unique, Until,
 };
 pub use connection::{ConnectError, NatsClient, Options, OptionsError};
 pub use jetstream::preflight::examine;

@@ -225,6 +225,10 @@ async fn held(client: &NatsClient, stream: Stream) -> anyhow::Result<Held> {
         for job in &oldest {
             count(&job.subject, 1);
         }
+        if left > FEW && stream == Stream::Jobs {
+            let locks = manage::count_subjects(client, stream, subjects::ALL_UNIQUE).await?;
+            held.jobs = held.jobs.saturating_sub(locks);
+        }
         return Ok(held);
     }
     for (subject, messages) in manage::subjects(client, stream, filter).await? {

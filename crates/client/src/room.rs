@@ -36,11 +36,12 @@ impl Room {
 
     /// Why the queue takes no more jobs, by the last look; `None` if it does. Looks again in the
     /// background if the last look is older than a second.
-    pub(crate) fn check(&self, client: &NatsClient, writer: &Writer) -> Option<String> {
+    pub(crate) fn check(&self, client: &NatsClient, writers: [&Writer; 2]) -> Option<String> {
         let mut look = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if look.next.is_some_and(|next| next <= Instant::now()) {
             look.next = None;
-            tokio::spawn(self.clone().look(client.clone(), writer.clone()));
+            let writers = writers.map(Clone::clone);
+            tokio::spawn(self.clone().look(client.clone(), writers));
         }
         // A limit that is in force is the server's to judge.
         let is_full = |queue: &QueueLimit| queue.is_reached() && !queue.in_force;
@@ -52,7 +53,7 @@ impl Room {
         ))
     }
 
-    async fn look(self, client: NatsClient, writer: Writer) {
+    async fn look(self, client: NatsClient, writers: [Writer; 2]) {
         let read = queue_limit::read(&client).await;
         let mut look = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(read, Err(ApiError::Forbidden(_))) {
@@ -64,6 +65,8 @@ impl Room {
         look.found = read.ok().flatten();
         // Where the server enforces the limit, a batch costs it the square of its messages.
         let in_force = look.found.is_some_and(|queue| queue.in_force);
-        writer.set_largest(in_force.then_some(MOST_MESSAGES));
+        for writer in writers {
+            writer.set_largest(in_force.then_some(MOST_MESSAGES));
+        }
     }
 }

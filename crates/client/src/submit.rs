@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use common::subjects;
+use common::{OnConflict, Unique, UniqueHash, subjects};
 use connection::{Health, Nats, NatsClient, Refusals};
 use jetstream::batch::MOST_MESSAGES;
 use jetstream::headers::{EXPECTED_LAST, EXPECTED_LAST_OF, MESSAGE_ID, size_of};
@@ -20,6 +20,7 @@ use crate::job::NewJob;
 use crate::known_ids::KnownIds;
 use crate::room::Room;
 use crate::submitted::{SubmitError, Submitted};
+use crate::unique::{self, Holder};
 
 /// The first wait before a job whose answer was lost is sent again.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -39,6 +40,12 @@ const TRACE: usize = 1024;
 
 /// After this time without an answer, the submitter looks whether the server has refused the message.
 const REFUSED: Duration = Duration::from_secs(1);
+
+/// How often jobs are submitted together while stale locks of their keys are removed.
+const TRIES: usize = 8;
+
+/// The longest wait before a unique job is submitted again whose key was released a moment ago.
+const KEY_WAIT: Duration = Duration::from_millis(10);
 
 /// How long a [`Submitter`] waits.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +89,9 @@ pub struct Submitter {
     patience: Patience,
     known: KnownIds,
     jobs: Writer,
+    /// Writes unique jobs. A conflict makes a writer send a whole batch again in parts, which must not
+    /// slow other jobs.
+    unique_jobs: Writer,
     room: Room,
     /// When the log last said that jobs wait for room.
     told: Arc<Mutex<Option<Instant>>>,
@@ -99,13 +109,15 @@ impl Submitter {
     pub fn new(nats: &Nats, patience: Patience) -> Self {
         let jobs = Writer::supervised(nats, "submissions", Pace::Prompt);
         let (client, health) = (nats.client.clone(), nats.health.clone());
-        let writes = vec![jobs.unanswered()];
+        let unique_jobs = Writer::supervised(nats, "unique submissions", Pace::Prompt);
+        let writes = vec![jobs.unanswered(), unique_jobs.unanswered()];
         let work = |life| write_health::watch(client, health, writes, life);
         let mut watch = JoinSet::new();
         watch.spawn(nats.health.supervise("watch of the storage", work));
         Self {
             known: KnownIds::supervised(nats),
             jobs,
+            unique_jobs,
             room: Room::new(),
             client: nats.client.clone(),
             connected: nats.connected(),
@@ -123,6 +135,7 @@ impl Submitter {
         Self {
             known: KnownIds::start(client.clone(), connected.clone()),
             jobs: Writer::start(client.clone(), connected.clone(), Pace::Prompt),
+            unique_jobs: Writer::start(client.clone(), connected.clone(), Pace::Prompt),
             room: Room::new(),
             client: client.clone(),
             connected,
@@ -142,27 +155,90 @@ impl Submitter {
     /// See [`SubmitError`].
     pub async fn submit(&self, job: &NewJob) -> Result<Submitted, SubmitError> {
         self.check_size(job)?;
-        let jobs = std::slice::from_ref(job);
-        match self.store(jobs, |first| vec![queued(job, first)]).await {
+        if let Some(unique) = &job.unique {
+            return self.submit_unique(job, unique).await;
+        }
+        let make = |first| vec![queued(job, first)];
+        match self
+            .store(&self.jobs, std::slice::from_ref(job), make)
+            .await
+        {
             Ok(()) | Err(Failure::Repeated) => Ok(Submitted::Stored),
             // Nobody else knows the id of a fresh job: an earlier try has stored it.
             Err(Failure::Known { doubtful: true }) if job.fresh => Ok(Submitted::Stored),
             Err(Failure::Known { .. }) => Ok(Submitted::Known),
-            Err(Failure::Unknown(why)) => Err(SubmitError::MayBeStored {
-                ids: vec![job.id],
-                why,
-            }),
+            Err(Failure::Unknown(why)) => Err(may_be_stored(job, why)),
             Err(Failure::Other(error)) => Err(error),
         }
     }
 
-    /// Stores up to 1,000 jobs, all of them or none. Jobs that are to run later are put off by a
-    /// consumer.
+    /// Stores a unique job and its lock in one batch. The server refuses the batch if it holds a message
+    /// of the same id or a lock of the same key, and does not say which; the lock tells.
+    async fn submit_unique(&self, job: &NewJob, unique: &Unique) -> Result<Submitted, SubmitError> {
+        let hash = unique::hash(&job.kind, &unique.key);
+        let (mut lost_an_answer, mut nobody) = (false, 0);
+        let until = Instant::now() + self.patience.confirm;
+        loop {
+            let make = |first| {
+                let first = first && !lost_an_answer;
+                vec![queued(job, first), unique::lock(hash, job.id)]
+            };
+            let jobs = std::slice::from_ref(job);
+            match self.store(&self.unique_jobs, jobs, make).await {
+                Ok(()) | Err(Failure::Repeated) => return Ok(Submitted::Stored),
+                Err(Failure::Known { doubtful }) => lost_an_answer |= doubtful,
+                Err(Failure::Unknown(why)) => return Err(may_be_stored(job, why)),
+                Err(Failure::Other(error)) => return Err(error),
+            }
+            let holder = unique::holder(&self.client, hash, job.id).await;
+            match holder.map_err(|error| may_be_stored(job, format!("{error:#}")))? {
+                Holder::This if job.fresh => return Ok(Submitted::Stored),
+                Holder::This => return Ok(Submitted::Known),
+                Holder::Other(holder) if lost_an_answer => {
+                    let why = format!("an answer was lost, and job {holder} holds the key now");
+                    return Err(may_be_stored(job, why));
+                }
+                Holder::Other(holder) if unique.on_conflict == OnConflict::Keep => {
+                    return Ok(Submitted::Kept(holder));
+                }
+                Holder::Other(holder) => {
+                    let key = unique.key.to_string();
+                    return Err(SubmitError::Conflict { holder, key });
+                }
+                Holder::Released => {}
+                // It may have been released a moment ago. Otherwise the id is known, and the job has
+                // released its key.
+                Holder::Nobody if nobody > 0 && job.fresh && lost_an_answer => {
+                    return Ok(Submitted::Stored);
+                }
+                Holder::Nobody if nobody > 0 && !job.fresh => return Ok(Submitted::Known),
+                Holder::Nobody => nobody += 1,
+            }
+            if Instant::now() >= until {
+                return Err(SubmitError::Refused(format!(
+                    "the key {:?} went from job to job meanwhile; submit the job again",
+                    unique.key.as_str()
+                )));
+            }
+            if nobody > 1 {
+                // Others want the key as well: whoever comes a little later finds a holder, or nobody.
+                tokio::time::sleep(KEY_WAIT.mul_f64(rand::random())).await;
+            }
+        }
+    }
+
+    /// Stores up to 1,000 jobs, all of them or none; a unique job counts twice. Jobs that are to run later
+    /// are put off by a consumer. If another job holds the key of one of them, none is stored, whatever
+    /// their `on_conflict` says.
     ///
     /// # Errors
     /// See [`SubmitError`]; also when one of the jobs is known already.
     pub async fn submit_all(&self, jobs: &[NewJob]) -> Result<(), SubmitError> {
-        if jobs.len() > MOST_MESSAGES {
+        let locks = jobs
+            .iter()
+            .filter_map(|job| Some((job, unique::hash_of(job)?)));
+        let locks: Vec<_> = locks.collect();
+        if jobs.len() + locks.len() > MOST_MESSAGES {
             return Err(SubmitError::TooMany(jobs.len()));
         }
         if jobs.is_empty() {
@@ -175,28 +251,77 @@ impl Submitter {
                 return Err(SubmitError::Twice(job.id));
             }
         }
+        // The server (2.15.1) may store a part of a batch with the same subject twice.
+        let mut hashes = HashSet::new();
+        for (job, hash) in &locks {
+            if !hashes.insert(*hash) {
+                return Err(SubmitError::SameKey(key_of(job)));
+            }
+        }
         // Distinguishes a retry of this submission from jobs that were stored before.
         let mark = uuid::Uuid::new_v4().to_string();
         let make = |first| {
             let mut entry: Entry = jobs.iter().map(|job| queued(job, first)).collect();
+            entry.extend(locks.iter().map(|(job, hash)| unique::lock(*hash, job.id)));
             entry[0].headers.insert(MESSAGE_ID, mark.as_str());
             entry
+        };
+        let writer = if locks.is_empty() {
+            &self.jobs
+        } else {
+            &self.unique_jobs
         };
         let may_be_stored = |why| SubmitError::MayBeStored {
             ids: jobs.iter().map(|job| job.id).collect(),
             why,
         };
-        match self.store(jobs, make).await {
-            Ok(()) | Err(Failure::Repeated) => Ok(()),
-            Err(Failure::Known { doubtful: false }) => Err(SubmitError::SomeKnown),
-            // A single job is stored, by this submission or before it; the server does not say which.
-            Err(Failure::Known { doubtful: true }) if jobs.len() == 1 => Ok(()),
-            Err(Failure::Known { doubtful: true }) => Err(may_be_stored(
-                "an answer was lost, and jobs of the same id are there now".to_owned(),
-            )),
-            Err(Failure::Unknown(why)) => Err(may_be_stored(why)),
-            Err(Failure::Other(error)) => Err(error),
+        // A key may be released between the refusal and the look at its lock.
+        let mut again = !locks.is_empty();
+        for _ in 0..TRIES {
+            let doubtful = match self.store(writer, jobs, make).await {
+                Ok(()) | Err(Failure::Repeated) => return Ok(()),
+                Err(Failure::Known { doubtful }) => doubtful,
+                Err(Failure::Unknown(why)) => return Err(may_be_stored(why)),
+                Err(Failure::Other(error)) => return Err(error),
+            };
+            if doubtful && (jobs.len() > 1 || !locks.is_empty()) {
+                return Err(may_be_stored(
+                    "an answer was lost, and jobs of the same id or with the same key are there now"
+                        .to_owned(),
+                ));
+            }
+            if doubtful {
+                // A single job is stored, by this submission or before it; the server does not say which.
+                return Ok(());
+            }
+            let released = self.conflict(&locks).await;
+            let released = released.map_err(|error| error.unwrap_or_else(may_be_stored))?;
+            if !released && !std::mem::take(&mut again) {
+                return Err(SubmitError::SomeKnown);
+            }
         }
+        Err(SubmitError::SomeKnown)
+    }
+
+    /// Looks whether another job holds one of the keys, which is an error; otherwise, whether a stale lock
+    /// was removed.
+    async fn conflict(
+        &self,
+        locks: &[(&NewJob, UniqueHash)],
+    ) -> Result<bool, Result<SubmitError, String>> {
+        let mut released = false;
+        for (job, hash) in locks {
+            let holder = unique::holder(&self.client, *hash, job.id).await;
+            match holder.map_err(|error| Err(format!("{error:#}")))? {
+                Holder::Other(holder) => {
+                    let key = key_of(job);
+                    return Err(Ok(SubmitError::Conflict { holder, key }));
+                }
+                Holder::Released => released = true,
+                Holder::This | Holder::Nobody => {}
+            }
+        }
+        Ok(released)
     }
 
     fn check_size(&self, job: &NewJob) -> Result<(), SubmitError> {
@@ -215,12 +340,19 @@ impl Submitter {
 
     /// Stores the entry that `make` returns for these jobs, of which there is at least one. The argument of
     /// `make` is `true` if no earlier try can have stored the entry.
-    async fn store(&self, jobs: &[NewJob], make: impl Fn(bool) -> Entry) -> Result<(), Failure> {
+    async fn store(
+        &self,
+        writer: &Writer,
+        jobs: &[NewJob],
+        make: impl Fn(bool) -> Entry,
+    ) -> Result<(), Failure> {
         let mut progress = Progress {
             looked_up: jobs.iter().all(|job| job.fresh),
             doubtful: false,
         };
-        let stored = self.try_until_stored(jobs, make, &mut progress).await;
+        let stored = self
+            .try_until_stored(writer, jobs, make, &mut progress)
+            .await;
         stored.map_err(|failure| match failure {
             // A later try failed for certain, but an earlier one may have been stored.
             Failure::Other(error)
@@ -235,6 +367,7 @@ impl Submitter {
     /// Tries until the entry is stored, or there is no time left.
     async fn try_until_stored(
         &self,
+        writer: &Writer,
         jobs: &[NewJob],
         make: impl Fn(bool) -> Entry,
         progress: &mut Progress,
@@ -262,7 +395,7 @@ impl Submitter {
                     back.map_err(|_| away())?.map_err(|_| closed())?;
                 }
             }
-            let error = match self.try_once(jobs, &make, progress, until).await {
+            let error = match self.try_once(writer, jobs, &make, progress, until).await {
                 ControlFlow::Break(result) => return result,
                 ControlFlow::Continue(error) => error,
             };
@@ -292,6 +425,7 @@ impl Submitter {
     /// after which another try may succeed.
     async fn try_once(
         &self,
+        writer: &Writer,
         jobs: &[NewJob],
         make: impl Fn(bool) -> Entry,
         progress: &mut Progress,
@@ -306,14 +440,15 @@ impl Submitter {
                 Err(why) => return ControlFlow::Continue(SubmitError::NotLookedUp(why).into()),
             }
         }
-        let full = self.room.check(&self.client, &self.jobs);
+        let writers = [&self.jobs, &self.unique_jobs];
+        let full = self.room.check(&self.client, writers);
         let storing = async {
             match full {
                 Some(why) => Err(NotStored::Full(why)),
-                None => self.jobs.store(make(!progress.doubtful)).await,
+                None => writer.store(make(!progress.doubtful)).await,
             }
         };
-        let is_refused = || self.is_refused(&jobs[0]);
+        let is_refused = || self.refused_subject(&jobs[0]).is_some();
         let result = if self.patience.wait_for_nats {
             // The writer has a timeout of its own.
             storing.await
@@ -338,8 +473,7 @@ impl Submitter {
             }
             Err(NotStored::NoStream) => (SubmitError::NoStream(Stream::Jobs).into(), false),
             Err(error @ NotStored::Incomplete) => (Failure::Unknown(error.to_string()), false),
-            Err(NotStored::Unknown(_)) if is_refused() => {
-                let subject = subject_in_queue(&jobs[0]);
+            Err(NotStored::Unknown(_)) if let Some(subject) = self.refused_subject(&jobs[0]) => {
                 (SubmitError::Forbidden(subject).into(), true)
             }
             Err(NotStored::Unknown(why)) => {
@@ -377,10 +511,12 @@ impl Submitter {
         }
     }
 
-    /// Whether the server has refused the message of a job.
-    fn is_refused(&self, job: &NewJob) -> bool {
-        let refusals = self.refusals.as_ref();
-        refusals.is_some_and(|refusals| refusals.contains(&subject_in_queue(job)))
+    /// The subject of a message of a job that the server has refused; `None` if it has refused none.
+    fn refused_subject(&self, job: &NewJob) -> Option<String> {
+        let refusals = self.refusals.as_ref()?;
+        let lock = unique::hash_of(job).map(subjects::unique);
+        let mut of_job = std::iter::once(subject_in_queue(job)).chain(lock);
+        of_job.find(|subject| refusals.contains(subject))
     }
 }
 
@@ -423,6 +559,19 @@ fn subject_in_queue(job: &NewJob) -> String {
     subjects::durable_job(job.id, job.priority, 1, &job.kind)
 }
 
+/// The key of a unique job, for an error.
+fn key_of(job: &NewJob) -> String {
+    let unique = job.unique.as_ref();
+    unique.map_or_else(String::new, |unique| unique.key.to_string())
+}
+
+fn may_be_stored(job: &NewJob, why: String) -> SubmitError {
+    SubmitError::MayBeStored {
+        ids: vec![job.id],
+        why,
+    }
+}
+
 enum Failure {
     /// An earlier try of the same entry was stored.
     Repeated,
@@ -458,6 +607,9 @@ fn queued(job: &NewJob, first: bool) -> Message {
         );
     } else if first {
         headers.insert(subjects::FRESH_HEADER, "1");
+    }
+    if let Some(hash) = unique::hash_of(job) {
+        unique::mark(&mut headers, hash);
     }
     Message {
         subject: subject_in_queue(job),

@@ -3,7 +3,8 @@
 use common::JobId;
 use jetstream::Stream;
 
-/// The result of a submission. In both cases a job with this id is stored and synced to the disk.
+/// The result of a submission. The job, or the one that is kept in its place, is stored and synced to the
+/// disk.
 ///
 /// ```no_run
 /// use client::{Client, NewJob, SubmitError, Submitted};
@@ -23,6 +24,9 @@ pub enum Submitted {
     /// record is kept. A user that may not read records is told of a job that has ended that it is stored;
     /// it is not run again.
     Known,
+    /// Another job holds the key of this unique job, which keeps it:
+    /// [`OnConflict::Keep`](crate::OnConflict::Keep). Nothing was stored.
+    Kept(JobId),
 }
 
 /// Why a job was not stored, or may not be stored.
@@ -92,6 +96,18 @@ pub enum SubmitError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Another job holds the key of this unique job. It is not stored.
+    #[error("job {holder} holds the key {key:?}, so this job was not stored")]
+    Conflict {
+        /// The job that holds the key.
+        holder: JobId,
+        /// The key.
+        key: String,
+    },
+    /// Of jobs that are stored together or not at all, two are unique with the same key, so none is
+    /// stored.
+    #[error("no job was stored, because two of the jobs have the same kind and the same key {0:?}")]
+    SameKey(String),
     /// Of jobs that are stored together or not at all, some are known already, so none is stored.
     #[error("no job was stored, because some of these ids are stored already")]
     SomeKnown,
@@ -99,7 +115,7 @@ pub enum SubmitError {
     #[error("no job was stored, because two of the jobs have the same id {0}")]
     Twice(JobId),
     /// There are too many jobs for one atomic batch.
-    #[error("{0} jobs cannot be stored together: at most 1,000")]
+    #[error("{0} jobs cannot be stored together: at most 1,000, and a unique job counts twice")]
     TooMany(usize),
     /// The server did not answer in time, so the jobs may be stored. It is safe to submit them again
     /// with the same ids: a job is not stored twice.

@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 
 use crate::outcome::cut;
 use crate::{
-    Backoff, JobId, JobKind, NotPortable, OutcomeError, Timestamp, WireDuration, check_portable,
+    Backoff, JobId, JobKind, NotPortable, OutcomeError, Timestamp, Unique, WireDuration,
+    check_portable,
 };
 
 /// A job as it crosses the wire. Only `kind` is required.
@@ -57,6 +58,11 @@ pub struct JobMessage<'a> {
         deserialize_with = "schedulable"
     )]
     pub run_at: Option<Timestamp>,
+    /// Durable lane: the job is stored only if no other job of its kind holds the same key. Its message
+    /// needs a lock and two headers, which the client library, the gateway, the publisher and the tool
+    /// `jobs` add.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unique: Option<Unique>,
 }
 
 /// The version of the wire format that this code reads and writes.
@@ -64,7 +70,9 @@ pub struct JobMessage<'a> {
 /// A durable job that only later versions can read says so in the header
 /// [`crate::subjects::REQUIRES_HEADER`]: an older consumer leaves it to a newer one. Without that
 /// header, an unknown field is an error of the sender.
-pub const WIRE_VERSION: u32 = 1;
+///
+/// Version 2 added the field `unique`; only jobs that have it need this version.
+pub const WIRE_VERSION: u32 = 2;
 
 /// A time that the NATS server can wait for. The server counts nanoseconds since 1970 with 63 bits,
 /// which end in 2262, and treats later times as past.
@@ -140,6 +148,7 @@ impl<'a> JobMessage<'a> {
             backoff: None,
             priority: Priority::Normal,
             run_at: None,
+            unique: None,
         }
     }
 
@@ -358,7 +367,8 @@ mod tests {
             "created_at": "2026-01-31T09:30:00Z", "timeout": "30s",
             "deadline": "2026-02-01T00:00:00+02:00", "max_attempts": 3,
             "backoff": {"initial": "1s", "factor": 2, "max": "10m"},
-            "priority": "high", "run_at": "2026-01-31T10:00:00Z"
+            "priority": "high", "run_at": "2026-01-31T10:00:00Z",
+            "unique": {"key": "user-7", "until": "started", "on_conflict": "keep"}
         }"#;
         let job = JobMessage::decode(text.as_bytes()).unwrap();
         insta::assert_snapshot!(serde_json::to_string(&job).unwrap());
@@ -443,6 +453,10 @@ mod tests {
             (
                 r#"{"kind":"a","priority":{"high":null}}"#,
                 "field `priority`",
+            ),
+            (
+                r#"{"kind":"a","unique":{"key":""}}"#,
+                "field `unique.key`: a key has 1 to 256 bytes",
             ),
         ];
         for (message, expected) in cases {

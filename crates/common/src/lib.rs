@@ -21,6 +21,7 @@ mod run_time;
 mod status;
 pub mod subjects;
 mod timestamp;
+mod unique;
 
 pub use backoff::{Backoff, InvalidBackoff};
 pub use duration::{InvalidDuration, WireDuration};
@@ -38,3 +39,4 @@ pub use run_time::{RunCounts, RunTime};
 pub use status::{ConsumerState, ConsumerStatus, Counts, KindStatus, LaneStatus};
 pub use subjects::JobSubject;
 pub use timestamp::{InvalidTimestamp, Timestamp};
+pub use unique::{KeyHolder, OnConflict, Unique, UniqueHash, UniqueKey, UniqueLock, Until};

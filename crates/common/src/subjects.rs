@@ -1,6 +1,6 @@
 //! Names on NATS that publishers, consumers and observers agree on.
 
-use crate::{JobId, JobKind, KindPattern, Priority, Retention};
+use crate::{JobId, JobKind, KindPattern, Priority, Retention, UniqueHash};
 
 /// Jobs of every kind; consumers share it as the queue group [`WORKERS`].
 pub const CREATE: &str = "jobs.create";
@@ -31,6 +31,10 @@ pub const FRESH_HEADER: &str = "Jobs-Fresh";
 /// Header of a durable job: the [`crate::WIRE_VERSION`] that a consumer needs to read it; absent
 /// means 1.
 pub const REQUIRES_HEADER: &str = "Jobs-Requires";
+
+/// Header of a unique job: the [`UniqueHash`] of its kind and key, and so the subject of its [`unique`]
+/// lock. A consumer releases that lock if it names the job.
+pub const UNIQUE_HEADER: &str = "Jobs-Unique";
 
 /// Header of a durable job that was submitted with an idempotency key: a hash of the request, of up to
 /// [`MAX_REQUEST_HASH`] letters and digits.
@@ -128,6 +132,12 @@ pub const ALL_OVERDUE: &str = "jobs.overdue.*.*";
 
 /// Every setting of a kind, with wildcards: see [`kind_setting`].
 pub const ALL_KIND_SETTINGS: &str = "jobs.kind.*";
+
+/// Every lock of a unique job, with a wildcard: see [`unique`].
+pub const ALL_UNIQUE: &str = "jobs.unique.*";
+
+/// Every request to release a key, with a wildcard: see [`release`].
+pub const ALL_RELEASES: &str = "jobs.release.*";
 
 /// Where the watch for overdue jobs stores its progress.
 pub const OVERDUE_CURSOR: &str = "jobs.overdue.watch.cursor";
@@ -251,6 +261,26 @@ pub fn parse_kind_setting(subject: &str) -> Option<JobKind> {
     JobKind::from_token(subject.strip_prefix("jobs.kind.")?)
 }
 
+/// Where the [`crate::UniqueLock`] of a unique job is stored, in the same stream as the job. The stream
+/// keeps one message for each subject, so one job at a time holds the key.
+#[must_use]
+pub fn unique(hash: UniqueHash) -> String {
+    format!("jobs.unique.{hash}")
+}
+
+/// Request-reply: a consumer removes the lock of a key if the job that it names has ended or does not
+/// exist, and answers with a [`crate::KeyHolder`].
+#[must_use]
+pub fn release(hash: UniqueHash) -> String {
+    format!("jobs.release.{hash}")
+}
+
+/// Reads [`release`].
+#[must_use]
+pub fn parse_release(subject: &str) -> Option<UniqueHash> {
+    subject.strip_prefix("jobs.release.")?.parse().ok()
+}
+
 /// The first token of [`ended`], without the time.
 const ENDED: &str = "jobs-ended";
 
@@ -362,6 +392,8 @@ mod tests {
         assert_eq!(kind_setting(&kind), "jobs.kind.mail=send");
         assert_eq!(parse_kind_setting(&kind_setting(&kind)), Some(kind));
         assert_eq!(parse_kind_setting("jobs.kind.mail.send"), None);
+        let hash = UniqueHash::from([7; 16]);
+        assert_eq!(parse_release(&release(hash)), Some(hash));
     }
 
     #[test]

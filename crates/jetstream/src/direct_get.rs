@@ -75,6 +75,20 @@ pub async fn last(
     one(client, stream, &json!({"last_by_subj": subject})).await
 }
 
+/// Reads the last message on a subject without wildcards. The subject of the request ends with it, so
+/// that permissions can allow some subjects of a stream only.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn last_on(
+    client: &NatsClient,
+    stream: Stream,
+    subject: &str,
+) -> Result<Option<StoredMessage>, ApiError> {
+    let api = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
+    ask_for_one(client, api, Bytes::new()).await
+}
+
 /// Reads the message with a sequence.
 ///
 /// # Errors
@@ -122,7 +136,14 @@ async fn one(
     body: &Value,
 ) -> Result<Option<StoredMessage>, ApiError> {
     let api = format!("$JS.API.DIRECT.GET.{stream}");
-    let body = Bytes::from(body.to_string());
+    ask_for_one(client, api, Bytes::from(body.to_string())).await
+}
+
+async fn ask_for_one(
+    client: &NatsClient,
+    api: String,
+    body: Bytes,
+) -> Result<Option<StoredMessage>, ApiError> {
     let ask = || client.request(api.clone(), body.clone());
     let until = Instant::now() + PATIENCE;
     let asking = client.ask_again_if_lost(until, ask, may_be_lost);

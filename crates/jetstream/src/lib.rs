@@ -17,6 +17,7 @@ pub mod request;
 mod served;
 mod topology;
 mod unanswered;
+pub mod unique_locks;
 mod usage;
 pub mod write_health;
 

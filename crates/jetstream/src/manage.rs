@@ -90,10 +90,34 @@ pub async fn count_subjects(
         #[serde(default)]
         total: u64,
     }
-    // A page after the last subject: the answer has the total, but no subjects.
-    let page = json!({"subjects_filter": filter, "offset": i32::MAX});
-    let info: Info = ask(client, info_of(stream), &page).await?;
+    let info: Info = ask(client, info_of(stream), &after_last(filter)).await?;
     Ok(info.total)
+}
+
+/// Describes a stream, and counts its subjects that match a filter.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn stream_info_and_count(
+    client: &NatsClient,
+    stream: Stream,
+    filter: &str,
+) -> Result<(StreamInfo, u64), ApiError> {
+    #[derive(Deserialize)]
+    struct Counted {
+        #[serde(flatten)]
+        info: StreamInfo,
+        /// Absent when there are none.
+        #[serde(default)]
+        total: u64,
+    }
+    let Counted { info, total } = ask(client, info_of(stream), &after_last(filter)).await?;
+    Ok((info, total))
+}
+
+/// A page after the last subject: the answer has the total, but no subjects.
+fn after_last(filter: &str) -> Value {
+    json!({"subjects_filter": filter, "offset": i32::MAX})
 }
 
 /// The subjects in a stream that match a filter, with the number of messages on each.

@@ -13,13 +13,14 @@ use crate::topology::{Stream, Topology};
 pub struct StreamDepth {
     /// The stream.
     pub stream: Stream,
-    /// Its messages.
+    /// Its messages; of `JOBS` without the locks of unique jobs.
     pub messages: u64,
     /// Their bytes.
     pub bytes: u64,
     /// The most bytes that it takes, if it has a limit of its own.
     pub limit_bytes: Option<u64>,
-    /// When its first message was stored.
+    /// When its first message was stored. In `JOBS` it may be the lock of a unique job that waits for its
+    /// next run.
     pub oldest: Option<Timestamp>,
 }
 
@@ -44,14 +45,22 @@ pub async fn streams(client: &NatsClient) -> anyhow::Result<Option<Vec<StreamDep
     let mut depths = Vec::new();
     for stream in Stream::ALL {
         // The stream may not exist yet: a consumer creates the streams when it starts.
-        let Some(info) = manage::existing(manage::stream_info(client, stream).await)? else {
+        let answer = match stream {
+            Stream::Jobs => {
+                manage::stream_info_and_count(client, stream, subjects::ALL_UNIQUE).await
+            }
+            _ => manage::stream_info(client, stream)
+                .await
+                .map(|info| (info, 0)),
+        };
+        let Some((info, locks)) = manage::existing(answer)? else {
             continue;
         };
         let limit_bytes = QueueLimit::of(&info).limit;
         let state = info.state;
         depths.push(StreamDepth {
             stream,
-            messages: state.messages,
+            messages: state.messages.saturating_sub(locks),
             bytes: state.bytes,
             limit_bytes,
             oldest: (state.messages > 0).then_some(state.first_time),

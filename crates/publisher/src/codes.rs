@@ -9,3 +9,5 @@ pub const BAD_ANSWER: &str = "bad_answer";
 pub const TOO_LARGE: &str = "too_large";
 /// The server refused to store the durable job, or did not confirm it in time.
 pub const NOT_STORED: &str = "not_stored";
+/// Another job holds the key of the unique job.
+pub const UNIQUE_CONFLICT: &str = "unique_conflict";

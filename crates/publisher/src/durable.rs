@@ -245,6 +245,7 @@ fn new_job(submission: &Submission, span: &Span) -> NewJob {
         kind: submission.kind.clone(),
         priority: submission.terms.priority,
         run_at: submission.terms.run_at,
+        unique: submission.unique.clone(),
         payload: submission.message.clone(),
         headers,
     }
@@ -255,12 +256,15 @@ fn not_stored(submission: &Submission, error: &SubmitError) -> Outcome {
     let code = match error {
         SubmitError::TooLarge { .. } | SubmitError::TooMany(_) => own_codes::TOO_LARGE,
         SubmitError::Full { .. } => codes::BUSY,
+        SubmitError::Conflict { .. } | SubmitError::SameKey(_) => own_codes::UNIQUE_CONFLICT,
         _ => own_codes::NOT_STORED,
     };
     let status = match error {
-        SubmitError::TooLarge { .. } | SubmitError::TooMany(_) | SubmitError::Refused(_) => {
-            Status::Rejected
-        }
+        SubmitError::TooLarge { .. }
+        | SubmitError::TooMany(_)
+        | SubmitError::Refused(_)
+        | SubmitError::Conflict { .. }
+        | SubmitError::SameKey(_) => Status::Rejected,
         _ => Status::Failed,
     };
     let error = OutcomeError::new(code, error.to_string());

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{
-    Backoff, DecodeError, JobId, JobKind, JobMessage, MaxAttempts, Priority, Timestamp, codes,
+    Backoff, DecodeError, JobId, JobKind, JobMessage, MaxAttempts, Priority, Timestamp, Unique,
+    codes,
 };
 
 /// A job to submit: its message, and the fields that the publisher needs.
@@ -14,6 +15,7 @@ pub(crate) struct Submission {
     pub(crate) id_is_new: bool,
     pub(crate) kind: JobKind,
     pub(crate) terms: Terms,
+    pub(crate) unique: Option<Unique>,
     /// The line of the input that holds the job; `None` if the publisher generated it.
     pub(crate) input_line: Option<InputLine>,
 }
@@ -54,20 +56,23 @@ impl Submission {
     /// id, which it keeps when it is sent again, and a `created_at`.
     ///
     /// # Errors
-    /// When the message is not a job; the error names the field. Also when the job has a `run_at`,
-    /// because only durable jobs can wait for their time. A `priority` is allowed and has no effect
+    /// When the message is not a job; the error names the field. Also when the job has a `run_at`
+    /// or is unique, because only durable jobs can wait for their time or hold a key. A `priority` is allowed and has no effect
     /// on core jobs.
     pub(crate) fn decode(message: Bytes) -> Result<Self, InvalidJob> {
         let submission = Self::decode_durable(message)?;
-        if submission.terms.run_at.is_some() {
-            return Err(InvalidJob {
-                code: codes::INVALID_JOB,
-                id: Some(submission.id),
-                reason: "field `run_at`: only delivery durable can keep a job until then"
-                    .to_owned(),
-            });
-        }
-        Ok(submission)
+        let reason = if submission.terms.run_at.is_some() {
+            "field `run_at`: only delivery durable can keep a job until then"
+        } else if submission.unique.is_some() {
+            "field `unique`: only delivery durable can have unique jobs"
+        } else {
+            return Ok(submission);
+        };
+        Err(InvalidJob {
+            code: codes::INVALID_JOB,
+            id: Some(submission.id),
+            reason: reason.to_owned(),
+        })
     }
 
     /// Reads a durable job, which may have a `run_at`; otherwise like [`Submission::decode`].
@@ -77,13 +82,14 @@ impl Submission {
     pub(crate) fn decode_durable(message: Bytes) -> Result<Self, InvalidJob> {
         let mut job = JobMessage::decode(&message)?;
         if job.id.is_some() {
-            let (id, kind, terms) = Self::parts(job);
+            let (id, kind, terms, unique) = Self::parts(job);
             return Ok(Self {
                 message,
                 id,
                 id_is_new: false,
                 kind,
                 terms,
+                unique,
                 input_line: None,
             });
         }
@@ -98,18 +104,19 @@ impl Submission {
         let message = serde_json::to_vec(&job)
             .expect("all keys of a job are strings, and all its timestamps can be formatted")
             .into();
-        let (id, kind, terms) = Self::parts(job);
+        let (id, kind, terms, unique) = Self::parts(job);
         Self {
             message,
             id,
             id_is_new,
             kind,
             terms,
+            unique,
             input_line: None,
         }
     }
 
-    fn parts(job: JobMessage<'_>) -> (JobId, JobKind, Terms) {
+    fn parts(job: JobMessage<'_>) -> (JobId, JobKind, Terms, Option<Unique>) {
         let terms = Terms {
             timeout: job.timeout.map(common::WireDuration::get),
             deadline: job.deadline,
@@ -118,7 +125,8 @@ impl Submission {
             priority: job.priority,
             run_at: job.run_at,
         };
-        (job.id.unwrap_or_else(JobId::generate), job.kind, terms)
+        let id = job.id.unwrap_or_else(JobId::generate);
+        (id, job.kind, terms, job.unique)
     }
 
     /// The number of its line in the input; `None` if the publisher generated the job.
@@ -189,6 +197,8 @@ mod tests {
         let error = decode(r#"{"kind":"a","run_at":"2026-01-31T09:30:00Z"}"#).unwrap_err();
         assert_eq!(error.code, codes::INVALID_JOB);
         assert!(error.to_string().contains("field `run_at`"), "{error}");
+        let error = decode(r#"{"kind":"a","unique":{"key":"b"}}"#).unwrap_err();
+        assert!(error.to_string().contains("field `unique`"), "{error}");
         let error = decode(r#"{"kind":"a","x":1}"#).unwrap_err();
         assert!(error.to_string().contains("unknown field `x`"), "{error}");
         let error = decode(r#"{"kind":"#).unwrap_err();

@@ -279,7 +279,11 @@ impl Intake {
         let mut lease = Lease::of_delivery(subject, pulled, found);
         lease.max_attempts = read.max_attempts;
         lease.backoff = read.backoff;
+        lease.unique_until_start = read.unique_until_start;
         let settlement = match (verdict, read.failure()) {
+            (Verdict::Done, _) if record.is_some_and(|record| record.state.is_final()) => {
+                Settlement::Ended
+            }
             (Verdict::Done, _) => Settlement::OnlyAck,
             (_, Some(failure)) => failure,
             (
@@ -336,7 +340,8 @@ impl Intake {
         self.leases.hold(&lease);
         if !matches!(
             settlement,
-            Settlement::OnlyAck
+            Settlement::Ended
+                | Settlement::OnlyAck
                 | Settlement::PutOff { .. }
                 | Settlement::Waits { .. }
                 | Settlement::Early { .. }

@@ -13,7 +13,8 @@ use bootstrap::{Beat, Context, Nats, NatsClient, STILL};
 use common::JobKind;
 use jetstream::records::Records;
 use jetstream::{
-    ApiError, ServerClock, Stream, kind_settings, manage, preflight, request, write_health,
+    ApiError, ServerClock, Stream, kind_settings, manage, preflight, request, unique_locks,
+    write_health,
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -29,7 +30,7 @@ use crate::intake::Intake;
 use crate::lease::{Lease, Leases};
 use crate::maintenance::{
     self, Cancel, Expiry, KindsFound, KindsWithoutConsumer, LimitOfQueue, MaxDeliveries,
-    OverdueWatch, Pauses, Purge, SharedQueue, StarvedPulls,
+    OverdueWatch, Pauses, Purge, SharedQueue, StaleLocks, StarvedPulls,
 };
 use crate::newer_version::Reporter;
 use crate::options::LaneOptions;
@@ -63,6 +64,7 @@ struct Handle {
     counters: Arc<Counters>,
     room: Arc<Notify>,
     without_consumer: KindsFound,
+    client: NatsClient,
 }
 
 impl fmt::Debug for Lane {
@@ -132,6 +134,19 @@ impl Lane {
         if self.settlements.send((lease, settlement)).is_err() {
             self.handle.settling.remove();
         }
+    }
+
+    /// Releases the key of a unique job before its first attempt starts; see
+    /// [`Lease::unique_until_start`]. False if the server did not confirm it: then the job must not start.
+    pub async fn release_key(&self, lease: &Lease) -> bool {
+        let Some(hash) = lease.headers.as_ref().and_then(unique_locks::hash_in) else {
+            return true;
+        };
+        let released = unique_locks::release(&self.handle.client, hash, lease.id, lease.run).await;
+        if let Err(error) = &released {
+            warn!(job.id = %lease.id, job.kind = %lease.kind, "cannot release a key before its job starts, so the job is given back: {error:#}");
+        }
+        released.is_ok()
     }
 
     /// The kinds that have waiting jobs but no consumer. Only the oldest jobs in the streams are
@@ -236,6 +251,7 @@ async fn open(
         counters: Arc::default(),
         room: Arc::default(),
         without_consumer: KindsFound::default(),
+        client: client.clone(),
     });
     let store = JobStore::new(
         &nats,
@@ -423,6 +439,10 @@ impl Parts {
             kinds: self.options.kinds.clone(),
         };
         tasks.spawn(health.supervise("pauses of kinds", |life| pauses.run(life)));
+        let locks = StaleLocks {
+            client: client.clone(),
+        };
+        tasks.spawn(health.supervise("requests to release keys", |life| locks.run(life)));
         let cancel = Cancel {
             store: Arc::clone(&self.store),
             phases: phases.clone(),

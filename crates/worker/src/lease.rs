@@ -49,6 +49,8 @@ pub struct Lease {
     pub(crate) failures: Vec<FailedAttempt>,
     pub(crate) max_attempts: u32,
     pub(crate) backoff: Backoff,
+    /// Whether the job is unique and holds its key only until its first attempt starts.
+    pub unique_until_start: bool,
     pub(crate) since: Instant,
     pub(crate) started: AtomicBool,
     /// The stream sequence of the job's record, 0 if it has none. Each write of the record locks
@@ -114,6 +116,7 @@ impl Lease {
             failures: failures.unwrap_or_default(),
             max_attempts: MaxAttempts::default().get(),
             backoff: Backoff::default(),
+            unique_until_start: false,
             since: Instant::now(),
             started: AtomicBool::new(false),
             record: tokio::sync::Mutex::new(found.map_or(0, |found| found.sequence)),

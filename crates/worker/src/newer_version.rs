@@ -68,8 +68,8 @@ mod tests {
             headers.insert(subjects::REQUIRES_HEADER, value);
             newer_version(Some(&headers))
         };
-        assert_eq!(newer("2"), Some(2));
-        for value in ["0", "1", "", "two", "-2", "4294967296"] {
+        assert_eq!(newer("3"), Some(3));
+        for value in ["0", "1", "2", "", "two", "-2", "4294967296"] {
             assert_eq!(newer(value), None, "{value}");
         }
         assert_eq!(newer_version(None), None);

@@ -3,7 +3,7 @@
 use bootstrap::is_unreadable;
 use common::{
     Backoff, DeadReason, DecodeError, JobKind, JobMessage, JobRecord, JobSubject, OutcomeError,
-    Timestamp, codes,
+    Timestamp, Until, codes,
 };
 
 use crate::fetch::Pulled;
@@ -17,6 +17,8 @@ pub(crate) struct ReadMessage {
     pub(crate) backoff: Backoff,
     pub(crate) deadline: Option<Timestamp>,
     pub(crate) run_at: Option<Timestamp>,
+    /// Whether the job is unique until it starts.
+    pub(crate) unique_until_start: bool,
     /// The version of the wire format that the message needs; `None` if this consumer reads that
     /// version.
     pub(crate) newer_version: Option<u32>,
@@ -42,6 +44,9 @@ impl ReadMessage {
             backoff: options.and_then(|job| job.backoff).unwrap_or_default(),
             deadline: options.and_then(|job| job.deadline),
             run_at: options.and_then(|job| job.run_at),
+            unique_until_start: options
+                .and_then(|job| job.unique.as_ref())
+                .is_some_and(|unique| unique.until == Until::Started),
             newer_version,
             unreadable: is_unreadable(pulled.headers.as_ref()),
             problem,

@@ -48,8 +48,10 @@ pub enum Settlement {
     /// The job was not run to its end, for a reason outside of the job. The server redelivers its
     /// message, and no attempt is used.
     GivenBack,
-    /// Only acknowledge the message: the job has ended, or a message of another run has replaced
-    /// this one.
+    /// The job has ended before: acknowledge its message. If the consumer that ended the job was lost
+    /// before it released the key of the job, release it.
+    Ended,
+    /// Only acknowledge the message: a message of another run has replaced this one.
     OnlyAck,
     /// The job waits for a later run than that of the message.
     PutOff {
@@ -168,6 +170,7 @@ impl Settler {
         let mut record = store.record(lease);
         let now = record.at;
         match settlement {
+            Settlement::Ended => store.release_and_ack(lease).await,
             Settlement::OnlyAck => store.ack(lease).await,
             Settlement::Succeeded {
                 result,

@@ -6,7 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use common::{ConsumerStatus, Fleet, FleetRequest, JobMessage, JobRecord, KindSetting, Outcome};
+use common::{
+    ConsumerStatus, Fleet, FleetRequest, JobMessage, JobRecord, KeyHolder, KindSetting, Outcome,
+    UniqueLock,
+};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use test_support::project_root;
@@ -52,7 +55,7 @@ impl Documents {
 }
 
 /// The schemas by the names of their files.
-fn schemas() -> [(&'static str, Schema); 7] {
+fn schemas() -> [(&'static str, Schema); 9] {
     // Draft 7 is what every AsyncAPI tool has to understand.
     let settings = SchemaSettings::draft07();
     // What a consumer takes: a sender may leave out what has a default.
@@ -65,6 +68,8 @@ fn schemas() -> [(&'static str, Schema); 7] {
         ("consumer-status", schema::<ConsumerStatus>(&sent)),
         ("job-record", schema::<JobRecord>(&sent)),
         ("kind-setting", schema::<KindSetting>(&sent)),
+        ("unique-lock", schema::<UniqueLock>(&sent)),
+        ("key-holder", schema::<KeyHolder>(&sent)),
         ("fleet-request", schema::<FleetRequest>(&taken)),
         ("fleet", schema::<Fleet>(&sent)),
     ]

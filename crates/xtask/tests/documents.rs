@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use common::{
     Backoff, ConsumerState, ConsumerStatus, Counts, DeadReason, FailedAttempt, Fleet, FleetKind,
-    FleetMember, FleetRequest, JobId, JobKind, JobMessage, JobRecord, JobState, KindSetting,
-    KindStatus, LaneStatus, Outcome, OutcomeError, Presence, Priority, Retention, RunCounts,
-    RunTime, Status, Timestamp, subjects,
+    FleetMember, FleetRequest, JobId, JobKind, JobMessage, JobRecord, JobState, KeyHolder,
+    KindSetting, KindStatus, LaneStatus, Outcome, OutcomeError, Presence, Priority, Retention,
+    RunCounts, RunTime, Status, Timestamp, UniqueHash, UniqueLock, subjects,
 };
 use serde_json::{Value, json};
 use test_support::project_root;
@@ -87,6 +87,12 @@ fn decodes(name: &str, document: &Value) -> Result<(), String> {
         "kind-setting" => serde_json::from_slice::<KindSetting>(&bytes)
             .map(drop)
             .map_err(text),
+        "unique-lock" => serde_json::from_slice::<UniqueLock>(&bytes)
+            .map(drop)
+            .map_err(text),
+        "key-holder" => serde_json::from_slice::<KeyHolder>(&bytes)
+            .map(drop)
+            .map_err(text),
         "fleet-request" => serde_json::from_slice::<FleetRequest>(&bytes)
             .map(drop)
             .map_err(text),
@@ -141,11 +147,13 @@ fn each_reference_leads_somewhere() {
 fn the_channels_are_the_subjects_and_no_others() {
     const PARAMETER: &str = "KIND";
     let id: JobId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+    let hash = UniqueHash::from([7; 16]);
     let filled_in = |address: &str| {
         let address = address.replace("{kind}", PARAMETER);
         let address = address.replace("{id}", &id.to_string());
         let address = address.replace("{priority}", "high").replace("{run}", "7");
         let address = address.replace("{slot}", "9");
+        let address = address.replace("{hash}", &hash.to_string());
         address.replace("{seconds}", "4096")
     };
     let document = asyncapi();
@@ -171,6 +179,8 @@ fn the_channels_are_the_subjects_and_no_others() {
         subjects::events(id),
         subjects::cancel(id),
         subjects::kind_setting(&kind),
+        subjects::unique(hash),
+        subjects::release(hash),
         subjects::dead(id, &kind),
         subjects::overdue(9, id),
         // The server's own, by deploy/nats.conf.
@@ -316,6 +326,10 @@ fn what_the_type_refuses_the_schema_refuses_too() {
         json!({"kind": "a", "max_attempts": 101}),
         json!({"kind": "a", "backoff": {"factor": 0.5}}),
         json!({"kind": "a", "backoff": {"faktor": 2}}),
+        json!({"kind": "a", "unique": {}}),
+        json!({"kind": "a", "unique": {"key": ""}}),
+        json!({"kind": "a", "unique": {"key": "b", "until": "later"}}),
+        json!({"kind": "a", "unique": {"key": "b", "scope": "c"}}),
     ];
     let validator = validator(&schema("job"));
     for job in &refused {

@@ -61,6 +61,28 @@ async fn a_job_whose_id_is_known_is_not_stored_again() {
 }
 
 #[tokio::test]
+async fn a_unique_job_meets_the_job_that_holds_its_key() {
+    let desk = Desk::new().await;
+    let submit = ["submit", "--kind", "mail", "--unique", "user-7"];
+    let (code, id) = desk.ask(&submit).await;
+    assert_eq!(code, 0);
+    assert_eq!(desk.queued(&id).await["unique"], json!({"key": "user-7"}));
+    let refused = desk.tell(&submit).await;
+    assert_eq!(refused.code, 1);
+    let holds = format!("job {id} holds the key \"user-7\"");
+    assert!(refused.err.contains(&holds), "{}", refused.err);
+    let keep = [&submit[..], &["--on-conflict", "keep", "--json"]].concat();
+    let kept = desk.tell(&keep).await;
+    assert_eq!(
+        (kept.code, kept.json()),
+        (0, json!({"id": id, "known": true}))
+    );
+    assert!(kept.err.contains("nothing was stored"), "{}", kept.err);
+    let info = desk.tell(&["info", &id]).await;
+    assert!(info.err.contains("it holds the key user-7"), "{}", info.err);
+}
+
+#[tokio::test]
 async fn a_job_for_later_waits_until_then() {
     let desk = Desk::new().await;
     for later in [["--delay", "1h"], ["--run-at", "2100-01-31T09:30:00Z"]] {

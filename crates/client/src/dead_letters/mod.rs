@@ -109,6 +109,14 @@ pub enum LeftAsItIs {
     /// The bytes of the job are lost, and no new payload was given.
     #[error("the payload of job {0} is lost: replay the job with a new payload")]
     NoBytes(JobId),
+    /// The job is unique, and another job holds its key meanwhile.
+    #[error("job {holder} holds the key of job {id} now: replay {id} when that job has ended")]
+    KeyHeld {
+        /// The job of the dead letter.
+        id: JobId,
+        /// The job that holds the key.
+        holder: JobId,
+    },
     /// With the new payload, the job does not fit into a message.
     #[error(
         "with this payload the job has {size} bytes; a durable job may have at most {limit} \

@@ -1,14 +1,16 @@
 use anyhow::Context as _;
 use bytes::Bytes;
 use common::{
-    DeadReason, FailedAttempt, JobMessage, JobRecord, JobState, check_portable, codes, subjects,
+    DeadReason, FailedAttempt, JobMessage, JobRecord, JobState, UniqueHash, UniqueLock,
+    check_portable, codes, subjects,
 };
 use connection::NatsClient;
-use jetstream::{Message, NotStored, batch, headers, records};
+use jetstream::{Message, NotStored, batch, headers, records, unique_locks};
 
 use super::change::{mark, now, record_of, remove};
 use super::{DeadLetter, LeftAsItIs};
 use crate::submit::MARGIN;
+use crate::unique::{self, Holder};
 
 /// How many failures from before a replay the record keeps at most.
 const MOST_ATTEMPTS: usize = 100;
@@ -28,6 +30,9 @@ pub enum Replayed {
 /// First the record is changed, which only one client can do. Then the job is queued, under a subject
 /// that the stream accepts once. Then the dead letter is removed. If a client stops half-way, the next
 /// replay does the remaining steps.
+///
+/// A unique job takes its key again together with its place in the queue. If another job holds the key,
+/// the dead letter stays as it is ([`LeftAsItIs::KeyHeld`]).
 ///
 /// # Errors
 /// When the server does not answer in time. With a new payload: when it is not JSON, when the job is too
@@ -56,7 +61,12 @@ pub async fn replay(
         }
         None => letter.payload.clone(),
     };
+    let key = unique_locks::hash_in(&letter.headers);
+    if let Some(hash) = key {
+        refuse_if_held(client, letter, hash).await?;
+    }
     let (mut record, expected) = record_of(client, letter).await?;
+    let dead = record.clone();
     match record.state {
         JobState::Dead => {
             record.state = JobState::Queued;
@@ -88,7 +98,11 @@ pub async fn replay(
         headers: letter.headers.clone(),
         payload: body,
     };
-    match batch::store(client, vec![message]).await {
+    let stored = match key {
+        None => batch::store(client, vec![message]).await,
+        Some(hash) => store_unique(client, letter, message, hash, (dead, record)).await?,
+    };
+    match stored {
         Ok(_) => {}
         Err(NotStored::Exists) => {
             remove(client, letter).await?;
@@ -98,6 +112,58 @@ pub async fn replay(
     }
     remove(client, letter).await?;
     Ok(Replayed::Yes)
+}
+
+/// Refuses a replay if another job holds the key of the job.
+async fn refuse_if_held(
+    client: &NatsClient,
+    letter: &DeadLetter,
+    hash: UniqueHash,
+) -> anyhow::Result<()> {
+    match unique::holder(client, hash, letter.id).await? {
+        Holder::Other(holder) => Err(LeftAsItIs::KeyHeld {
+            id: letter.id,
+            holder,
+        }
+        .into()),
+        Holder::This | Holder::Nobody | Holder::Released => Ok(()),
+    }
+}
+
+/// Queues a unique job and takes its key in one batch. If another job has taken the key since the record
+/// was changed from `dead` to `queued`, the record is changed back.
+async fn store_unique(
+    client: &NatsClient,
+    letter: &DeadLetter,
+    message: Message,
+    hash: UniqueHash,
+    (dead, queued): (JobRecord, JobRecord),
+) -> anyhow::Result<Result<u64, NotStored>> {
+    let lock = UniqueLock {
+        job: letter.id,
+        run: queued.run,
+    };
+    let entry = vec![message.clone(), unique_locks::message(hash, lock)];
+    match batch::store(client, entry).await {
+        Err(NotStored::Exists | NotStored::Conflict) => {}
+        result => return Ok(result),
+    }
+    let Err(held) = refuse_if_held(client, letter, hash).await else {
+        // Another replay has stored both. Or the lock is still that of the last run, or was just
+        // released: the job must be queued all the same, because its record says so.
+        return Ok(batch::store(client, vec![message]).await);
+    };
+    // If another replay has queued the job meanwhile, its record may have changed, and stays.
+    let (now, expected) = record_of(client, letter).await?;
+    if now.state == JobState::Queued && now.run == queued.run && dead.state == JobState::Dead {
+        let record = serde_json::to_vec(&dead)?.into();
+        let record = records::message(letter.id, record, expected, None);
+        match batch::store(client, vec![record]).await {
+            Ok(_) | Err(NotStored::Conflict) => {}
+            Err(error) => return Err(error).context("the replay was not taken back"),
+        }
+    }
+    Err(held)
 }
 
 /// Keeps the failures from before a replay, and adds a mark: the next attempt is number 1 again.

@@ -12,5 +12,6 @@ mod storage;
 mod streams;
 mod submit;
 mod support;
+mod unique;
 mod waiting;
 mod why;

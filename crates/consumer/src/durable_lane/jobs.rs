@@ -44,6 +44,14 @@ impl DurableJobs {
         self.held.fetch_sub(jobs, Ordering::AcqRel);
     }
 
+    /// Releases the key of a job before it starts; false if the job must not start.
+    pub(crate) async fn release_key(&self, lease: &Lease) -> bool {
+        match self.lane.get() {
+            Some(lane) => lane.release_key(lease).await,
+            None => false,
+        }
+    }
+
     /// Settles a job that this consumer holds.
     pub(super) fn settle(&self, lease: Arc<Lease>, settlement: Settlement) {
         self.remove_held(1);

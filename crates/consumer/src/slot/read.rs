@@ -113,7 +113,7 @@ pub(super) fn core<'p>(
         }));
     };
     let id = job.id.unwrap_or_else(JobId::generate);
-    if let Some(refusal) = untimely(&job) {
+    if let Some(refusal) = unsuitable(&job) {
         let counters = &consumer.kinds[kind].core;
         return refuse(counters, Some(id), message.reply.take(), refusal);
     }
@@ -152,8 +152,13 @@ pub(super) fn durable<'p>(
     })
 }
 
-/// Refuses a core job whose deadline has passed, or whose `run_at` is in the future.
-fn untimely(job: &JobMessage<'_>) -> Option<Refusal> {
+/// Refuses a core job whose deadline has passed, whose `run_at` is in the future, or that is unique.
+fn unsuitable(job: &JobMessage<'_>) -> Option<Refusal> {
+    if job.unique.is_some() {
+        let message =
+            "field `unique`: a job on this subject is not stored, so it cannot hold a key";
+        return Some(Refusal::rejected(codes::INVALID_JOB, message.to_owned()));
+    }
     if job.deadline.is_none() && job.run_at.is_none() {
         return None;
     }

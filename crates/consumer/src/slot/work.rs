@@ -150,6 +150,9 @@ impl Slot<'_> {
                 read::core(consumer, &mut self.kinds, &mut core, &payload)
             }
             WaitingJob::Durable(lease) => {
+                if lease.unique_until_start && !Box::pin(self.release_key(&lease)).await {
+                    return durable_lane::settle::give_back(consumer, lease);
+                }
                 core = CoreMessage::default();
                 payload = lease.payload.clone();
                 read::durable(consumer, &mut self.kinds, lease, &payload)
@@ -165,6 +168,22 @@ impl Slot<'_> {
                 Box::pin(self.forwarder.forward(consumer, core, job)).await;
             }
         }
+    }
+
+    /// Releases the key of a unique job that is about to start; false if it must not start now.
+    async fn release_key(&mut self, lease: &Lease) -> bool {
+        let consumer = self.consumer;
+        // The rest of the batch need not wait for the server.
+        let batch = std::mem::take(&mut lock(&consumer.slots[self.number]).batch);
+        consumer.put_back(batch);
+        let released = tokio::select! {
+            released = consumer.durable.release_key(lease) => released,
+            // The record of the job is final by now, and what is given back ends without a run.
+            () = lease.cancelled.cancelled() => false,
+            () = consumer.hard_stop.cancelled() => false,
+        };
+        self.now = Instant::now();
+        released
     }
 
     /// Notes how long a job with this `created_at` waited.

@@ -116,6 +116,7 @@ pub(super) fn read_job(bytes: Bytes, key: Option<JobId>) -> Result<NewJob, Probl
         kind: job.kind,
         priority: job.priority,
         run_at: job.run_at,
+        unique: job.unique,
         payload: payload.into(),
         headers,
     })

@@ -52,6 +52,8 @@ impl Terms {
 /// The result of handing a job over.
 pub(crate) enum Answer {
     Accepted(Accepted),
+    /// Another job holds the key of a unique job, which keeps it; it has not ended.
+    Kept(Accepted),
     Ended(Box<Ended>),
     Outcome(Box<Outcome>),
 }
@@ -64,7 +66,8 @@ pub(crate) struct Accepted {
     pub(crate) id: JobId,
     /// How the job is delivered.
     pub(crate) delivery: Delivery,
-    /// Durable: whether a job with this id existed before, so that none was stored.
+    /// Durable: whether a job with this id existed before, so that none was stored. With `on_conflict`
+    /// `keep` it may be the job that holds the key.
     pub(crate) known: bool,
     /// Durable, with a wait: the state of the job after it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,10 +136,18 @@ async fn durable(
     job: NewJob,
     body: Option<ReceivedBody>,
 ) -> Result<Answer, Problem> {
-    let id = job.id;
-    let known = store(app, &job).await?;
+    let stored = store(app, &job).await?;
+    let (id, known) = match stored {
+        Submitted::Stored => (job.id, false),
+        Submitted::Known => (job.id, true),
+        Submitted::Kept(holder) => (holder, true),
+    };
     drop((job, body));
-    Ok(wait_for_stored(app, wait, id, known).await)
+    let answer = wait_for_stored(app, wait, id, known).await;
+    Ok(match (answer, stored) {
+        (Answer::Accepted(accepted), Submitted::Kept(_)) => Answer::Kept(accepted),
+        (answer, _) => answer,
+    })
 }
 
 /// Waits for a job that is stored. A wait that fails is no error: the job need not be submitted again.
@@ -176,17 +187,17 @@ async fn wait_until(app: &App, id: JobId, until: Instant) -> Waited {
     }
 }
 
-/// Stores a job, unless it is known; returns whether it is.
-async fn store(app: &App, job: &NewJob) -> Result<bool, Problem> {
+/// Stores a job, unless it is known or another job holds its key.
+async fn store(app: &App, job: &NewJob) -> Result<Submitted, Problem> {
     app.check_nats()?;
     app.check_safety().await?;
-    let known = app.submitter.submit(job).await? == Submitted::Known;
+    let submitted = app.submitter.submit(job).await?;
     // It may have been stored over a new connection, which leads to another server.
     app.check_safety().await?;
-    if known {
+    if submitted == Submitted::Known {
         check_request(app, job).await?;
     }
-    Ok(known)
+    Ok(submitted)
 }
 
 /// Refuses a request whose idempotency key was used for another request, as the IETF draft asks.

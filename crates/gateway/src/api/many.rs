@@ -180,6 +180,10 @@ impl One {
                 one.id = Some(accepted.id);
                 one.known = (accepted.delivery == Delivery::Durable).then_some(accepted.known);
             }
+            Ok(Answer::Kept(accepted)) => {
+                one.id = Some(accepted.id);
+                one.known = (accepted.delivery == Delivery::Durable).then_some(accepted.known);
+            }
             Ok(Answer::Ended(ended)) => {
                 one.id = Some(ended.record.id);
                 one.known = Some(ended.known);

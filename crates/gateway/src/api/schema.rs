@@ -179,8 +179,8 @@ macro_rules! either {
 }
 
 either! {
-    /// The result of one job that has ended, or of many jobs.
-    OutcomeOrEnded as "OutcomeOrEnded": "Outcome", "Ended", "Many";
+    /// The result of one job that has ended, or of many jobs; or the job that holds a key.
+    OutcomeOrEnded as "OutcomeOrEnded": "Outcome", "Ended", "Many", "Accepted";
     /// The result of one job, or of many jobs.
     AcceptedOrMany as "AcceptedOrMany": "Accepted", "Many";
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::body::{idempotency_key, is_ndjson, read_job, split};
-use super::hand_over::{Answer, Delivery, Terms, hand_over};
+use super::hand_over::{Accepted, Answer, Delivery, Terms, hand_over};
 use super::many::{self, Many};
 use super::params::Params;
 use super::schema;
@@ -63,13 +63,13 @@ pub(crate) struct Query {
         (String = "application/x-ndjson"),
     )),
     responses(
-        (status = 200, description = "One job, waited for: the outcome (confirmed), or the record (durable); or what became of many, all of which have ended", body = schema::OutcomeOrEnded),
+        (status = 200, description = "One job, waited for: the outcome (confirmed), or the record (durable); or what became of many, all of which have ended; or the job that holds the key of a unique job with `on_conflict` `keep`", body = schema::OutcomeOrEnded),
         (status = 202, description = "One job is accepted; or all of many: what became of each, in their order", body = schema::AcceptedOrMany,
             headers(("Location" = String, description = "Where one durable job can be seen"))),
         (status = 207, description = "Some of many jobs were refused, and others not: what became of each, in their order. Where all are refused, the answer is that for the first", body = Many),
         (status = 400, description = "Not JSON, or a wrong parameter", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "all_or_none: a job with one of the ids is there already", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Another job holds the key of a unique job: `holder`; or all_or_none: a job with one of the ids is there already", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "A job, or the body, is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Neither JSON nor NDJSON", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Not a job; `field` names what is wrong", body = Problem, content_type = "application/problem+json"),
@@ -124,18 +124,21 @@ pub(crate) async fn submit(
 
 fn answer(answer: Answer) -> Response {
     match answer {
-        Answer::Accepted(accepted) => {
-            let mut response = (StatusCode::ACCEPTED, Json(&accepted)).into_response();
-            if accepted.delivery == Delivery::Durable
-                && let Ok(location) = HeaderValue::from_str(&format!("/v1/jobs/{}", accepted.id))
-            {
-                response.headers_mut().insert(header::LOCATION, location);
-            }
-            response
-        }
+        Answer::Accepted(accepted) => located(StatusCode::ACCEPTED, &accepted),
+        Answer::Kept(accepted) => located(StatusCode::OK, &accepted),
         Answer::Ended(ended) => Json(*ended).into_response(),
         Answer::Outcome(outcome) => Json(*outcome).into_response(),
     }
+}
+
+fn located(status: StatusCode, accepted: &Accepted) -> Response {
+    let mut response = (status, Json(accepted)).into_response();
+    if accepted.delivery == Delivery::Durable
+        && let Ok(location) = HeaderValue::from_str(&format!("/v1/jobs/{}", accepted.id))
+    {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
 }
 
 impl Query {

@@ -34,6 +34,10 @@ pub(crate) struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<uuid::Uuid>)]
     pub(crate) id: Option<JobId>,
+    /// The job that holds the key of the unique job, which was refused for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<uuid::Uuid>)]
+    holder: Option<JobId>,
     #[serde(skip)]
     retry_after: Option<Duration>,
 }
@@ -54,6 +58,7 @@ impl Problem {
             detail: detail.into(),
             field: None,
             id: None,
+            holder: None,
             retry_after: None,
         }
     }
@@ -87,6 +92,11 @@ impl Problem {
         self
     }
 
+    pub(crate) fn held_by(mut self, holder: JobId) -> Self {
+        self.holder = Some(holder);
+        self
+    }
+
     pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
@@ -108,6 +118,10 @@ impl From<anyhow::Error> for Problem {
         match error.downcast_ref() {
             Some(LeftAsItIs::Busy(id) | LeftAsItIs::NoBytes(id)) => {
                 Self::new(StatusCode::CONFLICT, error.to_string()).of_job(*id)
+            }
+            Some(LeftAsItIs::KeyHeld { id, holder }) => {
+                let problem = Self::new(StatusCode::CONFLICT, error.to_string());
+                problem.of_job(*id).held_by(*holder)
             }
             Some(LeftAsItIs::TooLarge { .. }) => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()).on_field("payload")
@@ -162,6 +176,9 @@ impl From<RequestError> for Problem {
             RequestError::Scheduled => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, text).on_field("run_at")
             }
+            RequestError::Unique => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, text).on_field("unique")
+            }
             RequestError::TooLarge(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, text),
             RequestError::TimedOut(_) => Self::new(StatusCode::GATEWAY_TIMEOUT, text),
             RequestError::NotAnOutcome(_) | RequestError::Forbidden => {
@@ -193,6 +210,12 @@ impl From<SubmitError> for Problem {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, text).on_field(field)
             }
             SubmitError::SomeKnown => Self::new(StatusCode::CONFLICT, text),
+            SubmitError::Conflict { holder, .. } => Self::new(StatusCode::CONFLICT, text)
+                .on_field("unique.key")
+                .held_by(holder),
+            SubmitError::SameKey(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, text).on_field("unique.key")
+            }
             SubmitError::Twice(id) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, text)
                 .on_field("id")
                 .of_job(id),

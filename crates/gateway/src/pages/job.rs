@@ -6,7 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use bytes::Bytes;
 use client::{Reason, dead_letters};
-use common::{JobId, JobMessage, JobRecord, JobState};
+use common::{JobId, JobMessage, JobRecord, JobState, Until};
 use serde::Deserialize;
 use tracing::{debug, info};
 
@@ -60,6 +60,8 @@ pub(crate) struct JobPage {
     payload: Option<String>,
     /// What the job says of itself beside its kind and payload; `None` if that is nothing or not known.
     options: Option<String>,
+    /// The key of a unique job, and until when the job holds it.
+    unique: Option<String>,
     /// Whether the message cannot be read now.
     payload_unknown: bool,
     result: Option<String>,
@@ -187,6 +189,11 @@ impl JobPage {
                 (_, Some(job)) => options(job.get().as_bytes()),
                 (Message::None | Message::Unknown, None) => None,
             },
+            unique: match (message, &record.job) {
+                (Message::Bytes(message), _) => unique(message),
+                (_, Some(job)) => unique(job.get().as_bytes()),
+                (Message::None | Message::Unknown, None) => None,
+            },
             payload_unknown: matches!(message, Message::Unknown),
             result: record.result.as_ref().map(|result| readable(result.get())),
             events: timeline::of_record(&record, has_dead_letter),
@@ -221,6 +228,15 @@ fn options(message: &[u8]) -> Option<String> {
     let nothing = serde_json::to_string(&JobMessage::new(options.kind.clone())).ok()?;
     let options = serde_json::to_string(&options).ok()?;
     (options != nothing).then(|| readable(&options))
+}
+
+/// The key of a job, and until when the job holds it; `None` if the job is not unique.
+fn unique(message: &[u8]) -> Option<String> {
+    let unique = JobMessage::decode(message).ok()?.unique?;
+    Some(match unique.until {
+        Until::Ended => format!("{}, until it has ended", unique.key),
+        Until::Started => format!("{}, until its first attempt starts", unique.key),
+    })
 }
 
 /// JSON for people, cut if it is long.

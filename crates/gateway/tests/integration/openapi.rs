@@ -151,6 +151,16 @@ async fn every_route_is_described_and_answers_are_as_described() {
     post("/v1/jobs", "?delivery=confirmed", job).await;
     post("/v1/jobs", "", r#"[{"kind":"echo"},{"kind":"echo"}]"#).await;
     post("/v1/jobs", "", r#"[{"kind":"echo"},7]"#).await;
+    let unique = |on_conflict: &str| {
+        let unique = json!({"key": "a", "on_conflict": on_conflict});
+        let job = json!({"kind": "echo", "run_at": "2100-01-31T09:30:00Z", "unique": unique});
+        job.to_string()
+    };
+    let first = post("/v1/jobs", "", &unique("reject")).await.id();
+    let held = post("/v1/jobs", "", &unique("reject")).await;
+    assert_eq!((held.status, &held.json()["holder"]), (409, &json!(first)));
+    let kept = post("/v1/jobs", "", &unique("keep")).await;
+    assert_eq!((kept.status, kept.id()), (200, first));
     post("/v1/jobs", "", "{").await;
     post("/v1/jobs", "", r#"{"kind":7}"#).await;
     for body in ["[]", "null", "[null]", "[[]]"] {

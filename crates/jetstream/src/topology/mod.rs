@@ -30,7 +30,7 @@ const MAX_ACK_PENDING: i64 = 65_536;
 /// A stream of durable jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stream {
-    /// Jobs that wait for a consumer.
+    /// Jobs that wait for a consumer, and the locks of unique jobs.
     Jobs,
     /// Jobs that wait for their time, and those whose time has come.
     Later,
@@ -97,7 +97,7 @@ impl Topology {
     /// The declared configuration of a stream.
     fn stream(self, stream: Stream) -> Config {
         let fixed: &[&str] = match stream {
-            Stream::Jobs => &[subjects::ALL_DURABLE],
+            Stream::Jobs => &[subjects::ALL_DURABLE, subjects::ALL_UNIQUE],
             Stream::Later => &[subjects::ALL_LATER, subjects::ALL_DUE],
             Stream::State => &[
                 subjects::ALL_STATES,

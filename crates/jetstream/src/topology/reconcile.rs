@@ -23,7 +23,7 @@ use crate::manage::{self, StreamInfo};
 use crate::request::{self, ApiError};
 
 /// The revision of the declarations of this version. Increase it with each change of a declared value.
-const REVISION: u64 = 3;
+const REVISION: u64 = 4;
 
 /// The key of the revision in the metadata of a stream or consumer.
 const REVISION_KEY: &str = "jobs.revision";

@@ -8,7 +8,7 @@ pub(super) struct Counts {
     pub(super) sent: u64,
     /// Durable jobs that are stored now.
     pub(super) stored: u64,
-    /// Durable jobs whose id was stored before.
+    /// Durable jobs whose id was stored before, or whose key another job holds (`on_conflict` `keep`).
     pub(super) known: u64,
     pub(super) succeeded: u64,
     pub(super) failed: u64,

@@ -40,6 +40,9 @@ impl JobLog {
                 Submitted::Stored => {
                     info!(job.id = %submission.id, job.kind = %submission.kind, "job stored");
                 }
+                Submitted::Kept(holder) => {
+                    info!(job.id = %submission.id, job.kind = %submission.kind, %holder, "another job holds the key");
+                }
                 Submitted::Known => {
                     info!(job.id = %submission.id, job.kind = %submission.kind, "job known before");
                 }

@@ -121,9 +121,13 @@ impl Output {
         let status = match &stored.result {
             Ok(Submitted::Stored) => "stored",
             Ok(Submitted::Known) => "known",
+            Ok(Submitted::Kept(_)) => "kept",
             Err(outcome) => return self.add(line, outcome, elapsed_ms),
         };
         let mut record = serde_json::json!({"id": stored.submission.id, "status": status});
+        if let Ok(Submitted::Kept(holder)) = stored.result {
+            record["holder"] = holder.to_string().into();
+        }
         if let Some(line) = line {
             record["line"] = line.into();
         }

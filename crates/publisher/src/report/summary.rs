@@ -69,7 +69,7 @@ impl Summary {
         self.counts.attempts += 1;
         match &stored.result {
             Ok(Submitted::Stored) => self.counts.stored += 1,
-            Ok(Submitted::Known) => self.counts.known += 1,
+            Ok(Submitted::Known | Submitted::Kept(_)) => self.counts.known += 1,
             Err(outcome) => return self.ended(outcome),
         }
         let micros = u64::try_from(stored.elapsed.as_micros()).unwrap_or(u64::MAX);

@@ -101,6 +101,33 @@ async fn jobs_that_have_ended_are_known_too() {
 }
 
 #[tokio::test]
+async fn the_output_says_which_job_holds_the_key_of_a_unique_job() {
+    let nats = server().await;
+    let id = JobId::generate();
+    let first = format!(r#"{{"id":"{id}","kind":"echo","unique":{{"key":"a"}}}}"#);
+    let mut publisher = durable_bulk(&nats, &[first]).start();
+    assert!(publisher.wait().await.success());
+    let keep = r#"{"kind":"echo","unique":{"key":"a","on_conflict":"keep"}}"#;
+    let mut publisher = durable_bulk(&nats, &[keep]).start();
+    assert!(publisher.wait().await.success());
+    let kept = &outcomes(&publisher)[0];
+    assert_eq!(kept["status"], "kept");
+    assert_eq!(kept["holder"], id.to_string());
+    let reject = r#"{"kind":"echo","unique":{"key":"a"}}"#;
+    let mut publisher = durable_bulk(&nats, &[reject]).start();
+    assert_eq!(publisher.wait().await.code(), Some(1));
+    let refused = &outcomes(&publisher)[0];
+    assert_eq!(refused["status"], "rejected");
+    assert_eq!(refused["error"]["code"], "unique_conflict");
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.contains(&id.to_string()), "{message}");
+    assert_eq!(
+        messages(&nats.connect_as("publisher").await, "JOBS").await,
+        2
+    );
+}
+
+#[tokio::test]
 async fn generated_jobs_have_a_priority_and_a_time() {
     let nats = server().await;
     let admin = nats.connect_as("admin").await;

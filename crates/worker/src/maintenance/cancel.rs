@@ -62,6 +62,7 @@ impl Cancel {
             while let Some(message) = job_messages::read(client, id, place).await? {
                 let again = removed.replace(message.sequence) == Some(message.sequence);
                 anyhow::ensure!(!again, "a message that was deleted is still there");
+                self.store.release_cancelled(id, &message.headers).await?;
                 manage::delete_message(client, place.stream(), message.sequence).await?;
             }
         }

@@ -10,6 +10,7 @@ mod pauses;
 mod purge;
 mod queue_limit;
 mod shared_queue;
+mod stale_locks;
 mod starved_pulls;
 
 use bootstrap::NatsClient;
@@ -24,6 +25,7 @@ pub(crate) use pauses::Pauses;
 pub(crate) use purge::Purge;
 pub(crate) use queue_limit::LimitOfQueue;
 pub(crate) use shared_queue::SharedQueue;
+pub(crate) use stale_locks::StaleLocks;
 pub(crate) use starved_pulls::StarvedPulls;
 
 /// Creates the durable consumers of the small queues that all consumers share.

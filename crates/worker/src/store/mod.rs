@@ -5,6 +5,7 @@ mod dead_letter;
 mod kept_job;
 mod marker;
 mod schedule;
+mod unique;
 
 use std::fmt;
 use std::sync::Arc;
@@ -151,7 +152,7 @@ impl JobStore {
         self.records.store(vec![message]).await.map(|_| ())
     }
 
-    /// Ends a job: writes its final record, and then acknowledges its message.
+    /// Ends a job: writes its final record, releases its key, and then acknowledges its message.
     pub(crate) async fn end(&self, lease: &Lease, mut record: JobRecord, with: Entry) -> Written {
         record.settled_deliveries = 0;
         record.job = self.kept_job(&lease.payload, record.state == JobState::Succeeded);
@@ -161,7 +162,7 @@ impl JobStore {
                 if written == Written::Yes && record.state == JobState::Dead {
                     self.counters.dead_letter();
                 }
-                self.ack(lease).await;
+                self.release_and_ack(lease).await;
             }
             // No acknowledgement: the consumer with the newer record settles the message, or the
             // server redelivers it.
@@ -171,14 +172,16 @@ impl JobStore {
     }
 
     /// Ends a job that has no record, and leaves none: acknowledges its message. False, and nothing is
-    /// done, if the job has a record, or if another consumer may hold the job meanwhile.
+    /// done, if the job has a record, or if another consumer may hold the job meanwhile. Nor if the job
+    /// is unique: without a record, a redelivery after the release of its key would run it again beside
+    /// the next holder.
     ///
     /// Whoever waits for the job hears of its end by an event, which would otherwise tell of its record.
     pub(crate) async fn end_without_record(&self, lease: &Lease, record: &JobRecord) -> bool {
         // With the lock, no record is written meanwhile; later ones are refused, see `write`.
         let sequence = lease.record.lock().await;
         let others_may_have_it = lease.age() > SURELY_ALONE || self.stalls.recently();
-        if *sequence != 0 || others_may_have_it {
+        if *sequence != 0 || others_may_have_it || unique::key_of(lease).is_some() {
             return false;
         }
         let limit = self.client.max_payload().saturating_sub(HEADERS);
@@ -285,7 +288,7 @@ impl JobStore {
     pub(crate) async fn give_back(&self, lease: &Lease, record: &JobRecord, wait: Duration) {
         match self.write(lease, record, Vec::new()).await {
             Written::Yes => self.nak(lease, wait).await,
-            Written::Ended => self.ack(lease).await,
+            Written::Ended => self.release_and_ack(lease).await,
             Written::Superseded | Written::GaveUp => {}
         }
     }

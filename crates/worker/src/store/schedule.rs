@@ -42,7 +42,7 @@ impl JobStore {
         match self.write_waiting(lease, &record, until).await {
             Written::Yes if scheduled => self.schedule(lease, record.run, next).await,
             Written::Yes => self.nak(lease, wait).await,
-            Written::Ended => self.ack(lease).await,
+            Written::Ended => self.release_and_ack(lease).await,
             Written::Superseded | Written::GaveUp => {}
         }
     }

@@ -41,4 +41,5 @@ mod storm;
 mod submission;
 mod time;
 mod topology;
+mod unique;
 mod watching;

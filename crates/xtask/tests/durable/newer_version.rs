@@ -16,14 +16,14 @@ async fn a_job_of_a_future_version_waits_for_a_newer_consumer_and_is_not_buried(
     let subject = format!("jobs.durable.{id}.normal.1.note");
     let job = json!({"kind": "note", "id": id, "gate": {"slots": 3}}).to_string();
     let mut headers = HeaderMap::new();
-    headers.insert("Jobs-Requires", "2");
+    headers.insert("Jobs-Requires", "3");
     lane.publish(subject, headers, job.clone()).await.unwrap();
     // The same without the header is a mistake of its sender.
     let mistaken = lane.submit(json!({"kind": "note", "gate": 1})).await;
     lane.becomes(mistaken, JobState::Dead).await;
 
     let warning = old
-        .wait_for_line(|line| line.contains("needs version 2 of the wire format"))
+        .wait_for_line(|line| line.contains("needs version 3 of the wire format"))
         .await;
     assert!(warning.contains("note"), "{warning}");
     // It comes again, later each time, and takes no attempt.
@@ -44,5 +44,5 @@ async fn a_job_of_a_future_version_waits_for_a_newer_consumer_and_is_not_buried(
     .await;
     assert_eq!(due.payload, job);
     let headers = due.headers.unwrap();
-    assert_eq!(headers.get("Jobs-Requires").unwrap().as_str(), "2");
+    assert_eq!(headers.get("Jobs-Requires").unwrap().as_str(), "3");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::Client;
 use bytes::Bytes;
-use client::Topology;
+use client::{SubmitError, Topology};
 use common::{JobId, Timestamp};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -63,6 +63,7 @@ pub(crate) async fn run() -> System {
     system.services_are_discovered().await;
     system.an_application_submits_jobs().await;
     system.an_operator_sees_to_jobs(&mut web).await;
+    System::the_gateway_is_given_unique_jobs(&mut web).await;
     system.the_gateway_is_asked(&mut web).await;
     system.a_kind_is_paused().await;
     system.long_and_late_jobs(&mut web).await;
@@ -239,6 +240,10 @@ impl System {
         let given = format!(r#"{{"kind": "echo", "id": "{}"}}"#, JobId::generate());
         self.publish(&input, &given).await;
         self.publish(&["--input", "-"], lines).await;
+        let unique = json!({
+            "kind": "sleep", "payload": {"ms": 2000}, "unique": {"key": "publisher"},
+        });
+        self.publish(&input, &format!("{unique}\n{unique}\n")).await;
 
         // What `nats` handlers ask is answered by a program that is none of the services.
         let mut questions = self.admin.subscribe("handlers.ask").await.unwrap();
@@ -298,6 +303,10 @@ impl System {
         eventually(DEADLINE, "a consumer to put the job off", state).await;
         later.cancel().await.unwrap();
         assert!(later.result().await.is_err());
+        let first = jobs.submit(Sleep { ms: 2000 }).unique("application").await;
+        let second = jobs.submit(Sleep { ms: 2000 }).unique("application").await;
+        let holder = first.unwrap().id();
+        assert!(matches!(second, Err(SubmitError::Conflict { holder: id, .. }) if id == holder));
     }
 
     async fn an_operator_sees_to_jobs(&self, web: &mut Web) {
@@ -312,6 +321,19 @@ impl System {
         }
         let submitted = self.operate(&["submit", "--kind", "echo", "--wait"]).await;
         assert!(submitted.contains("succeeded"), "{submitted}");
+        for _ in 0..2 {
+            let payload = r#"{"ms": 2000}"#;
+            self.operate(&[
+                "submit",
+                "--kind",
+                "sleep",
+                "--payload",
+                payload,
+                "--unique",
+                "operator",
+            ])
+            .await;
+        }
         for id in [&queued, &nobody] {
             self.operate(&["info", id]).await;
             self.operate(&["wait", id, "--timeout", "100ms"]).await;
@@ -348,6 +370,24 @@ impl System {
             .await;
         self.operate(&["wait", &dead[0], "--timeout", "100ms"])
             .await;
+    }
+
+    async fn the_gateway_is_given_unique_jobs(web: &mut Web) {
+        let unique = |on_conflict: &str| {
+            json!({
+                "kind": "sleep", "payload": {"ms": 2000},
+                "unique": {"key": "gateway", "on_conflict": on_conflict},
+            })
+        };
+        let (_, first) = web.post("/v1/jobs", unique("reject")).await;
+        let (status, refused) = web.post("/v1/jobs", unique("reject")).await;
+        assert_eq!(
+            (status, &refused["holder"]),
+            (409, &first["id"]),
+            "{refused}"
+        );
+        let (status, kept) = web.post("/v1/jobs", unique("keep")).await;
+        assert_eq!((status, &kept["id"]), (200, &first["id"]), "{kept}");
     }
 
     async fn the_gateway_is_asked(&self, web: &mut Web) {
