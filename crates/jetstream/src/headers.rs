@@ -126,3 +126,10 @@ pub fn request_hash(headers: &HeaderMap) -> Option<String> {
 pub fn is_copy(headers: &HeaderMap) -> bool {
     headers.get_all(async_nats::header::NATS_SEQUENCE).count() > 1
 }
+
+/// Whether a message, as a subscription or a durable consumer delivers it, is the answer to a direct get,
+/// which somebody had sent here; see [`is_copy`].
+#[must_use]
+pub fn is_answer(headers: Option<&HeaderMap>) -> bool {
+    headers.is_some_and(|headers| headers.get(async_nats::header::NATS_SEQUENCE).is_some())
+}

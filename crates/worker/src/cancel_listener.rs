@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use bootstrap::{Beat, NatsClient};
 use common::subjects;
 use futures_util::StreamExt as _;
+use jetstream::headers::is_answer;
 use tracing::warn;
 
 use crate::first_delivery::Cancellations;
@@ -37,10 +39,7 @@ impl CancelListener {
                 () = life.tick() => continue,
             };
             let Some(request) = request else { return };
-            // A client may name this subject as the reply subject of a request to the server. The
-            // server's answer then arrives here. Such an answer is never empty; a cancel request
-            // always is.
-            if !request.payload.is_empty() {
+            if !is_request(&request.payload, request.headers.as_ref()) {
                 continue;
             }
             let Some(id) = subjects::parse_cancel(&request.subject) else {
@@ -52,4 +51,11 @@ impl CancelListener {
             }
         }
     }
+}
+
+/// Whether a message is a request to cancel a job. A client may name its subject as the reply subject of a
+/// request to the server, and the server's answer then arrives there. Such an answer is not empty, unless
+/// it is that to a direct get of an empty message. A request to cancel is always empty.
+pub(crate) fn is_request(payload: &[u8], headers: Option<&HeaderMap>) -> bool {
+    payload.is_empty() && !is_answer(headers)
 }

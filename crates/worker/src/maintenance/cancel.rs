@@ -10,6 +10,7 @@ use jetstream::{NotStored, Stream, manage};
 use tracing::info;
 
 use super::shared_queue::{Declared, Requests, SharedQueue};
+use crate::cancel_listener::is_request;
 use crate::fetch::Pulled;
 use crate::phases::Phases;
 use crate::store::JobStore;
@@ -33,9 +34,10 @@ impl Requests for Cancel {
     }
 
     async fn carry_out(&self, request: &Pulled<()>) -> anyhow::Result<()> {
-        // See `cancel_listener`: a message that is not empty is no request.
         match subjects::parse_cancel(&request.subject) {
-            Some(id) if request.payload.is_empty() => self.cancel(id).await,
+            Some(id) if is_request(&request.payload, request.headers.as_ref()) => {
+                self.cancel(id).await
+            }
             _ => Ok(()),
         }
     }

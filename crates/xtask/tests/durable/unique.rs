@@ -397,3 +397,44 @@ async fn a_job_that_is_not_stored_cannot_be_unique() {
     let message = outcome["error"]["message"].as_str().unwrap();
     assert!(message.contains("field `unique`"), "{message}");
 }
+
+#[tokio::test]
+async fn who_may_read_locks_cannot_cancel_jobs_with_a_copy_of_one() {
+    let lane = Lane::start().await;
+    let _only = lane.consumer("only", &[]).await;
+    let hour = Timestamp::now().after(Duration::from_hours(1));
+    let later = json!({"kind": "note", "run_at": hour});
+    let (target, other) = (lane.submit(later.clone()).await, lane.submit(later).await);
+    lane.hold(1);
+    let running = lane.submit(json!({"kind": "held"})).await;
+    lane.begun(running, 1, DEADLINE).await;
+    for id in [target, other] {
+        lane.becomes(id, JobState::Scheduled).await;
+    }
+    // An empty message on a subject that a publisher may write and read.
+    let publisher = lane.fixture.server.connect_as("publisher").await;
+    let subject = format!("jobs.unique.{}", "0".repeat(32));
+    let stored = publisher.request(subject.clone(), "".into()).await.unwrap();
+    assert!(!String::from_utf8_lossy(&stored.payload).contains("error"));
+    for id in [target, running] {
+        let get = format!("$JS.API.DIRECT.GET.JOBS.{subject}");
+        publisher
+            .publish_with_reply(get, subjects::cancel(id), "".into())
+            .await
+            .unwrap();
+    }
+    eventually(DEADLINE, "the copies", async || {
+        let stored = lane.count("JOBS_STATE", subjects::ALL_CANCELS).await;
+        (stored == 2).then_some(())
+    })
+    .await;
+    // Requests are carried out one after the other.
+    lane.cancel(other).await;
+    lane.becomes(other, JobState::Cancelled).await;
+    assert_eq!(
+        lane.record(target).await.unwrap().state,
+        JobState::Scheduled
+    );
+    lane.release(1);
+    lane.becomes(running, JobState::Succeeded).await;
+}
