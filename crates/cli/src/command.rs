@@ -78,6 +78,13 @@ pub(crate) enum Command {
         /// The kind
         kind: JobKind,
     },
+    /// List the settings of kinds, or change one
+    ///
+    /// Only kinds that have a setting are listed.
+    Kinds {
+        #[command(subcommand)]
+        change: Option<Kinds>,
+    },
     /// List jobs, the most recently changed first
     ///
     /// With a filter, it says on standard error how many jobs were read, and it ends after 100,000 of
@@ -126,7 +133,7 @@ pub(crate) struct Submit {
     #[arg(long, value_name = "ID", value_parser = values::id)]
     pub(crate) id: Option<JobId>,
 
-    /// Its priority; it is stored with the job, but consumers ignore it so far
+    /// Its priority among the waiting jobs of its kind
     #[arg(long, value_name = "PRIORITY", default_value = "normal", value_parser = values::priority())]
     pub(crate) priority: Priority,
 
@@ -192,6 +199,20 @@ pub(crate) struct Pause {
     /// Why, for people
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Kinds {
+    /// Change the setting of a kind
+    Set {
+        /// The kind
+        kind: JobKind,
+
+        /// Have the priorities of its jobs heeded; consumers also do this when they get the first job that is
+        /// not of normal priority, and it is not undone
+        #[arg(long, value_name = "on", value_parser = ["on"], required = true)]
+        priorities: String,
+    },
 }
 
 /// Which jobs are listed.

@@ -27,7 +27,7 @@ use anyhow::bail;
 use bootstrap::{Context, Nats};
 use tokio_util::sync::CancellationToken;
 
-use crate::command::{Command, Config};
+use crate::command::{Command, Config, Kinds};
 use crate::interrupt::until;
 use crate::print::Printer;
 use crate::tool::TOOL;
@@ -89,6 +89,10 @@ async fn on_nats(
         },
         Command::Pause(pause) => until(stop, kinds::pause(nats, out, pause)).await,
         Command::Resume { kind } => until(stop, kinds::resume(nats, out, kind)).await,
+        Command::Kinds { change: None } => until(stop, kinds::list(nats, out)).await,
+        Command::Kinds {
+            change: Some(Kinds::Set { kind, .. }),
+        } => until(stop, kinds::heed_priorities(nats, out, kind)).await,
         // Its future is large.
         Command::List(list) => until(stop, Box::pin(list::run(nats, out, list))).await,
         Command::Queues => until(stop, queues::run(nats, out)).await,

@@ -2,7 +2,7 @@
 
 use bootstrap::Nats;
 use client::{Queue, Queues};
-use common::{KindSetting, Timestamp};
+use common::{KindSetting, Priority, Timestamp};
 use serde_json::{Value, json};
 
 use crate::kinds::paused as paused_text;
@@ -28,6 +28,8 @@ pub(crate) fn as_json(queue: &Queue) -> Value {
     let mut all = json!({
         "kind": queue.kind,
         "waiting": queue.waiting,
+        "waiting_high": Some(queue.waiting_high).filter(|jobs| *jobs > 0),
+        "waiting_low": Some(queue.waiting_low).filter(|jobs| *jobs > 0),
         "running": queue.running,
         "redelivered": queue.redelivered,
         "served": queue.served,
@@ -38,6 +40,19 @@ pub(crate) fn as_json(queue: &Queue) -> Value {
     });
     drop_absent(&mut all);
     all
+}
+
+/// How many of the waiting jobs are of high and of low priority.
+fn by_priority(queue: &Queue) -> String {
+    let count = |jobs: u64, priority| (jobs > 0).then(|| format!("{jobs} {priority}"));
+    let high = count(queue.waiting_high, Priority::High);
+    let low = count(queue.waiting_low, Priority::Low);
+    let both: Vec<_> = high.into_iter().chain(low).collect();
+    if both.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", both.join(", "))
+    }
 }
 
 fn paused_as_json(setting: &KindSetting) -> Value {
@@ -81,7 +96,7 @@ pub(crate) fn lines(queues: &Queues, most: usize) -> Vec<String> {
         });
         [
             queue.kind.to_string(),
-            format!("{}{more}", queue.waiting),
+            format!("{}{more}{}", queue.waiting, by_priority(queue)),
             queue.running.to_string(),
             oldest.unwrap_or_else(|| "-".to_owned()),
             format!("{served}{paused}"),
@@ -105,6 +120,9 @@ mod tests {
         let queue = |kind: &str, waiting, served, at_least| Queue {
             kind: kind.parse().unwrap(),
             waiting,
+            priorities: waiting > 0,
+            waiting_high: u64::from(waiting == 12),
+            waiting_low: waiting / 4,
             at_least,
             running: 2,
             redelivered: 0,
@@ -124,9 +142,9 @@ mod tests {
             lines(&queues, 2),
             [
                 "17 jobs wait",
-                "KIND       WAITING  RUNNING  OLDEST  SERVED",
-                "mail.send  12       2        -       yes",
-                "report     5+       2        -       no",
+                "KIND       WAITING             RUNNING  OLDEST  SERVED",
+                "mail.send  12 (1 high, 3 low)  2        -       yes",
+                "report     5+ (1 low)          2        -       no",
                 "and 1 more kinds",
             ]
         );
@@ -145,6 +163,7 @@ mod tests {
             paused: true,
             paused_until: Some("2026-01-31T09:30:00Z".parse().unwrap()),
             reason: Some("the\nmove".to_owned()),
+            priorities: false,
             by: None,
             at: "2026-01-31T09:00:00Z".parse().unwrap(),
             others: serde_json::Map::new(),

@@ -144,6 +144,9 @@ mod tests {
         let queue = |number: usize| client::Queue {
             kind: format!("kind{number}").parse().unwrap(),
             waiting: 1,
+            priorities: false,
+            waiting_high: 0,
+            waiting_low: 0,
             at_least: false,
             running: 0,
             redelivered: 0,

@@ -244,7 +244,7 @@ impl<J: Job, T: Keeps> Draft<J, T> {
         self
     }
 
-    /// Sets the priority, which is stored with the job. Consumers ignore it so far.
+    /// Sets the priority among the waiting jobs of its kind.
     pub fn priority(mut self, priority: Priority) -> Self {
         self.options.priority = priority;
         self

@@ -1,4 +1,4 @@
-//! The settings of kinds: pauses a kind, resumes it, and lists the settings.
+//! The settings of kinds: pauses a kind, resumes it, has its priorities heeded, and lists the settings.
 //!
 //! A paused kind accepts jobs, and none of them is started; those that run end normally. This is about
 //! durable jobs: core jobs are not affected. Jobs that a consumer received just before the pause are
@@ -9,11 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use common::{JobKind, KindSetting, Timestamp};
 use connection::NatsClient;
-use jetstream::{NotStored, ServerClock, Stream, batch, kind_settings};
-use serde_json::Map;
-
-/// How often a change is tried again when others change the setting at the same time.
-const TRIES: usize = 5;
+use jetstream::{ServerClock, Stream, kind_settings};
 
 /// How a kind is paused.
 #[derive(Clone, Debug, Default)]
@@ -134,6 +130,31 @@ pub async fn resume(
     .await
 }
 
+/// Has the priorities of a kind heeded, also of one that no consumer has served yet. Returns the new
+/// setting. Consumers follow it within some seconds, and not at all while none serves the kind.
+///
+/// Consumers also do this by themselves when they get the first job that is not of normal priority. It is
+/// not undone: it costs three durable consumers on the server.
+///
+/// # Errors
+/// When the server refuses it or does not answer in time.
+pub async fn heed_priorities(
+    client: &NatsClient,
+    kind: &JobKind,
+    by: Option<String>,
+) -> anyhow::Result<KindSetting> {
+    let clock = ServerClock::default();
+    clock.read(client).await?;
+    let stored = kind_settings::change(client, kind, clock.now(), |setting| {
+        setting.priorities = true;
+        setting.by.clone_from(&by);
+        Ok(())
+    });
+    stored
+        .await
+        .with_context(|| format!("the setting of the kind {kind} is not changed"))
+}
+
 /// The setting of a kind; `None` if it has none.
 ///
 /// # Errors
@@ -158,52 +179,20 @@ async fn change(
 ) -> anyhow::Result<KindSetting> {
     let clock = ServerClock::default();
     clock.read(client).await?;
-    let setting = store(client, kind, clock.now(), change)
+    let setting = kind_settings::change(client, kind, clock.now(), change)
         .await
         .with_context(|| format!("the setting of the kind {kind} is not changed"))?;
     let until = kind_settings::pause_until(Some(&setting), clock.now());
     for stream in [Stream::Jobs, Stream::Later] {
-        let paused = kind_settings::pause(client, stream, kind, until).await;
-        paused.with_context(|| {
-            format!(
-                "the setting of the kind {kind} is stored, but the server does not follow it yet; \
-                 consumers that serve the kind see to that within some seconds"
-            )
-        })?;
-    }
-    Ok(setting)
-}
-
-/// Stores the changed setting, unless another client changes it at the same time: then the change is made
-/// again.
-async fn store(
-    client: &NatsClient,
-    kind: &JobKind,
-    at: Timestamp,
-    change: impl Fn(&mut KindSetting) -> anyhow::Result<()>,
-) -> anyhow::Result<KindSetting> {
-    for _ in 0..TRIES {
-        let stored = kind_settings::read(client, kind).await?;
-        let mut setting = stored.setting.unwrap_or(KindSetting {
-            paused: false,
-            paused_until: None,
-            reason: None,
-            by: None,
-            at,
-            others: Map::new(),
-        });
-        setting.at = at;
-        change(&mut setting)?;
-        let message = kind_settings::message(kind, &setting, stored.sequence);
-        match batch::store(client, vec![message]).await {
-            Ok(_) => return Ok(setting),
-            Err(NotStored::Conflict) => {}
-            Err(NotStored::NoStream) => anyhow::bail!(
-                "there is no stream {}: a consumer creates it when it starts",
-                Stream::State
-            ),
-            Err(error) => return Err(error.into()),
+        for consumer in kind_settings::paused_with(stream, kind, &setting) {
+            let paused = kind_settings::pause(client, stream, &consumer, until).await;
+            paused.with_context(|| {
+                format!(
+                    "the setting of the kind {kind} is stored, but the server does not follow it yet; \
+                     consumers that serve the kind see to that within some seconds"
+                )
+            })?;
         }
     }
-    anyhow::bail!("others change it at the same time")
+    Ok(setting)
 }

@@ -19,10 +19,11 @@ pub async fn is_known_kind(client: &NatsClient, kind: &KindPattern) -> anyhow::R
         }
     }
     for stream in [Stream::Jobs, Stream::Later] {
-        let mut served = manage::consumers_of_kinds(client, stream)
-            .await?
-            .into_keys();
-        if served.any(|served| kind.matches(served.as_str())) {
+        let served = manage::consumers_of_kinds(client, stream).await?;
+        if served
+            .iter()
+            .any(|served| kind.matches(served.kind.as_str()))
+        {
             return Ok(true);
         }
     }

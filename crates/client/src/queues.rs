@@ -8,11 +8,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use common::{JobKind, JobSubject, KindSetting, Timestamp, subjects};
+use common::{JobKind, JobSubject, KindSetting, Priority, Timestamp, subjects};
 use connection::NatsClient;
 use futures_util::future::join_all;
+use jetstream::manage::{self, KindConsumer};
 use jetstream::{
-    ApiError, StoredMessage, Stream, direct_get, is_served, jobs_of_kind, kind_settings, manage,
+    ApiError, StoredMessage, Stream, direct_get, is_served, jobs_of_kind, kind_settings,
 };
 
 /// For how many queues two more things are looked up: when the oldest waiting job was stored, and
@@ -65,6 +66,13 @@ pub struct Queue {
     pub kind: JobKind,
     /// Jobs that wait for a consumer, or for the end of a pause.
     pub waiting: u64,
+    /// Whether the priorities of the kind are heeded.
+    pub priorities: bool,
+    /// The waiting jobs that are of high priority, without due retries and delayed jobs; 0 if the priorities
+    /// of the kind are not heeded.
+    pub waiting_high: u64,
+    /// Those of low priority, likewise.
+    pub waiting_low: u64,
     /// Whether more jobs may wait than `waiting` says: no consumer has ever served the kind, and the
     /// stream holds more than 10,000 jobs, so that only the oldest were read.
     pub at_least: bool,
@@ -80,10 +88,11 @@ pub struct Queue {
     pub paused: Option<KindSetting>,
 }
 
-/// A queue that is being built, and the sequence in each stream from which on its jobs wait.
+/// A queue that is being built, and where its waiting jobs are: their subjects in a stream, and the
+/// sequence from which on they wait.
 struct Draft {
     queue: Queue,
-    ahead: Vec<(Stream, u64)>,
+    ahead: Vec<(Stream, String, u64)>,
 }
 
 impl Draft {
@@ -92,6 +101,9 @@ impl Draft {
             queue: Queue {
                 kind,
                 waiting: 0,
+                priorities: false,
+                waiting_high: 0,
+                waiting_low: 0,
                 at_least: false,
                 running: 0,
                 redelivered: 0,
@@ -118,32 +130,44 @@ pub async fn queues(client: &NatsClient, most: usize) -> anyhow::Result<Queues> 
         let held = held(client, stream).await?;
         let consumers = manage::consumers_of_kinds(client, stream).await?;
         let (mut pending, mut running) = (0, 0);
-        for (kind, consumer) in &consumers {
+        for KindConsumer {
+            kind,
+            priority,
+            info: consumer,
+        } in &consumers
+        {
             let draft = drafts
                 .entry(kind.clone())
                 .or_insert_with(|| Draft::new(kind.clone()));
+            draft.queue.priorities |= priority.is_some();
+            match priority {
+                Some(Priority::High) => draft.queue.waiting_high = consumer.num_pending,
+                Some(Priority::Low) => draft.queue.waiting_low = consumer.num_pending,
+                Some(Priority::Normal) | None => {}
+            }
             pending += consumer.num_pending;
             running += consumer.num_ack_pending as u64;
             draft.queue.waiting += consumer.num_pending;
             draft.queue.running += consumer.num_ack_pending as u64;
             draft.queue.redelivered += consumer.num_redelivered as u64;
             if consumer.num_pending > 0 {
-                draft
-                    .ahead
-                    .push((stream, consumer.delivered.stream_sequence + 1));
+                let filter = consumer.config.filter_subject.clone();
+                let from = consumer.delivered.stream_sequence + 1;
+                draft.ahead.push((stream, filter, from));
             }
         }
         for (kind, count) in held.kinds {
-            if consumers.contains_key(&kind) {
+            if consumers.iter().any(|consumer| consumer.kind == kind) {
                 continue;
             }
+            let filter = jobs_of_kind(stream, &kind);
             let draft = drafts
                 .entry(kind.clone())
                 .or_insert_with(|| Draft::new(kind));
             pending += count;
             draft.queue.waiting += count;
             draft.queue.at_least |= !held.all;
-            draft.ahead.push((stream, 1));
+            draft.ahead.push((stream, filter, 1));
         }
         waiting += if held.all {
             pending
@@ -178,8 +202,7 @@ pub async fn queues(client: &NatsClient, most: usize) -> anyhow::Result<Queues> 
 
 /// Looks up when the oldest waiting job of a queue was stored, and whether a consumer serves its kind.
 async fn look_up(client: &NatsClient, Draft { queue, ahead }: &mut Draft) -> Result<(), ApiError> {
-    for (stream, from) in ahead.drain(..) {
-        let filter = jobs_of_kind(stream, &queue.kind);
+    for (stream, filter, from) in ahead.drain(..) {
         let first = direct_get::next(client, stream, &filter, from).await?;
         let first = first.map(|kept| kept.at);
         queue.oldest = match (queue.oldest, first) {

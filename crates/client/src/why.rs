@@ -6,9 +6,7 @@ use std::time::Duration;
 use common::{JobId, JobKind, JobRecord, JobState, JobSubject, Timestamp, WIRE_VERSION, subjects};
 use connection::NatsClient;
 use jetstream::job_messages::{self, Place};
-use jetstream::{
-    StoredMessage, Stream, direct_get, is_served, jobs_of_kind, kind_settings, manage,
-};
+use jetstream::{StoredMessage, Stream, direct_get, is_served, kind_settings, manage};
 
 use crate::lookup::look_up;
 
@@ -93,7 +91,8 @@ pub enum Reason {
         /// The version of the wire format that it needs.
         version: u32,
     },
-    /// Other jobs of its kind are in front of it.
+    /// Other jobs of its kind are in front of it: those of its own priority, if the priorities of the kind are
+    /// heeded.
     Behind {
         /// How many.
         jobs: u64,
@@ -302,18 +301,29 @@ async fn in_front(
     message: &StoredMessage,
     kind: &JobKind,
 ) -> anyhow::Result<Option<Reason>> {
-    let mut consumers = manage::consumers_of_kinds(client, stream).await?;
-    let Some(consumer) = consumers.remove(kind) else {
+    let priority = JobSubject::parse(&message.subject).map(|subject| subject.priority);
+    let consumers = manage::consumers_of_kinds(client, stream).await?;
+    let of_kind: Vec<_> = consumers
+        .iter()
+        .filter(|consumer| consumer.kind == *kind)
+        .collect();
+    let serves = |priority| {
+        of_kind
+            .iter()
+            .find(|consumer| consumer.priority == priority)
+    };
+    // Where the priorities of the kind are heeded, the jobs of each have a durable consumer.
+    let Some(consumer) = serves(priority).or_else(|| serves(None)) else {
         return Ok(None);
     };
-    let delivered = consumer.delivered.stream_sequence;
+    let delivered = consumer.info.delivered.stream_sequence;
     if message.sequence <= delivered {
         return Ok(Some(Reason::Delivered));
     }
     // The number of messages from each of the two sequences on.
-    let filter = jobs_of_kind(stream, kind);
+    let filter = &consumer.info.config.filter_subject;
     let from = async |sequence| {
-        let found = direct_get::batch(client, stream, &filter, sequence, 1, 1).await?;
+        let found = direct_get::batch(client, stream, filter, sequence, 1, 1).await?;
         anyhow::Ok(
             found
                 .first()

@@ -19,6 +19,10 @@ pub struct KindSetting {
     /// Why the kind is paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Whether the priorities of its jobs are heeded. Consumers set it when they get the first job of the
+    /// kind that is not of normal priority, and nobody resets it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub priorities: bool,
     /// Who changed the setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,

@@ -103,6 +103,13 @@ pub fn due_job(id: JobId, priority: Priority, run: u32, kind: &JobKind) -> Strin
     format!("{DUE}.{id}.{priority}.{run}.{kind}")
 }
 
+/// The jobs of one kind and priority that have entered the durable lane, with wildcards: see
+/// [`durable_job`].
+#[must_use]
+pub fn durable_of_priority(priority: Priority, kind: &JobKind) -> String {
+    format!("{DURABLE}.*.{priority}.*.{kind}")
+}
+
 /// Every job as it was submitted, with wildcards: see [`durable_job`].
 pub const ALL_DURABLE: &str = "jobs.durable.*.*.*.>";
 

@@ -40,6 +40,19 @@ impl WaitingJob {
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self, Self::Core(message) if message.is_plain())
     }
+
+    /// Whether the priorities of its kind are heeded.
+    fn is_ranked(&self) -> bool {
+        matches!(self, Self::Durable(lease) if lease.is_ranked())
+    }
+
+    /// Whether it is to be started before another job: see [`Lease::goes_before`].
+    fn goes_before(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Durable(lease), Self::Durable(other)) => lease.goes_before(other),
+            _ => false,
+        }
+    }
 }
 
 /// The jobs that wait for a slot.
@@ -128,22 +141,37 @@ impl Inbox {
         self.changed(&jobs);
     }
 
-    /// Takes durable jobs in, without a bound: the lane pulls about as many as there is room for.
+    /// Takes durable jobs in, without a bound: the lane pulls about as many as there is room for. A job
+    /// overtakes those of its kind that have a lower priority.
     pub(crate) fn put_durable(&self, leases: Vec<Arc<Lease>>) {
         let mut jobs = lock(&self.jobs);
-        jobs.durable
-            .extend(leases.into_iter().map(WaitingJob::Durable));
+        for lease in leases {
+            let job = WaitingJob::Durable(lease);
+            let overtaken = job
+                .is_ranked()
+                .then(|| jobs.durable.iter().position(|waits| job.goes_before(waits)));
+            match overtaken.flatten() {
+                Some(place) => jobs.durable.insert(place, job),
+                None => jobs.durable.push_back(job),
+            }
+        }
         self.changed(&jobs);
     }
 
-    /// Puts the batch of a slot back to the front of the waiting jobs.
+    /// Puts the batch of a slot back to the front of the waiting jobs, behind those that have overtaken
+    /// them.
     pub(crate) fn put_back(&self, mut batch: VecDeque<WaitingJob>) {
         if batch.is_empty() {
             return;
         }
         let mut jobs = lock(&self.jobs);
         while let Some(job) = batch.pop_back() {
-            jobs.lane_of(&job).push_front(job);
+            let lane = jobs.lane_of(&job);
+            let behind = job
+                .is_ranked()
+                .then(|| lane.iter().rposition(|waits| waits.goes_before(&job)));
+            let place = behind.flatten().map_or(0, |place| place + 1);
+            lane.insert(place, job);
         }
         self.changed(&jobs);
     }

@@ -1,4 +1,4 @@
-//! Pauses and resumes a kind, for the API and the pages.
+//! Changes the setting of a kind, for the API and the pages.
 
 use client::kinds::{self, Pause, PauseEnd};
 use common::{JobKind, KindSetting};
@@ -49,6 +49,26 @@ pub(crate) async fn resume(
     let setting = app.finish(resuming).await?;
     if setting.is_ok() {
         info!(job.kind = %kind, by = %operator.name, "resumed a kind");
+    }
+    Ok(setting)
+}
+
+/// Has the priorities of a kind heeded. The inner error is that of [`kinds::heed_priorities`].
+///
+/// # Errors
+/// When NATS is away, or the work ended by a panic.
+pub(crate) async fn heed_priorities(
+    app: &App,
+    operator: &Operator,
+    kind: &JobKind,
+) -> Result<anyhow::Result<KindSetting>, Problem> {
+    app.check_nats()?;
+    let (shared, of, by) = (app.clone(), kind.clone(), operator.name.to_string());
+    let heeding =
+        async move { Ok(kinds::heed_priorities(&shared.nats.client, &of, Some(by)).await) };
+    let setting = app.finish(heeding).await?;
+    if setting.is_ok() {
+        info!(job.kind = %kind, by = %operator.name, "the priorities of a kind are heeded");
     }
     Ok(setting)
 }

@@ -11,6 +11,7 @@ pub mod kind_settings;
 pub mod manage;
 mod message;
 pub mod preflight;
+pub mod priorities;
 pub mod queue_limit;
 pub mod records;
 pub mod request;
@@ -30,7 +31,8 @@ pub use queue_limit::QueueLimit;
 pub use request::ApiError;
 pub use served::is_served;
 pub use topology::{
-    ACK_WAIT, Limits, Stream, Topology, consumer_name, jobs_of_kind, jobs_of_kinds,
+    ACK_WAIT, Limits, Stream, Topology, consumer_name, consumer_of_priority, jobs_of_kind,
+    jobs_of_kinds, parse_consumer,
 };
 pub use unanswered::Unanswered;
 pub use usage::{Guarantees, Storage, StreamDepth, dead_letters, guarantees, storage, streams};

@@ -4,18 +4,18 @@
 //! used where they have all fields that are needed; [`StreamInfo`] is our own because the library's
 //! type has neither the server's time nor the raw configuration.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::account::Account;
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
-use common::{JobKind, Timestamp};
+use common::{JobKind, Priority, Timestamp};
 use connection::NatsClient;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::request::{ApiError, ask};
-use crate::topology::{Stream, consumer_name, kind_of_consumer};
+use crate::topology::{Stream, parse_consumer};
 
 /// A stream as the server describes it.
 #[derive(Debug, Deserialize)]
@@ -156,6 +156,40 @@ pub async fn consumer_info(
     ask(client, subject, &Value::Null).await
 }
 
+/// Creates a durable consumer, or changes it: `action` is "create" or "update".
+///
+/// # Errors
+/// See [`ApiError`].
+pub(crate) async fn create_consumer(
+    client: &NatsClient,
+    stream: Stream,
+    name: &str,
+    config: &Value,
+    action: &str,
+) -> Result<(), ApiError> {
+    let mut subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}");
+    if let Some(filter) = config["filter_subject"]
+        .as_str()
+        .filter(|filter| !filter.is_empty())
+    {
+        subject = format!("{subject}.{filter}");
+    }
+    let body = json!({"stream_name": stream.name(), "config": config, "action": action});
+    ask::<Value>(client, subject, &body).await?;
+    Ok(())
+}
+
+/// A durable consumer of a kind.
+#[derive(Debug)]
+pub struct KindConsumer {
+    /// The kind that it serves.
+    pub kind: JobKind,
+    /// The priority that it serves, if it serves only one.
+    pub priority: Option<Priority>,
+    /// Its description by the server.
+    pub info: ConsumerInfo,
+}
+
 /// The durable consumers of all kinds on a stream; empty if the stream does not exist.
 ///
 /// # Errors
@@ -163,14 +197,14 @@ pub async fn consumer_info(
 pub async fn consumers_of_kinds(
     client: &NatsClient,
     stream: Stream,
-) -> Result<BTreeMap<JobKind, ConsumerInfo>, ApiError> {
+) -> Result<Vec<KindConsumer>, ApiError> {
     #[derive(Deserialize)]
     struct Page {
         total: usize,
         #[serde(default)]
         consumers: Option<Vec<ConsumerInfo>>,
     }
-    let (mut of_kinds, mut seen) = (BTreeMap::new(), 0);
+    let (mut of_kinds, mut seen) = (Vec::new(), 0);
     loop {
         let subject = format!("$JS.API.CONSUMER.LIST.{stream}");
         let page = existing(ask::<Page>(client, subject, &json!({"offset": seen})).await)?;
@@ -180,12 +214,14 @@ pub async fn consumers_of_kinds(
         let found = page.consumers.unwrap_or_default();
         let over = found.is_empty();
         seen += found.len();
-        for consumer in found {
+        for info in found {
             // Other programs may have durable consumers of their own.
-            if let Some(kind) = kind_of_consumer(&consumer.name)
-                && consumer_name(&kind) == consumer.name
-            {
-                of_kinds.insert(kind, consumer);
+            if let Some((kind, priority)) = parse_consumer(&info.name) {
+                of_kinds.push(KindConsumer {
+                    kind,
+                    priority,
+                    info,
+                });
             }
         }
         if over || seen >= page.total {

@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use common::JobKind;
 
-use crate::fetch::Queue;
+use crate::queues::Queue;
 
 /// A message that this consumer has acknowledged.
 #[derive(Debug)]

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bootstrap::{Beat, Nats};
-use common::{DeadReason, JobId, JobKind, JobSubject};
+use common::{DeadReason, JobId, JobKind, JobSubject, Priority};
 use jetstream::records::{self, Records, StoredRecord};
 use jetstream::request::PATIENCE;
 use jetstream::{ServerClock, Stream, Topology, kind_settings};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::warn;
 
 use crate::counters::Counters;
@@ -20,10 +20,12 @@ use crate::first_delivery::FirstDelivery;
 use crate::lease::{Lease, Leases};
 use crate::newer_version::{self, Reporter};
 use crate::phases::Phases;
+use crate::queues::Queue;
 use crate::read_message::ReadMessage;
 use crate::settle::{Settlement, Settler, Settling};
 use crate::sink::Sink;
 use crate::trace;
+use crate::unheeded::Unheeded;
 
 /// How long to wait for more slots to become free, so that one pull asks for several jobs.
 const GATHER: Duration = Duration::from_millis(1);
@@ -62,6 +64,9 @@ pub(crate) struct Intake {
     pub(crate) records: Records,
     pub(crate) first_delivery: FirstDelivery,
     pub(crate) newer_versions: Reporter,
+    /// Tells of queues that are added.
+    pub(crate) added: watch::Receiver<Vec<Arc<Queue<JobKind>>>>,
+    pub(crate) unheeded: Unheeded,
 }
 
 impl Intake {
@@ -111,6 +116,13 @@ impl Intake {
                     }
                 }
                 () = settling.fallen(), if full => {}
+                Ok(()) = self.added.changed() => {
+                    let queues = self.added.borrow_and_update().clone();
+                    self.fetcher.add_new(&queues);
+                    // What is stored by now may have been delivered by another durable consumer.
+                    self.first_delivery.forget();
+                    self.first_delivery.renew().await;
+                }
                 _ = tick.tick() => self.first_delivery.renew().await,
             }
         }
@@ -162,8 +174,8 @@ impl Intake {
             durable_consumer::ensure(self.topology, client, stream, kind, setting.as_ref()).await
         };
         match restored.await {
-            Ok(name) => {
-                warn!(stream = %queue.stream, consumer = name, "a durable consumer was missing and was created again");
+            Ok(_) => {
+                warn!(stream = %queue.stream, consumer = queue.consumer, "a durable consumer was missing and was created again");
             }
             Err(error) => warn!("a durable consumer is missing and cannot be created: {error:#}"),
         }
@@ -197,6 +209,10 @@ impl Intake {
                 let message = (pulled.queue.stream, pulled.stream_sequence, id);
                 if self.leases.has(message, pulled.delivered) {
                     continue;
+                }
+                let priority = subject.as_ref().map(|subject| subject.priority);
+                if !pulled.is_ranked && priority.is_some_and(|it| it != Priority::Normal) {
+                    self.unheeded.add(&pulled.queue.of);
                 }
                 // Several messages may belong to one job.
                 let found = subject.as_ref().and_then(|subject| found.get(&subject.id));

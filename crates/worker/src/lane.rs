@@ -23,21 +23,23 @@ use tracing::warn;
 use crate::cancel_listener::CancelListener;
 use crate::counters::{Counters, Figures};
 use crate::durable_consumer;
-use crate::fetch::{Fetcher, Queue};
+use crate::fetch::Fetcher;
 use crate::first_delivery::{Cancellations, FirstDelivery};
 use crate::heartbeat::Heartbeat;
 use crate::intake::Intake;
 use crate::lease::{Lease, Leases};
 use crate::maintenance::{
     self, Cancel, Expiry, KindsFound, KindsWithoutConsumer, LimitOfQueue, MaxDeliveries,
-    OverdueWatch, Pauses, Purge, SharedQueue, StaleLocks, StarvedPulls,
+    OverdueWatch, Pauses, Priorities, Purge, SharedQueue, StaleLocks, StarvedPulls,
 };
 use crate::newer_version::Reporter;
 use crate::options::LaneOptions;
 use crate::phases::Phases;
+use crate::queues::{Queue, Queues};
 use crate::settle::{Settlement, Settler, Settling};
 use crate::sink::Sink;
 use crate::store::JobStore;
+use crate::unheeded::Unheeded;
 
 /// How long the lane waits before it looks for JetStream again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -265,7 +267,8 @@ async fn open(
         options,
         sink,
         clock,
-        queues,
+        queues: Queues::new(queues),
+        unheeded: Unheeded::default(),
         fetcher,
         store: Arc::new(store),
         handle,
@@ -297,13 +300,10 @@ async fn prepare(
     for kind in &options.kinds {
         let setting = settings.get(kind);
         for stream in [Stream::Jobs, Stream::Later] {
-            let consumer =
-                durable_consumer::ensure(topology, client, stream, kind, setting).await?;
-            queues.push(Arc::new(Queue {
-                stream,
-                consumer,
-                of: kind.clone(),
-            }));
+            let names = durable_consumer::ensure(topology, client, stream, kind, setting).await?;
+            for consumer in names {
+                queues.push(Arc::new(Queue::of_kind(stream, kind, consumer)));
+            }
         }
     }
     maintenance::ensure_queues(topology, client).await?;
@@ -326,7 +326,8 @@ struct Parts {
     options: LaneOptions,
     sink: Arc<dyn Sink>,
     clock: Arc<ServerClock>,
-    queues: Vec<Arc<Queue<JobKind>>>,
+    queues: Queues,
+    unheeded: Unheeded,
     fetcher: Fetcher<JobKind>,
     store: Arc<JobStore>,
     handle: Arc<Handle>,
@@ -363,6 +364,8 @@ impl Parts {
             room: Arc::clone(&handle.room),
             fetcher: self.fetcher,
             newer_versions: Reporter::default(),
+            added: self.queues.added(),
+            unheeded: self.unheeded,
         };
         let mut intake = tokio::spawn(intake.run(nats.health.task("durable intake", STILL)));
         let mut taking = true;
@@ -437,8 +440,14 @@ impl Parts {
         let pauses = Pauses {
             nats: nats.clone(),
             kinds: self.options.kinds.clone(),
+            priorities: Priorities {
+                store: Arc::clone(&self.store),
+                topology: self.options.topology,
+                queues: self.queues.clone(),
+                unheeded: self.unheeded.clone(),
+            },
         };
-        tasks.spawn(health.supervise("pauses of kinds", |life| pauses.run(life)));
+        tasks.spawn(health.supervise("settings of kinds", |life| pauses.run(life)));
         let locks = StaleLocks {
             client: client.clone(),
         };
@@ -466,7 +475,7 @@ impl Parts {
         tasks.spawn(health.supervise("watch for overdue jobs", |life| overdue.run(life)));
         let pulls = StarvedPulls {
             nats: nats.clone(),
-            pulls: self.fetcher.unanswered(),
+            queues: self.queues.clone(),
             after: self.options.starved_after,
         };
         tasks.spawn(health.supervise("watch of the pulls", |life| pulls.run(life)));

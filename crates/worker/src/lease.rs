@@ -13,7 +13,8 @@ use jetstream::records::StoredRecord;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::fetch::{Pulled, Queue};
+use crate::fetch::Pulled;
+use crate::queues::Queue;
 
 /// A job that this consumer holds, from the delivery of its message until its settlement.
 ///
@@ -42,6 +43,8 @@ pub struct Lease {
     /// server has given up delivering the message or has lost it.
     pub(crate) delivery: Option<Delivery>,
     pub(crate) priority: Priority,
+    /// Whether the priorities of its kind are heeded.
+    is_ranked: bool,
     pub(crate) run: u32,
     /// How often the message was delivered, including redeliveries to this consumer while it holds
     /// the job.
@@ -77,6 +80,7 @@ impl Lease {
             delivered,
             stream_sequence,
             stored,
+            is_ranked,
             ..
         } = pulled;
         let delivery = Delivery {
@@ -88,6 +92,7 @@ impl Lease {
         Self {
             delivery: Some(delivery),
             delivered: AtomicU64::new(delivered),
+            is_ranked,
             ..Self::without_delivery(subject, headers, payload, found)
         }
     }
@@ -111,6 +116,7 @@ impl Lease {
             cancelled: CancellationToken::new(),
             delivery: None,
             priority: subject.priority,
+            is_ranked: false,
             run: subject.run,
             delivered: AtomicU64::new(0),
             failures: failures.unwrap_or_default(),
@@ -134,6 +140,19 @@ impl Lease {
     #[must_use]
     pub fn is_started(&self) -> bool {
         self.started.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is to be started before another waiting job, because it is of the same kind and of a
+    /// higher priority.
+    #[must_use]
+    pub fn goes_before(&self, other: &Self) -> bool {
+        self.is_ranked && self.priority.goes_before(other.priority) && self.kind == other.kind
+    }
+
+    /// Whether the priorities of its kind are heeded.
+    #[must_use]
+    pub fn is_ranked(&self) -> bool {
+        self.is_ranked
     }
 
     /// Whether this is the last attempt.
@@ -244,11 +263,7 @@ mod tests {
     #[test]
     fn a_lease_knows_to_the_nanosecond_since_when_its_job_was_queued() {
         let kind: JobKind = "mail".parse().unwrap();
-        let queue = Arc::new(Queue {
-            stream: Stream::Jobs,
-            consumer: "mail".to_owned(),
-            of: kind.clone(),
-        });
+        let queue = Arc::new(Queue::of_kind(Stream::Jobs, &kind, "mail".to_owned()));
         let subject = JobSubject::of_unreadable(17, kind);
         let lease = |stored| {
             let pulled = Pulled {
@@ -261,6 +276,7 @@ mod tests {
                 stream_sequence: 17,
                 stored,
                 begins_anew: false,
+                is_ranked: false,
             };
             Lease::of_delivery(subject.clone(), pulled, None)
         };

@@ -16,12 +16,15 @@ mod maintenance;
 mod newer_version;
 mod options;
 mod phases;
+mod queues;
 mod read_message;
 mod settle;
+mod share;
 mod sink;
 mod stalls;
 mod store;
 mod trace;
+mod unheeded;
 
 pub use counters::Figures;
 pub use jetstream::{Topology, is_served};

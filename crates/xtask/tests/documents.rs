@@ -354,6 +354,7 @@ fn a_setting_of_a_kind_is_what_the_schema_says() {
         paused: true,
         paused_until: Some(Timestamp::now()),
         reason: Some("r".to_owned()),
+        priorities: true,
         by: None,
         at: Timestamp::now(),
         others: serde_json::Map::new(),

@@ -678,13 +678,13 @@ async fn the_route_of_fastapi_that_is_shown_does_signed_jobs_only() {
 
 /// The service that listens on this port does a job whose request is signed, and no other.
 async fn does_signed_jobs_only(server: &NatsServer, port: &str) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("handlers.toml");
     let url = format!("http = \"http://127.0.0.1:{port}/hook\"");
     let handlers = format!(
         "[handlers.\"web.hook\"]\n{url}\nsecret = \"${{WEBHOOK_SECRET}}\"\n[handlers.unsigned]\n{url}\n"
     );
-    fs::write(&file, handlers).unwrap();
+    fs::write(&file, handlers).expect("the file can be written");
     let mut consumer = Service::named("consumer")
         .envs(server.env_for("worker"))
         .env("CONSUMER_HANDLERS", &file)

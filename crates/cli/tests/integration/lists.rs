@@ -229,3 +229,43 @@ async fn a_kind_is_paused_for_a_time_and_resumed() {
         assert!(told.code != 0 && told.err.contains(why), "{}", told.err);
     }
 }
+
+#[tokio::test]
+async fn the_settings_of_kinds_are_listed_and_priorities_are_heeded() {
+    let desk = Desk::new().await;
+    desk.submit(r#"{"kind":"mail.send","priority":"low"}"#)
+        .await;
+    let (code, text) = desk.ask(&["kinds"]).await;
+    assert_eq!(
+        (code, text.as_str()),
+        (0, "KIND  PRIORITIES  PAUSE  BY  CHANGED")
+    );
+    let set = ["kinds", "set", "mail.send", "--priorities", "on"];
+    let (code, text) = desk.ask(&set).await;
+    let said = "the priorities of kind mail.send are heeded";
+    assert_eq!((code, text.as_str()), (0, said));
+    desk.ask(&["pause", "report", "--reason", "the move"]).await;
+    let listed = desk.tell(&["kinds", "--json"]).await.lines();
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    assert_eq!(
+        (
+            &listed[0]["kind"],
+            &listed[0]["priorities"],
+            &listed[0]["paused"]
+        ),
+        (&json!("mail.send"), &json!(true), &json!(false))
+    );
+    let (_, text) = desk.ask(&["kinds"]).await;
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[1].starts_with("mail.send  heeded      -"), "{text}");
+    assert!(
+        lines[2].starts_with("report     -           paused: the move"),
+        "{text}"
+    );
+    for wrong in [
+        &["kinds", "set", "mail.send"][..],
+        &["kinds", "set", "mail.send", "--priorities", "off"],
+    ] {
+        assert_ne!(desk.tell(wrong).await.code, 0, "{wrong:?}");
+    }
+}

@@ -175,7 +175,7 @@ async fn a_durable_consumer_is_compared_with_its_declaration_without_its_pause()
         (info["paused"] == true).then(|| info["config"]["pause_until"].clone())
     };
     let pause = async |until| {
-        let paused = kind_settings::pause(&client, Stream::Jobs, &kind, until).await;
+        let paused = kind_settings::pause(&client, Stream::Jobs, "mail=send", until).await;
         paused.unwrap();
     };
     // A new one is paused as asked for. Later its pause is another's to change.

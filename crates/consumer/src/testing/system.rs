@@ -13,7 +13,8 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use jetstream::headers::{
     EXPECTED_LAST, SCHEDULE, SCHEDULE_TARGET, schedule_at, scheduled_time, submitted,
 };
-use jetstream::{Message, NotStored, StoredMessage, Stream, batch, direct_get, manage};
+use jetstream::manage::{self, KindConsumer};
+use jetstream::{Message, NotStored, StoredMessage, Stream, batch, direct_get};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -150,7 +151,8 @@ impl System {
         for stream in [Stream::Jobs, Stream::Later] {
             loop {
                 let of_kinds = manage::consumers_of_kinds(system.client.nats(), stream).await?;
-                if kinds.iter().all(|kind| of_kinds.contains_key(kind)) {
+                let has = |kind: &JobKind| of_kinds.iter().any(|consumer| consumer.kind == *kind);
+                if kinds.iter().all(has) {
                     break;
                 }
                 system.check().await?;
@@ -268,7 +270,9 @@ impl System {
         for stream in [Stream::Jobs, Stream::Later] {
             let info = manage::stream_info(nats, stream).await?;
             progress.stored.push(info.state.last_sequence);
-            for consumer in manage::consumers_of_kinds(nats, stream).await?.values() {
+            for KindConsumer { info: consumer, .. } in
+                manage::consumers_of_kinds(nats, stream).await?
+            {
                 let sequence = consumer.delivered.consumer_sequence;
                 progress.delivered.push(sequence);
                 progress.is_idle &= consumer.num_pending == 0 && consumer.num_ack_pending == 0;

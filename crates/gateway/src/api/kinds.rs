@@ -1,4 +1,4 @@
-//! Pauses and resumes a kind.
+//! Pauses and resumes a kind, has its priorities heeded, and lists the settings of kinds.
 
 use axum::Json;
 use axum::body::Body;
@@ -14,7 +14,7 @@ use super::body::read_object;
 use super::params::Kind;
 use super::schema;
 use crate::app::App;
-use crate::auth::Operator;
+use crate::auth::{Operator, Reader};
 use crate::http::Problem;
 use crate::pause;
 
@@ -55,6 +55,8 @@ pub(crate) struct Setting {
     /// Why it is paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// Whether its priorities are heeded.
+    priorities: bool,
     /// Who changed the setting.
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<String>,
@@ -70,10 +72,70 @@ impl Setting {
             paused: setting.paused,
             paused_until: setting.paused_until,
             reason: setting.reason,
+            priorities: setting.priorities,
             by: setting.by,
             at: setting.at,
         }
     }
+}
+
+/// The settings of kinds.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SettingsOfKinds)]
+pub(crate) struct Settings {
+    /// The settings, in the order of their kinds. A kind without one is not paused, and its priorities are
+    /// not heeded.
+    kinds: Vec<Setting>,
+}
+
+/// List the settings of kinds
+///
+/// Only kinds that have a setting are listed.
+#[utoipa::path(
+    get,
+    path = "/v1/kinds",
+    operation_id = "list_kinds",
+    tag = "system",
+    responses(
+        (status = 200, description = "The settings", body = Settings),
+    )
+)]
+pub(crate) async fn list(
+    State(app): State<App>,
+    _reader: Reader,
+) -> Result<Json<Settings>, Problem> {
+    app.check_nats()?;
+    let all = client::kinds::list(&app.nats.client).await?;
+    let all = all
+        .into_iter()
+        .map(|(kind, setting)| Setting::of(kind, setting));
+    Ok(Json(Settings {
+        kinds: all.collect(),
+    }))
+}
+
+/// Heed the priorities of a kind
+///
+/// Consumers also do this by themselves when they get the first job of the kind that is not of normal
+/// priority. It is not undone.
+#[utoipa::path(
+    post,
+    path = "/v1/kinds/{kind}/priorities",
+    operation_id = "heed_priorities_of_kind",
+    tag = "system",
+    params(("kind" = schema::Kind, Path, description = "The kind")),
+    responses(
+        (status = 200, description = "The priorities of the kind are heeded, or will be within some seconds", body = Setting),
+        (status = 400, description = "Not a kind", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn heed_priorities(
+    State(app): State<App>,
+    operator: Operator,
+    Kind(kind): Kind,
+) -> Result<Json<Setting>, Problem> {
+    let setting = pause::heed_priorities(&app, &operator, &kind).await??;
+    Ok(Json(Setting::of(kind, setting)))
 }
 
 /// Pause a kind

@@ -31,7 +31,7 @@ use crate::app::App;
     tags(
         (name = "jobs", description = "Jobs. Scopes: submit to submit, read to look up and follow, operate to cancel."),
         (name = "dead letters", description = "Jobs that were given up. Scopes: read to look up, operate to replay and discard."),
-        (name = "system", description = "The consumers, the streams, the queues and the kinds. Scopes: read to look up, operate to pause and resume a kind."),
+        (name = "system", description = "The consumers, the streams, the queues and the kinds. Scopes: read to look up, operate to change the setting of a kind."),
     ),
     components(schemas(Accepted, Ended, Many, schema::Job, schema::Outcome)),
     security(("token" = [])),
@@ -55,6 +55,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(fleet::fleet))
         .routes(routes!(streams::streams))
         .routes(routes!(queues::queues))
+        .routes(routes!(kinds::list))
+        .routes(routes!(kinds::heed_priorities))
         .routes(routes!(kinds::pause))
         .routes(routes!(kinds::resume))
 }

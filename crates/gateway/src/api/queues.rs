@@ -31,6 +31,12 @@ pub(crate) struct Queue {
     kind: JobKind,
     /// How many jobs wait for a consumer.
     waiting: u64,
+    /// How many of them are of high priority, without due retries and delayed jobs; absent if none is.
+    #[serde(skip_serializing_if = "is_zero")]
+    waiting_high: u64,
+    /// How many of them are of low priority, likewise.
+    #[serde(skip_serializing_if = "is_zero")]
+    waiting_low: u64,
     /// `true` if more jobs may wait: no consumer has ever served the kind, and only the oldest of more
     /// than 10,000 jobs were read. Absent otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -53,6 +59,14 @@ pub(crate) struct Queue {
     /// How long the oldest waiting job has been waiting, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_age_ms: Option<u64>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_zero(jobs: &u64) -> bool {
+    *jobs == 0
 }
 
 /// The pause of a kind.
@@ -106,6 +120,8 @@ pub(crate) async fn queues(
     let of = |queue: &client::Queue| Queue {
         kind: queue.kind.clone(),
         waiting: queue.waiting,
+        waiting_high: queue.waiting_high,
+        waiting_low: queue.waiting_low,
         at_least: queue.at_least,
         served: queue.served,
         running: queue.running,

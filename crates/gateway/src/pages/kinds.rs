@@ -1,4 +1,4 @@
-//! The forms that pause and resume a kind.
+//! The forms that change the setting of a kind.
 
 use std::time::Duration;
 
@@ -69,6 +69,17 @@ pub(crate) async fn resume(
     let resumed = pause::resume(&pages.app, &operator, &kind).await?;
     resumed.map_err(|error| not_done(&error))?;
     Ok(Redirect::to(&Done::Resumed.at("/")).into_response())
+}
+
+pub(crate) async fn heed_priorities(
+    State(pages): State<Pages>,
+    Extension(operator): Extension<Operator>,
+    Path(kind): Path<String>,
+) -> Result<Response, Problem> {
+    let kind = parse(&kind)?;
+    let heeded = pause::heed_priorities(&pages.app, &operator, &kind).await?;
+    heeded.map_err(|error| not_done(&error))?;
+    Ok(Redirect::to(&Done::PrioritiesHeeded.at("/")).into_response())
 }
 
 fn parse(kind: &str) -> Result<JobKind, Problem> {

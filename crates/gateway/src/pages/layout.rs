@@ -39,6 +39,7 @@ pub(crate) enum Done {
     ManyCancelAsked,
     Paused,
     Resumed,
+    PrioritiesHeeded,
 }
 
 impl Done {
@@ -52,6 +53,7 @@ impl Done {
             Self::ManyCancelAsked => "many-cancel-asked",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
+            Self::PrioritiesHeeded => "priorities-heeded",
         };
         format!("{page}?done={word}")
     }
@@ -68,6 +70,7 @@ impl Done {
             Self::Discarded => "The dead letter was discarded.",
             Self::Paused => "The kind is paused: its jobs are accepted, and none is started.",
             Self::Resumed => "The kind is resumed: its waiting jobs are run.",
+            Self::PrioritiesHeeded => "The priorities of the kind are heeded within some seconds.",
             Self::CancelAsked => "A consumer was asked to cancel the job; its state is below.",
             Self::ManyCancelAsked => {
                 "Consumers were asked to cancel the jobs; those that have not ended yet are below."

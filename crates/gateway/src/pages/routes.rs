@@ -42,6 +42,7 @@ pub(crate) fn router(app: &App) -> Router<App> {
         .route("/jobs/{id}/cancel", post(job::cancel))
         .route("/kinds/{kind}/pause", post(kinds::pause))
         .route("/kinds/{kind}/resume", post(kinds::resume))
+        .route("/kinds/{kind}/priorities", post(kinds::heed_priorities))
         .route("/dead/replay", replay_all)
         .route("/dead/discard", discard_all)
         .route("/dead/stop", post(dead_letters_bulk::stop))

@@ -325,6 +325,9 @@ fn queues_without_a_consumer_are_marked_and_the_number_of_queued_jobs_counts_all
     let queue = |kind: &str, waiting, at_least, served| Queue {
         kind: kind.parse().unwrap(),
         waiting,
+        priorities: waiting == 200,
+        waiting_high: u64::from(waiting == 200),
+        waiting_low: u64::from(waiting == 200) * 2,
         at_least,
         running: 0,
         redelivered: 0,

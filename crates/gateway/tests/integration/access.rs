@@ -63,6 +63,8 @@ async fn each_scope_allows_what_it_says_and_nothing_else() {
         (Method::GET, "/v1/fleet", "reader"),
         (Method::GET, "/v1/streams", "reader"),
         (Method::GET, "/v1/queues", "reader"),
+        (Method::GET, "/v1/kinds", "reader"),
+        (Method::POST, "/v1/kinds/mail.send/priorities", "operator"),
         (Method::POST, "/v1/kinds/mail.send/pause", "operator"),
         (Method::POST, "/v1/kinds/mail.send/resume", "operator"),
     ];
@@ -120,6 +122,7 @@ async fn the_dashboard_lets_those_act_who_may_and_from_its_own_pages_only() {
     };
     let table = [
         (Method::POST, "/jobs/{id}/cancel", "operator"),
+        (Method::POST, "/kinds/mail.send/priorities", "operator"),
         (Method::POST, "/kinds/mail.send/pause", "operator"),
         (Method::POST, "/kinds/mail.send/resume", "operator"),
         (Method::POST, "/dead/{id}/replay", "operator"),

@@ -151,16 +151,7 @@ async fn every_route_is_described_and_answers_are_as_described() {
     post("/v1/jobs", "?delivery=confirmed", job).await;
     post("/v1/jobs", "", r#"[{"kind":"echo"},{"kind":"echo"}]"#).await;
     post("/v1/jobs", "", r#"[{"kind":"echo"},7]"#).await;
-    let unique = |on_conflict: &str| {
-        let unique = json!({"key": "a", "on_conflict": on_conflict});
-        let job = json!({"kind": "echo", "run_at": "2100-01-31T09:30:00Z", "unique": unique});
-        job.to_string()
-    };
-    let first = post("/v1/jobs", "", &unique("reject")).await.id();
-    let held = post("/v1/jobs", "", &unique("reject")).await;
-    assert_eq!((held.status, &held.json()["holder"]), (409, &json!(first)));
-    let kept = post("/v1/jobs", "", &unique("keep")).await;
-    assert_eq!((kept.status, kept.id()), (200, first));
+    unique_jobs(&document, &gateway).await;
     post("/v1/jobs", "", "{").await;
     post("/v1/jobs", "", r#"{"kind":7}"#).await;
     for body in ["[]", "null", "[null]", "[[]]"] {
@@ -219,6 +210,25 @@ async fn every_route_is_described_and_answers_are_as_described() {
     check(&document, "delete", "/v1/dead-letters", &answer);
 }
 
+/// Answers about unique jobs are as they are described.
+async fn unique_jobs(document: &Value, gateway: &Gateway) {
+    let post = async |body: &str| {
+        let answer = gateway.post("/v1/jobs", body).await;
+        check(document, "post", "/v1/jobs", &answer);
+        answer
+    };
+    let unique = |on_conflict: &str| {
+        let unique = json!({"key": "a", "on_conflict": on_conflict});
+        let job = json!({"kind": "echo", "run_at": "2100-01-31T09:30:00Z", "unique": unique});
+        job.to_string()
+    };
+    let first = post(&unique("reject")).await.id();
+    let held = post(&unique("reject")).await;
+    assert_eq!((held.status, &held.json()["holder"]), (409, &json!(first)));
+    let kept = post(&unique("keep")).await;
+    assert_eq!((kept.status, kept.id()), (200, first));
+}
+
 /// The routes of kinds answer as they are described.
 async fn pauses(document: &Value, gateway: &Gateway) {
     let pause = "/v1/kinds/{kind}/pause";
@@ -236,6 +246,13 @@ async fn pauses(document: &Value, gateway: &Gateway) {
     check(document, "get", "/v1/queues", &answer);
     let answer = gateway.post("/v1/kinds/echo/resume", "").await;
     check(document, "post", "/v1/kinds/{kind}/resume", &answer);
+    let priorities = "/v1/kinds/{kind}/priorities";
+    for kind in ["echo", "a%20b"] {
+        let answer = gateway.post(&priorities.replace("{kind}", kind), "").await;
+        check(document, "post", priorities, &answer);
+    }
+    let answer = gateway.get("/v1/kinds").await;
+    check(document, "get", "/v1/kinds", &answer);
 }
 
 #[tokio::test]

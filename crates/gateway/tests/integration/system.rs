@@ -346,3 +346,47 @@ async fn a_kind_is_paused_and_resumed_on_the_dashboard() {
     let page = gateway.get(&format!("/jobs/{id}")).await.text;
     assert!(!page.contains("id=\"paused\""), "{page}");
 }
+
+#[tokio::test]
+async fn the_priorities_of_a_kind_are_heeded_and_its_queue_says_how_many_jobs_of_each_wait() {
+    let nats = NatsServer::start().await;
+    let gateway = Gateway::start(&nats).await;
+    let _consumer = consumer(&nats, &["--kinds", "echo"]).await;
+    let before = gateway.get("/v1/kinds").await.json();
+    assert_eq!(before, json!({"kinds": []}));
+    let setting = gateway.post("/v1/kinds/echo/priorities", "").await;
+    assert_eq!(setting.status, 200, "{setting:?}");
+    assert_eq!(setting.json()["priorities"], true);
+    let paused = gateway.post("/v1/kinds/echo/pause", "").await;
+    assert_eq!(paused.status, 200, "{paused:?}");
+    let settings = gateway.get("/v1/kinds").await.json();
+    let settings = settings["kinds"].as_array().unwrap();
+    assert_eq!(settings.len(), 1, "{settings:?}");
+    let setting = &settings[0];
+    assert_eq!(
+        (&setting["kind"], &setting["priorities"], &setting["paused"]),
+        (&json!("echo"), &json!(true), &json!(true))
+    );
+    let high = r#"{"kind":"echo","priority":"high"}"#;
+    assert_eq!(gateway.post("/v1/jobs", high).await.status, 202);
+    let low = r#"{"kind":"echo","priority":"low"}"#;
+    assert_eq!(gateway.post("/v1/jobs", low).await.status, 202);
+    eventually(DEADLINE, "the jobs in the queue", async || {
+        let queues = gateway.get("/v1/queues").await.json();
+        let mut queues = queues["queues"].as_array().unwrap().iter();
+        let queue = queues.find(|queue| queue["kind"] == "echo")?.clone();
+        let counts = json!([
+            queue["waiting"],
+            queue["waiting_high"],
+            queue["waiting_low"]
+        ]);
+        (counts == json!([2, 1, 1])).then_some(())
+    })
+    .await;
+    eventually(DEADLINE, "the numbers on the page", async || {
+        let page = gateway.get("/").await.text;
+        let all = ["<small>1 high</small>", "<small>1 low</small>"];
+        all.iter().all(|number| page.contains(number)).then_some(())
+    })
+    .await;
+}

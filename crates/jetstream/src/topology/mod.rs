@@ -11,7 +11,7 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, Republish, RetentionPolicy, StorageType,
 };
-use common::{JobKind, KindPattern, Retention, subjects};
+use common::{JobKind, KindPattern, Priority, Retention, subjects};
 
 pub(crate) use limit::declared_limit;
 
@@ -24,7 +24,8 @@ pub const ACK_WAIT: Duration = Duration::from_secs(15);
 const MAX_DELIVER: i64 = 1000;
 
 /// How many messages of one durable consumer may be delivered and not acknowledged at a time. A kind
-/// has a durable consumer on each of `JOBS` and `JOBS_LATER`, so it may have twice as many.
+/// has a durable consumer on each of `JOBS` and `JOBS_LATER`, so it may have twice as many; and three more on
+/// `JOBS` if its priorities are heeded.
 const MAX_ACK_PENDING: i64 = 65_536;
 
 /// A stream of durable jobs.
@@ -189,10 +190,23 @@ pub fn consumer_name(kind: &JobKind) -> String {
     kind.to_token()
 }
 
-/// The kind that a durable consumer of this name serves; the inverse of [`consumer_name`].
+/// The name of the durable consumer on `JOBS` for one priority of a kind whose priorities are heeded.
 #[must_use]
-pub(crate) fn kind_of_consumer(name: &str) -> Option<JobKind> {
-    JobKind::from_token(name)
+pub fn consumer_of_priority(kind: &JobKind, priority: Priority) -> String {
+    format!("{}{OF_PRIORITY}{priority}", consumer_name(kind))
+}
+
+/// What separates kind and priority in the name of a durable consumer; a kind cannot have it.
+const OF_PRIORITY: char = '~';
+
+/// The kind that a durable consumer of this name serves, and the priority if it serves only one: the inverse
+/// of [`consumer_name`] and [`consumer_of_priority`].
+#[must_use]
+pub fn parse_consumer(name: &str) -> Option<(JobKind, Option<Priority>)> {
+    let Some((kind, priority)) = name.split_once(OF_PRIORITY) else {
+        return Some((JobKind::from_token(name)?, None));
+    };
+    Some((JobKind::from_token(kind)?, Some(priority.parse().ok()?)))
 }
 
 /// The subjects of all queued jobs of a kind in a stream, with wildcards.
@@ -200,6 +214,13 @@ pub(crate) fn kind_of_consumer(name: &str) -> Option<JobKind> {
 pub fn jobs_of_kind(stream: Stream, kind: &JobKind) -> String {
     let first = queued_in(stream);
     format!("{first}.*.*.*.{kind}")
+}
+
+/// The subjects of no job of a kind, for a durable consumer that delivers no more: a filter cannot be empty,
+/// and has to be one that the stream could hold.
+#[must_use]
+pub(crate) fn no_jobs_of_kind(kind: &JobKind) -> String {
+    format!("{}.*.none.*.{kind}", subjects::DURABLE)
 }
 
 /// The subjects of all queued jobs of the kinds that match in a stream, with wildcards.
@@ -215,5 +236,27 @@ fn queued_in(stream: Stream) -> &'static str {
         subjects::DUE
     } else {
         subjects::DURABLE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_durable_consumer_is_read_back_and_no_other_is_taken_for_one() {
+        let kind: JobKind = "mail.send".parse().unwrap();
+        let names = Priority::ALL.map(|priority| consumer_of_priority(&kind, priority));
+        assert_eq!(
+            names,
+            ["mail=send~high", "mail=send~normal", "mail=send~low"]
+        );
+        assert_eq!(parse_consumer("mail=send"), Some((kind.clone(), None)));
+        for (name, priority) in names.iter().zip(Priority::ALL) {
+            assert_eq!(parse_consumer(name), Some((kind.clone(), Some(priority))));
+        }
+        for name in ["", "~", "~high", "mail=send~", "a~b", "a~high~low", "a.b"] {
+            assert_eq!(parse_consumer(name), None, "{name}");
+        }
     }
 }

@@ -12,13 +12,16 @@ use std::collections::HashMap;
 
 use anyhow::Context as _;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::consumer::IntoConsumerConfig as _;
-use common::{JobKind, Timestamp};
+use async_nats::jetstream::consumer::{DeliverPolicy, IntoConsumerConfig as _};
+use common::{JobKind, Priority, Timestamp, subjects};
 use connection::NatsClient;
 use serde_json::{Map, Value, json};
 use tracing::info;
 
-use super::{Stream, Topology, consumer_name, jobs_of_kind, limit, pull_consumer};
+use super::{
+    Stream, Topology, consumer_name, consumer_of_priority, jobs_of_kind, limit, no_jobs_of_kind,
+    pull_consumer,
+};
 use crate::manage::{self, StreamInfo};
 use crate::request::{self, ApiError};
 
@@ -27,6 +30,9 @@ const REVISION: u64 = 4;
 
 /// The key of the revision in the metadata of a stream or consumer.
 const REVISION_KEY: &str = "jobs.revision";
+
+/// The setting of a durable consumer that says from which sequence on it delivers.
+const START: &str = "opt_start_seq";
 
 /// The settings of a stream that may change while it is used.
 const CHANGEABLE_OF_STREAM: [&str; 3] = ["max_bytes", "num_replicas", "republish"];
@@ -120,9 +126,12 @@ impl Topology {
         }
     }
 
-    /// Creates the durable consumer of a kind on a stream, or updates it to match its declaration, and
-    /// returns its name. A new one is paused until `paused_until`, so that it delivers nothing before it
-    /// can be paused. The pause of an existing one stays as it is.
+    /// Creates the durable consumer of a kind on a stream, or updates it to match its declaration. A new
+    /// one is paused until `paused_until`, so that it delivers nothing before it can be paused. The pause of
+    /// an existing one stays as it is.
+    ///
+    /// Returns whether it leaves the jobs to the durable consumers of their priorities: see
+    /// [`crate::priorities`].
     ///
     /// # Errors
     /// When JetStream refuses, or the consumer differs in a setting that may not change.
@@ -132,11 +141,41 @@ impl Topology {
         stream: Stream,
         kind: &JobKind,
         paused_until: Option<Timestamp>,
-    ) -> anyhow::Result<String> {
+    ) -> anyhow::Result<bool> {
         let name = consumer_name(kind);
-        let filter = jobs_of_kind(stream, kind);
-        reconcile_consumer(client, stream, &name, filter, paused_until).await?;
-        Ok(name)
+        let narrowed = no_jobs_of_kind(kind);
+        let wanted = Wanted {
+            or_filter: (stream == Stream::Jobs).then_some(narrowed),
+            paused_until,
+            ..Wanted::new(stream, &name, jobs_of_kind(stream, kind))
+        };
+        let there = reconcile_consumer(client, &wanted).await?;
+        Ok(there["filter_subject"] != json!(wanted.filter))
+    }
+
+    /// Creates the durable consumer on `JOBS` for one priority of a kind, or updates it to
+    /// match its declaration. It delivers jobs from the sequence `start` on, or from where an existing one
+    /// has started. Returns that sequence.
+    ///
+    /// # Errors
+    /// When JetStream refuses, or the consumer differs in a setting that may not change.
+    pub async fn ensure_consumer_of_priority(
+        self,
+        client: &NatsClient,
+        kind: &JobKind,
+        priority: Priority,
+        start: u64,
+        paused_until: Option<Timestamp>,
+    ) -> anyhow::Result<u64> {
+        let name = consumer_of_priority(kind, priority);
+        let filter = subjects::durable_of_priority(priority, kind);
+        let wanted = Wanted {
+            start: Some(start),
+            paused_until,
+            ..Wanted::new(Stream::Jobs, &name, filter)
+        };
+        let there = reconcile_consumer(client, &wanted).await?;
+        Ok(there[START].as_u64().unwrap_or(start))
     }
 
     /// Creates a durable pull consumer, or updates it to match its declaration.
@@ -150,50 +189,93 @@ impl Topology {
         name: &str,
         filter: String,
     ) -> anyhow::Result<()> {
-        reconcile_consumer(client, stream, name, filter, None).await
+        reconcile_consumer(client, &Wanted::new(stream, name, filter)).await?;
+        Ok(())
     }
 }
 
-async fn reconcile_consumer(
-    client: &NatsClient,
+/// A durable pull consumer as it is to be.
+struct Wanted<'a> {
     stream: Stream,
-    name: &str,
+    name: &'a str,
+    /// The subjects of a new one; empty for all subjects of the stream.
     filter: String,
+    /// An existing one may have this filter instead.
+    or_filter: Option<String>,
+    /// From which sequence on a new one delivers; an existing one may have started elsewhere.
+    start: Option<u64>,
+    /// Until when a new one is paused.
     paused_until: Option<Timestamp>,
-) -> anyhow::Result<()> {
-    let declared = pull_consumer(name, &filter).into_consumer_config();
-    let declared =
-        serde_json::to_value(declared).context("a consumer's configuration is plain data")?;
-    let mut subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{name}");
-    if !filter.is_empty() {
-        subject = format!("{subject}.{filter}");
+}
+
+impl<'a> Wanted<'a> {
+    fn new(stream: Stream, name: &'a str, filter: String) -> Self {
+        Self {
+            stream,
+            name,
+            filter,
+            or_filter: None,
+            start: None,
+            paused_until: None,
+        }
     }
+
+    /// Declares what an existing one may have otherwise than a new one. False if it has none of that.
+    fn adopt(&self, existing: &Value, declared: &mut Value) -> bool {
+        let filter = self
+            .or_filter
+            .as_deref()
+            .map(|filter| ("filter_subject", json!(filter)));
+        let start = self.start.map(|_| (START, existing[START].clone()));
+        let mut adopted = false;
+        for (field, value) in filter.into_iter().chain(start) {
+            if existing[field] == value && declared[field] != value && !value.is_null() {
+                declared[field] = value;
+                adopted = true;
+            }
+        }
+        if adopted {
+            declared["pause_until"] = existing["pause_until"].clone();
+        }
+        adopted
+    }
+}
+
+/// Creates a durable pull consumer, or updates it. Returns its configuration.
+async fn reconcile_consumer(client: &NatsClient, wanted: &Wanted<'_>) -> anyhow::Result<Value> {
+    let Wanted { stream, name, .. } = *wanted;
+    let mut config = pull_consumer(name, &wanted.filter);
+    if let Some(start_sequence) = wanted.start {
+        config.deliver_policy = DeliverPolicy::ByStartSequence { start_sequence };
+    }
+    let mut declared = serde_json::to_value(config.into_consumer_config())
+        .context("a consumer's configuration is plain data")?;
     let create = async |config: &Value, action: &str| {
-        let body = json!({"stream_name": stream.name(), "config": config, "action": action});
-        request::ask::<Value>(client, subject.clone(), &body).await
+        manage::create_consumer(client, stream, name, config, action).await
     };
     let failed = || format!("cannot create the durable consumer {name} of {stream}");
     let mut new = declared.clone();
-    if let Some(until) = paused_until {
+    if let Some(until) = wanted.paused_until {
         new["pause_until"] = json!(until);
     }
     match create(&new, "create").await {
-        Ok(_) => return Ok(()),
+        Ok(()) => return Ok(declared),
         Err(ApiError::Refused { code, .. }) if code == ErrorCode::CONSUMER_ALREADY_EXISTS => {}
         Err(error) => return Err(error).with_context(failed),
     }
     let info = format!("$JS.API.CONSUMER.INFO.{stream}.{name}");
-    let info: Value = request::ask(client, info, &Value::Null).await?;
-    let existing = &info["config"];
-    match plan(&declared, existing, &CHANGEABLE_OF_CONSUMER) {
-        Plan::LeaveAlone => Ok(()),
+    let mut info: Value = request::ask(client, info, &Value::Null).await?;
+    let existing = info["config"].take();
+    let adopted = wanted.adopt(&existing, &mut declared);
+    match plan(&declared, &existing, &CHANGEABLE_OF_CONSUMER) {
+        Plan::LeaveAlone => Ok(existing),
         Plan::Change(changes) => {
-            create(&with(existing, &changes), "update")
-                .await
-                .with_context(failed)?;
+            let config = with(&existing, &changes);
+            create(&config, "update").await.with_context(failed)?;
             report_change(&format!("durable consumer {name} of {stream}"), &changes);
-            Ok(())
+            Ok(config)
         }
+        Plan::Nothing if adopted && create(&declared, "create").await.is_ok() => Ok(existing),
         Plan::Nothing => Err(consumer_differs(
             stream,
             name,

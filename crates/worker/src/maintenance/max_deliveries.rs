@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bootstrap::Beat;
 use common::{DeadReason, JobSubject, Timestamp};
 use jetstream::records;
-use jetstream::{Stream, consumer_name, direct_get, manage};
+use jetstream::{Stream, direct_get, manage, parse_consumer};
 use serde::Deserialize;
 use tracing::warn;
 
@@ -68,8 +68,9 @@ impl MaxDeliveries {
         };
         // A message that another program's durable consumer gave up is still in the queue of its
         // kind.
+        let gave_up = parse_consumer(&advisory.consumer).map(|(kind, _)| kind);
         let kind = JobSubject::kind_in(&message.subject);
-        let Some(kind) = kind.filter(|kind| consumer_name(kind) == advisory.consumer) else {
+        let Some(kind) = kind.filter(|kind| gave_up.as_ref() == Some(kind)) else {
             return Ok(());
         };
         let subject = JobSubject::parse(&message.subject)

@@ -12,6 +12,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use jetstream::{Stream, kind_settings};
 use tracing::{info, warn};
 
+use super::Priorities;
 use super::failures::Failures;
 
 /// The average time between two looks.
@@ -28,6 +29,7 @@ pub(crate) struct Pauses {
     pub(crate) nats: Nats,
     /// The kinds that this consumer serves.
     pub(crate) kinds: Vec<JobKind>,
+    pub(crate) priorities: Priorities,
 }
 
 impl Pauses {
@@ -45,10 +47,7 @@ impl Pauses {
         let mut failures = Failures::default();
         loop {
             let looked = life.during(LOOK, self.look()).await;
-            failures.note(
-                "cannot compare the pauses of kinds with their settings",
-                looked,
-            );
+            failures.note("cannot follow the settings of kinds", looked);
             // Jitter, so that consumers that were started together do not look at the same time.
             let next = tokio::time::sleep(PERIOD.mul_f64(rand::random::<f64>() + 0.5));
             let mut next = std::pin::pin!(next);
@@ -77,14 +76,21 @@ impl Pauses {
 
     async fn look(&self) -> anyhow::Result<()> {
         let client = &self.nats.client;
-        let settings = kind_settings::all(client).await?;
-        for kind in settings.keys().filter(|kind| self.kinds.contains(kind)) {
+        let mut settings = kind_settings::all(client).await?;
+        let switched_on = self.priorities.switch_on(&mut settings).await;
+        settings.retain(|kind, _| self.kinds.contains(kind));
+        let heed = settings.iter().filter(|(_, setting)| setting.priorities);
+        let heed: Vec<_> = heed.map(|(kind, _)| kind).collect();
+        let followed = self.priorities.follow(&heed).await;
+        for (kind, setting) in &settings {
             for stream in [Stream::Jobs, Stream::Later] {
-                if kind_settings::enforce(client, stream, kind).await? {
-                    info!(job.kind = %kind, %stream, "paused or resumed a durable consumer, as the setting of its kind says");
+                for consumer in kind_settings::paused_with(stream, kind, setting) {
+                    if kind_settings::enforce(client, stream, kind, &consumer).await? {
+                        info!(job.kind = %kind, %stream, consumer, "paused or resumed a durable consumer, as the setting of its kind says");
+                    }
                 }
             }
         }
-        Ok(())
+        switched_on.and(followed)
     }
 }

@@ -21,16 +21,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::{DeliverPolicy, Info as ConsumerInfo};
 use bootstrap::{Beat, NatsClient};
 use common::JobKind;
-use jetstream::{ACK_WAIT, ServerClock, Stream, jobs_of_kind, manage};
+use jetstream::{ACK_WAIT, ServerClock, Stream, consumer_name, manage};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::acknowledged::AcknowledgedList;
-use crate::fetch::Queue;
 use crate::first_delivery::is_single;
+use crate::queues::{Queue, Queues};
 
 /// The average time between two purges.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -47,6 +48,10 @@ const SINGLY: usize = 1000;
 /// passed their sequences.
 const REMEMBERED: usize = 100_000;
 
+/// In so many looks, one after the other, what is older than a durable consumer must have ended: the server
+/// stores an advisory shortly after it has given up a message.
+const LOOKS: u8 = 2;
+
 /// The acknowledged messages of one queue that are still in the stream.
 #[derive(Default)]
 struct Pile {
@@ -60,6 +65,8 @@ struct Pile {
     seen: u64,
     /// Whether the next round may find messages to purge.
     dirty: bool,
+    /// In how many looks the messages before the first one of the durable consumer had ended.
+    older_ended: u8,
     /// When the durable consumer was created. A new durable consumer may belong to a new stream.
     created: Option<OffsetDateTime>,
 }
@@ -80,17 +87,13 @@ impl Pile {
 pub(crate) struct Purge {
     pub(crate) client: NatsClient,
     pub(crate) clock: Arc<ServerClock>,
-    pub(crate) queues: Vec<Arc<Queue<JobKind>>>,
+    pub(crate) queues: Queues,
     pub(crate) acknowledged: Arc<AcknowledgedList>,
 }
 
 impl Purge {
     pub(crate) async fn run(self, mut life: Beat) {
-        let mut piles: Vec<Pile> = self.queues.iter().map(|_| Pile::default()).collect();
-        // Consumers that were killed may have left messages.
-        for pile in &mut piles {
-            pile.dirty = true;
-        }
+        let mut piles: Vec<Pile> = Vec::new();
         let mut connection = 0;
         let mut since = Instant::now();
         loop {
@@ -98,6 +101,12 @@ impl Purge {
             let wait = PERIOD.mul_f64(rand::random::<f64>() + 0.5);
             life.during(wait, tokio::time::sleep(wait)).await;
             let acknowledged = self.acknowledged.take();
+            let queues = self.queues.all();
+            // Consumers that were killed may have left messages.
+            piles.resize_with(queues.len(), || Pile {
+                dirty: true,
+                ..Pile::default()
+            });
             if connection != self.client.connects() {
                 connection = self.client.connects();
                 since = Instant::now();
@@ -106,8 +115,7 @@ impl Purge {
                 }
             }
             for message in acknowledged {
-                let queues = self.queues.iter();
-                let mut both = queues.zip(&mut piles);
+                let mut both = queues.iter().zip(&mut piles);
                 if let Some((_, pile)) = both.find(|(queue, _)| Arc::ptr_eq(queue, &message.queue))
                 {
                     pile.dirty = true;
@@ -116,7 +124,7 @@ impl Purge {
                     }
                 }
             }
-            for (queue, pile) in self.queues.iter().zip(&mut piles) {
+            for (queue, pile) in queues.iter().zip(&mut piles) {
                 if (pile.dirty || !pile.above_floor.is_empty())
                     && let Err(error) = self.purge_queue(queue, pile, (connection, since)).await
                 {
@@ -149,25 +157,25 @@ impl Purge {
                 ..Pile::default()
             };
         }
-        let floor = if info.num_ack_pending == 0 {
-            info.delivered.stream_sequence
-        } else {
-            info.ack_floor.stream_sequence
-        };
+        let floor = floor_of(&info);
         // When the server gives up a message, it stores the advisory shortly after it moves the
         // floor. So the floor of the last round is used.
         let before = std::mem::replace(&mut pile.seen, floor);
         let floor = floor.min(before);
-        let certain =
-            info.num_redelivered == 0 || (is_single(client) && since.elapsed() > UNCERTAIN);
-        let moved = floor > pile.floor && certain && !is_given_up(client, queue).await?;
+        let moved = floor > pile.floor
+            && is_certain(client, &info, since)
+            && !is_given_up(client, queue.stream, &queue.consumer).await?
+            && self.older_have_ended(queue, &info, pile, since).await?;
         // After a reconnect, the answers may be from a server that has crashed since, or from
         // another server.
         anyhow::ensure!(connection == client.connects(), "the connection was lost");
         pile.dirty = pile.seen > if moved { floor } else { pile.floor };
         if moved {
-            let filter = jobs_of_kind(queue.stream, &queue.of);
-            manage::purge_below(client, queue.stream, &filter, floor + 1).await?;
+            // What the durable consumer delivered, and nothing else: the jobs of other priorities may
+            // be those of other durable consumers.
+            let filter = &info.config.filter_subject;
+            anyhow::ensure!(!filter.is_empty(), "{} has no filter", queue.consumer);
+            manage::purge_below(client, queue.stream, filter, floor + 1).await?;
             pile.floor = floor;
             pile.above_floor = pile.above_floor.split_off(&(floor + 1));
             return Ok(());
@@ -180,14 +188,51 @@ impl Purge {
         }
         Ok(())
     }
+
+    /// Whether the messages have ended that are older than the first one of a durable consumer. The
+    /// durable consumer of a kind may have delivered them before its priorities were heeded.
+    async fn older_have_ended(
+        &self,
+        queue: &Queue<JobKind>,
+        info: &ConsumerInfo,
+        pile: &mut Pile,
+        since: Instant,
+    ) -> anyhow::Result<bool> {
+        let DeliverPolicy::ByStartSequence { start_sequence } = info.config.deliver_policy else {
+            return Ok(true);
+        };
+        if pile.older_ended < LOOKS {
+            let client = &self.client;
+            let of_kind = consumer_name(&queue.of);
+            let older = manage::consumer_info(client, queue.stream, &of_kind).await?;
+            let is_past = floor_of(&older) + 1 >= start_sequence;
+            let is_idle = older.num_ack_pending == 0 && older.num_pending == 0;
+            let have_ended = (is_past || is_idle)
+                && is_certain(client, &older, since)
+                && !is_given_up(client, queue.stream, &of_kind).await?;
+            pile.older_ended = if have_ended { pile.older_ended + 1 } else { 0 };
+        }
+        Ok(pile.older_ended >= LOOKS)
+    }
 }
 
-/// Whether the server gave up messages of a queue that are not dead letters yet. They are below the
-/// ack floor, but their bytes are stored nowhere else.
-async fn is_given_up(client: &NatsClient, queue: &Queue<JobKind>) -> anyhow::Result<bool> {
-    let Queue {
-        stream, consumer, ..
-    } = queue;
+/// All messages of a durable consumer up to this sequence are acknowledged.
+fn floor_of(info: &ConsumerInfo) -> u64 {
+    if info.num_ack_pending == 0 {
+        info.delivered.stream_sequence
+    } else {
+        info.ack_floor.stream_sequence
+    }
+}
+
+/// Whether the floor of a durable consumer is correct. `since` is the time of the connection.
+fn is_certain(client: &NatsClient, info: &ConsumerInfo, since: Instant) -> bool {
+    info.num_redelivered == 0 || (is_single(client) && since.elapsed() > UNCERTAIN)
+}
+
+/// Whether the server gave up messages of a durable consumer that are not dead letters yet. They are below
+/// the ack floor, but their bytes are stored nowhere else.
+async fn is_given_up(client: &NatsClient, stream: Stream, consumer: &str) -> anyhow::Result<bool> {
     let filter = format!("$JS.EVENT.ADVISORY.CONSUMER.*.{stream}.{consumer}");
     let count = manage::count_subjects(client, Stream::Advisories, &filter).await?;
     Ok(count > 0)

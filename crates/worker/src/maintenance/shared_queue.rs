@@ -7,8 +7,9 @@ use bootstrap::{Beat, Nats, NatsClient};
 use jetstream::{Stream, Topology};
 use tracing::warn;
 
-use crate::fetch::{Event, Fetcher, Pulled, Queue};
+use crate::fetch::{Event, Fetcher, Pulled};
 use crate::phases::Phases;
+use crate::queues::Queue;
 
 /// How many requests are taken at a time.
 const ROOM: usize = 16;
@@ -65,11 +66,7 @@ impl SharedQueue {
     pub(super) async fn run(self, declared: Declared, requests: &impl Requests, mut life: Beat) {
         let client = &self.nats.client;
         let name = declared.consumer;
-        let queue = Arc::new(Queue {
-            stream: declared.stream,
-            consumer: name.to_owned(),
-            of: (),
-        });
+        let queue = Arc::new(Queue::of_requests(declared.stream, name));
         let mut fetcher = loop {
             let making = Fetcher::new(client, vec![Arc::clone(&queue)]);
             match life.during(Duration::MAX, making).await {

@@ -1,15 +1,13 @@
 //! Detects that a consumer gets none of the jobs that wait for it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bootstrap::{Beat, Nats};
-use common::JobKind;
 use jetstream::request::PATIENCE;
-use jetstream::{Unanswered, kind_settings, manage};
+use jetstream::{kind_settings, manage};
 use tracing::{info, warn};
 
-use crate::fetch::Queue;
+use crate::queues::Queues;
 
 /// The name of the health problem that this watch sets.
 const RESPECT: &str = "pulls";
@@ -19,8 +17,7 @@ const LOOK: Duration = PATIENCE;
 
 pub(crate) struct StarvedPulls {
     pub(crate) nats: Nats,
-    /// Each queue with the measurement of how long none of its pulls has succeeded.
-    pub(crate) pulls: Vec<(Arc<Queue<JobKind>>, Unanswered)>,
+    pub(crate) queues: Queues,
     /// How long pulls may fail while jobs wait.
     pub(crate) after: Duration,
 }
@@ -45,8 +42,8 @@ impl StarvedPulls {
     }
 
     async fn find(&self, life: &mut Beat) -> Option<String> {
-        for (queue, unanswered) in &self.pulls {
-            let silent = unanswered.length();
+        for queue in self.queues.all() {
+            let silent = queue.unanswered.length();
             let Some(silent) = silent.filter(|silent| *silent > self.after) else {
                 continue;
             };
@@ -55,7 +52,7 @@ impl StarvedPulls {
             let info = life.during(LOOK, asking).await;
             if let Some(waiting @ 1..) = info.ok().map(|info| info.num_pending) {
                 // The jobs of a paused kind have to wait.
-                let asking = kind_settings::is_held_back(client, queue.stream, &queue.of);
+                let asking = kind_settings::is_held_back(client, queue.stream, &queue.consumer);
                 if life
                     .during(LOOK, asking)
                     .await

@@ -287,7 +287,12 @@ impl JobStore {
     /// Writes a record, and then gives the message back: the server redelivers it after `wait`.
     pub(crate) async fn give_back(&self, lease: &Lease, record: &JobRecord, wait: Duration) {
         match self.write(lease, record, Vec::new()).await {
-            Written::Yes => self.nak(lease, wait).await,
+            Written::Yes => {
+                self.nak(lease, wait).await;
+                if let Some(delivery) = &lease.delivery {
+                    delivery.queue.gave_back.store(true, Ordering::Relaxed);
+                }
+            }
             Written::Ended => self.release_and_ack(lease).await,
             Written::Superseded | Written::GaveUp => {}
         }

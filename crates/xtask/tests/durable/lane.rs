@@ -131,7 +131,7 @@ impl Lane {
     pub(crate) async fn submit_as(&self, id: JobId, mut job: Value) -> Result<u64, Refused> {
         job["id"] = json!(id);
         let kind: JobKind = job["kind"].as_str().unwrap().parse().unwrap();
-        let subject = subjects::durable_job(id, Priority::Normal, 1, &kind);
+        let subject = subjects::durable_job(id, priority_of(&job), 1, &kind);
         self.publish(subject, HeaderMap::new(), job.to_string())
             .await
     }
@@ -414,6 +414,12 @@ async fn listen(client: &Client) -> Events {
     events
 }
 
+/// The priority that a job names, as its submitter puts it into the subject.
+fn priority_of(job: &Value) -> Priority {
+    let named = job["priority"].as_str();
+    named.map_or(Priority::Normal, |named| named.parse().unwrap())
+}
+
 /// Publishes to a stream; the outer `None` says that the server did not answer.
 async fn ask(
     client: &Client,
@@ -450,7 +456,7 @@ async fn store_batch(
         let mut job = job.clone();
         job["id"] = json!(id);
         let kind: JobKind = job["kind"].as_str().unwrap().parse().unwrap();
-        let subject = subjects::durable_job(*id, Priority::Normal, 1, &kind);
+        let subject = subjects::durable_job(*id, priority_of(&job), 1, &kind);
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
         let all_of_the_job = format!("{}.{id}.>", subjects::DURABLE);

@@ -7,6 +7,9 @@ use std::path::Path;
 
 use common::JobId;
 
+/// Runs as long as the file of its attempt is there.
+const HELD: &str = r#"begin; while [ -e "$FOLDER/hold.$JOB_ATTEMPT" ]; do sleep 0.05; done"#;
+
 /// The handlers that all tests share. Each notes in the file `LEDGER` that it begins.
 const SCRIPTS: &[(&str, &str)] = &[
     ("note", "begin"),
@@ -16,11 +19,15 @@ const SCRIPTS: &[(&str, &str)] = &[
         r#"begin; [ "$JOB_ATTEMPT" -gt 2 ] || { echo "not yet" >&2; exit 75; }"#,
     ),
     // Each attempt runs as long as its file is there.
-    (
-        "held",
-        r#"begin; while [ -e "$FOLDER/hold.$JOB_ATTEMPT" ]; do sleep 0.05; done"#,
-    ),
+    ("held", HELD),
     ("mail.send", "begin"),
+    // As `held`: for tests that need several kinds.
+    ("step.1", HELD),
+    ("step.2", HELD),
+    ("step.3", HELD),
+    ("step.4", HELD),
+    ("step.5", HELD),
+    ("step.6", HELD),
     ("refuse", "begin; echo 'no such address' >&2; exit 3"),
     ("poison", r#"begin; kill -9 "$PPID""#),
     ("endless", "begin; head -c 3000000 /dev/zero"),

@@ -31,6 +31,7 @@ mod outage;
 mod outcome;
 mod overdue;
 mod pause;
+mod priority;
 mod proxy;
 mod queue_limit;
 #[path = "../system/raw_client.rs"]

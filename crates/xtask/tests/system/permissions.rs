@@ -64,7 +64,7 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("jobs.overdue.1.2", &["worker"]),
     ("jobs.overdue.1", &[]),
     ("jobs.cancel.1", &["operator", "gateway"]),
-    ("jobs.kind.mail=send", &["operator", "gateway"]),
+    ("jobs.kind.mail=send", &["worker", "operator", "gateway"]),
     ("jobs.kind.mail.send", &[]),
     ("jobs.unique.1", SUBMITTERS),
     ("jobs.unique.1.2", &[]),

@@ -70,6 +70,12 @@ struct QueueRow {
     /// The pause of the kind.
     paused: Option<PauseNote>,
     waiting: String,
+    /// Whether the priorities of the kind are heeded.
+    priorities: bool,
+    /// How many of the waiting jobs are of high priority, if any is.
+    high: Option<String>,
+    /// How many of them are of low priority, likewise.
+    low: Option<String>,
     running: String,
     redelivered: String,
 }
@@ -221,6 +227,13 @@ impl QueueRow {
             } else {
                 text::count(queue.waiting)
             },
+            priorities: queue.priorities,
+            high: Some(queue.waiting_high)
+                .filter(|jobs| *jobs > 0)
+                .map(text::count),
+            low: Some(queue.waiting_low)
+                .filter(|jobs| *jobs > 0)
+                .map(text::count),
             running: text::count(queue.running),
             redelivered: text::count(queue.redelivered),
         }

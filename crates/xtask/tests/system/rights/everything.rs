@@ -345,6 +345,12 @@ impl System {
         assert!(paused.contains("is paused until"), "{paused}");
         let resumed = self.operate(&["resume", "nobody.serves"]).await;
         assert!(resumed.contains("is resumed"), "{resumed}");
+        let heeded = self
+            .operate(&["kinds", "set", "nobody.serves", "--priorities", "on"])
+            .await;
+        assert!(heeded.contains("are heeded"), "{heeded}");
+        let listed = self.operate(&["kinds"]).await;
+        assert!(listed.contains("nobody.serves"), "{listed}");
         let mut dead = Vec::new();
         for message in ["first", "second", "third", "fourth"] {
             let payload = json!({"message": message, "permanent": true});
@@ -433,6 +439,7 @@ impl System {
             "/v1/fleet",
             "/v1/streams",
             "/v1/queues",
+            "/v1/kinds",
             "/openapi.json",
             "/docs",
             "/",
@@ -466,11 +473,15 @@ impl System {
         web.becomes(queued, "cancelled").await;
         web.form("/jobs/cancel", "kind=nobody.serves&state=queued&expect=9")
             .await;
-        for change in ["pause", "resume"] {
+        for change in ["pause", "resume", "priorities"] {
             web.form(&format!("/kinds/nobody.serves/{change}"), "")
                 .await;
         }
-        for (change, body) in [("pause", json!({"for": "1h"})), ("resume", Value::Null)] {
+        for (change, body) in [
+            ("pause", json!({"for": "1h"})),
+            ("resume", Value::Null),
+            ("priorities", Value::Null),
+        ] {
             let path = format!("/v1/kinds/nobody.serves/{change}");
             let (status, answer) = web.post(&path, body).await;
             assert_eq!(status, 200, "{answer}");

@@ -64,7 +64,6 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
     Exception {
         user: "worker",
         rights: &[
-            "publish $JS.API.STREAM.UPDATE.JOBS",
             "publish $JS.API.STREAM.UPDATE.JOBS_LATER",
             "publish $JS.API.STREAM.UPDATE.JOBS_STATE",
             "publish $JS.API.STREAM.UPDATE.JOBS_ADVISORIES",
