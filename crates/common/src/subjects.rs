@@ -1,6 +1,6 @@
 //! Names on NATS that publishers, consumers and observers agree on.
 
-use crate::{JobId, JobKind, KindPattern, Priority, Retention, UniqueHash};
+use crate::{JobId, JobKind, KindPattern, Priority, Retention, ScheduleName, UniqueHash};
 
 /// Jobs of every kind; consumers share it as the queue group [`WORKERS`].
 pub const CREATE: &str = "jobs.create";
@@ -146,6 +146,18 @@ pub const ALL_UNIQUE: &str = "jobs.unique.*";
 /// Every request to release a key, with a wildcard: see [`release`].
 pub const ALL_RELEASES: &str = "jobs.release.*";
 
+/// Every recurring schedule, with a wildcard: see [`schedule`].
+pub const ALL_SCHEDULES: &str = "jobs.cron.*";
+
+/// Every tick of a recurring schedule that waits for its time, with a wildcard: see [`next_tick`].
+pub const ALL_NEXT_TICKS: &str = "jobs.tick.next.*";
+
+/// Every tick of a recurring schedule whose time has come, with a wildcard: see [`due_tick`].
+pub const ALL_DUE_TICKS: &str = "jobs.tick.due.*";
+
+/// Every tick of a recurring schedule, with wildcards.
+pub const ALL_TICKS: &str = "jobs.tick.*.*";
+
 /// Where the watch for overdue jobs stores its progress.
 pub const OVERDUE_CURSOR: &str = "jobs.overdue.watch.cursor";
 
@@ -288,6 +300,38 @@ pub fn parse_release(subject: &str) -> Option<UniqueHash> {
     subject.strip_prefix("jobs.release.")?.parse().ok()
 }
 
+/// Where a recurring schedule is stored: a [`crate::ScheduleRecord`].
+#[must_use]
+pub fn schedule(name: &ScheduleName) -> String {
+    format!("jobs.cron.{name}")
+}
+
+/// Reads [`schedule`].
+#[must_use]
+pub fn parse_schedule(subject: &str) -> Option<ScheduleName> {
+    subject.strip_prefix("jobs.cron.")?.parse().ok()
+}
+
+/// Where the next tick of a recurring schedule waits for its time: a message with the header
+/// `Nats-Schedule`, whose target is [`due_tick`]. Only consumers may publish there, as on [`later`].
+#[must_use]
+pub fn next_tick(name: &ScheduleName) -> String {
+    format!("jobs.tick.next.{name}")
+}
+
+/// Where the server says that the time of a tick has come. The message is empty: what is to be done depends
+/// on the stored schedule and the time only.
+#[must_use]
+pub fn due_tick(name: &ScheduleName) -> String {
+    format!("jobs.tick.due.{name}")
+}
+
+/// Reads [`due_tick`].
+#[must_use]
+pub fn parse_due_tick(subject: &str) -> Option<ScheduleName> {
+    subject.strip_prefix("jobs.tick.due.")?.parse().ok()
+}
+
 /// The first token of [`ended`], without the time.
 const ENDED: &str = "jobs-ended";
 
@@ -401,6 +445,10 @@ mod tests {
         assert_eq!(parse_kind_setting("jobs.kind.mail.send"), None);
         let hash = UniqueHash::from([7; 16]);
         assert_eq!(parse_release(&release(hash)), Some(hash));
+        let name: ScheduleName = "nightly".parse().unwrap();
+        assert_eq!(parse_schedule(&schedule(&name)), Some(name.clone()));
+        assert_eq!(parse_due_tick(&due_tick(&name)), Some(name));
+        assert_eq!(parse_due_tick("jobs.tick.due.a.b"), None);
     }
 
     #[test]

