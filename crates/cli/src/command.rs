@@ -2,6 +2,7 @@
 
 pub(crate) mod cancel;
 pub(crate) mod dead;
+pub(crate) mod schedules;
 
 use std::io::IsTerminal as _;
 use std::num::NonZeroU64;
@@ -17,6 +18,7 @@ use common::{
 
 use self::cancel::Cancel;
 use self::dead::Dead;
+use self::schedules::Schedules;
 use crate::values::{self, Payload};
 
 /// Submit durable jobs, follow them, and handle dead letters.
@@ -95,6 +97,9 @@ pub(crate) enum Command {
     /// For the first 50 kinds with waiting jobs, it also shows how long the oldest job has waited and
     /// whether a consumer serves the kind. Paused kinds are marked.
     Queues,
+    /// Submit jobs again and again, at the times of a schedule
+    #[command(subcommand)]
+    Schedules(Schedules),
     /// Handle dead letters: jobs that failed for good
     #[command(subcommand)]
     Dead(Dead),

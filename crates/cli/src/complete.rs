@@ -1,4 +1,4 @@
-//! Completes commands, flags, kinds and ids in a shell.
+//! Completes commands, flags, kinds, schedules and ids in a shell.
 //!
 //! The script that a shell loads calls this program for each completion, with the words so far. Kinds
 //! and ids are read from NATS, for which the variables `NATS_*` have to be set. Without NATS there are
@@ -61,6 +61,7 @@ fn with_candidates(command: Command) -> Command {
 fn offered(command: &str, arg: Arg) -> Arg {
     let candidates: fn() -> io::Result<Vec<CompletionCandidate>> = match arg.get_id().as_str() {
         "kind" => kinds,
+        "name" => schedules,
         // The id of a new job is not among those that are known.
         "id" if arg.get_long().is_none() => match command {
             "show" | "replay" | "discard" => dead,
@@ -85,6 +86,15 @@ fn kinds() -> io::Result<Vec<CompletionCandidate>> {
         let kinds = queues.queues.into_iter();
         Ok(kinds
             .map(|queue| CompletionCandidate::new(queue.kind.as_str()))
+            .collect())
+    })
+}
+
+fn schedules() -> io::Result<Vec<CompletionCandidate>> {
+    ask(async |client| {
+        let all = client::schedules::list(client.nats()).await?.into_iter();
+        Ok(all
+            .map(|(name, _)| CompletionCandidate::new(name.as_str()))
             .collect())
     })
 }

@@ -7,9 +7,7 @@ use serde_json::json;
 
 use crate::command::Pause;
 use crate::print::{Printer, moment, print, shown, table};
-
-/// The variable of the environment with the name of whoever uses the tool.
-const USER: &str = "USER";
+use crate::user::user;
 
 pub(crate) async fn pause(nats: &Nats, out: Printer, pause: Pause) -> anyhow::Result<bool> {
     let Pause {
@@ -85,10 +83,6 @@ pub(crate) fn paused(setting: &KindSetting) -> String {
         text.push_str(&shown(reason));
     }
     text
-}
-
-fn user() -> Option<String> {
-    std::env::var(USER).ok().filter(|user| !user.is_empty())
 }
 
 fn as_json(kind: &JobKind, setting: &KindSetting) -> serde_json::Value {

@@ -14,10 +14,13 @@ mod lookup;
 mod manual;
 mod print;
 mod queues;
+mod schedules;
+mod schedules_file;
 mod submit;
 mod summary;
 mod tool;
 mod top;
+mod user;
 mod values;
 
 use std::process::ExitCode;
@@ -96,6 +99,9 @@ async fn on_nats(
         // Its future is large.
         Command::List(list) => until(stop, Box::pin(list::run(nats, out, list))).await,
         Command::Queues => until(stop, queues::run(nats, out)).await,
+        Command::Schedules(command) => {
+            until(stop, Box::pin(schedules::run(nats, out, command))).await
+        }
         Command::Dead(dead) => dead::run(nats, out, stop, dead).await,
         Command::Fleet { search } => until(stop, fleet::run(nats, out, search)).await,
         Command::Top(top) => top::run(nats, out, stop, top).await,

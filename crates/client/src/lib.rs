@@ -3,6 +3,8 @@
 //!
 //! It uses NATS, but neither HTTP nor a terminal: the gateway and the command line are built on it.
 //!
+//! The feature `schedules` adds the module `schedules`.
+//!
 //! With the feature `opentelemetry`, a job that is submitted inside a span of OpenTelemetry 0.33 carries its
 //! context to the consumer that runs it. A `tracing` span is such a span if the program has the layer of
 //! tracing-opentelemetry 0.34.
@@ -30,6 +32,8 @@ mod queues;
 mod result;
 mod reverse_scan;
 mod room;
+#[cfg(feature = "schedules")]
+pub mod schedules;
 mod search_text;
 mod submit;
 mod submitted;
@@ -71,6 +75,6 @@ pub use connection::{ConnectError, NatsClient, Options, OptionsError};
 pub use jetstream::preflight::examine;
 pub use jetstream::write_health::{WriteHealth, check as check_write_health};
 pub use jetstream::{
-    Finding, Guarantees, Limits, NotStored, Storage, Stream, StreamDepth, Topology,
+    Finding, Guarantees, Limits, NotStored, Storage, Stream, StreamDepth, TICKS, Topology,
     dead_letters as count_dead_letters, guarantees, storage, streams,
 };

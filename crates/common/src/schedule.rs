@@ -95,6 +95,16 @@ pub enum CatchUp {
 
 /// The job of each tick: a job message without `id`, `created_at`, `deadline` and `run_at`, which belong to
 /// one job. It is kept as it was written.
+///
+/// ```
+/// use common::{JobTemplate, JobId, JobMessage, Timestamp};
+///
+/// let template: JobTemplate = serde_json::from_str(r#"{"kind": "report", "payload": 1.50}"#)?;
+/// let id = JobId::generate();
+/// let job = template.job(id, Timestamp::now(), None);
+/// assert_eq!(JobMessage::decode(&job).expect("it is a job").id, Some(id));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]
 pub struct JobTemplate(Box<RawValue>);
@@ -129,7 +139,8 @@ impl Schedule {
         let mut deserializer = serde_json::Deserializer::from_slice(bytes);
         let read = serde_path_to_error::deserialize::<_, Self>(&mut deserializer);
         let schedule = read.map_err(|located| {
-            InvalidSchedule::new(if located.path().iter().len() > 0 {
+            let of_a_field = located.inner().is_data() && located.path().iter().len() > 0;
+            InvalidSchedule::new(if of_a_field {
                 format!("field `{}`: {}", located.path(), located.inner())
             } else {
                 located.into_inner().to_string()
@@ -310,6 +321,7 @@ mod tests {
             ),
             (r#"{"job":{"kind":"a"}} x"#, "trailing characters"),
             ("[]", "expected an object"),
+            ("{", "EOF while parsing an object"),
         ] {
             let error = Schedule::decode(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

@@ -8,12 +8,16 @@ use crate::{JobId, Schedule, ScheduleName, Timestamp};
 /// ignored.
 ///
 /// ```
-/// use common::ScheduleRecord;
+/// use common::{PendingJob, ScheduleRecord, Tick};
 ///
-/// let stored = br#"{"name": "nightly", "revision": 1, "at": "2026-01-31T09:30:00Z", "changed": true,
-///     "schedule": {"cron": "30 2 * * *", "job": {"kind": "report"}}, "next": "2026-02-01T02:30:00Z"}"#;
+/// let stored = br#"{"name": "nightly", "revision": 1, "at": "2026-01-31T09:30:00Z", "changed": false,
+///     "schedule": {"cron": "30 2 * * *", "job": {"kind": "report"}}, "next": "2026-02-02T02:30:00Z",
+///     "last": {"tick": "2026-02-01T02:30:00Z", "id": "01890a5d-ac96-874b-8cce-b302099a8057"},
+///     "pending": [{"tick": "2026-02-01T02:30:00Z", "id": "01890a5d-ac96-874b-8cce-b302099a8057"}]}"#;
 /// let record: ScheduleRecord = serde_json::from_slice(stored)?;
-/// assert_eq!((record.revision, record.skipped), (1, 0));
+/// let Tick { tick, id } = record.last.expect("a tick has come");
+/// let not_submitted = PendingJob { tick, id, run_at: None, replaces: None };
+/// assert_eq!(record.pending, [not_submitted]);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

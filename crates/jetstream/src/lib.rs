@@ -15,6 +15,7 @@ pub mod priorities;
 pub mod queue_limit;
 pub mod records;
 pub mod request;
+pub mod schedules;
 mod served;
 mod topology;
 mod unanswered;
@@ -31,7 +32,7 @@ pub use queue_limit::QueueLimit;
 pub use request::ApiError;
 pub use served::is_served;
 pub use topology::{
-    ACK_WAIT, Limits, Stream, Topology, consumer_name, consumer_of_priority, jobs_of_kind,
+    ACK_WAIT, Limits, Stream, TICKS, Topology, consumer_name, consumer_of_priority, jobs_of_kind,
     jobs_of_kinds, parse_consumer,
 };
 pub use unanswered::Unanswered;

@@ -75,6 +75,27 @@ pub async fn stream_info(client: &NatsClient, stream: Stream) -> Result<StreamIn
     ask(client, info_of(stream), &Value::Null).await
 }
 
+/// Describes a stream, and counts its subjects that match a filter.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn stream_info_with_count(
+    client: &NatsClient,
+    stream: Stream,
+    filter: &str,
+) -> Result<(StreamInfo, u64), ApiError> {
+    #[derive(Deserialize)]
+    struct Info {
+        #[serde(flatten)]
+        info: StreamInfo,
+        /// Absent when there are none.
+        #[serde(default)]
+        total: u64,
+    }
+    let answer: Info = ask(client, info_of(stream), &count_of(filter)).await?;
+    Ok((answer.info, answer.total))
+}
+
 /// The number of subjects in a stream that match a filter.
 ///
 /// # Errors
@@ -90,33 +111,12 @@ pub async fn count_subjects(
         #[serde(default)]
         total: u64,
     }
-    let info: Info = ask(client, info_of(stream), &after_last(filter)).await?;
+    let info: Info = ask(client, info_of(stream), &count_of(filter)).await?;
     Ok(info.total)
 }
 
-/// Describes a stream, and counts its subjects that match a filter.
-///
-/// # Errors
-/// See [`ApiError`].
-pub async fn stream_info_and_count(
-    client: &NatsClient,
-    stream: Stream,
-    filter: &str,
-) -> Result<(StreamInfo, u64), ApiError> {
-    #[derive(Deserialize)]
-    struct Counted {
-        #[serde(flatten)]
-        info: StreamInfo,
-        /// Absent when there are none.
-        #[serde(default)]
-        total: u64,
-    }
-    let Counted { info, total } = ask(client, info_of(stream), &after_last(filter)).await?;
-    Ok((info, total))
-}
-
-/// A page after the last subject: the answer has the total, but no subjects.
-fn after_last(filter: &str) -> Value {
+/// Asks for a page after the last subject: the answer has the total, but no subjects.
+fn count_of(filter: &str) -> Value {
     json!({"subjects_filter": filter, "offset": i32::MAX})
 }
 

@@ -15,6 +15,8 @@ pub struct StreamDepth {
     pub stream: Stream,
     /// Its messages; of `JOBS` without the locks of unique jobs.
     pub messages: u64,
+    /// Those of them that are no ticks of recurring schedules.
+    pub without_ticks: u64,
     /// Their bytes.
     pub bytes: u64,
     /// The most bytes that it takes, if it has a limit of its own.
@@ -44,23 +46,32 @@ pub struct Guarantees {
 pub async fn streams(client: &NatsClient) -> anyhow::Result<Option<Vec<StreamDepth>>> {
     let mut depths = Vec::new();
     for stream in Stream::ALL {
-        // The stream may not exist yet: a consumer creates the streams when it starts.
-        let answer = match stream {
+        let described = match stream {
             Stream::Jobs => {
-                manage::stream_info_and_count(client, stream, subjects::ALL_UNIQUE).await
+                manage::stream_info_with_count(client, stream, subjects::ALL_UNIQUE).await
             }
-            _ => manage::stream_info(client, stream)
-                .await
-                .map(|info| (info, 0)),
+            Stream::Later => {
+                manage::stream_info_with_count(client, stream, subjects::ALL_TICKS).await
+            }
+            Stream::State | Stream::Advisories => {
+                let info = manage::stream_info(client, stream).await;
+                info.map(|info| (info, 0))
+            }
         };
-        let Some((info, locks)) = manage::existing(answer)? else {
+        // The stream may not exist yet: a consumer creates the streams when it starts.
+        let Some((info, others)) = manage::existing(described)? else {
             continue;
         };
         let limit_bytes = QueueLimit::of(&info).limit;
         let state = info.state;
+        let (locks, ticks) = match stream {
+            Stream::Later => (0, others),
+            _ => (others, 0),
+        };
         depths.push(StreamDepth {
             stream,
             messages: state.messages.saturating_sub(locks),
+            without_ticks: state.messages.saturating_sub(ticks),
             bytes: state.bytes,
             limit_bytes,
             oldest: (state.messages > 0).then_some(state.first_time),

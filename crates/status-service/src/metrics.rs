@@ -171,7 +171,7 @@ fn durable_jobs(families: &mut Families<'_>, values: &MetricValues) -> fmt::Resu
     families.gauge(
         "jobs_scheduled",
         "Durable jobs that wait for their time, or whose time has come",
-        of(Stream::Later).map(|depth| ([], depth.messages)),
+        of(Stream::Later).map(|depth| ([], depth.without_ticks)),
     )?;
     families.gauge(
         "jobs_due",

@@ -30,7 +30,8 @@ use crate::intake::Intake;
 use crate::lease::{Lease, Leases};
 use crate::maintenance::{
     self, Cancel, Expiry, KindsFound, KindsWithoutConsumer, LimitOfQueue, MaxDeliveries,
-    OverdueWatch, Pauses, Priorities, Purge, SharedQueue, StaleLocks, StarvedPulls,
+    OverdueTicks, OverdueWatch, Pauses, Priorities, Purge, ScheduleChanges, SharedQueue,
+    StaleLocks, StarvedPulls, Ticks,
 };
 use crate::newer_version::Reporter;
 use crate::options::LaneOptions;
@@ -465,6 +466,14 @@ impl Parts {
         };
         let queue = SharedQueue::new(nats, topology, phases);
         tasks.spawn(health.supervise("maximum deliveries", |life| max_deliveries.run(queue, life)));
+        let ticks = Ticks::new(&self.store);
+        let queue = SharedQueue::new(nats, topology, phases);
+        tasks.spawn(health.supervise("ticks of schedules", |life| ticks.run(queue, life)));
+        let changes = ScheduleChanges::new(&self.store);
+        let queue = SharedQueue::new(nats, topology, phases);
+        tasks.spawn(health.supervise("changes of schedules", |life| changes.run(queue, life)));
+        let ticks = OverdueTicks::new(&self.store);
+        tasks.spawn(health.supervise("look for overdue schedules", |life| ticks.run(life)));
         let overdue = OverdueWatch {
             client: client.clone(),
             store: Arc::clone(&self.store),

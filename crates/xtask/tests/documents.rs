@@ -9,7 +9,7 @@ use common::{
     Backoff, ConsumerState, ConsumerStatus, Counts, DeadReason, FailedAttempt, Fleet, FleetKind,
     FleetMember, FleetRequest, JobId, JobKind, JobMessage, JobRecord, JobState, KeyHolder,
     KindSetting, KindStatus, LaneStatus, Outcome, OutcomeError, Presence, Priority, Retention,
-    RunCounts, RunTime, Status, Timestamp, UniqueHash, UniqueLock, subjects,
+    RunCounts, RunTime, ScheduleRecord, Status, Timestamp, UniqueHash, UniqueLock, subjects,
 };
 use serde_json::{Value, json};
 use test_support::project_root;
@@ -93,6 +93,9 @@ fn decodes(name: &str, document: &Value) -> Result<(), String> {
         "key-holder" => serde_json::from_slice::<KeyHolder>(&bytes)
             .map(drop)
             .map_err(text),
+        "schedule-record" => serde_json::from_slice::<ScheduleRecord>(&bytes)
+            .map(drop)
+            .map_err(text),
         "fleet-request" => serde_json::from_slice::<FleetRequest>(&bytes)
             .map(drop)
             .map_err(text),
@@ -152,7 +155,7 @@ fn the_channels_are_the_subjects_and_no_others() {
         let address = address.replace("{kind}", PARAMETER);
         let address = address.replace("{id}", &id.to_string());
         let address = address.replace("{priority}", "high").replace("{run}", "7");
-        let address = address.replace("{slot}", "9");
+        let address = address.replace("{slot}", "9").replace("{name}", "nightly");
         let address = address.replace("{hash}", &hash.to_string());
         address.replace("{seconds}", "4096")
     };
@@ -165,6 +168,7 @@ fn the_channels_are_the_subjects_and_no_others() {
         .filter_map(|channel| Some(filled_in(channel["address"].as_str()?)))
         .collect();
     let kind: JobKind = PARAMETER.parse().unwrap();
+    let name = "nightly".parse().unwrap();
     let expected = BTreeSet::from([
         subjects::CREATE.to_owned(),
         subjects::create_kind(&kind),
@@ -181,6 +185,9 @@ fn the_channels_are_the_subjects_and_no_others() {
         subjects::kind_setting(&kind),
         subjects::unique(hash),
         subjects::release(hash),
+        subjects::schedule(&name),
+        subjects::next_tick(&name),
+        subjects::due_tick(&name),
         subjects::dead(id, &kind),
         subjects::overdue(9, id),
         // The server's own, by deploy/nats.conf.

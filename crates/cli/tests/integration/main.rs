@@ -9,6 +9,7 @@ mod completion;
 mod dead;
 mod lists;
 mod lookup;
+mod schedules;
 mod submit;
 mod support;
 mod terminal;

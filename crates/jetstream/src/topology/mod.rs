@@ -28,15 +28,19 @@ const MAX_DELIVER: i64 = 1000;
 /// `JOBS` if its priorities are heeded.
 const MAX_ACK_PENDING: i64 = 65_536;
 
+/// The name of the durable consumer of ticks whose time has come. It is no name of a kind's durable consumer.
+pub const TICKS: &str = "~ticks";
+
 /// A stream of durable jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stream {
     /// Jobs that wait for a consumer, and the locks of unique jobs.
     Jobs,
-    /// Jobs that wait for their time, and those whose time has come.
+    /// Jobs that wait for their time, and those whose time has come; the same of ticks of recurring
+    /// schedules.
     Later,
-    /// Records, requests to cancel, dead letters, the markers of the watch for overdue jobs, and the
-    /// settings of kinds.
+    /// Records, requests to cancel, dead letters, the markers of the watch for overdue jobs, the settings
+    /// of kinds, and recurring schedules.
     State,
     /// The server's advisories about messages that it gave up.
     Advisories,
@@ -99,13 +103,19 @@ impl Topology {
     fn stream(self, stream: Stream) -> Config {
         let fixed: &[&str] = match stream {
             Stream::Jobs => &[subjects::ALL_DURABLE, subjects::ALL_UNIQUE],
-            Stream::Later => &[subjects::ALL_LATER, subjects::ALL_DUE],
+            Stream::Later => &[
+                subjects::ALL_LATER,
+                subjects::ALL_DUE,
+                subjects::ALL_NEXT_TICKS,
+                subjects::ALL_DUE_TICKS,
+            ],
             Stream::State => &[
                 subjects::ALL_STATES,
                 subjects::ALL_CANCELS,
                 subjects::ALL_DEAD,
                 subjects::ALL_OVERDUE,
                 subjects::ALL_KIND_SETTINGS,
+                subjects::ALL_SCHEDULES,
             ],
             Stream::Advisories => &[
                 "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.JOBS.*",

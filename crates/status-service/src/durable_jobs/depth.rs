@@ -15,7 +15,7 @@ impl Depth {
     pub(super) fn of(streams: &[StreamDepth]) -> Option<Self> {
         let messages = |stream| {
             let mut depths = streams.iter().filter(|depth| depth.stream == stream);
-            depths.next().map(|depth| depth.messages)
+            depths.next().map(|depth| depth.without_ticks)
         };
         Some(Self {
             queued: messages(Stream::Jobs)?,

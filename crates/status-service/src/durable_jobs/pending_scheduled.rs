@@ -14,7 +14,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How many scheduled jobs have come due and wait for a consumer or run; `None` if there is no stream
 /// of scheduled jobs.
 ///
-/// These are the messages that the stream's durable consumers have not acknowledged. The stream itself
+/// These are the messages that the durable consumers of kinds have not acknowledged. The stream itself
 /// holds more, for example jobs that have ended and were not removed yet. The server computes the
 /// numbers for each durable consumer, so do not call this every second.
 ///
@@ -28,7 +28,8 @@ pub(super) async fn pending_scheduled(client: &NatsClient) -> anyhow::Result<Opt
         };
         // The field is absent if the stream has no durable consumers.
         let consumers = page["consumers"].as_array().map_or(&[][..], Vec::as_slice);
-        for consumer in consumers {
+        let of_kinds = |consumer: &&Value| consumer["name"] != client::TICKS;
+        for consumer in consumers.iter().filter(of_kinds) {
             for count in ["num_pending", "num_ack_pending"] {
                 pending = pending.saturating_add(consumer[count].as_u64().unwrap_or_default());
             }

@@ -10,6 +10,7 @@ mod pauses;
 mod priorities;
 mod purge;
 mod queue_limit;
+mod schedules;
 mod shared_queue;
 mod stale_locks;
 mod starved_pulls;
@@ -26,6 +27,7 @@ pub(crate) use pauses::Pauses;
 pub(crate) use priorities::Priorities;
 pub(crate) use purge::Purge;
 pub(crate) use queue_limit::LimitOfQueue;
+pub(crate) use schedules::{OverdueTicks, ScheduleChanges, Ticks};
 pub(crate) use shared_queue::SharedQueue;
 pub(crate) use stale_locks::StaleLocks;
 pub(crate) use starved_pulls::StarvedPulls;
@@ -33,5 +35,6 @@ pub(crate) use starved_pulls::StarvedPulls;
 /// Creates the durable consumers of the small queues that all consumers share.
 pub(crate) async fn ensure_queues(topology: Topology, client: &NatsClient) -> anyhow::Result<()> {
     cancel::QUEUE.ensure(topology, client).await?;
-    max_deliveries::QUEUE.ensure(topology, client).await
+    max_deliveries::QUEUE.ensure(topology, client).await?;
+    schedules::ensure(topology, client).await
 }

@@ -9,6 +9,7 @@
 mod application;
 mod cancel;
 mod crash;
+mod cron;
 mod cut_off;
 mod expiry;
 #[expect(

@@ -13,8 +13,8 @@ const USERS: [&str; 5] = ["publisher", "worker", "status", "operator", "gateway"
 /// Those of them that run as services, and answer service discovery.
 const SERVICES: &[&str] = &["publisher", "worker", "status", "gateway"];
 
-/// Those who submit durable jobs.
-const SUBMITTERS: &[&str] = &["publisher", "operator", "gateway"];
+/// Those who submit durable jobs; a worker those of recurring schedules.
+const SUBMITTERS: &[&str] = &["publisher", "worker", "operator", "gateway"];
 
 /// Those who read jobs in the lane.
 const READERS: &[&str] = &["worker", "operator", "gateway"];
@@ -63,7 +63,11 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("jobs-ended-4096.state.1.2", &[]),
     ("jobs.overdue.1.2", &["worker"]),
     ("jobs.overdue.1", &[]),
-    ("jobs.cancel.1", &["operator", "gateway"]),
+    ("jobs.cancel.1", READERS),
+    ("jobs.cron.nightly", &["worker", "operator"]),
+    ("jobs.cron.nightly.1", &[]),
+    ("jobs.tick.next.nightly", &["worker"]),
+    ("jobs.tick.due.nightly", &[]),
     ("jobs.kind.mail=send", &["worker", "operator", "gateway"]),
     ("jobs.kind.mail.send", &[]),
     ("jobs.unique.1", SUBMITTERS),

@@ -103,11 +103,11 @@ impl Snapshot {
         self.at.filter(|_| !self.connected)
     }
 
-    /// How many messages a stream holds; `None` if that is not known.
+    /// How many messages of jobs a stream holds; `None` if that is not known.
     pub(crate) fn messages_in(&self, stream: Stream) -> Option<u64> {
         let streams = self.streams.as_ref().ok()?.as_ref()?;
         let found = streams.iter().find(|depth| depth.stream == stream);
-        found.map(|depth| depth.messages)
+        found.map(|depth| depth.without_ticks)
     }
 
     /// How many durable jobs wait for a consumer; `None` if that is not known.

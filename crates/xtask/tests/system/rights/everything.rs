@@ -65,6 +65,7 @@ pub(crate) async fn run() -> System {
     system.an_operator_sees_to_jobs(&mut web).await;
     System::the_gateway_is_given_unique_jobs(&mut web).await;
     system.the_gateway_is_asked(&mut web).await;
+    system.a_schedule_replaces_its_jobs(&mut web).await;
     system.a_kind_is_paused().await;
     system.long_and_late_jobs(&mut web).await;
     system.a_durable_consumer_is_deleted(&mut web).await;
@@ -493,6 +494,31 @@ impl System {
         web.becomes(later.parse().unwrap(), "cancelled").await;
 
         web.was_asked_for_all().await;
+    }
+
+    async fn a_schedule_replaces_its_jobs(&self, web: &mut Web) {
+        let set = "schedules set tested --every 1s --overlap replace --kind sleep --timeout 1h";
+        let mut set: Vec<_> = set.split(' ').collect();
+        set.extend(["--payload", r#"{"ms": 600000}"#]);
+        self.operate(&set).await;
+        let first = eventually(DEADLINE, "the first tick", async || {
+            let shown = self
+                .operate(&["schedules", "show", "tested", "--json"])
+                .await;
+            let shown: Value = serde_json::from_str(&shown).unwrap();
+            shown["last"]["id"].as_str()?.parse().ok()
+        })
+        .await;
+        web.becomes(first, "cancelled").await;
+        let paused = self
+            .operate(&["schedules", "pause", "tested", "--json"])
+            .await;
+        let paused: Value = serde_json::from_str(&paused).unwrap();
+        let last = paused["last"]["id"].as_str().unwrap();
+        web.becomes(last.parse().unwrap(), "running").await;
+        self.operate(&["cancel", last]).await;
+        web.becomes(last.parse().unwrap(), "cancelled").await;
+        self.operate(&["schedules", "delete", "tested"]).await;
     }
 
     /// Whoever pauses a kind stops half-way, so the consumers do the rest.
