@@ -17,6 +17,7 @@ mod openapi;
 mod params;
 mod queues;
 mod routes;
+mod schedules;
 mod schema;
 mod streams;
 mod submit;

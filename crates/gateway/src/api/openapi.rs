@@ -15,7 +15,7 @@ use super::hand_over::{Accepted, Ended};
 use super::many::Many;
 use super::{
     cancel_many, dead_letter_groups, dead_letters, dead_letters_bulk, events, fleet, jobs, kinds,
-    queues, schema, streams, submit,
+    queues, schedules, schema, streams, submit,
 };
 use crate::app::App;
 
@@ -31,9 +31,10 @@ use crate::app::App;
     tags(
         (name = "jobs", description = "Jobs. Scopes: submit to submit, read to look up and follow, operate to cancel."),
         (name = "dead letters", description = "Jobs that were given up. Scopes: read to look up, operate to replay and discard."),
+        (name = "schedules", description = "Jobs that are submitted again and again. Scopes: read to look up, operate to change and run."),
         (name = "system", description = "The consumers, the streams, the queues and the kinds. Scopes: read to look up, operate to change the setting of a kind."),
     ),
-    components(schemas(Accepted, Ended, Many, schema::Job, schema::Outcome)),
+    components(schemas(Accepted, Ended, Many, schedules::Preview, schema::Job, schema::Outcome)),
     security(("token" = [])),
 )]
 struct Api;
@@ -59,6 +60,11 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(kinds::heed_priorities))
         .routes(routes!(kinds::pause))
         .routes(routes!(kinds::resume))
+        .routes(routes!(schedules::list))
+        .routes(routes!(schedules::show, schedules::put, schedules::delete))
+        .routes(routes!(schedules::pause))
+        .routes(routes!(schedules::resume))
+        .routes(routes!(schedules::run))
 }
 
 /// The document.

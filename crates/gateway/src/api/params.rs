@@ -1,6 +1,6 @@
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use common::{JobId, JobKind};
+use common::{JobId, JobKind, ScheduleName};
 use serde::Deserialize as _;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 
@@ -71,6 +71,22 @@ impl<S: Send + Sync> FromRequestParts<S> for Kind {
         let kind = text.parse();
         kind.map(Self)
             .map_err(|error| Problem::bad("kind", format!("not a kind: {error}")))
+    }
+}
+
+/// The name of a schedule in the path.
+pub(crate) struct Name(pub(crate) ScheduleName);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::bad("name", "the path is not text"))?;
+        let name = text.parse::<ScheduleName>();
+        name.map(Self)
+            .map_err(|error| Problem::bad("name", error.to_string()))
     }
 }
 

@@ -63,6 +63,8 @@ wire! {
     Kind is common::JobKind as "JobKind";
     Moment is common::Timestamp as "Timestamp";
     Duration is common::WireDuration as "Duration";
+    Schedule is common::Schedule as "Schedule";
+    ScheduleName is common::ScheduleName as "ScheduleName";
 }
 
 /// Makes one list of words of a schema that is one of several constants, each with a description:
@@ -183,6 +185,8 @@ either! {
     OutcomeOrEnded as "OutcomeOrEnded": "Outcome", "Ended", "Many", "Accepted";
     /// The result of one job, or of many jobs.
     AcceptedOrMany as "AcceptedOrMany": "Accepted", "Many";
+    /// A stored schedule, or the ticks of one that was not stored.
+    ViewOrPreview as "ScheduleViewOrPreview": "ScheduleView", "SchedulePreview";
 }
 
 /// The body of a submission.

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use client::dead_letters::LeftAsItIs;
 use client::kinds::WrongPause;
+use client::schedules::{InvalidSchedule, Refused};
 use client::{NotStored, RequestError, SubmitError};
 use common::{DecodeError, JobId};
 use serde::Serialize;
@@ -113,8 +114,33 @@ impl Problem {
     }
 }
 
+impl From<&InvalidSchedule> for Problem {
+    fn from(error: &InvalidSchedule) -> Self {
+        let text = error.to_string();
+        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, text);
+        problem.field = field_in(&problem.detail);
+        problem
+    }
+}
+
+impl From<&Refused> for Problem {
+    fn from(error: &Refused) -> Self {
+        let text = error.to_string();
+        match error {
+            Refused::Invalid(error) => Self::from(error),
+            Refused::Unknown(_) => Self::not_found(text),
+            Refused::Changed { .. } => Self::new(StatusCode::PRECONDITION_FAILED, text),
+            Refused::Unreadable(_) => Self::new(StatusCode::CONFLICT, text),
+            Refused::Busy(_) => Self::too_many(text),
+        }
+    }
+}
+
 impl From<anyhow::Error> for Problem {
     fn from(error: anyhow::Error) -> Self {
+        if let Some(refused) = error.downcast_ref::<Refused>() {
+            return Self::from(refused);
+        }
         match error.downcast_ref() {
             Some(LeftAsItIs::Busy(id) | LeftAsItIs::NoBytes(id)) => {
                 Self::new(StatusCode::CONFLICT, error.to_string()).of_job(*id)

@@ -67,6 +67,13 @@ async fn each_scope_allows_what_it_says_and_nothing_else() {
         (Method::POST, "/v1/kinds/mail.send/priorities", "operator"),
         (Method::POST, "/v1/kinds/mail.send/pause", "operator"),
         (Method::POST, "/v1/kinds/mail.send/resume", "operator"),
+        (Method::GET, "/v1/schedules", "reader"),
+        (Method::GET, "/v1/schedules/nightly", "reader"),
+        (Method::PUT, "/v1/schedules/nightly", "operator"),
+        (Method::DELETE, "/v1/schedules/nightly", "operator"),
+        (Method::POST, "/v1/schedules/nightly/pause", "operator"),
+        (Method::POST, "/v1/schedules/nightly/resume", "operator"),
+        (Method::POST, "/v1/schedules/nightly/run", "operator"),
     ];
     let callers = [
         ("reader", "token-of-the-reader-1"),

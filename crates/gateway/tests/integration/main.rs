@@ -15,6 +15,7 @@ mod openapi;
 mod outage;
 mod refusals;
 mod safety;
+mod schedules;
 mod submit;
 mod support;
 mod system;

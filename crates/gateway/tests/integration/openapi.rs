@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, eventually};
 
-use crate::support::{Answer, Gateway, consumer, status_service};
+use crate::support::{Answer, Gateway, consumer, send, status_service};
 
 /// Checks that an answer is as the document says.
 fn check(document: &Value, method: &str, path: &str, answer: &Answer) {
@@ -199,6 +199,7 @@ async fn every_route_is_described_and_answers_are_as_described() {
     let required = &document["paths"][replay]["post"]["requestBody"]["required"];
     assert_eq!(required, false);
     pauses(&document, &gateway).await;
+    schedules(&document, &gateway).await;
     let answer = gateway.delete(&format!("/v1/jobs/{id}")).await;
     check(&document, "delete", "/v1/jobs/{id}", &answer);
     let answer = gateway
@@ -253,6 +254,44 @@ async fn pauses(document: &Value, gateway: &Gateway) {
     }
     let answer = gateway.get("/v1/kinds").await;
     check(document, "get", "/v1/kinds", &answer);
+}
+
+/// The routes of schedules answer as they are described.
+async fn schedules(document: &Value, gateway: &Gateway) {
+    let one = "/v1/schedules/{name}";
+    let path = one.replace("{name}", "nightly");
+    let daily = r#"{"cron":"@daily","job":{"kind":"echo"},"catch_up":{"all":3},"jitter":"1m"}"#;
+    for (query, body) in [
+        ("", daily),
+        ("", daily),
+        ("?preview=true", daily),
+        ("", "{"),
+        ("", r#"{"cron":"0 0 30 2 *","job":{"kind":"echo"}}"#),
+    ] {
+        let answer = gateway.putting(&format!("{path}{query}"), body);
+        check(document, "put", one, &send(answer).await);
+    }
+    let stale = gateway.putting(&path, daily).header("if-match", "\"9\"");
+    check(document, "put", one, &send(stale).await);
+    for (route, name) in [
+        ("/v1/schedules", ""),
+        (one, "nightly"),
+        (one, "none"),
+        (one, "a%20b"),
+    ] {
+        let answer = gateway.get(&route.replace("{name}", name)).await;
+        check(document, "get", route, &answer);
+    }
+    for change in ["pause", "resume", "run"] {
+        for name in ["nightly", "none"] {
+            let route = format!("{one}/{change}");
+            let answer = gateway.post(&route.replace("{name}", name), "").await;
+            check(document, "post", &route, &answer);
+        }
+    }
+    for status in [204, 404] {
+        assert_eq!(gateway.delete(&path).await.status, status);
+    }
 }
 
 #[tokio::test]

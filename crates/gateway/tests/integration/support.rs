@@ -118,6 +118,12 @@ impl Gateway {
             .body(body.to_owned())
     }
 
+    pub(crate) fn putting(&self, path: &str, body: &str) -> RequestBuilder {
+        self.request(Method::PUT, path)
+            .header("content-type", "application/json")
+            .body(body.to_owned())
+    }
+
     /// Stops it as an operator would.
     pub(crate) async fn stop(mut self) {
         self.service.signal(Signal::SIGTERM);

@@ -64,7 +64,7 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("jobs.overdue.1.2", &["worker"]),
     ("jobs.overdue.1", &[]),
     ("jobs.cancel.1", READERS),
-    ("jobs.cron.nightly", &["worker", "operator"]),
+    ("jobs.cron.nightly", READERS),
     ("jobs.cron.nightly.1", &[]),
     ("jobs.tick.next.nightly", &["worker"]),
     ("jobs.tick.due.nightly", &[]),

@@ -58,8 +58,10 @@ impl Web {
                 }
             })
             .collect();
-        if let ["", "v1", "kinds", kind, _] = &mut route[..] {
-            *kind = "{kind}";
+        match &mut route[..] {
+            ["", "v1", "kinds", kind, _] => *kind = "{kind}",
+            ["", "v1", "schedules", name] | ["", "v1", "schedules", name, _] => *name = "{name}",
+            _ => {}
         }
         self.asked.insert(format!("{method} {}", route.join("/")));
         let stream = TcpStream::connect(&self.address).await.unwrap();
@@ -96,6 +98,12 @@ impl Web {
         };
         let (status, answer) = self.ask("POST", path, "application/json", body).await;
         (status, serde_json::from_str(&answer).unwrap_or_default())
+    }
+
+    pub(crate) async fn put(&mut self, path: &str, body: Value) {
+        let body = body.to_string().into();
+        let (status, answer) = self.ask("PUT", path, "application/json", body).await;
+        assert!((200..300).contains(&status), "{path}: {status} {answer}");
     }
 
     pub(crate) async fn delete(&mut self, path: &str) {

@@ -1,0 +1,99 @@
+//! Recurring schedules over HTTP.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use test_support::{DEADLINE, NatsServer, eventually};
+
+use crate::support::{Gateway, consumer, send};
+
+#[tokio::test]
+async fn a_schedule_is_created_runs_and_is_replaced_only_by_whoever_has_seen_it() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let gateway = Gateway::start(&nats).await;
+    let path = "/v1/schedules/often";
+    let often = json!({"every": "1s", "job": {"kind": "echo", "payload": {"n": 1}}}).to_string();
+    let preview = send(gateway.putting(&format!("{path}?preview=true"), &often)).await;
+    assert_eq!(preview.json()["preview"].as_array().unwrap().len(), 10);
+    assert_eq!(gateway.get(path).await.problem().0, 404);
+
+    let new = gateway.putting(path, &often).header("if-none-match", "*");
+    let created = send(new).await;
+    assert_eq!(
+        (created.status, &created.headers["etag"]),
+        (201, &"\"1\"".parse().unwrap())
+    );
+    assert!(created.json()["next"].is_string(), "{created:?}");
+    let ran = eventually(DEADLINE, "a job that succeeded", async || {
+        let listed = gateway.get("/v1/schedules").await.json();
+        let schedule = listed["schedules"][0].clone();
+        (schedule["last"]["state"] == "succeeded").then_some(schedule)
+    })
+    .await;
+    assert_eq!(ran["by"], created.json()["by"]);
+    let paused = gateway.post(&format!("{path}/pause"), "").await;
+    assert_eq!((paused.status, &paused.json()["next"]), (200, &Value::Null));
+    // Ticks do not count as changes.
+    assert_eq!(paused.headers["etag"], "\"2\"");
+    let run = gateway.post(&format!("{path}/run"), "").await;
+    assert_eq!(run.status, 202, "{run:?}");
+    gateway
+        .job_is(run.json()["id"].as_str().unwrap(), "succeeded")
+        .await;
+
+    let hourly = r#"{"every":"1h","job":{"kind":"echo"}}"#;
+    for (name, value, status) in [
+        ("if-match", "\"1\"", 412),
+        ("if-none-match", "*", 412),
+        ("if-match", "2", 400),
+        ("if-match", "*", 400),
+        ("if-none-match", "\"2\"", 400),
+        ("if-match", "\"2\"", 200),
+    ] {
+        let answer = send(gateway.putting(path, hourly).header(name, value)).await;
+        assert_eq!(answer.status, status, "{name}: {value}: {answer:?}");
+    }
+    let shown = gateway.get(path).await;
+    assert_eq!(shown.headers["etag"], "\"3\"");
+    assert_eq!(shown.json()["upcoming"][0], shown.json()["next"]);
+    assert_eq!(gateway.delete(path).await.status, 204);
+    assert_eq!(gateway.delete(path).await.problem().0, 404);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_schedule_is_named() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let gateway = Gateway::start(&nats).await;
+    for (name, body, problem) in [
+        ("a%2Eb", "{}", (400, Some("name"))),
+        ("a", "{", (422, None)),
+        ("a", "[]", (422, None)),
+        ("a", r#"{"cron":"* * * * *"}"#, (422, Some("job"))),
+        ("a", r#"{"corn":"* * * * *"}"#, (422, Some("corn"))),
+        (
+            "a",
+            r#"{"cron":"* * * *","job":{"kind":"a"}}"#,
+            (422, Some("cron")),
+        ),
+        (
+            "a",
+            r#"{"cron":"@daily","time_zone":"Mars/Base","job":{"kind":"a"}}"#,
+            (422, Some("time_zone")),
+        ),
+        (
+            "a",
+            r#"{"every":"1s","job":{"kind":"a","id":"01890a5d-ac96-774b-bcce-b302099a8057"}}"#,
+            (422, Some("job")),
+        ),
+    ] {
+        let answer = send(gateway.putting(&format!("/v1/schedules/{name}"), body)).await;
+        let (status, field) = answer.problem();
+        assert_eq!((status, field.as_deref()), problem, "{body}: {answer:?}");
+    }
+    let form = gateway.request(Method::PUT, "/v1/schedules/a");
+    let form = form.header("content-type", "text/plain").body("{}");
+    assert_eq!(send(form).await.status, 415);
+    let listed = gateway.get("/v1/schedules").await.json();
+    assert_eq!(listed, json!({"schedules": [], "unreadable": []}));
+}
