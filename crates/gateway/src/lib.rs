@@ -9,6 +9,7 @@ mod config;
 mod http;
 mod pages;
 mod pause;
+mod schedules;
 mod serve;
 mod system;
 

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use client::schedules::{self, Expected, Schedule, ScheduleName, ScheduleRecord};
+use client::schedules::{self, Expected, Schedule, ScheduleRecord};
 use common::{JobId, JobState, Timestamp};
 use serde::{Deserialize, Serialize};
 use tracing::info;
@@ -19,6 +19,7 @@ use super::schema;
 use crate::app::App;
 use crate::auth::{Operator, Reader};
 use crate::http::Problem;
+use crate::schedules as changes;
 
 /// The largest body, in bytes: a job of 256 KiB, and the rest.
 const MAX_BODY: usize = 300 << 10;
@@ -326,27 +327,8 @@ pub(crate) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let expected = expected(&headers)?;
-    app.check_nats()?;
-    if !remove(&app, &operator, &name, expected).await? {
-        return Err(Problem::from(&schedules::Refused::Unknown(name)));
-    }
+    changes::delete(&app, &operator, &name, expected).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Deletes a schedule; false if there is none.
-pub(crate) async fn remove(
-    app: &App,
-    operator: &Operator,
-    name: &ScheduleName,
-    expected: Expected,
-) -> Result<bool, Problem> {
-    let (shared, of) = (app.clone(), name.clone());
-    let deleting = async move { Ok(schedules::delete(&shared.nats.client, &of, expected).await?) };
-    let deleted = app.finish(deleting).await?;
-    if deleted {
-        info!(schedule = %name, by = %operator.name, "deleted a schedule");
-    }
-    Ok(deleted)
 }
 
 /// Pause a schedule
@@ -370,8 +352,7 @@ pub(crate) async fn pause(
     operator: Operator,
     Name(name): Name,
 ) -> Result<Response, Problem> {
-    app.check_nats()?;
-    let record = set_paused(&app, &operator, &name, true).await?;
+    let record = changes::set_paused(&app, &operator, &name, true).await?;
     shown(&app, StatusCode::OK, record).await
 }
 
@@ -396,31 +377,8 @@ pub(crate) async fn resume(
     operator: Operator,
     Name(name): Name,
 ) -> Result<Response, Problem> {
-    app.check_nats()?;
-    let record = set_paused(&app, &operator, &name, false).await?;
+    let record = changes::set_paused(&app, &operator, &name, false).await?;
     shown(&app, StatusCode::OK, record).await
-}
-
-/// Pauses or resumes a schedule.
-pub(crate) async fn set_paused(
-    app: &App,
-    operator: &Operator,
-    name: &ScheduleName,
-    paused: bool,
-) -> Result<ScheduleRecord, Problem> {
-    let (shared, of, by) = (app.clone(), name.clone(), operator.name.to_string());
-    let changing = async move {
-        let client = &shared.nats.client;
-        Ok(if paused {
-            schedules::pause(client, &of, Some(by)).await?
-        } else {
-            schedules::resume(client, &of, Some(by)).await?
-        })
-    };
-    let record = app.finish(changing).await?;
-    let did = if paused { "paused" } else { "resumed" };
-    info!(schedule = %name, by = %operator.name, "{did} a schedule");
-    Ok(record)
 }
 
 /// Run a schedule now
@@ -444,22 +402,7 @@ pub(crate) async fn run(
     operator: Operator,
     Name(name): Name,
 ) -> Result<(StatusCode, Json<Run>), Problem> {
-    let id = run_now(&app, &operator, &name).await?;
+    let id = changes::run_now(&app, &operator, &name).await?;
     let name = name.to_string();
     Ok((StatusCode::ACCEPTED, Json(Run { name, id })))
-}
-
-/// Submits a job of a schedule.
-pub(crate) async fn run_now(
-    app: &App,
-    operator: &Operator,
-    name: &ScheduleName,
-) -> Result<JobId, Problem> {
-    app.check_nats()?;
-    app.check_safety().await?;
-    let (shared, of) = (app.clone(), name.clone());
-    let running = async move { Ok(schedules::run_now(&shared.nats.client, &of).await?) };
-    let id = app.finish(running).await?;
-    info!(schedule = %name, by = %operator.name, job.id = %id, "ran a schedule by hand");
-    Ok(id)
 }

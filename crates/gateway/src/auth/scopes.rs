@@ -10,7 +10,7 @@ pub(crate) enum Scope {
     Read,
     /// Submit jobs and receive their outcomes.
     Submit,
-    /// Cancel jobs; replay and discard dead letters; change the settings of kinds.
+    /// Cancel jobs; replay and discard dead letters; change the settings of kinds; change and run schedules.
     Operate,
 }
 

@@ -40,6 +40,10 @@ pub(crate) enum Done {
     Paused,
     Resumed,
     PrioritiesHeeded,
+    SchedulePaused,
+    ScheduleResumed,
+    ScheduleRun,
+    ScheduleDeleted,
 }
 
 impl Done {
@@ -54,6 +58,10 @@ impl Done {
             Self::Paused => "paused",
             Self::Resumed => "resumed",
             Self::PrioritiesHeeded => "priorities-heeded",
+            Self::SchedulePaused => "schedule-paused",
+            Self::ScheduleResumed => "schedule-resumed",
+            Self::ScheduleRun => "schedule-run",
+            Self::ScheduleDeleted => "schedule-deleted",
         };
         format!("{page}?done={word}")
     }
@@ -71,6 +79,10 @@ impl Done {
             Self::Paused => "The kind is paused: its jobs are accepted, and none is started.",
             Self::Resumed => "The kind is resumed: its waiting jobs are run.",
             Self::PrioritiesHeeded => "The priorities of the kind are heeded within some seconds.",
+            Self::SchedulePaused => "The schedule is paused: it has no ticks until it is resumed.",
+            Self::ScheduleResumed => "The schedule is resumed; its next tick is below.",
+            Self::ScheduleRun => "A job of the schedule was submitted.",
+            Self::ScheduleDeleted => "The schedule was deleted.",
             Self::CancelAsked => "A consumer was asked to cancel the job; its state is below.",
             Self::ManyCancelAsked => {
                 "Consumers were asked to cancel the jobs; those that have not ended yet are below."

@@ -23,6 +23,7 @@ mod overview;
 mod problem;
 mod render;
 mod routes;
+mod schedules;
 mod sign_in;
 mod state;
 #[cfg(test)]

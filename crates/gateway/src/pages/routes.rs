@@ -10,7 +10,7 @@ use super::problem::Problem;
 use super::state::Pages;
 use super::{
     cancel_jobs, consumers, dead_letter, dead_letters, dead_letters_bulk, dead_letters_confirm,
-    history, job, jobs, kinds, live, overview, sign_in,
+    history, job, jobs, kinds, live, overview, schedules, sign_in,
 };
 use crate::app::App;
 use crate::auth::{Operator, Reader};
@@ -29,6 +29,7 @@ pub(crate) fn router(app: &App) -> Router<App> {
         .route("/consumers", get(consumers::page))
         .route("/jobs", get(jobs::page))
         .route("/jobs/{id}", get(job::page))
+        .route("/schedules", get(schedules::page))
         .route("/dead", get(dead_letters::page))
         .route("/dead/{id}", get(dead_letter::page))
         .route_layer(from_fn_with_state(pages.clone(), refresh_dead_letter_count))
@@ -43,6 +44,10 @@ pub(crate) fn router(app: &App) -> Router<App> {
         .route("/kinds/{kind}/pause", post(kinds::pause))
         .route("/kinds/{kind}/resume", post(kinds::resume))
         .route("/kinds/{kind}/priorities", post(kinds::heed_priorities))
+        .route("/schedules/{name}/pause", post(schedules::pause))
+        .route("/schedules/{name}/resume", post(schedules::resume))
+        .route("/schedules/{name}/run", post(schedules::run))
+        .route("/schedules/{name}/delete", post(schedules::delete))
         .route("/dead/replay", replay_all)
         .route("/dead/discard", discard_all)
         .route("/dead/stop", post(dead_letters_bulk::stop))

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use client::{Queue, Queues};
 use common::{
     ConsumerState, Counts, DeadReason, FailedAttempt, Fleet, FleetKind, FleetMember, JobRecord,
-    JobState, OutcomeError, Presence, RunTime, Timestamp, codes,
+    JobState, OutcomeError, Presence, RunTime, ScheduleRecord, Timestamp, codes,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use super::history::{Point, Snapshot};
 use super::job::{JobPage, Message};
 use super::layout::Layout;
 use super::overview::OverviewPage;
+use super::schedules::SchedulesPage;
 use super::widgets::SubmitExample;
 
 /// A script, and what would end a text, an attribute or a comment before it.
@@ -377,6 +378,24 @@ fn the_first_job_is_submitted_as_the_gateway_takes_it() {
     let closed = render(&seen, "https://jobs.example", true);
     assert!(closed.contains("https://jobs.example/v1/jobs"), "{closed}");
     assert!(closed.contains("authorization: Bearer TOKEN"), "{closed}");
+}
+
+#[test]
+fn texts_of_a_schedule_are_shown_as_texts() {
+    let record = serde_json::json!({
+        "name": "nightly", "revision": 1, "at": now(), "changed": false,
+        "schedule": {
+            "cron": HOSTILE, "time_zone": HOSTILE, "note": HOSTILE, "job": {"kind": "echo", "payload": HOSTILE},
+        },
+    });
+    let record: ScheduleRecord = serde_json::from_str(&record.to_string()).unwrap();
+    let mut page = SchedulesPage::of(Layout::bare("Schedules"));
+    page.show(&record);
+    let html = page.render().unwrap();
+    assert!(html.contains("alert(1)"), "{html}");
+    for raw in ["<script>alert", "<img", "</textarea>", "-->"] {
+        assert!(!html.contains(raw), "{raw}: {html}");
+    }
 }
 
 #[test]

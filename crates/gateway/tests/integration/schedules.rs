@@ -61,6 +61,62 @@ async fn a_schedule_is_created_runs_and_is_replaced_only_by_whoever_has_seen_it(
 }
 
 #[tokio::test]
+async fn a_schedule_is_seen_paused_run_and_deleted_on_the_dashboard() {
+    let nats = NatsServer::start().await;
+    let _consumer = consumer(&nats, &[]).await;
+    let gateway = Gateway::start(&nats).await;
+    let empty = gateway.get("/schedules").await;
+    assert!(empty.text.contains("There are no schedules"), "{empty:?}");
+    let daily =
+        r#"{"cron":"@daily","time_zone":"Europe/Berlin","note":"a <note>","job":{"kind":"echo"}}"#;
+    send(gateway.putting("/v1/schedules/daily", daily)).await;
+    let row = async || {
+        let page = gateway.get("/schedules").await.text;
+        let row = page.split("id=\"schedule-daily\"").nth(1)?;
+        Some(row.split("</tr>").next()?.to_owned())
+    };
+    let act = async |what: &str| {
+        let request = gateway.request(Method::POST, &format!("/schedules/daily/{what}"));
+        let form = request.header("content-type", "application/x-www-form-urlencoded");
+        send(form.body("")).await
+    };
+    let fresh = row().await.unwrap();
+    for expected in [
+        "@daily",
+        "Europe/Berlin",
+        "/schedules/daily/pause",
+        "none yet",
+    ] {
+        assert!(fresh.contains(expected), "{fresh}");
+    }
+    assert!(
+        !fresh.contains("<note>") && fresh.contains("note"),
+        "{fresh}"
+    );
+    for (what, done, expected) in [
+        ("pause", "schedule-paused", "/schedules/daily/resume"),
+        ("resume", "schedule-resumed", "/schedules/daily/pause"),
+        ("run", "schedule-run", "/jobs/"),
+    ] {
+        let answer = act(what).await;
+        let to = format!("/schedules?done={done}");
+        assert_eq!(
+            (answer.status, &answer.headers["location"]),
+            (303, &to.parse().unwrap())
+        );
+        let row = row().await.unwrap();
+        assert!(row.contains(expected), "{what}: {row}");
+    }
+    eventually(DEADLINE, "the end of the job", async || {
+        row().await.filter(|row| row.contains("succeeded"))
+    })
+    .await;
+    assert_eq!(act("delete").await.status, 303);
+    assert_eq!(row().await, None);
+    assert_eq!(act("delete").await.status, 404);
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_schedule_is_named() {
     let nats = NatsServer::start().await;
     let _consumer = consumer(&nats, &[]).await;

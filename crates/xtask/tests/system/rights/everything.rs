@@ -452,6 +452,7 @@ impl System {
             "/dead/replay?kind=fail",
             "/dead/discard?kind=fail",
             "/jobs/cancel?kind=nobody.serves",
+            "/schedules",
         ] {
             assert_eq!(web.get(path).await.0, 200, "{path}");
         }
