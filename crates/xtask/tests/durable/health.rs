@@ -50,6 +50,7 @@ const SERVICES: [About; 4] = [
             "durable schedules",
             "intake",
             "job log",
+            "limit of the queue",
             "look for kinds without consumer",
             "look for overdue schedules",
             "maximum deliveries",
