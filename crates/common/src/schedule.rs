@@ -186,6 +186,11 @@ impl JobTemplate {
                 )));
             }
         }
+        if message.unique.is_some() {
+            return Err(InvalidSchedule::new(
+                "field `unique`: jobs of a schedule hold no key; `overlap` says whether two of them may run",
+            ));
+        }
         Ok(Self(job))
     }
 
@@ -270,13 +275,13 @@ impl schemars::JsonSchema for JobTemplate {
             .get_mut("properties")
             .and_then(|it| it.as_object_mut())
         {
-            for field in ["id", "created_at", "deadline", "run_at"] {
+            for field in ["id", "created_at", "deadline", "run_at", "unique"] {
                 fields.remove(field);
             }
         }
         schema.insert(
             "description".to_owned(),
-            "The job of each tick: a job without `id`, `created_at`, `deadline` and `run_at`."
+            "The job of each tick: a job without `id`, `created_at`, `deadline`, `run_at` and `unique`."
                 .into(),
         );
         schema
@@ -306,6 +311,10 @@ mod tests {
             (
                 r#"{"job":{"kind":"a","run_at":"2026-01-31T09:30:00Z"}}"#,
                 "field `job`: field `run_at`: it belongs to one job",
+            ),
+            (
+                r#"{"job":{"kind":"a","unique":{"key":"b"}}}"#,
+                "field `job`: field `unique`: jobs of a schedule hold no key",
             ),
             (
                 r#"{"job":{"kind":"a..b"}}"#,
