@@ -23,7 +23,7 @@ pub use async_nats::ServerAddr;
 pub use self::client::NatsClient;
 pub use self::connect_error::ConnectError;
 pub use self::connection::Nats;
-pub use self::filter::is_unreadable;
+pub use self::filter::{is_unreadable, read_headers};
 pub use self::health::{Health, Readiness};
 pub use self::options::{Identity, InboxPrefix, InvalidInboxPrefix, Options, OptionsError};
 pub use self::refusals::{Operation, Refusals};

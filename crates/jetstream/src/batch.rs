@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::cluster;
 use crate::headers::{BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, EXPECTED_LAST_OF};
 use crate::message::Message;
 use crate::request::{Refusal, unless_forbidden};
@@ -87,6 +88,10 @@ const WAITING: usize = 4096;
 /// How long the server may take to store a batch, and how long a batch waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a leader in a cluster may take to answer. If its server is lost, there is no answer: whoever
+/// sends the batch again then reaches the next leader.
+const OF_A_LEADER: Duration = Duration::from_secs(5);
+
 /// Messages that are stored together or not at all; at most 1,000.
 pub type Entry = Vec<Message>;
 
@@ -121,7 +126,8 @@ pub enum NotStored {
     /// cannot write to its disk. It has stored none of them.
     #[error("the server has not kept all messages of the batch")]
     Incomplete,
-    /// No responders: no stream has this subject, or the server has no JetStream.
+    /// No responders: no stream has this subject, or the server has no JetStream. In a cluster, there were
+    /// none for ten seconds, which is longer than an election.
     #[error("there is no stream for the subject")]
     NoStream,
     /// The server did not answer in time: the entry may be stored.
@@ -148,7 +154,7 @@ impl NotStored {
             ErrorCode::ATOMIC_PUBLISH_INCOMPLETE_BATCH => Self::Incomplete,
             ErrorCode::ATOMIC_PUBLISH_TOO_LARGE_BATCH => Self::TooLarge(limit_in(&description)),
             ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE => Self::Repeated,
-            ErrorCode::CLUSTER_NOT_AVAILABLE => Self::Unknown(description),
+            code if cluster::is_temporary(code) => Self::Unknown(description),
             ErrorCode(code) => Self::Refused(format!("{description} (error {code})")),
         }
     }
@@ -519,8 +525,29 @@ impl Server {
     }
 }
 
-/// Sends messages that are to be stored together, and waits for the answer.
+/// Sends messages that are to be stored together, and waits for the answer. In a cluster, they are sent again
+/// while there is no responder: the stream may have no leader.
 async fn send(
+    client: &NatsClient,
+    messages: &[&Message],
+    until: Instant,
+) -> Result<u64, NotStored> {
+    if !cluster::is_clustered(client) {
+        return send_once(client, messages, until).await;
+    }
+    loop {
+        let answered = until.min(Instant::now() + OF_A_LEADER);
+        let result = send_once(client, messages, answered).await;
+        let next = Instant::now() + cluster::TRY_AGAIN;
+        // Nobody got the last message, so the server stores none of them.
+        if result != Err(NotStored::NoStream) || next >= until {
+            return result;
+        }
+        tokio::time::sleep_until(next).await;
+    }
+}
+
+async fn send_once(
     client: &NatsClient,
     messages: &[&Message],
     until: Instant,
@@ -554,7 +581,10 @@ async fn send(
             }),
         }
     };
-    let unknown = || NotStored::Unknown(format!("no answer within {PATIENCE:?}"));
+    let patience = until
+        .saturating_duration_since(Instant::now())
+        .as_secs_f32();
+    let unknown = || NotStored::Unknown(format!("no answer within {patience:.0}s"));
     // Messages that the server refuses are missing in the batch. So only the last one has no answer.
     let last = messages.last().map_or("", |last| last.subject.as_str());
     match unless_forbidden(client, last, timeout_at(until, sending)).await {

@@ -3,65 +3,21 @@
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::{HeaderMap, Message, StatusCode};
+use async_nats::{Message, StatusCode};
 use bytes::Bytes;
-use common::{JobMessage, Timestamp};
+use common::Timestamp;
 use connection::NatsClient;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::request::{ApiError, PATIENCE, may_be_lost, unless_forbidden};
+use crate::request::{self, ApiError, PATIENCE, no_answer, unless_forbidden};
+use crate::stored_message::StoredMessage;
 use crate::topology::Stream;
+use crate::{cluster, leader_get, manage};
 
 /// How long all answers to a request for several messages may take.
 const LONGEST: Duration = Duration::from_secs(30);
-
-/// A message as it is stored in a stream.
-#[derive(Clone, Debug)]
-pub struct StoredMessage {
-    /// Its subject.
-    pub subject: String,
-    /// Its sequence in the stream.
-    pub sequence: u64,
-    /// When it was stored, by the clock of the NATS server.
-    pub at: Timestamp,
-    /// Its headers, and those that the server adds to an answer.
-    pub headers: HeaderMap,
-    /// Its body; empty after [`StoredMessage::without_payload`].
-    pub payload: Bytes,
-    /// The size of the body in bytes, also after [`StoredMessage::without_payload`].
-    pub size: usize,
-    /// The `run_at` of the job in the body, kept by [`StoredMessage::without_payload`].
-    run_at: Option<Timestamp>,
-}
-
-impl StoredMessage {
-    /// Drops the body, which may be large, but keeps its size and `run_at` for lists.
-    #[must_use]
-    pub fn without_payload(mut self) -> Self {
-        self.run_at = self.run_at();
-        self.payload = Bytes::new();
-        self
-    }
-
-    /// How many messages that match the request come after this one; `u64::MAX` if the server does
-    /// not say so.
-    #[must_use]
-    pub fn pending_after(&self) -> u64 {
-        let pending = self.headers.get_last("Nats-Num-Pending");
-        pending
-            .and_then(|pending| pending.as_str().parse().ok())
-            .unwrap_or(u64::MAX)
-    }
-
-    /// The `run_at` of the job in the body.
-    #[must_use]
-    pub fn run_at(&self) -> Option<Timestamp> {
-        self.run_at
-            .or_else(|| JobMessage::decode(&self.payload).ok()?.run_at)
-    }
-}
 
 /// Reads the last message on a subject, which may hold wildcards.
 ///
@@ -76,7 +32,8 @@ pub async fn last(
 }
 
 /// Reads the last message on a subject without wildcards. The subject of the request ends with it, so
-/// that permissions can allow some subjects of a stream only.
+/// that permissions can allow some subjects of a stream only. No such request reaches the leader: in a
+/// cluster, the answer may be older than what the leader has.
 ///
 /// # Errors
 /// See [`ApiError`].
@@ -130,11 +87,16 @@ pub async fn next_since(
     one(client, stream, &body).await
 }
 
+/// Reads one message. In a cluster, only the leader of the stream is asked: the absence of a message, or
+/// its age, decides what its readers do.
 async fn one(
     client: &NatsClient,
     stream: Stream,
     body: &Value,
 ) -> Result<Option<StoredMessage>, ApiError> {
+    if cluster::is_clustered(client) {
+        return leader_get::one(client, stream, body).await;
+    }
     let api = format!("$JS.API.DIRECT.GET.{stream}");
     ask_for_one(client, api, Bytes::from(body.to_string())).await
 }
@@ -144,17 +106,8 @@ async fn ask_for_one(
     api: String,
     body: Bytes,
 ) -> Result<Option<StoredMessage>, ApiError> {
-    let ask = || client.request(api.clone(), body.clone());
     let until = Instant::now() + PATIENCE;
-    let asking = client.ask_again_if_lost(until, ask, may_be_lost);
-    let answer = match unless_forbidden(client, &api, asking).await? {
-        Err(_) => return Err(no_answer(&api, format!("no answer within {PATIENCE:?}"))),
-        Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => {
-            return Err(ApiError::NoJetStream(api));
-        }
-        Ok(Err(error)) => return Err(no_answer(&api, error.to_string())),
-        Ok(Ok(answer)) => answer,
-    };
+    let answer = request::answer(client, &api, body, until).await?;
     match answer.status {
         Some(StatusCode::NOT_FOUND) => Ok(None),
         None | Some(StatusCode::OK) => stored(answer)
@@ -187,9 +140,38 @@ pub async fn batch(
     let until = Instant::now() + LONGEST;
     let asking = client.ask_again_if_lost(until, ask, may_be_lost);
     match unless_forbidden(client, &api, asking).await? {
+        // In a cluster, the servers that have the stream may be away.
+        Ok(Err(ApiError::NoJetStream(_))) if cluster::is_clustered(client) => {
+            manage::stream_info(client, stream).await?;
+            Err(no_answer(&api, "no server has the stream now".to_owned()))
+        }
         Ok(found) => found,
         Err(_) => Err(no_answer(&api, format!("not complete within {LONGEST:?}"))),
     }
+}
+
+/// The same, for a reader who takes an empty list for the end of what there is. In a cluster, the list may
+/// come from a follower that is behind: then this is an error unless the leader has no more either.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn batch_to_the_end(
+    client: &NatsClient,
+    stream: Stream,
+    filter: &str,
+    from: u64,
+    most: usize,
+    most_bytes: usize,
+) -> Result<Vec<StoredMessage>, ApiError> {
+    let found = batch(client, stream, filter, from, most, most_bytes).await?;
+    if found.is_empty()
+        && cluster::is_clustered(client)
+        && next(client, stream, filter, from).await?.is_some()
+    {
+        let behind = "the server that answered is behind the leader of the stream";
+        return Err(no_answer(filter, behind.to_owned()));
+    }
+    Ok(found)
 }
 
 /// Requests several messages and collects all answers.
@@ -226,29 +208,7 @@ async fn all(client: &NatsClient, api: &str, body: Bytes) -> Result<Vec<StoredMe
 }
 
 fn stored(answer: Message) -> Option<StoredMessage> {
-    let headers = answer.headers?;
-    // The server adds its own headers behind those of the message.
-    let text = |name: &str| {
-        headers
-            .get_last(name)
-            .map(|value| value.as_str().to_owned())
-    };
-    Some(StoredMessage {
-        subject: text("Nats-Subject")?,
-        sequence: text("Nats-Sequence")?.parse().ok()?,
-        at: text("Nats-Time-Stamp")?.parse().ok()?,
-        size: answer.payload.len(),
-        run_at: None,
-        payload: answer.payload,
-        headers,
-    })
-}
-
-pub(crate) fn no_answer(api: &str, problem: String) -> ApiError {
-    ApiError::NoAnswer {
-        subject: api.to_owned(),
-        problem,
-    }
+    StoredMessage::read(answer.headers?, answer.payload)
 }
 
 pub(crate) fn refused(api: &str, status: StatusCode, answer: &Message) -> ApiError {

@@ -3,9 +3,10 @@
 use common::{JobId, JobRecord, JobState, JobSubject, Timestamp, subjects};
 use connection::NatsClient;
 
-use crate::direct_get::{self, StoredMessage};
+use crate::direct_get;
 use crate::headers::{SCHEDULE, SCHEDULE_TARGET, request_hash, scheduled_time};
 use crate::request::ApiError;
+use crate::stored_message::StoredMessage;
 use crate::topology::Stream;
 
 /// A place where a message of a job may be.
@@ -124,8 +125,8 @@ fn record_of(id: JobId, place: Place, message: &StoredMessage) -> JobRecord {
 /// The result of [`find_message`].
 #[derive(Debug)]
 pub enum Found {
-    /// There is a message that will end the wait of the job.
-    Waits,
+    /// There is a message that will end the wait of the job. Holds it if it is a scheduled message.
+    Waits(Option<StoredMessage>),
     /// There is no such message. Holds the message of an earlier run, if there is one: it was
     /// acknowledged and is not purged yet.
     Nothing(Option<StoredMessage>),
@@ -140,15 +141,16 @@ pub async fn find_message(client: &NatsClient, wanted: &JobSubject) -> Result<Fo
     for place in Place::ALL {
         let message = read(client, wanted.id, place).await?;
         if place == Place::Later {
-            if message.is_some_and(|message| schedules_run(&message, wanted.run)) {
-                return Ok(Found::Waits);
+            let schedule = message.filter(|message| schedules_run(message, wanted.run));
+            if schedule.is_some() {
+                return Ok(Found::Waits(schedule));
             }
             continue;
         }
         let there = message.as_ref();
         let there = there.and_then(|message| JobSubject::parse(&message.subject));
         if there.is_some_and(|there| there.kind == wanted.kind && there.run >= wanted.run) {
-            return Ok(Found::Waits);
+            return Ok(Found::Waits(None));
         }
         earlier = message.or(earlier);
     }

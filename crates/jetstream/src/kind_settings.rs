@@ -15,11 +15,12 @@ use serde_json::{Map, Value, json};
 use tracing::debug;
 
 use crate::batch::{self, NotStored};
-use crate::direct_get::{self, StoredMessage};
+use crate::direct_get;
 use crate::headers::{EXPECTED_LAST, is_copy};
 use crate::manage;
 use crate::message::Message;
 use crate::request::{ApiError, ask};
+use crate::stored_message::StoredMessage;
 use crate::topology::{Stream, consumer_name, consumer_of_priority, jobs_of_kind};
 
 /// The end of a pause that has none: the server pauses a durable consumer only until a time. Later times

@@ -4,10 +4,13 @@
 
 pub mod batch;
 mod clock;
+mod cluster;
 pub mod direct_get;
+mod each_server;
 pub mod headers;
 pub mod job_messages;
 pub mod kind_settings;
+mod leader_get;
 pub mod manage;
 mod message;
 pub mod preflight;
@@ -17,6 +20,7 @@ pub mod records;
 pub mod request;
 pub mod schedules;
 mod served;
+mod stored_message;
 mod topology;
 mod unanswered;
 pub mod unique_locks;
@@ -25,12 +29,13 @@ pub mod write_health;
 
 pub use batch::{Entry, NotStored, Pace, Writer};
 pub use clock::ServerClock;
-pub use direct_get::StoredMessage;
+pub use cluster::is_clustered;
 pub use message::Message;
 pub use preflight::Finding;
 pub use queue_limit::QueueLimit;
 pub use request::ApiError;
 pub use served::is_served;
+pub use stored_message::StoredMessage;
 pub use topology::{
     ACK_WAIT, Limits, Stream, TICKS, Topology, consumer_name, consumer_of_priority, jobs_of_kind,
     jobs_of_kinds, parse_consumer,

@@ -5,9 +5,9 @@ use std::fmt;
 use connection::NatsClient;
 use serde_json::Value;
 
-use crate::manage;
-use crate::request::{self, ApiError};
+use crate::request::ApiError;
 use crate::topology::{Stream, Topology};
+use crate::{each_server, manage};
 
 /// The subject on which a server of this system reports its settings; see deploy/nats.conf.
 const SERVER: &str = "jobs.server";
@@ -54,8 +54,8 @@ pub async fn examine_jetstream(
     topology: Topology,
 ) -> anyhow::Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    match request::ask::<Value>(client, SERVER.to_owned(), &Value::Null).await {
-        Ok(answer) => findings.extend(server(&answer)),
+    match each_server::ask(client, SERVER).await {
+        Ok(answers) => findings.extend(servers(&answers)),
         Err(ApiError::NoJetStream(_)) => findings.push(Finding {
             breaks: false,
             what: format!(
@@ -76,18 +76,45 @@ pub async fn examine_jetstream(
     Ok(findings)
 }
 
-/// Whether each write is on the disk before it is confirmed; `None` if the server does not say.
+/// Whether each write is on the disk before it is confirmed; `None` if the server does not say. In a cluster,
+/// all servers that answer must do so.
 ///
 /// # Errors
 /// See [`ApiError`].
 pub async fn is_synced(client: &NatsClient) -> Result<Option<bool>, ApiError> {
-    match request::ask::<Value>(client, SERVER.to_owned(), &Value::Null).await {
-        Ok(answer) => Ok(Some(
-            answer["data"]["jetstream"]["config"]["sync_always"] == Value::Bool(true),
-        )),
+    match each_server::ask(client, SERVER).await {
+        Ok(answers) => Ok(Some(answers.iter().all(|answer| {
+            answer["data"]["jetstream"]["config"]["sync_always"] == Value::Bool(true)
+        }))),
         Err(ApiError::NoJetStream(_)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Checks the answers of one server, or of the servers of a cluster.
+fn servers(answers: &[Value]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for answer in answers {
+        for mut finding in server(answer) {
+            if answers.len() > 1 {
+                let name = answer["server"]["name"].as_str().unwrap_or_default();
+                finding.what = format!("{}: {}", name.escape_debug(), finding.what);
+            }
+            findings.push(finding);
+        }
+    }
+    if let Some(all) = each_server::count(answers).filter(|all| *all > answers.len()) {
+        findings.push(Finding {
+            breaks: false,
+            what: format!(
+                "of the {all} servers of the cluster, {} did not say whether each write is synced before it \
+                 is confirmed: start them, and let all servers answer on {SERVER} as in deploy/nats.conf \
+                 (`response: stream`)",
+                all - answers.len()
+            ),
+        });
+    }
+    findings
 }
 
 fn server(answer: &Value) -> Vec<Finding> {
@@ -158,6 +185,27 @@ mod tests {
         assert!(!server(&answer(true, false))[0].breaks);
         // A server without JetStream, say.
         assert!(server(&json!({}))[0].breaks);
+    }
+
+    #[test]
+    fn one_server_of_a_cluster_that_confirms_too_early_breaks_the_promise() {
+        let answer = |name, always| {
+            json!({"server": {"name": name}, "data": {"jetstream": {
+                "config": {"sync_always": always, "strict": true}, "meta": {"cluster_size": 3},
+            }}})
+        };
+        let all = [answer("a", true), answer("b", true), answer("c", true)];
+        assert!(servers(&all).is_empty());
+        let found = servers(&[answer("a", true), answer("b", false), answer("c", true)]);
+        assert!(found.len() == 1 && found[0].breaks, "{found:?}");
+        assert!(found[0].what.starts_with("b: "), "{found:?}");
+        let found = servers(&all[..2]);
+        assert!(found.len() == 1 && !found[0].breaks, "{found:?}");
+        assert!(
+            found[0]
+                .what
+                .contains("of the 3 servers of the cluster, 1 did not say")
+        );
     }
 
     #[test]

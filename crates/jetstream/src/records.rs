@@ -1,22 +1,23 @@
 //! Reads and encodes the records of jobs.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 use anyhow::Context as _;
 use async_nats::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use common::{JobId, JobRecord, OutcomeError, Retention, subjects};
 use connection::{NatsClient, Subscriber};
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::direct_get;
 use crate::headers::{EXPECTED_LAST, EXPECTED_LAST_OF, TTL, is_copy};
 use crate::message::Message;
-use crate::request::{ApiError, PATIENCE, unless_forbidden};
+use crate::request::{self, ApiError, PATIENCE, unless_forbidden};
 use crate::topology::Stream;
+use crate::{cluster, direct_get};
 
 /// The stored record of a job.
 #[derive(Debug, Default)]
@@ -27,7 +28,8 @@ pub struct StoredRecord {
     pub sequence: u64,
 }
 
-/// Looks up many records with one request.
+/// Looks up many records with one request. In a cluster, the answer may be older than what the leader of the
+/// stream has: see [`confirm`].
 #[derive(Debug)]
 pub struct Records {
     client: NatsClient,
@@ -36,6 +38,9 @@ pub struct Records {
     /// The number of the request, so that late answers to an earlier one are recognised.
     request: u64,
 }
+
+/// How many records are asked of a leader at the same time.
+const ABREAST: usize = 64;
 
 /// The most records in one request; the server takes 1,024.
 pub const MOST: usize = 512;
@@ -48,7 +53,7 @@ impl Records {
     pub async fn new(client: &NatsClient) -> Result<Self, ApiError> {
         let inbox = client.new_inbox();
         let answers = client.subscribe(format!("{inbox}.*")).await;
-        let answers = answers.map_err(|error| direct_get::no_answer(&inbox, error.to_string()))?;
+        let answers = answers.map_err(|error| request::no_answer(&inbox, error.to_string()))?;
         Ok(Self {
             client: client.clone(),
             inbox,
@@ -74,7 +79,7 @@ impl Records {
         let reply = format!("{}.{}", self.inbox, self.request);
         let body = json!({"multi_last": subjects}).to_string();
         let subject = format!("$JS.API.DIRECT.GET.{}", Stream::State);
-        let no_answer = |problem: String| direct_get::no_answer(&subject, problem);
+        let no_answer = |problem: String| request::no_answer(&subject, problem);
         let ask = self
             .client
             .publish_with_reply(subject.clone(), reply.clone(), body.into());
@@ -90,11 +95,7 @@ impl Records {
                         let (id, sequence) = origin(&headers).ok_or_else(|| {
                             no_answer("a record without the headers of a direct get".to_owned())
                         })?;
-                        let record = decode(id, Some(&headers), &answer.payload)
-                            .inspect_err(|error| {
-                                warn!(job.id = %id, "cannot read the record of a job: {error}");
-                            })
-                            .ok();
+                        let record = read(id, Some(&headers), &answer.payload);
                         let there: &mut StoredRecord = found.entry(id).or_default();
                         // Somebody else may have stored something beside the record.
                         if there.record.is_none() || (record.is_some() && sequence > there.sequence)
@@ -235,11 +236,14 @@ fn origin(headers: &HeaderMap) -> Option<(JobId, u64)> {
     Some((id, sequence.as_str().parse().ok()?))
 }
 
-/// Looks up the record of one job.
+/// Looks up the record of one job; in a cluster, in the leader of the stream.
 ///
 /// # Errors
 /// When the server does not answer in time.
 pub async fn one(client: &NatsClient, id: JobId) -> anyhow::Result<Option<StoredRecord>> {
+    if cluster::is_clustered(client) {
+        return from_leader(client, id).await;
+    }
     let ask = || async move {
         let mut records = Records::new(client).await?;
         records.of([id]).await
@@ -247,6 +251,58 @@ pub async fn one(client: &NatsClient, id: JobId) -> anyhow::Result<Option<Stored
     let until = Instant::now() + 2 * PATIENCE;
     let found = client.ask_again_if_lost(until, ask, |_| true).await;
     Ok(found.context("no answer")??.remove(&id))
+}
+
+/// Looks these records up again, in the leader of their stream; each costs a request. In a cluster, what
+/// [`Records`] found may be older than what the leader has.
+///
+/// # Errors
+/// When the leader does not answer in time.
+pub async fn confirm<S: BuildHasher>(
+    client: &NatsClient,
+    found: &mut HashMap<JobId, StoredRecord, S>,
+    doubtful: impl IntoIterator<Item = JobId>,
+) -> anyhow::Result<()> {
+    let looking = doubtful
+        .into_iter()
+        .map(async |id| anyhow::Ok((id, from_leader(client, id).await?)));
+    let mut looking = stream::iter(looking).buffer_unordered(ABREAST);
+    while let Some((id, record)) = looking.try_next().await? {
+        match record {
+            Some(record) => found.insert(id, record),
+            None => found.remove(&id),
+        };
+    }
+    Ok(())
+}
+
+async fn from_leader(client: &NatsClient, id: JobId) -> anyhow::Result<Option<StoredRecord>> {
+    let subject = subjects::record(id);
+    let Some(last) = direct_get::last(client, Stream::State, &subject).await? else {
+        return Ok(None);
+    };
+    let mut found = StoredRecord {
+        record: read(id, Some(&last.headers), &last.payload),
+        sequence: last.sequence,
+    };
+    // Somebody else may have stored something beside the record, on another of its subjects.
+    let mut from = 1;
+    while found.record.is_none() && from < last.sequence {
+        let next = direct_get::next(client, Stream::State, &subject, from).await?;
+        let Some(next) = next.filter(|next| next.sequence < last.sequence) else {
+            break;
+        };
+        found.record = read(id, Some(&next.headers), &next.payload);
+        from = next.sequence + 1;
+    }
+    Ok(Some(found))
+}
+
+/// Reads the record of a job; `None`, and a warning, if it cannot be read.
+fn read(id: JobId, headers: Option<&HeaderMap>, payload: &[u8]) -> Option<JobRecord> {
+    decode(id, headers, payload)
+        .inspect_err(|error| warn!(job.id = %id, "cannot read the record of a job: {error}"))
+        .ok()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::{RequestError, RequestErrorKind};
+use async_nats::{Message, RequestError, RequestErrorKind};
 use bytes::Bytes;
 use connection::{NatsClient, Operation};
 use serde::Deserialize;
@@ -17,7 +17,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// How long JetStream may take to answer.
+use crate::cluster;
+
+/// How long JetStream may take to answer, on a server that is not part of a cluster.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a request to JetStream failed.
@@ -93,6 +95,8 @@ pub(crate) fn unless_forbidden<T>(
 
 /// Sends a request to JetStream and reads its answer. `Value::Null` sends no body.
 ///
+/// In a cluster, this waits for an election.
+///
 /// # Errors
 /// See [`ApiError`].
 pub async fn ask<T: DeserializeOwned>(
@@ -100,40 +104,85 @@ pub async fn ask<T: DeserializeOwned>(
     subject: String,
     body: &Value,
 ) -> Result<T, ApiError> {
-    let no_answer = |subject: &str, problem: String| ApiError::NoAnswer {
-        subject: subject.to_owned(),
-        problem,
-    };
     let body = if body.is_null() {
         Vec::new()
     } else {
         body.to_string().into_bytes()
     };
     let body = Bytes::from(body);
-    // Every request made through this function may be repeated: the second one changes nothing.
-    let ask = || client.request(subject.clone(), body.clone());
-    let until = Instant::now() + PATIENCE;
-    let asking = client.ask_again_if_lost(until, ask, may_be_lost);
-    let answer = match unless_forbidden(client, &subject, asking).await? {
-        Err(_) => {
-            return Err(no_answer(
-                &subject,
-                format!("no answer within {PATIENCE:?}"),
-            ));
+    let clustered = cluster::is_clustered(client);
+    let until = Instant::now() + patience(clustered);
+    loop {
+        let answer = answer(client, &subject, body.clone(), until).await?;
+        let Ok(Answer { error: Some(error) }) = serde_json::from_slice(&answer.payload) else {
+            return serde_json::from_slice(&answer.payload).map_err(|error| {
+                no_answer(&subject, format!("the answer cannot be read: {error}"))
+            });
+        };
+        let Refusal {
+            err_code: code,
+            description,
+        } = error;
+        if !(clustered && cluster::is_temporary(code)) {
+            return Err(ApiError::Refused {
+                subject,
+                code,
+                description,
+            });
         }
-        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
-            return Err(ApiError::NoJetStream(subject));
+        let next = Instant::now() + cluster::TRY_AGAIN;
+        if next >= until {
+            return Err(no_answer(&subject, description));
         }
-        Ok(Err(error)) => return Err(no_answer(&subject, error.to_string())),
-        Ok(Ok(answer)) => answer,
-    };
-    if let Ok(Answer { error: Some(error) }) = serde_json::from_slice(&answer.payload) {
-        return Err(ApiError::Refused {
-            subject,
-            code: error.err_code,
-            description: error.description,
-        });
+        tokio::time::sleep_until(next).await;
     }
-    serde_json::from_slice(&answer.payload)
-        .map_err(|error| no_answer(&subject, format!("the answer cannot be read: {error}")))
+}
+
+/// How long JetStream may take to answer.
+pub(crate) fn patience(clustered: bool) -> Duration {
+    if clustered {
+        cluster::PATIENCE
+    } else {
+        PATIENCE
+    }
+}
+
+/// Sends a request that may be repeated, and waits for its answer. In a cluster it is sent again while
+/// there is none.
+pub(crate) async fn answer(
+    client: &NatsClient,
+    subject: &str,
+    body: Bytes,
+    until: Instant,
+) -> Result<Message, ApiError> {
+    let clustered = cluster::is_clustered(client);
+    let begun = Instant::now();
+    let ask = || client.request(subject.to_owned(), body.clone());
+    loop {
+        let again = if clustered {
+            until.min(Instant::now() + cluster::ASK_AGAIN)
+        } else {
+            until
+        };
+        let asking = client.ask_again_if_lost(again, ask, may_be_lost);
+        match unless_forbidden(client, subject, asking).await? {
+            Err(_) if again < until => {}
+            Err(_) => {
+                let waited = begun.elapsed().as_secs();
+                return Err(no_answer(subject, format!("no answer within {waited}s")));
+            }
+            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
+                return Err(ApiError::NoJetStream(subject.to_owned()));
+            }
+            Ok(Err(error)) => return Err(no_answer(subject, error.to_string())),
+            Ok(Ok(answer)) => return Ok(answer),
+        }
+    }
+}
+
+pub(crate) fn no_answer(subject: &str, problem: String) -> ApiError {
+    ApiError::NoAnswer {
+        subject: subject.to_owned(),
+        problem,
+    }
 }

@@ -7,11 +7,12 @@ use common::{PendingJob, ScheduleName, ScheduleRecord, Timestamp, subjects};
 use connection::NatsClient;
 use tracing::debug;
 
-use crate::direct_get::{self, StoredMessage};
+use crate::direct_get;
 use crate::headers::{EXPECTED_LAST, EXPECTED_LAST_OF, MESSAGE_ID, is_copy};
 use crate::manage;
 use crate::message::Message;
 use crate::request::ApiError;
+use crate::stored_message::StoredMessage;
 use crate::topology::Stream;
 
 /// How many schedules are read at a time, and how many bytes of them.

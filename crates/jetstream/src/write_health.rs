@@ -12,6 +12,7 @@ use connection::{Beat, Health, NatsClient};
 use serde_json::Value;
 use tracing::{error, info};
 
+use crate::each_server;
 use crate::request::{self, ApiError};
 use crate::unanswered::Unanswered;
 
@@ -65,8 +66,13 @@ pub fn stopped(health: &Health) -> Option<String> {
 }
 
 async fn ask(client: &NatsClient) -> Result<WriteHealth, ApiError> {
-    match request::ask::<Value>(client, SERVER_HEALTH.to_owned(), &Value::Null).await {
-        Ok(answer) => Ok(read(&answer)),
+    match each_server::ask(client, SERVER_HEALTH).await {
+        // In a cluster, any of them may lead the stream.
+        Ok(answers) => {
+            let mut found = answers.iter().map(read);
+            let stopped = found.find(|found| *found != WriteHealth::Works);
+            Ok(stopped.unwrap_or(WriteHealth::Works))
+        }
         Err(ApiError::NoJetStream(_)) => Ok(WriteHealth::Unknown),
         Err(error) => Err(error),
     }

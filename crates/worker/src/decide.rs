@@ -120,6 +120,11 @@ pub(crate) fn waits(record: &JobRecord) -> bool {
     matches!(record.state, JobState::Retrying | JobState::Scheduled)
 }
 
+/// Whether the job has ended for good. A dead job may be replayed.
+pub(crate) fn is_over(record: &JobRecord) -> bool {
+    record.state.is_final() && record.state != JobState::Dead
+}
+
 fn next(failures: &[FailedAttempt]) -> u32 {
     failures.last().map_or(0, |failure| failure.attempt) + 1
 }

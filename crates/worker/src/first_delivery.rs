@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bootstrap::NatsClient;
 use common::subjects;
-use jetstream::{Stream, manage};
+use jetstream::{Stream, is_clustered, manage};
 
 use crate::fetch::Pulled;
 
@@ -107,7 +107,7 @@ impl FirstDelivery {
         let after = self
             .known
             .as_ref()
-            .filter(|known| known.moment == self.now() && is_single(&self.client))
+            .filter(|known| known.moment == self.now() && !is_clustered(&self.client))
             .map(|known| known.stored);
         move |pulled| {
             let headers = pulled.headers.as_ref();
@@ -117,9 +117,4 @@ impl FirstDelivery {
                 && headers.is_some_and(|headers| headers.get(subjects::FRESH_HEADER).is_some())
         }
     }
-}
-
-/// Whether the server of the connection runs alone, so that no other server can crash.
-pub(crate) fn is_single(client: &NatsClient) -> bool {
-    client.server_info().cluster.is_none()
 }

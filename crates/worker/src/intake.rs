@@ -8,9 +8,10 @@ use bootstrap::{Beat, Nats};
 use common::{DeadReason, JobId, JobKind, JobSubject, Priority};
 use jetstream::records::{self, Records, StoredRecord};
 use jetstream::request::PATIENCE;
-use jetstream::{ServerClock, Stream, Topology, kind_settings};
+use jetstream::{ServerClock, Stream, Topology, is_clustered, kind_settings};
 use tokio::sync::{Notify, watch};
-use tracing::warn;
+use tokio::time::Instant;
+use tracing::{debug, warn};
 
 use crate::counters::Counters;
 use crate::decide::{self, Sighting, Verdict};
@@ -39,6 +40,13 @@ const TICK: Duration = Duration::from_secs(1);
 /// How many times a durable consumer has to be reported missing, a second apart, before it is
 /// created again.
 const GONE: u32 = 3;
+
+/// The same in a cluster, where a durable consumer is also reported missing while it has no leader: for
+/// longer than an election takes.
+const GONE_IN_A_CLUSTER: u32 = 15;
+
+/// After this time without such a report, the durable consumer was there again.
+const BACK: Duration = Duration::from_secs(5);
 
 /// How long the first pull waits for cancel requests that came while no consumer ran.
 const CATCH_UP: Duration = Duration::from_secs(5);
@@ -149,14 +157,28 @@ impl Intake {
 
     /// Handles a queue whose durable consumer no longer exists. Creates it again after some such
     /// reports.
-    async fn see_to_gone(&mut self, queue: QueueIndex, gone: &mut HashMap<QueueIndex, u32>) {
+    async fn see_to_gone(
+        &mut self,
+        queue: QueueIndex,
+        gone: &mut HashMap<QueueIndex, (u32, Instant)>,
+    ) {
         self.first_delivery.forget();
         self.fetcher.pause(queue);
+        let enough = if is_clustered(&self.nats.client) {
+            GONE_IN_A_CLUSTER
+        } else {
+            GONE
+        };
         // Not at once: after a stream was deleted, the server (2.15.1) still removes its files, and
         // would also remove the files of a new stream.
-        let times = gone.entry(queue).or_insert(0);
+        let now = Instant::now();
+        let (times, last) = gone.entry(queue).or_insert((0, now));
+        if now.duration_since(*last) > BACK {
+            *times = 0;
+        }
         *times += 1;
-        if *times == GONE {
+        *last = now;
+        if *times == enough {
             gone.remove(&queue);
             self.restore(queue).await;
         }
@@ -197,9 +219,20 @@ impl Intake {
                 .iter()
                 .filter(|(_, pulled)| !may_skip(pulled))
                 .filter_map(|(subject, _)| Some(subject.as_ref()?.id));
-            let Some(found) = self.look_up(ids.collect()).await else {
+            let Some(mut found) = self.look_up(ids.collect()).await else {
                 return;
             };
+            if is_clustered(&self.nats.client) {
+                let doubtful = batch.iter().filter_map(|(subject, pulled)| {
+                    let subject = subject.as_ref()?;
+                    let record = found.get(&subject.id);
+                    is_doubtful(subject, pulled, record).then_some(subject.id)
+                });
+                let doubtful = doubtful.collect();
+                if !self.confirm(&mut found, doubtful).await {
+                    return;
+                }
+            }
             let mut to_run = Vec::with_capacity(batch.len());
             for (subject, pulled) in batch {
                 let unreadable = || JobId::of_unreadable(pulled.stream_sequence);
@@ -254,6 +287,24 @@ impl Intake {
                 () = self.phases.ended() => return None,
             }
         }
+    }
+
+    /// Looks records up again in the leader of their stream, and tries again until this succeeds; false if
+    /// the lane ends first.
+    async fn confirm(
+        &self,
+        found: &mut HashMap<JobId, StoredRecord>,
+        doubtful: Vec<JobId>,
+    ) -> bool {
+        let client = &self.nats.client;
+        while let Err(error) = records::confirm(client, found, doubtful.iter().copied()).await {
+            debug!("cannot look up the records of jobs, trying again: {error:#}");
+            tokio::select! {
+                () = tokio::time::sleep(TICK) => {}
+                () = self.phases.ended() => return false,
+            }
+        }
+        true
     }
 
     /// Decides what to do with a message. Returns the lease of a job to run; everything else is
@@ -366,5 +417,22 @@ impl Intake {
             trace::refused(&lease, &settlement);
         }
         self.settler.begin(lease, settlement);
+    }
+}
+
+/// Whether a record in a cluster has to be read from the leader of its stream, because what a follower
+/// has may be older, and would decide wrongly.
+///
+/// On the first delivery of its first run, a job without a record may run: if the record is only not there
+/// yet, the outcome is refused. Of a later delivery or run there should be a record, which counts the
+/// attempts. A job that was replayed has ended before. But one that has ended for good stays so.
+fn is_doubtful(
+    subject: &JobSubject,
+    pulled: &Pulled<JobKind>,
+    found: Option<&StoredRecord>,
+) -> bool {
+    match found {
+        None => pulled.delivered > 1 || subject.run > 1 || pulled.queue.stream == Stream::Later,
+        Some(found) => !found.record.as_ref().is_some_and(decide::is_over),
     }
 }

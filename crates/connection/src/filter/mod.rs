@@ -31,6 +31,7 @@ use tracing::{debug, info, warn};
 
 pub(super) use self::tls::TlsOptions;
 use self::wire::Rewriter;
+pub use self::wire::read_headers;
 
 /// Time-out of connecting to the server, and of waiting for the client to connect.
 const PATIENCE: Duration = Duration::from_secs(5);

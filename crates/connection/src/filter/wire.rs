@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::str::{self, FromStr as _};
 
-use async_nats::{HeaderName, StatusCode};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf as _, BytesMut};
@@ -170,42 +170,47 @@ fn word(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).replace(breaks_a_word, "\u{fffd}")
 }
 
-/// Whether the client library can read a block of headers. It follows async-nats 0.51
-/// (`Connection::try_read_op`), and a test compares the two.
+/// Whether the client library can read a block of headers.
 fn is_readable(headers: &[u8]) -> bool {
-    let Ok(text) = str::from_utf8(headers) else {
-        return false;
-    };
-    let mut lines = text.lines().peekable();
-    let Some(version) = lines.next().and_then(|line| line.strip_prefix("NATS/1.0")) else {
-        return false;
-    };
-    let version = version.trim();
+    read(headers).is_some()
+}
+
+/// Reads a block of headers; `None` if the client library cannot. It follows async-nats 0.51
+/// (`Connection::try_read_op`), and a test compares the two.
+fn read(block: &[u8]) -> Option<HeaderMap> {
+    let mut lines = str::from_utf8(block).ok()?.lines().peekable();
+    let version = lines.next()?.strip_prefix("NATS/1.0")?.trim();
     let status = version
         .split_once(' ')
         .map_or(version, |(status, _)| status.trim());
-    if !status.is_empty() && StatusCode::from_str(status).is_err() {
-        return false;
+    if !status.is_empty() {
+        StatusCode::from_str(status).ok()?;
     }
+    let mut headers = HeaderMap::new();
     while let Some(line) = lines.next() {
         if line.is_empty() {
             continue;
         }
-        let Some((name, value)) = line.split_once(':') else {
-            return false;
-        };
-        if HeaderName::from_str(name).is_err() {
-            return false;
-        }
+        let (name, value) = line.split_once(':')?;
+        let name = HeaderName::from_str(name).ok()?;
         let mut value = value.trim_start().to_owned();
         while let Some(more) = lines.next_if(|line| line.starts_with(char::is_whitespace)) {
             value.push_str(more);
         }
-        if value.trim_end().contains(['\r', '\n']) {
-            return false;
-        }
+        headers.append(name, HeaderValue::from_str(value.trim_end()).ok()?);
     }
-    true
+    Some(headers)
+}
+
+/// Reads a block of headers as a message has them on a connection: one that the client library could
+/// not read becomes one header, [`UNREADABLE_HEADER`].
+#[must_use]
+pub fn read_headers(block: &[u8]) -> HeaderMap {
+    read(block).unwrap_or_else(|| {
+        let mut headers = HeaderMap::new();
+        headers.insert(UNREADABLE_HEADER, kept(block));
+        headers
+    })
 }
 
 /// The replacement for unreadable headers: those that the server added, and the whole block as one
@@ -217,9 +222,13 @@ fn readable(headers: &[u8]) -> String {
             let _ = write!(block, "{name}: {value}\r\n");
         }
     }
-    let kept = STANDARD.encode(&headers[..headers.len().min(KEPT)]);
-    let _ = write!(block, "{UNREADABLE_HEADER}: {kept}\r\n\r\n");
+    let _ = write!(block, "{UNREADABLE_HEADER}: {}\r\n\r\n", kept(headers));
     block
+}
+
+/// What is kept of unreadable headers.
+fn kept(headers: &[u8]) -> String {
+    STANDARD.encode(&headers[..headers.len().min(KEPT)])
 }
 
 /// The last value of a header, made readable; the headers of the server are the last ones.

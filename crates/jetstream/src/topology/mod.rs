@@ -51,7 +51,9 @@ pub enum Stream {
 pub struct Topology {
     /// How much the streams may hold.
     pub limits: Limits,
-    /// On how many servers of a cluster each stream is stored.
+    /// On how many servers of a cluster each stream is stored, and so its durable consumers. `None` for
+    /// three if the server is in a cluster that has them, and for one if not; a stream that is on more
+    /// servers then stays there.
     pub replicas: Option<usize>,
 }
 

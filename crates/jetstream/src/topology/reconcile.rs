@@ -4,6 +4,8 @@
 //! used is set to the declared value, and missing subjects are added to a stream. If another setting
 //! differs, this is an error that names each field.
 //!
+//! On how many servers a stream is stored is decided when it is created or updated: see [`Topology`].
+//!
 //! Versions with different declarations may run at the same time. So each declaration has a revision,
 //! which is stored in the metadata of the stream or consumer. A version does not change a stream or
 //! consumer whose revision is higher than its own.
@@ -16,17 +18,21 @@ use async_nats::jetstream::consumer::{DeliverPolicy, IntoConsumerConfig as _};
 use common::{JobKind, Priority, Timestamp, subjects};
 use connection::NatsClient;
 use serde_json::{Map, Value, json};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     Stream, Topology, consumer_name, consumer_of_priority, jobs_of_kind, limit, no_jobs_of_kind,
     pull_consumer,
 };
+use crate::cluster;
 use crate::manage::{self, StreamInfo};
 use crate::request::{self, ApiError};
 
 /// The revision of the declarations of this version. Increase it with each change of a declared value.
-const REVISION: u64 = 4;
+const REVISION: u64 = 5;
+
+/// On how many servers of a cluster a stream is stored, unless something else is declared.
+const IN_A_CLUSTER: usize = 3;
 
 /// The key of the revision in the metadata of a stream or consumer.
 const REVISION_KEY: &str = "jobs.revision";
@@ -74,8 +80,38 @@ impl Topology {
     }
 
     async fn reconcile_stream(self, client: &NatsClient, stream: Stream) -> anyhow::Result<()> {
-        let declared = serde_json::to_value(self.stream(stream))
+        let replicas = self.replicas.unwrap_or_else(|| {
+            let clustered = cluster::is_clustered(client);
+            if clustered { IN_A_CLUSTER } else { 1 }
+        });
+        let reconciled = self.reconcile_on(client, stream, replicas).await;
+        let no_peers = reconciled.as_ref().is_err_and(has_no_peers);
+        if no_peers && self.replicas.is_none() && replicas > 1 {
+            warn!(
+                "the stream {stream} is stored on one server: the cluster has no {replicas} servers for it"
+            );
+            return self.reconcile_on(client, stream, 1).await;
+        }
+        if no_peers {
+            return reconciled.with_context(|| {
+                format!(
+                    "the stream {stream} cannot be stored on {replicas} servers: there are not so many \
+                     with JetStream and enough storage"
+                )
+            });
+        }
+        reconciled
+    }
+
+    async fn reconcile_on(
+        self,
+        client: &NatsClient,
+        stream: Stream,
+        replicas: usize,
+    ) -> anyhow::Result<()> {
+        let mut declared = serde_json::to_value(self.stream(stream))
             .context("a stream's configuration is plain data")?;
+        declared["num_replicas"] = json!(replicas);
         let create = format!("$JS.API.STREAM.CREATE.{stream}");
         let Err(error) = request::ask::<Value>(client, create.clone(), &declared).await else {
             return Ok(());
@@ -91,6 +127,11 @@ impl Topology {
         else {
             return Err(error).with_context(|| format!("cannot create the stream {stream}"));
         };
+        if self.replicas.is_none()
+            && existing["num_replicas"].as_u64() > declared["num_replicas"].as_u64()
+        {
+            declared["num_replicas"] = existing["num_replicas"].clone();
+        }
         let mut with_all_subjects = declared.clone();
         with_all_subjects["subjects"] = json!(all_subjects(&declared, &existing));
         if limit::is_lifted(&declared, &existing) {
@@ -120,7 +161,7 @@ impl Topology {
                     return Err(differs(stream, &[]));
                 }
                 // Another consumer has changed it meanwhile.
-                Box::pin(self.reconcile_stream(client, stream)).await
+                Box::pin(self.reconcile_on(client, stream, replicas)).await
             }
             _ => Ok(()),
         }
@@ -388,6 +429,9 @@ async fn update_stream(
     request::ask::<Value>(client, update.clone(), config)
         .await
         .map_err(|error| {
+            if is_without_peers(&error) {
+                return error.into();
+            }
             // Not returned as an `ApiError`: a request that this user may not send has no answer, and a
             // caller that takes it for a lost request would wait for ever.
             anyhow::anyhow!(
@@ -399,6 +443,19 @@ async fn update_stream(
         })?;
     report_change(&format!("stream {stream}"), changes);
     Ok(())
+}
+
+/// Whether a stream cannot be stored on as many servers as it should be.
+fn is_without_peers(error: &ApiError) -> bool {
+    let codes = [
+        ErrorCode::CLUSTER_NO_PEERS,
+        ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED,
+    ];
+    matches!(error, ApiError::Refused { code, .. } if codes.contains(code))
+}
+
+fn has_no_peers(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(is_without_peers)
 }
 
 fn report_change(what: &str, changes: &Map<String, Value>) {

@@ -25,11 +25,11 @@ use common::{
     JobId, JobKind, JobMessage, JobRecord, JobState, JobSubject, Priority, Timestamp, subjects,
 };
 use futures_util::{StreamExt as _, stream};
-use jetstream::headers::EXPECTED_LAST;
+use jetstream::headers::{EXPECTED_LAST, scheduled_time};
 use jetstream::job_messages::{self, Found};
 use jetstream::records::{self, Records, StoredRecord};
 use jetstream::{
-    Message, NotStored, ServerClock, StoredMessage, Stream, batch, direct_get, manage,
+    Message, NotStored, ServerClock, StoredMessage, Stream, batch, direct_get, is_clustered, manage,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -37,6 +37,7 @@ use tracing::warn;
 
 use super::failures::Failures;
 use crate::counters::Counters;
+use crate::decide;
 use crate::lease::Lease;
 use crate::phases::Phases;
 use crate::store::{JobStore, Marker, Restored, slot_after, slot_of};
@@ -51,6 +52,9 @@ const SOONEST: Duration = Duration::from_secs(30);
 
 /// It is checked again after this time at the latest.
 const LATEST: Duration = Duration::from_hours(1);
+
+/// A schedule that is still there after this time was missed by the server.
+const MISSED: Duration = Duration::from_secs(5);
 
 /// How many markers are read at a time.
 const PAGE: usize = 500;
@@ -183,8 +187,10 @@ impl Watch {
         let mut from = 1;
         loop {
             let stream = Stream::State;
+            let client = &of.client;
             let page =
-                direct_get::batch(&of.client, stream, &filter, from, PAGE, PAGE_BYTES).await?;
+                direct_get::batch_to_the_end(client, stream, &filter, from, PAGE, PAGE_BYTES)
+                    .await?;
             let Some(last) = page.last().map(|kept| kept.sequence) else {
                 return Ok(true);
             };
@@ -205,7 +211,7 @@ async fn begun_slots(client: &NatsClient, due: i64) -> anyhow::Result<Vec<i64>> 
     let mut slots = BTreeSet::new();
     let mut from = 1;
     loop {
-        let page = direct_get::batch(
+        let page = direct_get::batch_to_the_end(
             client,
             Stream::State,
             subjects::ALL_OVERDUE,
@@ -361,6 +367,16 @@ async fn handle_page(
         .await?
         .of(markers.keys().copied())
         .await?;
+    if is_clustered(&of.client) {
+        // A marker whose job does not wait is removed for good, so an older record must not say so. A job
+        // that has ended does not wait again, unless its dead letter is replayed.
+        let doubtful = markers.keys().copied().filter(|id| {
+            let record = found.get(id).and_then(|found| found.record.as_ref());
+            !record.is_some_and(decide::is_over)
+        });
+        let doubtful: Vec<_> = doubtful.collect();
+        records::confirm(&of.client, &mut found, doubtful).await?;
+    }
     let overdue: Vec<_> = markers
         .into_values()
         .filter_map(|marker| Overdue::of(marker.clone(), found.remove(&marker.id)?, now))
@@ -416,6 +432,13 @@ fn log_jobs(named: &mut usize, jobs: &[(JobId, JobKind)], what: &str) {
     }
 }
 
+/// Whether the server should have published a scheduled message long ago. In a cluster, the server (2.15.1)
+/// sometimes forgets schedules that are due while the leader or the replicas of their stream change. They
+/// stay in the stream.
+fn is_missed(schedule: &StoredMessage, now: Timestamp) -> bool {
+    scheduled_time(&schedule.headers).is_some_and(|due| now.since(due) > MISSED)
+}
+
 /// Restores a job if none of its messages is left.
 async fn restore(of: &OverdueWatch, job: Overdue, now: Timestamp) -> anyhow::Result<Fate> {
     let Overdue {
@@ -426,7 +449,13 @@ async fn restore(of: &OverdueWatch, job: Overdue, now: Timestamp) -> anyhow::Res
     } = job;
     let (id, kind) = (subject.id, subject.kind.clone());
     let earlier = match job_messages::find_message(&of.client, &subject).await? {
-        Found::Waits => {
+        Found::Waits(schedule) => {
+            if let Some(schedule) = schedule
+                && is_clustered(&of.client)
+                && is_missed(&schedule, now)
+            {
+                of.store.schedule_again(&schedule, now).await;
+            }
             let wait = now.since(since).clamp(SOONEST, LATEST);
             return Ok(Fate::Waits(marker, slot_after(now.after(wait))));
         }

@@ -24,13 +24,12 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{DeliverPolicy, Info as ConsumerInfo};
 use bootstrap::{Beat, NatsClient};
 use common::JobKind;
-use jetstream::{ACK_WAIT, ServerClock, Stream, consumer_name, manage};
+use jetstream::{ACK_WAIT, ServerClock, Stream, consumer_name, is_clustered, manage};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::acknowledged::AcknowledgedList;
-use crate::first_delivery::is_single;
 use crate::queues::{Queue, Queues};
 
 /// The average time between two purges.
@@ -227,7 +226,7 @@ fn floor_of(info: &ConsumerInfo) -> u64 {
 
 /// Whether the floor of a durable consumer is correct. `since` is the time of the connection.
 fn is_certain(client: &NatsClient, info: &ConsumerInfo, since: Instant) -> bool {
-    info.num_redelivered == 0 || (is_single(client) && since.elapsed() > UNCERTAIN)
+    info.num_redelivered == 0 || (!is_clustered(client) && since.elapsed() > UNCERTAIN)
 }
 
 /// Whether the server gave up messages of a durable consumer that are not dead letters yet. They are below

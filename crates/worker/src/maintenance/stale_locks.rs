@@ -18,8 +18,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use crate::first_delivery::is_single;
-
 /// The wait before the subscription is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -121,7 +119,6 @@ async fn holds(client: &NatsClient, id: JobId) -> anyhow::Result<bool> {
         }) => !record.state.is_final(),
         // Somebody has stored other bytes in place of the record.
         Some(_) => job_messages::waiting(client, id).await?.is_some(),
-        // Another server of a cluster may not have the message yet.
-        None => queued.is_some() || !is_single(client),
+        None => queued.is_some(),
     })
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use common::{DeadReason, JobRecord, Timestamp, subjects};
 use jetstream::headers::{self, EXPECTED_LAST, SCHEDULE, SCHEDULE_TARGET, fits};
 use jetstream::job_messages::{self, Found, find_message};
-use jetstream::{Message, NotStored, Stream, direct_get};
+use jetstream::{Message, NotStored, StoredMessage, Stream, direct_get};
+use tracing::{debug, info};
 
 use super::{JobStore, Marker, RETRY, Written, slot_after};
 use crate::lease::Lease;
@@ -53,7 +54,7 @@ impl JobStore {
         // The job was already put off, so this message is a duplicate.
         let subject = lease.subject(run);
         let found = find_message(&self.client, &subject).await;
-        if found.is_ok_and(|found| matches!(found, Found::Waits)) {
+        if found.is_ok_and(|found| matches!(found, Found::Waits(_))) {
             return self.ack(lease).await;
         }
         // Older versions put jobs off without markers.
@@ -106,6 +107,33 @@ impl JobStore {
             Written::Yes => Restored::Dead,
             Written::Ended | Written::Superseded => Restored::MovedOn,
             Written::GaveUp => Restored::GaveUp,
+        }
+    }
+
+    /// Stores a schedule again, for a second from now, unless it has changed. The server then publishes it,
+    /// although it has missed its time.
+    pub(crate) async fn schedule_again(&self, schedule: &StoredMessage, now: Timestamp) {
+        let mut added = headers::submitted(Some(&schedule.headers));
+        let target = schedule.headers.get(SCHEDULE_TARGET).cloned();
+        let Some(target) = target else { return };
+        added.insert(SCHEDULE_TARGET, target);
+        added.insert(SCHEDULE, headers::schedule_at(now.after(SCHEDULED)));
+        added.insert(EXPECTED_LAST, schedule.sequence.to_string());
+        let subject = schedule.subject.as_str();
+        let again = Message {
+            subject: schedule.subject.clone(),
+            headers: added,
+            payload: schedule.payload.clone(),
+        };
+        match self.schedules.store(vec![again]).await {
+            Ok(_) => info!(
+                subject,
+                "the server has missed the schedule of a job, which is stored again"
+            ),
+            // The server has published it meanwhile.
+            Err(NotStored::Conflict) => {}
+            // The watch comes back to it.
+            Err(error) => debug!("cannot store a schedule again: {error}"),
         }
     }
 

@@ -105,7 +105,10 @@ const PUBLISH: &[(&str, &[&str])] = &[
         "$JS.API.STREAM.MSG.DELETE.JOBS_STATE",
         &["operator", "gateway"],
     ),
-    ("$JS.API.STREAM.MSG.GET.JOBS", &[]),
+    ("$JS.API.STREAM.MSG.GET.JOBS", READERS),
+    ("$JS.API.STREAM.MSG.GET.JOBS_LATER", READERS),
+    ("$JS.API.STREAM.MSG.GET.JOBS_STATE", READERS),
+    ("$JS.API.STREAM.MSG.GET.JOBS_ADVISORIES", &[]),
     ("$JS.API.DIRECT.GET.JOBS", READERS),
     ("$JS.API.DIRECT.GET.JOBS_LATER", READERS),
     (

@@ -70,4 +70,40 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         ],
         reason: "a stream of an older version is changed to what this one declares",
     },
+    Exception {
+        user: "application",
+        rights: &[
+            "publish $JS.API.STREAM.MSG.GET.JOBS",
+            "publish $JS.API.STREAM.MSG.GET.JOBS_LATER",
+            "publish $JS.API.STREAM.MSG.GET.JOBS_STATE",
+        ],
+        reason: "asked only where the server is in a cluster; see tests/cluster",
+    },
+    Exception {
+        user: "worker",
+        rights: &[
+            "publish $JS.API.STREAM.MSG.GET.JOBS",
+            "publish $JS.API.STREAM.MSG.GET.JOBS_LATER",
+            "publish $JS.API.STREAM.MSG.GET.JOBS_STATE",
+        ],
+        reason: "asked only where the server is in a cluster; see tests/cluster",
+    },
+    Exception {
+        user: "operator",
+        rights: &[
+            "publish $JS.API.STREAM.MSG.GET.JOBS",
+            "publish $JS.API.STREAM.MSG.GET.JOBS_LATER",
+            "publish $JS.API.STREAM.MSG.GET.JOBS_STATE",
+        ],
+        reason: "asked only where the server is in a cluster; see tests/cluster",
+    },
+    Exception {
+        user: "gateway",
+        rights: &[
+            "publish $JS.API.STREAM.MSG.GET.JOBS",
+            "publish $JS.API.STREAM.MSG.GET.JOBS_LATER",
+            "publish $JS.API.STREAM.MSG.GET.JOBS_STATE",
+        ],
+        reason: "asked only where the server is in a cluster; see tests/cluster",
+    },
 ];
