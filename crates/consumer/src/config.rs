@@ -13,10 +13,11 @@ use crate::keep::Keep;
 ///
 /// ```
 /// use clap::Parser as _;
-/// use consumer::{Config, Durable};
+/// use consumer::{Config, Durable, Replicas};
 ///
 /// let config = Config::parse_from(["consumer", "--concurrency=4", "--durable=required"]);
 /// assert_eq!(config.concurrency(), 4);
+/// assert_eq!(config.replicas, Replicas::Auto);
 /// assert_eq!(config.durable, Durable::Required);
 /// ```
 #[derive(Clone, Debug, clap::Parser)]
@@ -47,6 +48,11 @@ pub struct Config {
     /// Run durable jobs, with a warning, even if the server may lose what it has confirmed
     #[arg(long, value_parser = clap::builder::BoolishValueParser::new())]
     pub accept_unsafe_server: bool,
+
+    /// On how many servers of a NATS cluster durable jobs are stored; auto: on 3 if the cluster has
+    /// them, else on 1, and on no fewer than now
+    #[arg(long, value_name = "SERVERS", default_value = "auto")]
+    pub replicas: Replicas,
 
     /// Which durable jobs leave a record when they have ended, unless their handler says so; without a
     /// record, a job that succeeded has no result, and its id is forgotten
@@ -81,6 +87,34 @@ pub enum Durable {
     Off,
     /// Yes; without JetStream the consumer does not start.
     Required,
+}
+
+/// On how many servers of a NATS cluster durable jobs are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Replicas {
+    /// On three if the cluster has them, else on one; on no fewer than now.
+    Auto,
+    /// On one.
+    #[value(name = "1")]
+    One,
+    /// On three.
+    #[value(name = "3")]
+    Three,
+    /// On five.
+    #[value(name = "5")]
+    Five,
+}
+
+impl Replicas {
+    /// The number; `None` for [`Replicas::Auto`].
+    pub(crate) const fn number(self) -> Option<usize> {
+        match self {
+            Self::Auto => None,
+            Self::One => Some(1),
+            Self::Three => Some(3),
+            Self::Five => Some(5),
+        }
+    }
 }
 
 impl Config {

@@ -43,7 +43,7 @@ pub mod testing;
 mod trace;
 
 pub use common::Job;
-pub use config::{Config, Durable};
+pub use config::{Config, Durable, Replicas};
 pub use handler::{Attempt, Failure, Handler};
 pub use keep::Keep;
 pub use registry::Registry;

@@ -29,7 +29,10 @@ pub(crate) async fn start(
         kinds: consumer.kinds.names().cloned().collect(),
         keep: config.keep_outcomes,
         keep_payload: config.keep_payload,
-        topology: Topology::default(),
+        topology: Topology {
+            replicas: config.replicas.number(),
+            ..Topology::default()
+        },
         accept_unsafe: config.accept_unsafe_server,
         starved_after: STARVED_AFTER,
     };
