@@ -48,6 +48,16 @@ pub struct NatsServerBuilder {
     open: bool,
     without_jetstream: bool,
     extra_lines: String,
+    seat: Option<Seat>,
+}
+
+/// The place of a server in a cluster.
+pub(crate) struct Seat {
+    pub(crate) name: String,
+    /// The same for all servers.
+    pub(crate) credentials: Credentials,
+    /// What `deploy/cluster/nats.conf` reads besides.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 impl NatsServerBuilder {
@@ -74,6 +84,13 @@ impl NatsServerBuilder {
         self
     }
 
+    /// One server of a cluster, with the configuration of `deploy/cluster/nats.conf`.
+    #[must_use]
+    pub(crate) fn seat(mut self, seat: Seat) -> Self {
+        self.seat = Some(seat);
+        self
+    }
+
     /// Starts it, and waits until it accepts connections.
     ///
     /// # Panics
@@ -84,10 +101,13 @@ impl NatsServerBuilder {
             BARE_CONFIGURATION.to_owned()
         } else if self.open {
             format!("{BARE_CONFIGURATION}{OPEN_CONFIGURATION}")
+        } else if self.seat.is_some() {
+            const INCLUDE: &str = "include \"../nats.conf\"\n";
+            let of_cluster = deployed("cluster/nats.conf");
+            assert!(of_cluster.contains(INCLUDE), "no include of nats.conf");
+            of_cluster.replace(INCLUDE, &deployed("nats.conf"))
         } else {
-            let path = project_root().join("deploy/nats.conf");
-            fs::read_to_string(&path)
-                .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
+            deployed("nats.conf")
         };
         let home = tempfile::Builder::new().prefix("nats-").tempdir();
         let home = home.expect("a temporary folder can be created");
@@ -97,15 +117,29 @@ impl NatsServerBuilder {
         }
         fs::write(home.path().join(CONFIGURATION_FILE), configuration)
             .expect("a temporary folder can be written to");
+        let (name, credentials, environment) = if let Some(seat) = self.seat {
+            (seat.name, Some(seat.credentials), seat.environment)
+        } else {
+            let credentials = (!self.open).then(|| Credentials::random().with_admin());
+            ("test".to_owned(), credentials, Vec::new())
+        };
         let mut server = NatsServer {
             home,
             process: None,
             ports: None,
-            credentials: (!self.open).then(|| Credentials::random().with_admin()),
+            name,
+            credentials,
+            environment,
         };
         server.start_again().await;
         server
     }
+}
+
+fn deployed(name: &str) -> String {
+    let path = project_root().join("deploy").join(name);
+    fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
 }
 
 /// A configuration with one more user, wherever it has the list of users of `deploy/nats.conf`.
@@ -130,8 +164,11 @@ pub struct NatsServer {
     process: Option<Child>,
     /// Chosen by the server at the first start, and kept from then on.
     ports: Option<Ports>,
+    name: String,
     /// None when the server is open.
     credentials: Option<Credentials>,
+    /// What the configuration reads besides.
+    environment: Vec<(&'static str, String)>,
 }
 
 impl NatsServer {
@@ -237,7 +274,8 @@ impl NatsServer {
             .arg(self.home.path().join(CONFIGURATION_FILE))
             .arg("--ports_file_dir")
             .arg(ports_folder.path())
-            .env("NATS_SERVER_NAME", "test")
+            .env("NATS_SERVER_NAME", &self.name)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env(store_dir, store)
             .env("NATS_LISTEN", listen(self.ports.map(|ports| ports.client)))
             .env(
@@ -324,6 +362,11 @@ impl NatsServer {
             maximum,
         };
         prlimit(Some(process), Resource::Fsize, limit).expect("a limit of a child can be set");
+    }
+
+    /// Whether it runs, as far as this process knows.
+    pub(crate) fn is_running(&self) -> bool {
+        self.process.is_some()
     }
 
     fn running(&self) -> &Child {
