@@ -453,6 +453,32 @@ impl Parts {
             client: client.clone(),
         };
         tasks.spawn(health.supervise("requests to release keys", |life| locks.run(life)));
+        self.start_shared_work(&mut tasks);
+        let overdue = OverdueWatch {
+            client: client.clone(),
+            store: Arc::clone(&self.store),
+            clock: Arc::clone(&self.clock),
+            counters: Arc::clone(counters),
+            phases: phases.clone(),
+        };
+        tasks.spawn(health.supervise("watch for overdue jobs", |life| overdue.run(life)));
+        let pulls = StarvedPulls {
+            nats: nats.clone(),
+            queues: self.queues.clone(),
+            after: self.options.starved_after,
+        };
+        tasks.spawn(health.supervise("watch of the pulls", |life| pulls.run(life)));
+        let writes = self.store.unanswered();
+        let (client, of_service) = (client.clone(), health.clone());
+        tasks.spawn(health.supervise("watch of the storage", |life| {
+            write_health::watch(client, of_service, writes, life)
+        }));
+        tasks
+    }
+
+    /// Starts the work that one consumer of the fleet does for all.
+    fn start_shared_work(&self, tasks: &mut JoinSet<()>) {
+        let (nats, health, phases) = (&self.nats, &self.nats.health, &self.handle.phases);
         let cancel = Cancel {
             store: Arc::clone(&self.store),
             phases: phases.clone(),
@@ -474,25 +500,5 @@ impl Parts {
         tasks.spawn(health.supervise("changes of schedules", |life| changes.run(queue, life)));
         let ticks = OverdueTicks::new(&self.store);
         tasks.spawn(health.supervise("look for overdue schedules", |life| ticks.run(life)));
-        let overdue = OverdueWatch {
-            client: client.clone(),
-            store: Arc::clone(&self.store),
-            clock: Arc::clone(&self.clock),
-            counters: Arc::clone(counters),
-            phases: phases.clone(),
-        };
-        tasks.spawn(health.supervise("watch for overdue jobs", |life| overdue.run(life)));
-        let pulls = StarvedPulls {
-            nats: nats.clone(),
-            queues: self.queues.clone(),
-            after: self.options.starved_after,
-        };
-        tasks.spawn(health.supervise("watch of the pulls", |life| pulls.run(life)));
-        let writes = self.store.unanswered();
-        let (client, of_service) = (client.clone(), health.clone());
-        tasks.spawn(health.supervise("watch of the storage", |life| {
-            write_health::watch(client, of_service, writes, life)
-        }));
-        tasks
     }
 }

@@ -155,7 +155,7 @@ impl Load {
 }
 
 async fn submit(submitter: Submitter, stop: watch::Receiver<bool>) -> Submitted {
-    let mut submitted = Submitted::default();
+    let mut all = Submitted::default();
     let wait = json!({"initial": "4s", "factor": 1, "max": "4s"});
     let mut pace = tokio::time::interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -173,12 +173,12 @@ async fn submit(submitter: Submitter, stop: watch::Receiver<bool>) -> Submitted 
         });
         let begun = Instant::now();
         submitter.submit(&job).await.unwrap();
-        submitted.longest = submitted.longest.max(begun.elapsed());
+        all.longest = all.longest.max(begun.elapsed());
         if number % 20 == 0 {
-            submitted.bad.push(job.id);
+            all.bad.push(job.id);
         } else {
-            submitted.good.push(job.id);
+            all.good.push(job.id);
         }
     }
-    submitted
+    all
 }
