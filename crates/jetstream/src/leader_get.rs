@@ -126,7 +126,7 @@ mod tests {
     fn headers_that_cannot_be_read_are_kept_as_one() {
         for block in [
             b"NATS/1.0\r\nA: 1\r2\r\n\r\n".as_slice(),
-            b"NATS/1.0\r\n: x\r\n\r\n",
+            b"NATS/1.0\r\nno colon\r\n\r\n",
             b"NATS/1.0\r\nA: \xff\r\n\r\n",
             b"no headers",
         ] {
