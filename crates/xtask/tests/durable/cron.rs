@@ -224,7 +224,7 @@ async fn a_step_that_was_done_before_the_consumer_was_lost_is_not_done_twice() {
                         last: None,
                         ..decided
                     })
-                    .await
+                    .await;
             }
             "submit" => tested.store(&decided).await,
             "note" => {
@@ -591,11 +591,11 @@ async fn the_jitter_of_a_tick_delays_its_job() {
     let mut record = tested.settles().await;
     let second = Duration::from_secs(1);
     let due = |seconds: u32| Timestamp::now().before(second * seconds).unwrap();
-    let late = |tick: &Timestamp| {
+    let is_delayed = |tick: &Timestamp| {
         let job = schedule::pending_job(&tested.name, &record.schedule, *tick);
         job.run_at.unwrap().since(*tick) > Duration::from_mins(5)
     };
-    let tick = (1..50).map(due).find(late).unwrap();
+    let tick = (1..50).map(due).find(is_delayed).unwrap();
     (record.next, record.changed) = (Some(tick), true);
     tested.store(&record).await;
     let id = tested.id_of(&record.schedule, tick);

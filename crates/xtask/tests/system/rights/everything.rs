@@ -488,17 +488,7 @@ impl System {
             let (status, answer) = web.post(&path, body).await;
             assert_eq!(status, 200, "{answer}");
         }
-        let hourly = json!({"every": "1h", "job": {"kind": "echo"}});
-        web.put("/v1/schedules/hourly", hourly).await;
-        for path in ["/v1/schedules", "/v1/schedules/hourly"] {
-            assert_eq!(web.get(path).await.0, 200, "{path}");
-        }
-        for (change, expected) in [("pause", 200), ("resume", 200), ("run", 202)] {
-            let path = format!("/v1/schedules/hourly/{change}");
-            let (status, answer) = web.post(&path, Value::Null).await;
-            assert_eq!(status, expected, "{answer}");
-        }
-        web.delete("/v1/schedules/hourly").await;
+        the_gateway_is_asked_about_schedules(web).await;
         let many = "/v1/jobs/cancel?kind=nobody.serves&state=queued";
         let (status, answer) = web.post(many, Value::Null).await;
         assert_eq!(status, 200, "{answer}");
@@ -592,4 +582,18 @@ impl System {
         let id = self.submit(json!({"kind": "echo"})).await;
         web.becomes(id, "succeeded").await;
     }
+}
+
+async fn the_gateway_is_asked_about_schedules(web: &mut Web) {
+    let hourly = json!({"every": "1h", "job": {"kind": "echo"}});
+    web.put("/v1/schedules/hourly", hourly).await;
+    for path in ["/v1/schedules", "/v1/schedules/hourly"] {
+        assert_eq!(web.get(path).await.0, 200, "{path}");
+    }
+    for (change, expected) in [("pause", 200), ("resume", 200), ("run", 202)] {
+        let path = format!("/v1/schedules/hourly/{change}");
+        let (status, answer) = web.post(&path, Value::Null).await;
+        assert_eq!(status, expected, "{answer}");
+    }
+    web.delete("/v1/schedules/hourly").await;
 }
