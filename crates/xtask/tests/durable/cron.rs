@@ -320,7 +320,7 @@ async fn after_a_downtime_ticks_are_caught_up_as_the_schedule_says() {
             })
             .await;
         let in_time = usize::from(Timestamp::now().since(missed[0]) <= Duration::from_secs(90));
-        let ran = (5 - after.skipped) as usize;
+        let ran = usize::try_from(5 - after.skipped).unwrap();
         assert!(
             ran == jobs || (ran > jobs && in_time == 1),
             "{catch_up}: {ran} jobs"
