@@ -26,7 +26,8 @@ struct Step {
     name: &'static str,
     /// Without quotes: the words stand between blanks.
     arguments: &'static str,
-    rustdoc_flags: Option<&'static str>,
+    /// A variable of the environment, and its value.
+    variable: Option<(&'static str, &'static str)>,
 }
 
 impl Step {
@@ -34,15 +35,15 @@ impl Step {
         Self {
             name,
             arguments,
-            rustdoc_flags: None,
+            variable: None,
         }
     }
 
     fn run(&self) -> anyhow::Result<()> {
         let mut command = cargo();
         command.args(self.arguments.split(' '));
-        if let Some(flags) = self.rustdoc_flags {
-            command.env("RUSTDOCFLAGS", flags);
+        if let Some((name, value)) = self.variable {
+            command.env(name, value);
         }
         let status = command.status().context("cannot start cargo")?;
         if !status.success() {
@@ -55,12 +56,15 @@ impl Step {
 /// The command as one would type it.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(flags) = self.rustdoc_flags {
-            write!(f, "RUSTDOCFLAGS='{flags}' ")?;
+        if let Some((name, value)) = self.variable {
+            write!(f, "{name}='{value}' ")?;
         }
         write!(f, "cargo {}", self.arguments)
     }
 }
+
+/// How many tests run at a time where there are fewer processors: most tests wait for servers and for times.
+const TEST_THREADS: (usize, &str) = (4, "4");
 
 /// What this machine has, beyond what every check needs.
 struct Tools {
@@ -101,7 +105,7 @@ fn plan(tools: &Tools) -> (Vec<Step>, Vec<String>) {
             "clippy --workspace --all-targets --locked -- -D warnings",
         ),
         Step {
-            rustdoc_flags: Some("-D warnings"),
+            variable: Some(("RUSTDOCFLAGS", "-D warnings")),
             ..Step::new("documentation", "doc --workspace --no-deps --locked")
         },
         Step::new(
@@ -135,10 +139,15 @@ fn plan(tools: &Tools) -> (Vec<Step>, Vec<String>) {
     }
     // Tests that need a feature are left out without a word where it is off. These features are on anyway,
     // as long as this package needs them too, so naming them rebuilds nothing.
-    steps.push(Step::new(
+    let (least, threads) = TEST_THREADS;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    steps.push(Step {
+        variable: (processors < least).then_some(("RUST_TEST_THREADS", threads)),
+        ..Step::new(
         "tests",
         "test --workspace --locked --features nats-jobs-client/opentelemetry,nats-jobs-consumer/testing",
-    ));
+    )
+    });
     match tools.compose {
         Ok(()) => steps.push(Step::new(
             "containers",
@@ -264,7 +273,7 @@ mod tests {
     #[test]
     fn a_step_reads_as_one_would_type_it() {
         let step = Step {
-            rustdoc_flags: Some("-D warnings"),
+            variable: Some(("RUSTDOCFLAGS", "-D warnings")),
             ..Step::new("documentation", "doc --workspace")
         };
         assert_eq!(

@@ -82,14 +82,14 @@ async fn a_stream_of_an_older_version_is_given_the_subjects_that_it_lacks_and_ke
     let after = info(&worker, "JOBS_STATE").await;
     let mut expected = before["config"].clone();
     let subjects = expected["subjects"].as_array_mut().unwrap();
-    for missing in ["jobs.overdue.*.*", "jobs.kind.*"] {
+    for missing in ["jobs.overdue.*.*", "jobs.kind.*", "jobs.cron.*"] {
         subjects.push(json!(missing));
     }
     for exponent in 0..=25 {
         subjects.push(json!(format!("jobs-ended-{}.state.*", 1 << exponent)));
     }
     expected["republish"] = json!({"src": "*.state.*", "dest": "jobs.events.{{wildcard(2)}}"});
-    expected["metadata"]["jobs.revision"] = json!("3");
+    expected["metadata"]["jobs.revision"] = json!("5");
     assert_eq!(after["config"], expected);
     let record = client::record(&worker.clone().into(), id).await.unwrap();
     assert_eq!(record.unwrap().state, common::JobState::Running);

@@ -122,7 +122,7 @@ async fn a_stream_that_differs_is_reported_field_by_field_and_left_as_it_is() {
         .find(|line| line.contains("the stream JOBS exists"));
     let line = line.unwrap_or_else(|| panic!("{lines:?}"));
     for field in [
-        r#"subjects is ["jobs.durable.>"] instead of ["jobs.durable.*.*.*.>"]"#,
+        r#"subjects is ["jobs.durable.>"] instead of ["jobs.durable.*.*.*.>","jobs.unique.*"]"#,
         r#"retention is "workqueue" instead of "limits""#,
         r#"discard is "old" instead of "new""#,
         "max_bytes is 1000000 instead of",
