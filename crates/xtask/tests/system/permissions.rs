@@ -16,6 +16,9 @@ const SERVICES: &[&str] = &["publisher", "worker", "status", "gateway"];
 /// Those who submit durable jobs; a worker those of recurring schedules.
 const SUBMITTERS: &[&str] = &["publisher", "worker", "operator", "gateway"];
 
+/// Those who submit unique jobs.
+const HOLDERS: &[&str] = &["publisher", "operator", "gateway"];
+
 /// Those who read jobs in the lane.
 const READERS: &[&str] = &["worker", "operator", "gateway"];
 
@@ -70,9 +73,9 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("jobs.tick.due.nightly", &[]),
     ("jobs.kind.mail=send", &["worker", "operator", "gateway"]),
     ("jobs.kind.mail.send", &[]),
-    ("jobs.unique.1", SUBMITTERS),
+    ("jobs.unique.1", HOLDERS),
     ("jobs.unique.1.2", &[]),
-    ("jobs.release.1", SUBMITTERS),
+    ("jobs.release.1", HOLDERS),
     ("jobs.dead.1.mail.send", &["worker"]),
     ("jobs.events.1", &["worker"]),
     // ... what JetStream is asked, ...

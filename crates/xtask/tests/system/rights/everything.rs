@@ -65,6 +65,7 @@ pub(crate) async fn run() -> System {
     system.an_operator_sees_to_jobs(&mut web).await;
     System::the_gateway_is_given_unique_jobs(&mut web).await;
     system.the_gateway_is_asked(&mut web).await;
+    a_priority_is_heeded(&mut web).await;
     system.a_schedule_replaces_its_jobs(&mut web).await;
     system.a_kind_is_paused().await;
     system.long_and_late_jobs(&mut web).await;
@@ -596,4 +597,20 @@ async fn the_gateway_is_asked_about_schedules(web: &mut Web) {
         assert_eq!(status, expected, "{answer}");
     }
     web.delete("/v1/schedules/hourly").await;
+}
+
+/// A consumer that gets the first job of its kind that is not of normal priority changes the setting of the
+/// kind.
+async fn a_priority_is_heeded(web: &mut Web) {
+    let job = json!({"kind": "sha256", "payload": {"text": "abc"}, "priority": "high"});
+    let (status, record) = web.post("/v1/jobs?wait=1m", job).await;
+    assert_eq!((status, &record["state"]), (200, &json!("succeeded")));
+    eventually(DEADLINE, "the priorities to be heeded", async || {
+        let (_, answer) = web.get("/v1/kinds").await;
+        let kinds: Value = serde_json::from_str(&answer).unwrap_or_default();
+        let kinds = kinds["kinds"].as_array()?;
+        let setting = kinds.iter().find(|setting| setting["kind"] == "sha256")?;
+        (setting["priorities"] == true).then_some(())
+    })
+    .await;
 }
