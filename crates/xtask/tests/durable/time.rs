@@ -170,7 +170,11 @@ async fn a_consumer_whose_clock_is_an_hour_off_keeps_the_time_of_the_server() {
         lane.becomes(expired, JobState::Expired).await;
         let record = lane.becomes(waits, JobState::Succeeded).await;
         let wait = record.at.milliseconds_ahead_of(run_at);
-        assert!((0..10_000).contains(&wait), "run {wait} ms after its time");
+        // What a consumer takes for the server's time is off by up to a round trip.
+        assert!(
+            (-500..10_000).contains(&wait),
+            "run {wait} ms after its time"
+        );
         let record = lane.becomes(fails, JobState::Dead).await;
         assert_eq!(record.attempt, 2, "{record:?}");
         println!("clock off by {off} s: submitted 4, succeeded 2, expired 1, dead 1");
