@@ -19,6 +19,9 @@ use crate::{cluster, leader_get, manage};
 /// How long all answers to a request for several messages may take.
 const LONGEST: Duration = Duration::from_secs(30);
 
+/// How many messages [`every`] reads at a time, and how many bytes of them.
+const PAGE: (usize, usize) = (500, 1 << 20);
+
 /// Reads the last message on a subject, which may hold wildcards.
 ///
 /// # Errors
@@ -150,7 +153,33 @@ pub async fn batch(
     }
 }
 
-/// The same, for a reader who takes an empty list for the end of what there is. In a cluster, the list may
+/// Reads all messages whose subjects match a filter, page by page; none if the stream does not exist. For few
+/// and small messages: all of them are held in memory.
+///
+/// # Errors
+/// See [`ApiError`].
+pub(crate) async fn every(
+    client: &NatsClient,
+    stream: Stream,
+    filter: &str,
+) -> Result<Vec<StoredMessage>, ApiError> {
+    let (mut found, mut from) = (Vec::new(), 1);
+    loop {
+        let page = batch(client, stream, filter, from, PAGE.0, PAGE.1).await;
+        let page = manage::existing(page)?.unwrap_or_default();
+        let Some(last) = page.last() else {
+            return Ok(found);
+        };
+        from = last.sequence + 1;
+        let over = last.pending_after() == 0;
+        found.extend(page);
+        if over {
+            return Ok(found);
+        }
+    }
+}
+
+/// The same as [`batch`], for a reader who takes an empty list for the end of what there is. In a cluster, the list may
 /// come from a follower that is behind: then this is an error unless the leader has no more either.
 ///
 /// # Errors

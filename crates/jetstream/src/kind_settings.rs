@@ -27,9 +27,6 @@ use crate::topology::{Stream, consumer_name, consumer_of_priority, jobs_of_kind}
 /// would overflow its clock.
 const FAR: &str = "2200-01-01T00:00:00Z";
 
-/// How many settings are read at a time, and how many bytes of them.
-const PAGE: (usize, usize) = (500, 1 << 20);
-
 /// How often a change is tried again when others change the setting at the same time.
 const TRIES: usize = 5;
 
@@ -83,27 +80,13 @@ pub async fn read(client: &NatsClient, kind: &JobKind) -> Result<StoredSetting, 
 /// # Errors
 /// See [`ApiError`].
 pub async fn all(client: &NatsClient) -> Result<BTreeMap<JobKind, KindSetting>, ApiError> {
-    let (mut found, mut from) = (BTreeMap::new(), 1);
-    loop {
-        let filter = subjects::ALL_KIND_SETTINGS;
-        let page = direct_get::batch(client, Stream::State, filter, from, PAGE.0, PAGE.1).await;
-        let page = manage::existing(page)?.unwrap_or_default();
-        let Some(last) = page.last() else {
-            return Ok(found);
-        };
-        from = last.sequence + 1;
-        let over = last.pending_after() == 0;
-        for stored in page {
-            if let Some(kind) = subjects::parse_kind_setting(&stored.subject)
-                && let Some(setting) = decode(&kind, &stored)
-            {
-                found.insert(kind, setting);
-            }
-        }
-        if over {
-            return Ok(found);
-        }
-    }
+    let stored = direct_get::every(client, Stream::State, subjects::ALL_KIND_SETTINGS).await?;
+    let settings = stored.into_iter().filter_map(|stored| {
+        let kind = subjects::parse_kind_setting(&stored.subject)?;
+        let setting = decode(&kind, &stored)?;
+        Some((kind, setting))
+    });
+    Ok(settings.collect())
 }
 
 /// Anybody may have an answer of the server stored in place of a setting, through a reply subject.

@@ -15,9 +15,6 @@ use crate::request::ApiError;
 use crate::stored_message::StoredMessage;
 use crate::topology::Stream;
 
-/// How many schedules are read at a time, and how many bytes of them.
-const PAGE: (usize, usize) = (500, 1 << 20);
-
 /// A stored schedule.
 #[derive(Clone, Debug)]
 pub struct StoredSchedule {
@@ -49,27 +46,16 @@ pub async fn read(
 /// # Errors
 /// See [`ApiError`].
 pub async fn all(client: &NatsClient) -> Result<BTreeMap<ScheduleName, StoredSchedule>, ApiError> {
-    let (mut found, mut from) = (BTreeMap::new(), 1);
-    loop {
-        let filter = subjects::ALL_SCHEDULES;
-        let page = direct_get::batch(client, Stream::State, filter, from, PAGE.0, PAGE.1).await;
-        let page = manage::existing(page)?.unwrap_or_default();
-        let Some(last) = page.last() else {
-            return Ok(found);
+    let stored = direct_get::every(client, Stream::State, subjects::ALL_SCHEDULES).await?;
+    let schedules = stored.into_iter().filter_map(|stored| {
+        let name = subjects::parse_schedule(&stored.subject)?;
+        let schedule = StoredSchedule {
+            record: decode(&name, &stored),
+            sequence: stored.sequence,
         };
-        from = last.sequence + 1;
-        let over = last.pending_after() == 0;
-        for stored in page {
-            if let Some(name) = subjects::parse_schedule(&stored.subject) {
-                let record = decode(&name, &stored);
-                let sequence = stored.sequence;
-                found.insert(name, StoredSchedule { record, sequence });
-            }
-        }
-        if over {
-            return Ok(found);
-        }
-    }
+        Some((name, schedule))
+    });
+    Ok(schedules.collect())
 }
 
 /// Anybody may have an answer of the server stored in place of a schedule, through a reply subject.
