@@ -64,7 +64,7 @@ pub use search_text::{InvalidSearchText, SearchText};
 pub use submit::{Patience, Submitter};
 pub use submitted::{SubmitError, Submitted};
 pub use wait::{Waited, wait};
-pub use why::{Reason, Why, why};
+pub use why::{Reason, Why, reasons, why};
 
 // The items of the wire, the connection and the broker that callers use.
 pub use common::{

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use common::{JobId, JobKind, JobRecord, JobState, JobSubject, Timestamp, WIRE_VERSION, subjects};
+use common::{JobId, JobKind, JobRecord, JobState, JobSubject, Timestamp, subjects};
 use connection::NatsClient;
+use jetstream::headers::newer_version;
 use jetstream::job_messages::{self, Place};
 use jetstream::{StoredMessage, Stream, direct_get, is_served, kind_settings, manage};
 
@@ -213,15 +214,25 @@ pub async fn why(client: &NatsClient, id: JobId) -> anyhow::Result<Option<Why>> 
     let Some(record) = look_up(client, id).await? else {
         return Ok(None);
     };
-    let state = record.state;
-    if state.is_final() {
-        let reasons = Vec::new();
-        return Ok(Some(Why { state, reasons }));
+    let reasons = reasons(client, &record).await?;
+    Ok(Some(Why {
+        state: record.state,
+        reasons,
+    }))
+}
+
+/// The same for a job whose record has just been looked up: the reasons why it has not ended.
+///
+/// # Errors
+/// When the server does not answer in time.
+pub async fn reasons(client: &NatsClient, record: &JobRecord) -> anyhow::Result<Vec<Reason>> {
+    if record.state.is_final() {
+        return Ok(Vec::new());
     }
     let mut reasons = Vec::new();
-    let request = direct_get::last(client, Stream::State, &subjects::cancel(id)).await?;
+    let request = direct_get::last(client, Stream::State, &subjects::cancel(record.id)).await?;
     reasons.extend(request.map(|request| Reason::CancelRequested { at: request.at }));
-    match (state, record.next_at) {
+    match (record.state, record.next_at) {
         (JobState::Running, _) => reasons.push(Reason::Running {
             consumer: record.consumer.clone(),
             attempt: record.attempt,
@@ -235,16 +246,16 @@ pub async fn why(client: &NatsClient, id: JobId) -> anyhow::Result<Option<Why>> 
         (JobState::Unreadable, _) => reasons.push(Reason::Unreadable),
         _ => {}
     }
-    if state != JobState::Running
+    if record.state != JobState::Running
         && let Some(kind) = record.kind.clone()
     {
         let is_due = reasons.is_empty();
         reasons.extend(of_kind(client, &kind).await?);
         if is_due {
-            reasons.extend(in_queue(client, &record, &kind).await?);
+            reasons.extend(in_queue(client, record, &kind).await?);
         }
     }
-    Ok(Some(Why { state, reasons }))
+    Ok(reasons)
 }
 
 /// Why the jobs of a kind wait.
@@ -279,19 +290,12 @@ async fn in_queue(
         if subject.is_none_or(|subject| subject.run < record.run) {
             continue;
         }
-        if let Some(version) = newer_version(&message) {
+        if let Some(version) = newer_version(Some(&message.headers)) {
             return Ok(Some(Reason::NewerVersion { version }));
         }
         return in_front(client, place.stream(), &message, kind).await;
     }
     Ok(None)
-}
-
-/// The version of the wire format that a job needs, if this version is older.
-fn newer_version(message: &StoredMessage) -> Option<u32> {
-    let version = message.headers.get(subjects::REQUIRES_HEADER)?;
-    let version = version.as_str().parse().ok()?;
-    (version > WIRE_VERSION).then_some(version)
 }
 
 /// How many jobs are in front of one in its queue.

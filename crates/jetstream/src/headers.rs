@@ -1,7 +1,7 @@
 //! The NATS headers that durable jobs use, and functions for the headers of a job.
 
 use async_nats::HeaderMap;
-use common::subjects;
+use common::{WIRE_VERSION, subjects};
 
 use crate::message::Message;
 
@@ -116,6 +116,16 @@ pub fn request_hash(headers: &HeaderMap) -> Option<String> {
     valid.then(|| hash.to_owned())
 }
 
+/// The version of the wire format that a message needs; `None` if this code reads that version.
+#[must_use]
+pub fn newer_version(headers: Option<&HeaderMap>) -> Option<u32> {
+    let version = headers?.get(subjects::REQUIRES_HEADER)?.as_str();
+    version
+        .parse()
+        .ok()
+        .filter(|version| *version > WIRE_VERSION)
+}
+
 /// Whether a message, as a direct get or an event returns it, is a copy of another message.
 ///
 /// A client can have any answer of the server stored in a stream, because it can name a subject of the
@@ -132,4 +142,23 @@ pub fn is_copy(headers: &HeaderMap) -> bool {
 #[must_use]
 pub fn is_answer(headers: Option<&HeaderMap>) -> bool {
     headers.is_some_and(|headers| headers.get(async_nats::header::NATS_SEQUENCE).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_later_version_is_newer() {
+        let newer = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(subjects::REQUIRES_HEADER, value);
+            newer_version(Some(&headers))
+        };
+        assert_eq!(newer("3"), Some(3));
+        for value in ["0", "1", "2", "", "two", "-2", "4294967296"] {
+            assert_eq!(newer(value), None, "{value}");
+        }
+        assert_eq!(newer_version(None), None);
+    }
 }

@@ -7,8 +7,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::HeaderMap;
-use common::{JobKind, WIRE_VERSION, subjects};
+use common::{JobKind, WIRE_VERSION};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -20,15 +19,6 @@ const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
 /// The time between two log lines about such jobs.
 const REPORT: Duration = Duration::from_secs(10);
-
-/// The version of the wire format that a message needs; `None` if this consumer reads that version.
-pub(crate) fn newer_version(headers: Option<&HeaderMap>) -> Option<u32> {
-    let version = headers?.get(subjects::REQUIRES_HEADER)?.as_str();
-    version
-        .parse()
-        .ok()
-        .filter(|version| *version > WIRE_VERSION)
-}
 
 /// How long a job is put off in its `run`-th run.
 pub(crate) fn wait(run: u32) -> Duration {
@@ -60,20 +50,6 @@ impl Reporter {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_later_version_is_newer() {
-        let newer = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(subjects::REQUIRES_HEADER, value);
-            newer_version(Some(&headers))
-        };
-        assert_eq!(newer("3"), Some(3));
-        for value in ["0", "1", "2", "", "two", "-2", "4294967296"] {
-            assert_eq!(newer(value), None, "{value}");
-        }
-        assert_eq!(newer_version(None), None);
-    }
 
     #[test]
     fn the_wait_doubles_up_to_five_minutes() {

@@ -7,8 +7,8 @@ use common::{
 };
 
 use crate::fetch::Pulled;
-use crate::newer_version::newer_version;
 use crate::settle::Settlement;
+use jetstream::headers::newer_version;
 
 /// The parts of a message that could be read.
 #[derive(Debug)]

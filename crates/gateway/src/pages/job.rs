@@ -108,8 +108,7 @@ async fn reasons(pages: &Pages, record: &JobRecord) -> Vec<Why> {
     if !waits {
         return Vec::new();
     }
-    let found = client::why(&pages.app.nats.client, record.id).await;
-    let reasons = found.ok().flatten().map(|found| found.reasons);
+    let reasons = client::reasons(&pages.app.nats.client, record).await;
     reasons
         .unwrap_or_default()
         .into_iter()
