@@ -26,6 +26,15 @@ pub(super) fn media_type(headers: &HeaderMap) -> &str {
     text.split(';').next().unwrap_or_default().trim()
 }
 
+/// Refuses a body that is not said to be JSON.
+pub(super) fn must_be_json(headers: &HeaderMap) -> Result<(), Problem> {
+    if media_type(headers).eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let text = "Content-Type must be application/json";
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text).on_field("Content-Type"))
+}
+
 /// Reads an object from a JSON body. `shape` says what it should look like, for a body that is an array;
 /// `wrong` begins the error of any other body.
 pub(super) fn read_object<'a, T: Deserialize<'a>>(
@@ -34,10 +43,7 @@ pub(super) fn read_object<'a, T: Deserialize<'a>>(
     shape: &str,
     wrong: &str,
 ) -> Result<T, Problem> {
-    if !media_type(headers).eq_ignore_ascii_case("application/json") {
-        let text = "Content-Type must be application/json";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text).on_field("Content-Type"));
-    }
+    must_be_json(headers)?;
     // The derived reader would accept an array as well.
     if body.trim_ascii_start().first() == Some(&b'[') {
         let text = format!("the body is an array instead of {shape}");

@@ -16,7 +16,7 @@ use super::schema;
 use crate::app::App;
 use crate::auth::{Operator, Reader};
 use crate::http::Problem;
-use crate::pause;
+use crate::kind_settings;
 
 /// The largest body, in bytes.
 const MAX_BODY: usize = 16 << 10;
@@ -134,7 +134,7 @@ pub(crate) async fn heed_priorities(
     operator: Operator,
     Kind(kind): Kind,
 ) -> Result<Json<Setting>, Problem> {
-    let setting = pause::heed_priorities(&app, &operator, &kind).await??;
+    let setting = kind_settings::heed_priorities(&app, &operator, &kind).await??;
     Ok(Json(Setting::of(kind, setting)))
 }
 
@@ -166,7 +166,7 @@ pub(crate) async fn pause(
 ) -> Result<Json<Setting>, Problem> {
     let body = app.limits.read(&headers, body, MAX_BODY).await?;
     let (end, reason) = wanted(&headers, &body.bytes)?;
-    let setting = pause::pause(&app, &operator, &kind, end, reason).await??;
+    let setting = kind_settings::pause(&app, &operator, &kind, end, reason).await??;
     Ok(Json(Setting::of(kind, setting)))
 }
 
@@ -208,6 +208,6 @@ pub(crate) async fn resume(
     operator: Operator,
     Kind(kind): Kind,
 ) -> Result<Json<Setting>, Problem> {
-    let setting = pause::resume(&app, &operator, &kind).await??;
+    let setting = kind_settings::resume(&app, &operator, &kind).await??;
     Ok(Json(Setting::of(kind, setting)))
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::media_type;
+use super::body::must_be_json;
 use super::params::{Name, Params};
 use super::schema;
 use crate::app::App;
@@ -244,10 +244,7 @@ pub(crate) async fn put(
     body: Body,
 ) -> Result<Response, Problem> {
     let body = app.limits.read(&headers, body, MAX_BODY).await?;
-    if !media_type(&headers).eq_ignore_ascii_case("application/json") {
-        let text = "Content-Type must be application/json";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text).on_field("Content-Type"));
-    }
+    must_be_json(&headers)?;
     let schedule = Schedule::decode(&body.bytes).map_err(|error| Problem::from(&error))?;
     let expected = expected(&headers)?;
     if preview {

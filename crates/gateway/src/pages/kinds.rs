@@ -15,7 +15,7 @@ use super::problem::Problem;
 use super::state::Pages;
 use super::widgets::Moment;
 use crate::auth::Operator;
-use crate::pause;
+use crate::kind_settings;
 
 /// The form that pauses a kind.
 #[derive(Debug, Default, Deserialize)]
@@ -55,7 +55,7 @@ pub(crate) async fn pause(
         length => PauseEnd::After(length_of(length)?),
     };
     let reason = Some(asked.reason.trim().to_owned()).filter(|reason| !reason.is_empty());
-    let paused = pause::pause(&pages.app, &operator, &kind, end, reason).await?;
+    let paused = kind_settings::pause(&pages.app, &operator, &kind, end, reason).await?;
     paused.map_err(|error| not_done(&error))?;
     Ok(Redirect::to(&Done::Paused.at("/")).into_response())
 }
@@ -66,7 +66,7 @@ pub(crate) async fn resume(
     Path(kind): Path<String>,
 ) -> Result<Response, Problem> {
     let kind = parse(&kind)?;
-    let resumed = pause::resume(&pages.app, &operator, &kind).await?;
+    let resumed = kind_settings::resume(&pages.app, &operator, &kind).await?;
     resumed.map_err(|error| not_done(&error))?;
     Ok(Redirect::to(&Done::Resumed.at("/")).into_response())
 }
@@ -77,7 +77,7 @@ pub(crate) async fn heed_priorities(
     Path(kind): Path<String>,
 ) -> Result<Response, Problem> {
     let kind = parse(&kind)?;
-    let heeded = pause::heed_priorities(&pages.app, &operator, &kind).await?;
+    let heeded = kind_settings::heed_priorities(&pages.app, &operator, &kind).await?;
     heeded.map_err(|error| not_done(&error))?;
     Ok(Redirect::to(&Done::PrioritiesHeeded.at("/")).into_response())
 }
