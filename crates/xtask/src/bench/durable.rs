@@ -185,13 +185,19 @@ async fn our_whole_way(
     }
     let start = Instant::now();
     rate(publisher(stand, &nats, input)?, count).await?;
+    settled(&client, kind, u64::from(beside_a_long_one)).await?;
+    Ok(count as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Waits until all jobs of a kind are acknowledged, but so many that still run.
+pub(super) async fn settled(client: &Client, kind: &str, running: u64) -> anyhow::Result<()> {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let subject = format!("$JS.API.CONSUMER.INFO.JOBS.{kind}");
         let info = client.request(subject, "".into()).await?;
         let info: ConsumerInfo = serde_json::from_slice(&info.payload)?;
-        if info.num_pending == 0 && info.num_ack_pending == u64::from(beside_a_long_one) {
-            return Ok(count as f64 / start.elapsed().as_secs_f64());
+        if info.num_pending == 0 && info.num_ack_pending == running {
+            return Ok(());
         }
         ensure!(Instant::now() < deadline, "not all jobs were settled");
         tokio::time::sleep(ASK_EVERY).await;

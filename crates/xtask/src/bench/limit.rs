@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use async_nats::Client;
-use serde::Deserialize;
 use serde_json::{Value, json};
-use test_support::{DEADLINE, NatsServer, Service};
+use test_support::{NatsServer, Service};
 use tokio::process::Command;
 
 use super::Settings;
 use super::confirmed::{input_of, rate};
+use super::durable::settled;
 use super::figure::{Figure, Goal, Unit};
 use super::job;
 use super::stand::{Measured, Side, Stand, in_turn};
@@ -32,9 +32,6 @@ const CONCURRENCY: &str = "500";
 /// Jobs for each second that a measurement should last.
 const SUBMITTED_PER_SECOND: u32 = 60_000;
 const SETTLED_PER_SECOND: u32 = 30_000;
-
-/// How often it is asked whether all jobs are done.
-const ASK_EVERY: Duration = Duration::from_millis(5);
 
 /// What one run gave; times of the processor are in microseconds for each job.
 struct Sample {
@@ -188,22 +185,8 @@ async fn our_whole_way(
         .await;
     let meter = Meter::start(&nats, Some(consumer.id()))?;
     rate(publisher(stand, &nats, Side::Ours, input, count)?, count).await?;
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let info = ask(&client, "$JS.API.CONSUMER.INFO.JOBS.echo", &Value::Null).await?;
-        let info: ConsumerInfo = serde_json::from_value(info)?;
-        if info.num_pending == 0 && info.num_ack_pending == 0 {
-            return meter.sample(count);
-        }
-        ensure!(Instant::now() < deadline, "not all jobs were settled");
-        tokio::time::sleep(ASK_EVERY).await;
-    }
-}
-
-#[derive(Deserialize)]
-struct ConsumerInfo {
-    num_pending: u64,
-    num_ack_pending: u64,
+    settled(&client, "echo", 0).await?;
+    meter.sample(count)
 }
 
 /// A new server with the streams, whose queue has no limit in force, as while consumers run.

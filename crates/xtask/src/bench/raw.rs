@@ -235,7 +235,7 @@ async fn store(
     client: &Client,
     mut entries: VecDeque<Entry>,
 ) -> anyhow::Result<Vec<async_nats::Subject>> {
-    let id = uuid();
+    let id = JobId::generate().to_string();
     let count = entries.len();
     let mut acks = Vec::with_capacity(count);
     let mut number = 0;
@@ -258,10 +258,6 @@ async fn store(
         ensure!(answer["error"].is_null(), "a batch is refused: {answer}");
     }
     Ok(acks)
-}
-
-fn uuid() -> String {
-    JobId::generate().to_string()
 }
 
 #[cfg(test)]
