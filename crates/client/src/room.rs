@@ -43,7 +43,7 @@ impl Room {
             let writers = writers.map(Clone::clone);
             tokio::spawn(self.clone().look(client.clone(), writers));
         }
-        // A limit that is in force is the server's to judge.
+        // A limit that is in force is checked by the server itself.
         let is_full = |queue: &QueueLimit| queue.is_reached() && !queue.in_force;
         let queue = look.found.filter(is_full)?;
         Some(format!(

@@ -11,7 +11,8 @@ use common::Priority;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turn {
     pub(crate) priority: Priority,
-    /// How far it is ahead of the others, in turns times their weights.
+    /// Decides whose turn is next: the highest. It rises by the weight with each turn, and falls by the weights
+    /// of all that take part when the turn is its own.
     pub(crate) credit: i64,
     /// How many jobs wait, as far as is known.
     pub(crate) waiting: usize,

@@ -172,9 +172,9 @@ impl JobStore {
     }
 
     /// Ends a job that has no record, and leaves none: acknowledges its message. False, and nothing is
-    /// done, if the job has a record, or if another consumer may hold the job meanwhile. Nor if the job
-    /// is unique: without a record, a redelivery after the release of its key would run it again beside
-    /// the next holder.
+    /// done, if the job has a record, if another consumer may hold the job meanwhile, or if the job is
+    /// unique: without a record, a redelivery after the release of its key would run it again beside the
+    /// next holder.
     ///
     /// Whoever waits for the job hears of its end by an event, which would otherwise tell of its record.
     pub(crate) async fn end_without_record(&self, lease: &Lease, record: &JobRecord) -> bool {
