@@ -176,23 +176,30 @@ fn too_old(version: (u32, u32)) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::io::Write as _;
 
     use tempfile::TempDir;
 
     use super::*;
 
     /// A folder with an executable `nats-server` that says it is of the given version.
+    ///
+    /// A process of its own writes the file. If this process wrote it, another test that starts a program at
+    /// that moment would hand the open file down to its child, and the file could not be run until that
+    /// child has replaced itself ("Text file busy").
     fn folder_with_server(version: &str) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("nats-server");
-        fs::write(
-            &path,
-            format!("#!/bin/sh\necho 'nats-server: v{version}'\n"),
-        )
-        .unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = format!("#!/bin/sh\necho 'nats-server: v{version}'\n");
+        let mut install = Command::new("install")
+            .args(["-m", "755", "/dev/stdin"])
+            .arg(server_in(&folder))
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = install.stdin.take().unwrap();
+        input.write_all(script.as_bytes()).unwrap();
+        drop(input);
+        assert!(install.wait().unwrap().success());
         folder
     }
 

@@ -138,14 +138,15 @@ fn plan(tools: &Tools) -> (Vec<Step>, Vec<String>) {
         skipped.push("advisories, as their database cannot be fetched".to_owned());
     }
     // Tests that need a feature are left out without a word where it is off. These features are on anyway,
-    // as long as this package needs them too, so naming them rebuilds nothing.
+    // as long as this package needs them too, so naming them rebuilds nothing. A failure does not hide
+    // those of the test programs behind it.
     let (least, threads) = TEST_THREADS;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     steps.push(Step {
         variable: (processors < least).then_some(("RUST_TEST_THREADS", threads)),
         ..Step::new(
         "tests",
-        "test --workspace --locked --features nats-jobs-client/opentelemetry,nats-jobs-consumer/testing",
+        "test --workspace --locked --no-fail-fast --features nats-jobs-client/opentelemetry,nats-jobs-consumer/testing",
     )
     });
     match tools.compose {
