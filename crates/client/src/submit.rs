@@ -8,8 +8,9 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use common::{OnConflict, Unique, UniqueHash, subjects};
 use connection::{Health, Nats, NatsClient, Refusals};
+use futures_util::future::join_all;
 use jetstream::batch::MOST_MESSAGES;
-use jetstream::headers::{EXPECTED_LAST, EXPECTED_LAST_OF, MESSAGE_ID, size_of};
+use jetstream::headers::{EXPECTED_LAST, EXPECTED_LAST_OF, MESSAGE_ID, set_fresh, size_of};
 use jetstream::{Entry, Message, NotStored, Pace, Stream, Writer, write_health};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -154,15 +155,75 @@ impl Submitter {
     /// # Errors
     /// See [`SubmitError`].
     pub async fn submit(&self, job: &NewJob) -> Result<Submitted, SubmitError> {
+        self.submit_after(job, Progress::of_nothing()).await
+    }
+
+    /// Stores many jobs, each by itself, and returns their results in the same order, when the last is known.
+    /// This is the same as a [`Submitter::submit`] for each, but costs less where the jobs are
+    /// [fresh](NewJob::fresh) and not unique.
+    pub async fn submit_each(&self, jobs: &[NewJob]) -> Vec<Result<Submitted, SubmitError>> {
+        let earlier = Progress::of_nothing();
+        let tried = self.try_together(jobs).await;
+        let (mut results, mut again) = (Vec::with_capacity(jobs.len()), Vec::new());
+        for (place, (job, tried)) in jobs.iter().zip(tried).enumerate() {
+            let doubtful = match tried {
+                Some(Ok(_)) => {
+                    results.push(Ok(Submitted::Stored));
+                    continue;
+                }
+                Some(Err(error)) => matches!(error, NotStored::Unknown(_)),
+                None => false,
+            };
+            // Replaced below.
+            results.push(Ok(Submitted::Known));
+            let earlier = Progress {
+                doubtful,
+                ..earlier
+            };
+            again.push(async move { (place, self.submit_after(job, earlier).await) });
+        }
+        for (place, result) in join_all(again).await {
+            results[place] = result;
+        }
+        results
+    }
+
+    /// Tries to store each of the jobs that need nothing else; `None` for the others.
+    async fn try_together(&self, jobs: &[NewJob]) -> Vec<Option<Result<u64, NotStored>>> {
+        let mut tried = vec![None; jobs.len()];
+        // Others wait for what comes first in other ways.
+        let has_room = (self
+            .room
+            .check(&self.client, [&self.jobs, &self.unique_jobs]))
+        .is_none();
+        if !has_room || !self.patience.wait_for_nats || !*self.connected.borrow() {
+            return tried;
+        }
+        let is_plain =
+            |job: &NewJob| job.fresh && job.unique.is_none() && self.check_size(job).is_ok();
+        let plain: Vec<_> = (0..jobs.len())
+            .filter(|place| is_plain(&jobs[*place]))
+            .collect();
+        let entries = plain.iter().map(|place| vec![queued(&jobs[*place], true)]);
+        let results = self.jobs.store_each(entries.collect()).await;
+        for (place, result) in plain.into_iter().zip(results) {
+            tried[place] = Some(result);
+        }
+        tried
+    }
+
+    async fn submit_after(
+        &self,
+        job: &NewJob,
+        earlier: Progress,
+    ) -> Result<Submitted, SubmitError> {
         self.check_size(job)?;
         if let Some(unique) = &job.unique {
             return self.submit_unique(job, unique).await;
         }
         let make = |first| vec![queued(job, first)];
-        match self
-            .store(&self.jobs, std::slice::from_ref(job), make)
-            .await
-        {
+        let jobs = std::slice::from_ref(job);
+        match self.store(&self.jobs, jobs, make, earlier).await {
             Ok(()) | Err(Failure::Repeated) => Ok(Submitted::Stored),
             // Nobody else knows the id of a fresh job: an earlier try has stored it.
             Err(Failure::Known { doubtful: true }) if job.fresh => Ok(Submitted::Stored),
@@ -184,7 +245,8 @@ impl Submitter {
                 vec![queued(job, first), unique::lock(hash, job.id)]
             };
             let jobs = std::slice::from_ref(job);
-            match self.store(&self.unique_jobs, jobs, make).await {
+            let progress = Progress::of_nothing();
+            match self.store(&self.unique_jobs, jobs, make, progress).await {
                 Ok(()) | Err(Failure::Repeated) => return Ok(Submitted::Stored),
                 Err(Failure::Known { doubtful }) => lost_an_answer |= doubtful,
                 Err(Failure::Unknown(why)) => return Err(may_be_stored(job, why)),
@@ -278,7 +340,8 @@ impl Submitter {
         // A key may be released between the refusal and the look at its lock.
         let mut again = !locks.is_empty();
         for _ in 0..TRIES {
-            let doubtful = match self.store(writer, jobs, make).await {
+            let progress = Progress::of_nothing();
+            let doubtful = match self.store(writer, jobs, make, progress).await {
                 Ok(()) | Err(Failure::Repeated) => return Ok(()),
                 Err(Failure::Known { doubtful }) => doubtful,
                 Err(Failure::Unknown(why)) => return Err(may_be_stored(why)),
@@ -345,11 +408,9 @@ impl Submitter {
         writer: &Writer,
         jobs: &[NewJob],
         make: impl Fn(bool) -> Entry,
+        mut progress: Progress,
     ) -> Result<(), Failure> {
-        let mut progress = Progress {
-            looked_up: jobs.iter().all(|job| job.fresh),
-            doubtful: false,
-        };
+        progress.looked_up = jobs.iter().all(|job| job.fresh);
         let stored = self
             .try_until_stored(writer, jobs, make, &mut progress)
             .await;
@@ -378,7 +439,7 @@ impl Submitter {
             wait_for_room,
         } = self.patience;
         let mut connected = self.connected.clone();
-        let mut until = Instant::now() + confirm;
+        let mut until = progress.since + confirm;
         let mut wait = FIRST_WAIT;
         loop {
             if !*connected.borrow_and_update() {
@@ -490,11 +551,25 @@ impl Submitter {
 }
 
 /// How far the tries of a submission have come.
+#[derive(Clone, Copy)]
 struct Progress {
+    /// When the first try began.
+    since: Instant,
     /// Whether no job of the entry is known by its record, or all are fresh.
     looked_up: bool,
     /// Whether a try may have stored the entry.
     doubtful: bool,
+}
+
+impl Progress {
+    /// Nothing was tried yet.
+    fn of_nothing() -> Self {
+        Self {
+            since: Instant::now(),
+            looked_up: false,
+            doubtful: false,
+        }
+    }
 }
 
 impl Submitter {
@@ -606,7 +681,7 @@ fn queued(job: &NewJob, first: bool) -> Message {
             format!("{}.{}.>", subjects::DURABLE, job.id),
         );
     } else if first {
-        headers.insert(subjects::FRESH_HEADER, "1");
+        set_fresh(&mut headers);
     }
     if let Some(hash) = unique::hash_of(job) {
         unique::mark(&mut headers, hash);

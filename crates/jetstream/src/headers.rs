@@ -1,6 +1,6 @@
 //! The NATS headers that durable jobs use, and functions for the headers of a job.
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderName};
 use common::{WIRE_VERSION, subjects};
 
 use crate::message::Message;
@@ -25,9 +25,13 @@ pub const SCHEDULE: &str = "Nats-Schedule";
 /// The subject on which a scheduled message is published when it is due (ADR-51).
 pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
 
-pub(crate) const BATCH_ID: &str = "Nats-Batch-Id";
-pub(crate) const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+// These are names already, because every message has them: a text is checked and copied at each use.
+pub(crate) static BATCH_ID: HeaderName = HeaderName::from_static("Nats-Batch-Id");
+pub(crate) static BATCH_SEQUENCE: HeaderName = HeaderName::from_static("Nats-Batch-Sequence");
 pub(crate) const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+pub(crate) static EXPECTED_LAST_OF_NAME: HeaderName = HeaderName::from_static(EXPECTED_LAST_OF);
+static REQUIRES: HeaderName = HeaderName::from_static(subjects::REQUIRES_HEADER);
+static FRESH: HeaderName = HeaderName::from_static(subjects::FRESH_HEADER);
 
 /// The most bytes of headers that a stream takes.
 const MOST_HEADERS: usize = 65_535;
@@ -116,10 +120,21 @@ pub fn request_hash(headers: &HeaderMap) -> Option<String> {
     valid.then(|| hash.to_owned())
 }
 
+/// Marks the message of a job as fresh; see [`subjects::FRESH_HEADER`].
+pub fn set_fresh(headers: &mut HeaderMap) {
+    headers.insert(FRESH.clone(), "1");
+}
+
+/// Whether a message is marked as fresh; see [`subjects::FRESH_HEADER`].
+#[must_use]
+pub fn is_fresh(headers: Option<&HeaderMap>) -> bool {
+    headers.is_some_and(|headers| headers.get(FRESH.clone()).is_some())
+}
+
 /// The version of the wire format that a message needs; `None` if this code reads that version.
 #[must_use]
 pub fn newer_version(headers: Option<&HeaderMap>) -> Option<u32> {
-    let version = headers?.get(subjects::REQUIRES_HEADER)?.as_str();
+    let version = headers?.get(REQUIRES.clone())?.as_str();
     version
         .parse()
         .ok()

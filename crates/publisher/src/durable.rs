@@ -1,4 +1,5 @@
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -17,24 +18,42 @@ use crate::submission::Submission;
 use crate::trace;
 
 /// Submits durable jobs: the server stores each of them once. Their outcomes are not waited for.
+///
+/// Jobs that come at the same time are submitted by one task: a task for each would cost more than all the
+/// rest of its submission.
 pub(crate) struct DurableSubmitter {
     submitter: client::Submitter,
     connection: watch::Receiver<bool>,
     connected: bool,
     in_flight: usize,
-    /// The jobs so far that are stored as one batch, all or none; `None` if each is stored by itself,
-    /// or the batch is being stored.
-    batch: Option<Vec<(JobNumber, Submission)>>,
-    storing: JoinSet<Vec<(JobNumber, StoreResult)>>,
-    /// Jobs whose result is not known yet.
-    under_way: HashMap<JobNumber, Submission>,
-    /// How many jobs were submitted, and so the number of the last one.
-    submitted: JobNumber,
+    /// Whether all jobs are stored as one batch, or none of them.
+    all_or_none: bool,
+    /// Jobs that no task has yet.
+    gathered: Vec<Submission>,
+    /// Whether some jobs of the input are missing from the batch of all or none.
+    failed: bool,
+    storing: JoinSet<Stored>,
+    /// The jobs of each task.
+    groups: HashMap<GroupNumber, Arc<Vec<Submission>>>,
+    last_group: GroupNumber,
+    /// How many jobs have no result yet.
+    under_way: usize,
     results: VecDeque<StoreResult>,
 }
 
-/// Counts submissions from 1. It tells jobs apart, because the input may hold the same id twice.
-type JobNumber = u64;
+/// A task submits at most so many jobs: more would wait for the slowest of them.
+const MOST_OF_A_GROUP: usize = 512;
+
+/// Counts groups from 1.
+type GroupNumber = u64;
+
+/// What a task returns.
+struct Stored {
+    group: GroupNumber,
+    /// A result for each job of the group.
+    results: Vec<Result<Submitted, Outcome>>,
+    elapsed: Duration,
+}
 
 /// A job that was stored or not.
 pub(crate) struct StoreResult {
@@ -72,45 +91,73 @@ impl DurableSubmitter {
             connection,
             connected,
             in_flight: options.in_flight,
-            batch: options.all_or_none.then(Vec::new),
+            all_or_none: options.all_or_none,
+            gathered: Vec::new(),
+            failed: false,
             storing: JoinSet::new(),
-            under_way: HashMap::new(),
-            submitted: 0,
+            groups: HashMap::new(),
+            last_group: 0,
+            under_way: 0,
             results: VecDeque::new(),
         }
     }
 
     pub(crate) fn under_way(&self) -> usize {
-        self.under_way.len()
+        self.under_way
     }
 
     pub(crate) fn has_room(&self) -> bool {
         // A batch takes any number of jobs here; one that is too large is refused when it is stored.
-        self.connected && (self.batch.is_some() || self.under_way.len() < self.in_flight)
+        self.connected && (self.all_or_none || self.under_way < self.in_flight)
     }
 
+    /// Adds a job. It is sent with others that come at the same time.
     pub(crate) fn submit(&mut self, submission: Submission) {
-        self.submitted += 1;
-        let number = self.submitted;
-        self.under_way.insert(number, submission.clone());
-        if let Some(batch) = &mut self.batch {
-            batch.push((number, submission));
-            return;
+        self.under_way += 1;
+        // A job that may have to wait for a look-up or for its key does not delay the results of others.
+        let alone = !submission.id_is_new || submission.unique.is_some();
+        if alone && !self.all_or_none {
+            return self.send(vec![submission]);
         }
-        let (submitter, since) = (self.submitter.clone(), Instant::now());
-        self.storing
-            .spawn(async move { vec![(number, store(&submitter, submission, since).await)] });
+        self.gathered.push(submission);
+        if !self.all_or_none && self.gathered.len() >= MOST_OF_A_GROUP {
+            self.send_gathered();
+        }
     }
 
     /// Says that no more jobs will be submitted. Stores the batch, if there is one. If some jobs of
     /// the input are missing from it (`failed`), none of its jobs is stored.
     pub(crate) fn no_more(&mut self, failed: bool) {
-        let Some(batch) = self.batch.take().filter(|jobs| !jobs.is_empty()) else {
-            return;
-        };
+        self.failed = failed;
+        self.send_gathered();
+    }
+
+    fn send_gathered(&mut self) {
+        if !self.gathered.is_empty() {
+            let jobs = std::mem::take(&mut self.gathered);
+            self.send(jobs);
+        }
+    }
+
+    fn send(&mut self, jobs: Vec<Submission>) {
+        self.last_group += 1;
+        let group = self.last_group;
+        let jobs = Arc::new(jobs);
+        self.groups.insert(group, Arc::clone(&jobs));
         let (submitter, since) = (self.submitter.clone(), Instant::now());
-        self.storing
-            .spawn(async move { store_batch(&submitter, batch, failed, since).await });
+        let (all_or_none, failed) = (self.all_or_none, self.failed);
+        self.storing.spawn(async move {
+            let results = if all_or_none {
+                store_all(&submitter, &jobs, failed).await
+            } else {
+                store_each(&submitter, &jobs).await
+            };
+            Stored {
+                group,
+                results,
+                elapsed: since.elapsed(),
+            }
+        });
     }
 
     pub(crate) fn take_result(&mut self) -> Option<StoreResult> {
@@ -124,9 +171,12 @@ impl DurableSubmitter {
             self.add(joined);
         }
         self.storing.abort_all();
-        let mut left: Vec<_> = self.under_way.drain().collect();
-        left.sort_unstable_by_key(|(number, _)| *number);
-        let left = left.into_iter().map(|(_, submission)| {
+        self.under_way = 0;
+        let mut groups: Vec<_> = self.groups.drain().collect();
+        groups.sort_unstable_by_key(|(number, _)| *number);
+        let sent = groups.into_iter().flat_map(|(_, jobs)| jobs_of(jobs));
+        let left = sent.chain(std::mem::take(&mut self.gathered));
+        let left = left.map(|submission| {
             let error = OutcomeError::new(
                 codes::INTERRUPTED,
                 "the publisher was stopped before the server had confirmed the job; it may be \
@@ -143,6 +193,9 @@ impl DurableSubmitter {
     /// # Errors
     /// When the connection is closed for good.
     pub(crate) async fn drive(&mut self) -> Result<(), ConnectionClosed> {
+        if !self.all_or_none {
+            self.send_gathered();
+        }
         if !self.results.is_empty() {
             return Ok(());
         }
@@ -166,54 +219,61 @@ impl DurableSubmitter {
 
     /// Adds the results of a task. A panic of the task goes on here: otherwise its jobs would be
     /// under way for ever.
-    fn add(&mut self, joined: Result<Vec<(JobNumber, StoreResult)>, JoinError>) {
-        let results = joined.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
+    fn add(&mut self, joined: Result<Stored, JoinError>) {
+        let stored = match joined.map_err(JoinError::try_into_panic) {
+            Ok(stored) => stored,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
             // Aborted, which happens in `abandon` only.
-            Err(_) => Vec::new(),
+            Err(Err(_)) => return,
+        };
+        let jobs = self.groups.remove(&stored.group).map(jobs_of);
+        let results = jobs.into_iter().flatten().zip(stored.results);
+        let results = results.map(|(submission, result)| StoreResult {
+            submission,
+            result,
+            elapsed: stored.elapsed,
         });
-        for (number, result) in results {
-            self.under_way.remove(&number);
-            self.results.push_back(result);
-        }
+        let before = self.results.len();
+        self.results.extend(results);
+        self.under_way -= self.results.len() - before;
     }
 }
 
-/// Stores one job, which was submitted at `since`.
-async fn store(
-    submitter: &client::Submitter,
-    submission: Submission,
-    since: Instant,
-) -> StoreResult {
-    let span = trace::send(&submission, subjects::DURABLE);
-    let result = submitter.submit(&new_job(&submission, &span)).await;
-    let stored = StoreResult {
-        result: result.map_err(|error| not_stored(&submission, &error)),
-        submission,
-        elapsed: since.elapsed(),
-    };
-    if let Err(outcome) = &stored.result {
-        trace::end(span, outcome);
-    }
-    stored
+/// The jobs of a group, which its task may still have.
+fn jobs_of(group: Arc<Vec<Submission>>) -> Vec<Submission> {
+    Arc::unwrap_or_clone(group)
 }
 
-/// Stores all jobs of a batch, or none of them; none also if the input `failed`.
-async fn store_batch(
+/// Stores jobs, each by itself.
+async fn store_each(
     submitter: &client::Submitter,
-    batch: Vec<(JobNumber, Submission)>,
+    submissions: &[Submission],
+) -> Vec<Result<Submitted, Outcome>> {
+    let (jobs, spans) = new_jobs(submissions);
+    let results = submitter.submit_each(&jobs).await;
+    let results = results.into_iter().zip(submissions).zip(spans);
+    let results = results.map(|((result, submission), span)| {
+        result.map_err(|error| {
+            let outcome = not_stored(submission, &error);
+            trace::end(span, &outcome);
+            outcome
+        })
+    });
+    results.collect()
+}
+
+/// Stores all jobs, or none of them; none also if the input `failed`.
+async fn store_all(
+    submitter: &client::Submitter,
+    submissions: &[Submission],
     failed: bool,
-    since: Instant,
-) -> Vec<(JobNumber, StoreResult)> {
+) -> Vec<Result<Submitted, Outcome>> {
     let result = if failed {
         Err(SubmitError::Refused(
             "none is stored, because not all lines are jobs".to_owned(),
         ))
     } else {
-        let send = |(_, job): &(JobNumber, Submission)| trace::send(job, subjects::DURABLE);
-        let mut spans: Vec<_> = batch.iter().map(send).collect();
-        let jobs = batch.iter().zip(&spans);
-        let jobs: Vec<_> = jobs.map(|((_, job), span)| new_job(job, span)).collect();
+        let (jobs, mut spans) = new_jobs(submissions);
         let result = submitter.submit_all(&jobs).await;
         if result.is_err() {
             for span in &mut spans {
@@ -222,18 +282,20 @@ async fn store_batch(
         }
         result
     };
-    let results = batch.into_iter().map(|(number, submission)| {
-        let stored = StoreResult {
-            result: match &result {
-                Ok(()) => Ok(Submitted::Stored),
-                Err(error) => Err(not_stored(&submission, error)),
-            },
-            submission,
-            elapsed: since.elapsed(),
-        };
-        (number, stored)
+    let results = submissions.iter().map(|submission| match &result {
+        Ok(()) => Ok(Submitted::Stored),
+        Err(error) => Err(not_stored(submission, error)),
     });
     results.collect()
+}
+
+/// The jobs as the client takes them, and the span of each.
+fn new_jobs(submissions: &[Submission]) -> (Vec<NewJob>, Vec<Span>) {
+    let jobs = submissions.iter().map(|submission| {
+        let span = trace::send(submission, subjects::DURABLE);
+        (new_job(submission, &span), span)
+    });
+    jobs.unzip()
 }
 
 fn new_job(submission: &Submission, span: &Span) -> NewJob {

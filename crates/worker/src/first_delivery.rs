@@ -1,6 +1,6 @@
 //! Decides when the record look-up can be skipped on a first delivery.
 //!
-//! A submitter that generates the id of a new job sets [`subjects::FRESH_HEADER`] when it sends the
+//! A submitter that generates the id of a new job sets [`common::subjects::FRESH_HEADER`] when it sends the
 //! job for the first time. At the first delivery of such a message, no consumer has had the job
 //! before, so the job has no record. There are these exceptions:
 //!
@@ -20,8 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bootstrap::NatsClient;
-use common::subjects;
-use jetstream::{Stream, is_clustered, manage};
+use jetstream::{Stream, headers, is_clustered, manage};
 
 use crate::fetch::Pulled;
 
@@ -110,11 +109,10 @@ impl FirstDelivery {
             .filter(|known| known.moment == self.now() && !is_clustered(&self.client))
             .map(|known| known.stored);
         move |pulled| {
-            let headers = pulled.headers.as_ref();
             pulled.delivered == 1
                 && pulled.queue.stream == Stream::Jobs
                 && after.is_some_and(|after| pulled.stream_sequence > after)
-                && headers.is_some_and(|headers| headers.get(subjects::FRESH_HEADER).is_some())
+                && headers::is_fresh(pulled.headers.as_ref())
         }
     }
 }

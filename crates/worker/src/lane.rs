@@ -334,6 +334,9 @@ struct Parts {
     handle: Arc<Handle>,
 }
 
+/// So many settlements that wait share a task at most.
+const SETTLED_TOGETHER: usize = 256;
+
 impl Parts {
     /// Runs until [`Phases::end`], or until the intake fails.
     async fn run(
@@ -370,12 +373,13 @@ impl Parts {
         };
         let mut intake = tokio::spawn(intake.run(nats.health.task("durable intake", STILL)));
         let mut taking = true;
+        let mut settlements = Vec::new();
         loop {
             tokio::select! {
                 biased;
                 () = life.tick() => {}
-                Some((lease, settlement)) = to_settle.recv() => {
-                    settler.settle_counted(lease, settlement);
+                1.. = to_settle.recv_many(&mut settlements, SETTLED_TOGETHER) => {
+                    settler.settle_all_counted(settlements.drain(..));
                 }
                 ended = &mut intake, if taking => {
                     taking = false;

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use crate::lease::{Lease, Leases};
-use crate::store::{JobStore, add_failure};
+use crate::store::{JobStore, add_failure, key_of};
 
 /// The size that a message needs beside the result, for its headers and the rest of the record, in
 /// bytes.
@@ -130,6 +130,13 @@ struct UnderWay {
     lease: Arc<Lease>,
 }
 
+/// A job that succeeded, and its settlement under way.
+struct Success {
+    under_way: UnderWay,
+    result: Option<Box<RawValue>>,
+    duration: Duration,
+}
+
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.settler.leases.end(&self.lease);
@@ -164,6 +171,100 @@ impl Settler {
         });
     }
 
+    /// Settles jobs in the background that [`Settling::add`] has already counted. Those that succeeded share a
+    /// task: one for each would cost more than all the rest of its settlement.
+    pub(crate) fn settle_all_counted(
+        &self,
+        settlements: impl Iterator<Item = (Arc<Lease>, Settlement)>,
+    ) {
+        let mut successes = Vec::new();
+        for (lease, settlement) in settlements {
+            match settlement {
+                // The key of a unique job is released by a request, for which the others should not wait.
+                Settlement::Succeeded {
+                    result,
+                    duration,
+                    leaves_record: true,
+                } if key_of(&lease).is_none() => {
+                    successes.push(Success {
+                        under_way: UnderWay {
+                            settler: self.clone(),
+                            lease,
+                        },
+                        result,
+                        duration,
+                    });
+                }
+                settlement => self.settle_counted(lease, settlement),
+            }
+        }
+        if !successes.is_empty() {
+            let settler = self.clone();
+            tokio::spawn(async move { settler.settle_successes(successes).await });
+        }
+    }
+
+    async fn settle_successes(&self, successes: Vec<Success>) {
+        let (mut under_way, mut ends) = (Vec::new(), Vec::new());
+        for Success {
+            under_way: one,
+            result,
+            duration,
+        } in successes
+        {
+            let lease = Arc::clone(&one.lease);
+            lease.settling.store(true, Ordering::Release);
+            match self.succeeded(&lease, result, duration) {
+                Ok(record) => {
+                    under_way.push(one);
+                    ends.push((lease, record));
+                }
+                Err(too_large) => {
+                    let (record, error) = *too_large;
+                    tokio::spawn(async move {
+                        let UnderWay { settler, lease } = &one;
+                        let reason = DeadReason::Permanent;
+                        settler.store.die(lease, record, reason, Some(error)).await;
+                    });
+                }
+            }
+        }
+        let have_ended = self.store.try_end_each(&mut ends).await;
+        for ((one, (_, record)), has_ended) in under_way.into_iter().zip(ends).zip(have_ended) {
+            if !has_ended {
+                tokio::spawn(async move {
+                    let UnderWay { settler, lease } = &one;
+                    settler.store.end(lease, record, Vec::new()).await;
+                });
+            }
+        }
+    }
+
+    /// The record of a job that succeeded; if its result is too large for one, the record of a job that did not,
+    /// and why.
+    fn succeeded(
+        &self,
+        lease: &Lease,
+        result: Option<Box<RawValue>>,
+        duration: Duration,
+    ) -> Result<JobRecord, Box<(JobRecord, OutcomeError)>> {
+        let store = &self.store;
+        let mut record = store.record(lease);
+        let limit = store.client.max_payload().saturating_sub(MARGIN);
+        let size = result.as_ref().map_or(0, |result| result.get().len());
+        if size > limit {
+            let text = format!(
+                "the job ran, but its result of {size} bytes is over the limit of {limit} bytes for a message"
+            );
+            let error = OutcomeError::new(codes::RESULT_TOO_LARGE, text);
+            return Err(Box::new((record, error)));
+        }
+        record.state = JobState::Succeeded;
+        record.result = result;
+        record.duration_ms = Some((duration.as_secs_f64() * 1e6).round() / 1e3);
+        Ok(record)
+    }
+
     async fn settle(&self, lease: &Lease, settlement: Settlement) {
         let store = &self.store;
         lease.settling.store(true, Ordering::Release);
@@ -176,25 +277,18 @@ impl Settler {
                 result,
                 duration,
                 leaves_record,
-            } => {
-                let limit = store.client.max_payload().saturating_sub(MARGIN);
-                let size = result.as_ref().map_or(0, |result| result.get().len());
-                if size > limit {
-                    let text = format!(
-                        "the job ran, but its result of {size} bytes is over the limit of {limit} bytes for a message"
-                    );
-                    let error = OutcomeError::new(codes::RESULT_TOO_LARGE, text);
+            } => match self.succeeded(lease, result, duration) {
+                Ok(record) => {
+                    if leaves_record || !store.end_without_record(lease, &record).await {
+                        store.end(lease, record, Vec::new()).await;
+                    }
+                }
+                Err(too_large) => {
+                    let (record, error) = *too_large;
                     let reason = DeadReason::Permanent;
                     store.die(lease, record, reason, Some(error)).await;
-                    return;
                 }
-                record.state = JobState::Succeeded;
-                record.result = result;
-                record.duration_ms = Some((duration.as_secs_f64() * 1e6).round() / 1e3);
-                if leaves_record || !store.end_without_record(lease, &record).await {
-                    store.end(lease, record, Vec::new()).await;
-                }
-            }
+            },
             Settlement::Cancelled => {
                 record.state = JobState::Cancelled;
                 store.end(lease, record, Vec::new()).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use client::{NewJob, NotStored, SubmitError, Submitted, Submitter};
+use client::{NewJob, NotStored, Patience, SubmitError, Submitted, Submitter};
 use common::subjects;
 use futures_util::future::join_all;
 use jetstream::{Entry, Message, Pace, Stream, Topology, Writer, direct_get};
@@ -62,16 +62,55 @@ async fn bad_ones_among_many_take_no_other_along() {
     jobs[200] = job(&format!(r#"{{"kind":"echo","payload":"{huge}"}}"#));
     jobs[300] = jobs[299].clone();
     let results = join_all(jobs.iter().map(|job| submitter.submit(job))).await;
-    eprintln!(
-        "{:?}",
-        results
-            .iter()
-            .enumerate()
-            .filter(|(_, r)| **r != Ok(Submitted::Stored))
-            .map(|(n, r)| (n, r.clone().ok()))
-            .collect::<Vec<_>>()
+    each_is_told_apart(&results);
+    assert_eq!(messages(&client, "JOBS").await, 498);
+}
+
+/// A submitter that waits for NATS tries many jobs together.
+#[tokio::test]
+async fn bad_ones_among_many_that_are_submitted_together_take_no_other_along() {
+    let nats = lane().await;
+    let client = nats.connect_as("publisher").await;
+    let patience = Patience {
+        wait_for_nats: true,
+        ..patience(DEADLINE)
+    };
+    let submitter = Submitter::over(&client.clone().into(), connected(), patience);
+    let known = echo();
+    submitter.submit(&known).await.unwrap();
+    let mut jobs: Vec<_> = (0..500).map(|_| echo()).collect();
+    jobs[100] = known;
+    let huge = "x".repeat(client.max_payload());
+    jobs[200] = job(&format!(r#"{{"kind":"echo","payload":"{huge}"}}"#));
+    jobs[300] = jobs[299].clone();
+    each_is_told_apart(&submitter.submit_each(&jobs).await);
+    assert_eq!(messages(&client, "JOBS").await, 498);
+    let unique = |key: &str| job(&format!(r#"{{"kind":"echo","unique":{{"key":"{key}"}}}}"#));
+    let id = common::JobId::generate();
+    let given = || job(&format!(r#"{{"id":"{id}","kind":"echo"}}"#));
+    let jobs = [
+        unique("a"),
+        echo(),
+        unique("a"),
+        given(),
+        unique("b"),
+        given(),
+    ];
+    let results = submitter.submit_each(&jobs).await;
+    let of_key = [&results[0], &results[2]].map(Result::is_ok);
+    assert!(
+        of_key == [true, false] || of_key == [false, true],
+        "{results:?}"
     );
-    eprintln!("{}", messages(&client, "JOBS").await);
+    let of_id = [&results[3], &results[5]];
+    assert!(of_id.contains(&&Ok(Submitted::Stored)), "{results:?}");
+    assert!(of_id.contains(&&Ok(Submitted::Known)), "{results:?}");
+    assert!(results[1].is_ok() && results[4].is_ok(), "{results:?}");
+    assert_eq!(submitter.submit_each(&[]).await, []);
+}
+
+/// Of 500 jobs the one at 100 is known, that at 200 is too large, and those at 299 and 300 are the same.
+fn each_is_told_apart(results: &[Result<Submitted, SubmitError>]) {
     for (number, result) in results.iter().enumerate() {
         match number {
             100 => assert_eq!(*result, Ok(Submitted::Known)),
@@ -86,7 +125,6 @@ async fn bad_ones_among_many_take_no_other_along() {
         }
     }
     assert_ne!(results[299], results[300], "one job was stored twice");
-    assert_eq!(messages(&client, "JOBS").await, 498);
 }
 
 #[tokio::test]
@@ -94,8 +132,20 @@ async fn a_server_that_is_killed_before_it_answers_has_each_job_once_in_the_end(
     let mut nats = lane().await;
     let client = nats.connect_as("publisher").await;
     let submitter = Submitter::over(&client.clone().into(), connected(), patience(DEADLINE));
+    let waiting = Patience {
+        wait_for_nats: true,
+        ..patience(DEADLINE)
+    };
+    let together = Submitter::over(&client.clone().into(), connected(), waiting);
     let jobs: Vec<_> = (0..20_000).map(|_| echo()).collect();
-    let submitting = join_all(jobs.iter().map(|job| submitter.submit(job)));
+    let (one_by_one, others) = jobs.split_at(10_000);
+    let submitting = async {
+        let one_by_one = join_all(one_by_one.iter().map(|job| submitter.submit(job)));
+        let others = join_all(others.chunks(500).map(|jobs| together.submit_each(jobs)));
+        let (mut results, others) = tokio::join!(one_by_one, others);
+        results.extend(others.into_iter().flatten());
+        results
+    };
     let crash = async {
         // Not before some are stored.
         test_support::eventually(DEADLINE, "jobs", async || {
@@ -333,7 +383,7 @@ async fn without_a_stream_or_jetstream_it_says_so() {
         let submitter = Submitter::over(
             &client.clone().into(),
             connected(),
-            patience(Duration::from_secs(1)),
+            patience(Duration::from_secs(3)),
         );
         let error = submitter.submit(&echo()).await.unwrap_err();
         assert!(matches!(error, SubmitError::NoStream(_)), "{error:?}");

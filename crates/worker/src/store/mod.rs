@@ -30,6 +30,7 @@ use crate::stalls::Stalls;
 
 pub(crate) use marker::{Marker, slot_after, slot_of};
 pub(crate) use schedule::{Restored, SCHEDULED};
+pub(crate) use unique::key_of;
 
 /// The wait before a write is repeated because the server refused it or did not confirm it.
 const RETRY: Duration = Duration::from_millis(500);
@@ -154,8 +155,7 @@ impl JobStore {
 
     /// Ends a job: writes its final record, releases its key, and then acknowledges its message.
     pub(crate) async fn end(&self, lease: &Lease, mut record: JobRecord, with: Entry) -> Written {
-        record.settled_deliveries = 0;
-        record.job = self.kept_job(&lease.payload, record.state == JobState::Succeeded);
+        self.complete(lease, &mut record);
         let written = self.write(lease, &record, with).await;
         match written {
             Written::Yes | Written::Ended => {
@@ -169,6 +169,45 @@ impl JobStore {
             Written::Superseded | Written::GaveUp => {}
         }
         written
+    }
+
+    /// Ends jobs that succeeded as [`JobStore::end`] does, but all at once, and tries only once. Says for each whether it has
+    /// ended; the others are to be ended one by one.
+    ///
+    /// A job whose record somebody else writes at the moment is not waited for.
+    pub(crate) async fn try_end_each(&self, ends: &mut [(Arc<Lease>, JobRecord)]) -> Vec<bool> {
+        let limit = self.client.max_payload().saturating_sub(HEADERS);
+        let (mut entries, mut places) = (Vec::new(), Vec::new());
+        let mut have_ended = vec![false; ends.len()];
+        for (place, (lease, record)) in ends.iter_mut().enumerate() {
+            self.complete(lease, record);
+            let Ok(expected) = lease.record.try_lock() else {
+                continue;
+            };
+            let payload = records::encode(record, limit);
+            let message = self.record_message(lease.id, payload, *expected, true);
+            entries.push(vec![message]);
+            places.push((place, expected));
+        }
+        let results = self.records.store_each(entries).await;
+        for ((place, mut expected), result) in places.into_iter().zip(results) {
+            if let Ok(sequence) = result {
+                *expected = sequence;
+                have_ended[place] = true;
+                self.warned.store(false, Ordering::Relaxed);
+            }
+        }
+        let ended = ends.iter().zip(&have_ended).filter(|(_, ended)| **ended);
+        for ((lease, _), _) in ended {
+            self.release_and_ack(lease).await;
+        }
+        have_ended
+    }
+
+    /// Adds to the final record of a job what only such a record has.
+    fn complete(&self, lease: &Lease, record: &mut JobRecord) {
+        record.settled_deliveries = 0;
+        record.job = self.kept_job(&lease.payload, record.state == JobState::Succeeded);
     }
 
     /// Ends a job that has no record, and leaves none: acknowledges its message. False, and nothing is
