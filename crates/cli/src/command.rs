@@ -1,11 +1,13 @@
 //! The commands and flags of the command line.
 
+pub(crate) mod backup;
 pub(crate) mod cancel;
 pub(crate) mod dead;
 pub(crate) mod schedules;
 
 use std::io::IsTerminal as _;
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bootstrap::ToolOptions;
@@ -16,6 +18,7 @@ use common::{
     Until, WireDuration,
 };
 
+use self::backup::Restore;
 use self::cancel::Cancel;
 use self::dead::Dead;
 use self::schedules::Schedules;
@@ -114,6 +117,18 @@ pub(crate) enum Command {
     /// On a terminal, each view replaces the last one. Otherwise the views are printed one after
     /// another.
     Top(Top),
+    /// Back up all jobs, records, dead letters and schedules into a folder
+    ///
+    /// Services may run meanwhile. All jobs that the server had acknowledged before are in the backup.
+    Backup {
+        /// The folder, which is made, or is empty
+        #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+        folder: PathBuf,
+    },
+    /// Restore a backup to an empty server, or with --replace in place of what is there
+    ///
+    /// No consumer may run meanwhile. It needs the NATS user `restore`.
+    Restore(Restore),
     /// Print a script with which a shell completes commands, flags, kinds and ids
     Completions {
         /// The shell
@@ -307,6 +322,7 @@ impl Command {
         match self {
             Self::Cancel(cancel) => cancel.check(std::io::stdin().is_terminal()),
             Self::Dead(dead) => dead.check(std::io::stdin().is_terminal()),
+            Self::Restore(restore) => restore.check(std::io::stdin().is_terminal()),
             _ => Ok(()),
         }
     }
@@ -354,6 +370,7 @@ pub(crate) mod tests {
             &["cancel", id, "--kind", "mail"],
             &["cancel", id, "--dry-run"],
             &["cancel", "--kind", "mail", "--yes", "--dry-run"],
+            &["restore", "backup", "--replace", "--yes", "--dry-run"],
         ] {
             let error = parse(args).unwrap_err();
             assert!(error.contains("cannot be used with"), "{args:?}: {error}");
@@ -365,6 +382,9 @@ pub(crate) mod tests {
             &["dead", "discard"],
             &["cancel"],
             &["cancel", "--yes"],
+            &["backup"],
+            &["restore", "--replace"],
+            &["restore", "backup", "--yes"],
         ] {
             let error = parse(args).unwrap_err();
             assert!(error.contains("required"), "{args:?}: {error}");

@@ -1,5 +1,6 @@
 //! The command line `jobs`: what people and scripts do with durable jobs.
 
+mod backup;
 mod bulk;
 mod cancel_many;
 mod command;
@@ -105,6 +106,10 @@ async fn on_nats(
         Command::Dead(dead) => dead::run(nats, out, stop, dead).await,
         Command::Fleet { search } => until(stop, fleet::run(nats, out, search)).await,
         Command::Top(top) => top::run(nats, out, stop, top).await,
+        Command::Backup { folder } => {
+            until(stop, Box::pin(backup::back_up(nats, out, &folder))).await
+        }
+        Command::Restore(restore) => Box::pin(backup::restore(nats, out, stop, &restore)).await,
         // They need no connection, and were handled before.
         Command::Completions { .. } | Command::Man => Ok(true),
     }

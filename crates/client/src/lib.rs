@@ -10,6 +10,7 @@
 //! tracing-opentelemetry 0.34.
 
 mod application;
+pub mod backup;
 mod cancel;
 mod cancel_many;
 mod confirmed;

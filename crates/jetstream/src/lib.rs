@@ -20,6 +20,7 @@ pub mod records;
 pub mod request;
 pub mod schedules;
 mod served;
+pub mod snapshot;
 mod stored_message;
 mod topology;
 mod unanswered;

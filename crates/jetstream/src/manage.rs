@@ -67,6 +67,21 @@ pub async fn account(client: &NatsClient) -> Result<Account, ApiError> {
     ask(client, "$JS.API.INFO".to_owned(), &Value::Null).await
 }
 
+/// Whether a stream exists.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn exists(client: &NatsClient, stream: Stream) -> Result<bool, ApiError> {
+    match stream_info(client, stream).await {
+        Ok(_) => Ok(true),
+        Err(ApiError::Refused {
+            code: ErrorCode::STREAM_NOT_FOUND,
+            ..
+        }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Describes a stream.
 ///
 /// # Errors

@@ -12,19 +12,20 @@ use rand::distr::{Alphabetic, Alphanumeric};
 pub(crate) const ADMIN: &str = "admin";
 
 /// A password of its own for each user of `deploy/nats.conf`: `publisher`, `application`, `worker`,
-/// `status`, `operator` and `gateway`.
+/// `status`, `operator`, `restore` and `gateway`.
 #[derive(Clone)]
 pub struct Credentials {
     passwords: BTreeMap<&'static str, String>,
 }
 
 impl Credentials {
-    const USERS: [&str; 6] = [
+    const USERS: [&str; 7] = [
         "publisher",
         "application",
         "worker",
         "status",
         "operator",
+        "restore",
         "gateway",
     ];
 

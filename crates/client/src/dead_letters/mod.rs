@@ -20,6 +20,7 @@ mod show;
 mod summary;
 
 pub use bulk::{Action, Remaining};
+pub(crate) use change::record_of;
 pub use discard::discard;
 pub use groups::{Group, Groups, groups, normalised};
 pub use list::list;

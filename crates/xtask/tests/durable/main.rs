@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod application;
+mod backup;
 mod cancel;
 mod crash;
 mod cron;

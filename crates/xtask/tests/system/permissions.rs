@@ -8,7 +8,17 @@ use test_support::{DEADLINE, NatsServer, eventually};
 
 use crate::raw_client::{Login, RawClient};
 
-const USERS: [&str; 5] = ["publisher", "worker", "status", "operator", "gateway"];
+const USERS: [&str; 6] = [
+    "publisher",
+    "worker",
+    "status",
+    "operator",
+    "restore",
+    "gateway",
+];
+
+/// Those of them that run for long, and the command `jobs`.
+const WATCHERS: &[&str] = &["publisher", "worker", "status", "operator", "gateway"];
 
 /// Those of them that run as services, and answer service discovery.
 const SERVICES: &[&str] = &["publisher", "worker", "status", "gateway"];
@@ -19,8 +29,8 @@ const SUBMITTERS: &[&str] = &["publisher", "worker", "operator", "gateway"];
 /// Those who submit unique jobs.
 const HOLDERS: &[&str] = &["publisher", "operator", "gateway"];
 
-/// Those who read jobs in the lane.
-const READERS: &[&str] = &["worker", "operator", "gateway"];
+/// Those who read jobs in the lane, and change what becomes of them.
+const READERS: &[&str] = &["worker", "operator", "gateway", "restore"];
 
 const STREAMS: [&str; 4] = ["JOBS", "JOBS_LATER", "JOBS_STATE", "JOBS_ADVISORIES"];
 
@@ -49,6 +59,7 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$SRV.OTHER", &[]),
     ("_INBOX_operator.a.b", &["worker", "operator"]),
     ("_INBOX_gateway.a.b", &["worker", "gateway"]),
+    ("_INBOX_restore.a.b", &["restore"]),
     ("$SYS.REQ.SERVER.PING", &[]),
     ("$SYS.REQ.SERVER.PING.VARZ", &[]),
     ("anything.else", &[]),
@@ -56,7 +67,7 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("jobs.durable.1.normal.1.echo", SUBMITTERS),
     ("jobs.durable.1.normal.1.mail.send", SUBMITTERS),
     // (a rollup there removes the jobs of all others)
-    ("jobs.later.1", &["worker"]),
+    ("jobs.later.1", &["worker", "restore"]),
     ("jobs.later.1.2", &[]),
     ("jobs.due.1.normal.1.echo", &[]),
     // ... what becomes of them, ...
@@ -64,23 +75,23 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("jobs.state.1.2", &[]),
     ("jobs-ended-4096.state.1", &["worker"]),
     ("jobs-ended-4096.state.1.2", &[]),
-    ("jobs.overdue.1.2", &["worker"]),
+    ("jobs.overdue.1.2", &["worker", "restore"]),
     ("jobs.overdue.1", &[]),
     ("jobs.cancel.1", READERS),
     ("jobs.cron.nightly", READERS),
     ("jobs.cron.nightly.1", &[]),
     ("jobs.tick.next.nightly", &["worker"]),
     ("jobs.tick.due.nightly", &[]),
-    ("jobs.kind.mail=send", &["worker", "operator", "gateway"]),
+    ("jobs.kind.mail=send", READERS),
     ("jobs.kind.mail.send", &[]),
     ("jobs.unique.1", HOLDERS),
     ("jobs.unique.1.2", &[]),
     ("jobs.release.1", HOLDERS),
-    ("jobs.dead.1.mail.send", &["worker"]),
+    ("jobs.dead.1.mail.send", &["worker", "restore"]),
     ("jobs.events.1", &["worker"]),
     // ... what JetStream is asked, ...
     ("jobs.server", &["publisher", "worker", "gateway"]),
-    ("jobs.server.health", &USERS),
+    ("jobs.server.health", WATCHERS),
     (
         "$JS.API.INFO",
         &["publisher", "worker", "status", "gateway"],
@@ -90,7 +101,7 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.INFO.JOBS_STATE", &USERS),
     (
         "$JS.API.STREAM.INFO.JOBS_ADVISORIES",
-        &["worker", "status", "gateway"],
+        &["worker", "status", "gateway", "restore"],
     ),
     ("$JS.API.STREAM.NAMES", &[]),
     ("$JS.API.STREAM.LIST", &[]),
@@ -106,7 +117,7 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.MSG.DELETE.JOBS_LATER", &["worker"]),
     (
         "$JS.API.STREAM.MSG.DELETE.JOBS_STATE",
-        &["operator", "gateway"],
+        &["operator", "gateway", "restore"],
     ),
     ("$JS.API.STREAM.MSG.GET.JOBS", READERS),
     ("$JS.API.STREAM.MSG.GET.JOBS_LATER", READERS),
@@ -116,7 +127,7 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$JS.API.DIRECT.GET.JOBS_LATER", READERS),
     (
         "$JS.API.DIRECT.GET.JOBS_STATE",
-        &["publisher", "worker", "operator", "gateway"],
+        &["publisher", "worker", "operator", "gateway", "restore"],
     ),
     ("$JS.API.DIRECT.GET.JOBS_ADVISORIES", &[]),
     ("$JS.API.DIRECT.GET.JOBS.jobs.durable.1", &[]),
@@ -162,9 +173,11 @@ const PUBLISH: &[(&str, &[&str])] = &[
 /// The same for what is asked of each stream of the durable lane; `*` stands for its name.
 const PUBLISH_OF_EACH_STREAM: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.CREATE.*", &["worker"]),
-    ("$JS.API.STREAM.DELETE.*", &[]),
-    ("$JS.API.STREAM.SNAPSHOT.*", &[]),
-    ("$JS.API.STREAM.RESTORE.*", &[]),
+    ("$JS.API.STREAM.DELETE.*", &["restore"]),
+    ("$JS.API.STREAM.SNAPSHOT.*", &["operator"]),
+    ("$JS.SNAPSHOT.ACK.*.a.1.1", &["operator"]),
+    ("$JS.API.STREAM.RESTORE.*", &["restore"]),
+    ("$JS.SNAPSHOT.RESTORE.*.a", &["restore"]),
     ("$JS.API.CONSUMER.CREATE.*", &[]),
     (
         "$JS.API.CONSUMER.CREATE.*.echo.jobs.durable.*.*.*.echo",
@@ -229,6 +242,7 @@ const SUBSCRIBE: &[(&str, &str, &[&str])] = &[
     ("_INBOX_worker.>", "", &["worker"]),
     ("_INBOX_status.>", "", &["status"]),
     ("_INBOX_operator.>", "", &["operator"]),
+    ("_INBOX_restore.>", "", &["restore"]),
     ("_INBOX_gateway.>", "", &["gateway"]),
     ("_INBOX.>", "", &[]),
     ("_INBOX.billing.>", "", &[]),

@@ -11,8 +11,8 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, Service, eventually};
 
-use super::recorded;
 use super::web::Web;
+use super::{backup, recorded};
 use crate::fixture::{Fixture, Sleep, stop};
 
 const HANDLERS: &str = r#"
@@ -98,7 +98,23 @@ impl System {
         for service in self.consumers.iter_mut().chain(&mut self.others) {
             stop(service).await;
         }
+        self.a_backup_is_restored().await;
         self.log()
+    }
+
+    /// Makes a backup of what all services have stored, and restores it, with all that may have changed meanwhile.
+    async fn a_backup_is_restored(&self) {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("backup");
+        let path = folder.to_str().unwrap();
+        let told = self.operate(&["backup", path]).await;
+        assert!(told.contains("JOBS_STATE"), "{told}");
+        backup::change_everything(&folder);
+        let restore = Service::named("jobs").envs(self.fixture.server.env_for("restore"));
+        let mut restore = restore
+            .args(["restore", path, "--replace", "--yes"])
+            .start();
+        assert!(restore.wait().await.success(), "{:?}", restore.stderr());
     }
 
     async fn consumer(&self, name: &str, kinds: &str) -> Service {

@@ -98,6 +98,25 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         reason: "asked only where the server is in a cluster; see tests/cluster",
     },
     Exception {
+        user: "operator",
+        rights: &[
+            "publish $JS.SNAPSHOT.ACK.JOBS.>",
+            "publish $JS.SNAPSHOT.ACK.JOBS_LATER.>",
+            "publish $JS.SNAPSHOT.ACK.JOBS_STATE.>",
+            "publish $JS.SNAPSHOT.ACK.JOBS_ADVISORIES.>",
+        ],
+        reason: "a snapshot of up to 128 KiB is one chunk, which is not acknowledged; see tests/durable/backup.rs",
+    },
+    Exception {
+        user: "restore",
+        rights: &[
+            "publish $JS.API.STREAM.MSG.GET.JOBS",
+            "publish $JS.API.STREAM.MSG.GET.JOBS_LATER",
+            "publish $JS.API.STREAM.MSG.GET.JOBS_STATE",
+        ],
+        reason: "asked only where the server is in a cluster; see tests/cluster",
+    },
+    Exception {
         user: "gateway",
         rights: &[
             "publish $JS.API.STREAM.MSG.GET.JOBS",

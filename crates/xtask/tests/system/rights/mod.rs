@@ -7,6 +7,7 @@
 //! A right counts as unused where [`everything`] does not provoke its use. So look for its subject in
 //! the code before you remove it, and add what is missing to the run if a service needs it.
 
+mod backup;
 mod configuration;
 mod everything;
 mod exceptions;
@@ -90,6 +91,7 @@ async fn each_right_of_a_user_is_used_by_its_service_or_has_a_written_reason() {
             "gateway",
             "operator",
             "publisher",
+            "restore",
             "status",
             "worker"
         ]
