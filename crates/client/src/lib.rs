@@ -69,13 +69,13 @@ pub use why::{Reason, Why, reasons, why};
 
 // The items of the wire, the connection and the broker that callers use.
 pub use common::{
-    Backoff, Job, JobId, JobRecord, JobState, KindPattern, KindSetting, OnConflict, Priority,
-    Timestamp, Unique, Until,
+    Backoff, Job, JobId, JobKind, JobRecord, JobState, KindPattern, KindSetting, OnConflict,
+    Priority, Timestamp, Unique, Until,
 };
 pub use connection::{ConnectError, NatsClient, Options, OptionsError};
 pub use jetstream::preflight::examine;
 pub use jetstream::write_health::{WriteHealth, check as check_write_health};
 pub use jetstream::{
     Finding, Guarantees, Limits, NotStored, Storage, Stream, StreamDepth, TICKS, Topology,
-    dead_letters as count_dead_letters, guarantees, storage, streams,
+    dead_letters as count_dead_letters, guarantees, parse_consumer, storage, streams,
 };

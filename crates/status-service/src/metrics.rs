@@ -9,6 +9,7 @@ use common::{Counts, Timestamp};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
+use crate::durable_jobs::Backlog;
 use crate::fleet::Summary;
 
 /// The values of all metrics. Clones share them.
@@ -22,8 +23,7 @@ pub(crate) struct MetricValues {
     pub(crate) fleet: Option<FleetValues>,
     pub(crate) streams: Vec<StreamDepth>,
     pub(crate) storage: Option<Storage>,
-    /// Scheduled jobs that have come due and wait or run.
-    pub(crate) pending_scheduled: Option<u64>,
+    pub(crate) backlog: Option<Backlog>,
     pub(crate) dead_letters: Option<u64>,
 }
 
@@ -176,7 +176,13 @@ fn durable_jobs(families: &mut Families<'_>, values: &MetricValues) -> fmt::Resu
     families.gauge(
         "jobs_due",
         "Scheduled durable jobs whose time has come, and that wait for a consumer or run",
-        values.pending_scheduled.map(|jobs| ([], jobs)),
+        values.backlog.iter().map(|backlog| ([], backlog.due)),
+    )?;
+    let by_kind = values.backlog.iter().flat_map(|backlog| &backlog.by_kind);
+    families.gauge(
+        "jobs_backlog",
+        "Durable jobs of a kind that wait for a consumer or run; not those that wait for their time",
+        by_kind.map(|(kind, jobs)| ([("kind", kind.as_str())], *jobs)),
     )?;
     families.gauge(
         "jobs_dead_letters",

@@ -48,6 +48,6 @@ pub use nats_cluster::NatsCluster;
 pub use nats_server::{NatsServer, NatsServerBuilder};
 pub use nix::sys::signal::Signal;
 pub use ports::Ports;
-pub use python::{python, python_with};
+pub use python::{python, python_with, try_python_with};
 pub use service::{Line, Service, ServiceBuilder, Stream};
 pub use store_dir::store_dir_env;

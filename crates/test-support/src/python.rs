@@ -27,9 +27,18 @@ pub fn python() -> Command {
 /// When they cannot be installed.
 #[must_use]
 pub fn python_with(requirements: &Path) -> Command {
-    let packages = pip::install(requirements, &BuildDir::current().tools())
-        .unwrap_or_else(|error| panic!("no packages of {}: {error:#}", requirements.display()));
+    try_python_with(requirements)
+        .unwrap_or_else(|error| panic!("no packages of {}: {error:#}", requirements.display()))
+}
+
+/// The same, for a test that is skipped where the packages cannot be had.
+///
+/// # Errors
+///
+/// When they cannot be installed.
+pub fn try_python_with(requirements: &Path) -> anyhow::Result<Command> {
+    let packages = pip::install(requirements, &BuildDir::current().tools())?;
     let mut python = Command::new("python3");
     python.env("PYTHONPATH", packages);
-    python
+    Ok(python)
 }

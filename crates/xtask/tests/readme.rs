@@ -469,8 +469,8 @@ fn calls(program: &str) -> Vec<(String, Vec<String>)> {
             let Some(place) = words.iter().position(is_program) else {
                 continue;
             };
-            // `nats --user publisher` does not call the publisher.
-            if words[0] == "nats" {
+            // `nats --user publisher` does not call the publisher, and `helm install jobs` not the tool.
+            if ["nats", "helm", "kubectl", "docker", "for"].contains(&words[0]) {
                 continue;
             }
             let arguments = words[place + 1..].iter();

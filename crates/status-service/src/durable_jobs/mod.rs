@@ -1,7 +1,8 @@
 //! What the server stores of durable jobs.
 
+mod backlog;
 mod depth;
-mod pending_scheduled;
 mod watch;
 
+pub(crate) use backlog::Backlog;
 pub(crate) use watch::DurableJobs;

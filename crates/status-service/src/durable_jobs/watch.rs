@@ -4,13 +4,15 @@ use bootstrap::{Nats, NatsClient};
 use client::WriteHealth;
 use tracing::debug;
 
+use super::backlog::backlog;
 use super::depth::Depth;
-use super::pending_scheduled::pending_scheduled;
 use crate::metrics::Metrics;
 
-/// How often dead letters and due scheduled jobs are counted. The server has to go through all subjects
-/// and durable consumers for that.
+/// How often dead letters are counted. The server has to go through all subjects for that.
 const COUNT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How often the jobs of each kind are counted. The server has to go through all durable consumers for that.
+const BACKLOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often the server is asked whether it can store ...
 const WRITE_HEALTH_INTERVAL: Duration = Duration::from_secs(5);
@@ -23,9 +25,10 @@ pub(crate) struct DurableJobs {
     metrics: Metrics,
     /// The depth that was logged last; `None` if it was not known.
     depth: Option<Depth>,
-    /// When dead letters and due scheduled jobs were counted; `None` if they are to be counted with
-    /// the next update.
+    /// When dead letters were counted; `None` if they are to be counted with the next update.
     counted_at: Option<Instant>,
+    /// The same for the jobs of each kind.
+    backlog_at: Option<Instant>,
     /// When the server was asked whether it can store, and how long not to ask again; `None` before
     /// the first time.
     write_health_asked: Option<(Instant, Duration)>,
@@ -37,6 +40,7 @@ impl DurableJobs {
             metrics,
             depth: None,
             counted_at: None,
+            backlog_at: None,
             write_health_asked: None,
         }
     }
@@ -61,8 +65,8 @@ impl DurableJobs {
                 debug!("cannot see how many durable jobs there are: {error:#}");
                 let mut values = self.metrics.values();
                 (values.streams, values.storage) = (Vec::new(), None);
-                (values.pending_scheduled, values.dead_letters) = (None, None);
-                self.counted_at = None;
+                (values.backlog, values.dead_letters) = (None, None);
+                (self.counted_at, self.backlog_at) = (None, None);
                 return;
             }
         }
@@ -71,11 +75,12 @@ impl DurableJobs {
             None
         });
         self.metrics.values().storage = storage;
-        if self
-            .counted_at
-            .is_none_or(|at| at.elapsed() >= COUNT_INTERVAL)
-        {
-            self.count(client).await;
+        let is_over = |at: Option<Instant>, interval| at.is_none_or(|at| at.elapsed() >= interval);
+        if is_over(self.backlog_at, BACKLOG_INTERVAL) {
+            self.count_backlog(client).await;
+        }
+        if is_over(self.counted_at, COUNT_INTERVAL) {
+            self.count_dead_letters(client).await;
         }
     }
 
@@ -102,14 +107,19 @@ impl DurableJobs {
         self.write_health_asked = Some((Instant::now(), interval));
     }
 
-    /// Counts dead letters and due scheduled jobs.
-    async fn count(&mut self, client: &NatsClient) {
+    /// Counts the jobs of each kind that wait or run.
+    async fn count_backlog(&mut self, client: &NatsClient) {
         // Also after an error, so that a server that does not answer is not asked more often.
-        self.counted_at = Some(Instant::now());
-        let pending_scheduled = pending_scheduled(client).await.unwrap_or_else(|error| {
-            debug!("cannot see for how many durable jobs the time has come: {error:#}");
+        self.backlog_at = Some(Instant::now());
+        let backlog = backlog(client).await.unwrap_or_else(|error| {
+            debug!("cannot see how many durable jobs of each kind there are: {error:#}");
             None
         });
+        self.metrics.values().backlog = backlog;
+    }
+
+    async fn count_dead_letters(&mut self, client: &NatsClient) {
+        self.counted_at = Some(Instant::now());
         let dead_letters = match client::count_dead_letters(client).await {
             Ok(dead_letters) => {
                 // There is no stream of dead letters yet; there may be one soon.
@@ -123,7 +133,6 @@ impl DurableJobs {
                 None
             }
         };
-        let mut values = self.metrics.values();
-        (values.pending_scheduled, values.dead_letters) = (pending_scheduled, dead_letters);
+        self.metrics.values().dead_letters = dead_letters;
     }
 }

@@ -135,6 +135,7 @@ async fn what_the_server_stores_of_durable_jobs_is_scraped() {
     assert_eq!(metrics.get("jobs_dead_letters"), Some(1.0));
     assert_eq!(metrics.get("jobs_scheduled"), Some(2.0));
     assert_eq!(metrics.get("jobs_due"), Some(2.0));
+    assert_eq!(metrics.get("jobs_backlog{kind=\"echo\"}"), Some(2.0));
     let age = metrics.get("jobs_queue_oldest_age_seconds");
     assert!(age.is_some_and(|age| (0.0..60.0).contains(&age)), "{age:?}");
     assert!(metrics.get("jobs_storage_bytes") < metrics.get("jobs_storage_limit_bytes"));

@@ -139,7 +139,10 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("$JS.API.DIRECT.GET.JOBS_STATE.jobs.state.1", &[]),
     ("$JS.API.CONSUMER.NAMES.JOBS", &[]),
     ("$JS.API.CONSUMER.NAMES.JOBS_LATER", &[]),
-    ("$JS.API.CONSUMER.LIST.JOBS", &["operator", "gateway"]),
+    (
+        "$JS.API.CONSUMER.LIST.JOBS",
+        &["status", "operator", "gateway"],
+    ),
     (
         "$JS.API.CONSUMER.LIST.JOBS_LATER",
         &["status", "operator", "gateway"],
