@@ -51,15 +51,17 @@ type GroupNumber = u64;
 struct Stored {
     group: GroupNumber,
     /// A result for each job of the group.
-    results: Vec<Result<Submitted, Outcome>>,
+    results: Vec<StoredOrNot>,
     elapsed: Duration,
 }
+
+/// The error is what the line of the job in the output says.
+pub(crate) type StoredOrNot = Result<Submitted, Box<Outcome>>;
 
 /// A job that was stored or not.
 pub(crate) struct StoreResult {
     pub(crate) submission: Submission,
-    /// The error is what its line of the output says.
-    pub(crate) result: Result<Submitted, Outcome>,
+    pub(crate) result: StoredOrNot,
     /// Time from the submission to the server's answer.
     pub(crate) elapsed: Duration,
 }
@@ -248,13 +250,13 @@ fn jobs_of(group: Arc<Vec<Submission>>) -> Vec<Submission> {
 async fn store_each(
     submitter: &client::Submitter,
     submissions: &[Submission],
-) -> Vec<Result<Submitted, Outcome>> {
+) -> Vec<StoredOrNot> {
     let (jobs, spans) = new_jobs(submissions);
     let results = submitter.submit_each(&jobs).await;
     let results = results.into_iter().zip(submissions).zip(spans);
     let results = results.map(|((result, submission), span)| {
         result.map_err(|error| {
-            let outcome = not_stored(submission, &error);
+            let outcome = Box::new(not_stored(submission, &error));
             trace::end(span, &outcome);
             outcome
         })
@@ -267,7 +269,7 @@ async fn store_all(
     submitter: &client::Submitter,
     submissions: &[Submission],
     failed: bool,
-) -> Vec<Result<Submitted, Outcome>> {
+) -> Vec<StoredOrNot> {
     let result = if failed {
         Err(SubmitError::Refused(
             "none is stored, because not all lines are jobs".to_owned(),
@@ -284,7 +286,7 @@ async fn store_all(
     };
     let results = submissions.iter().map(|submission| match &result {
         Ok(()) => Ok(Submitted::Stored),
-        Err(error) => Err(not_stored(submission, error)),
+        Err(error) => Err(Box::new(not_stored(submission, error))),
     });
     results.collect()
 }
