@@ -219,7 +219,10 @@ impl JobStore {
     pub(crate) async fn end_without_record(&self, lease: &Lease, record: &JobRecord) -> bool {
         // With the lock, no record is written meanwhile; later ones are refused, see `write`.
         let sequence = lease.record.lock().await;
-        let others_may_have_it = lease.age() > SURELY_ALONE || self.stalls.recently();
+        let others_may_have_it = lease.age() > SURELY_ALONE
+            || self.stalls.recently()
+            // An earlier consumer may be paused or cut off, and store another end when it is back.
+            || lease.delivered.load(Ordering::Relaxed) > 1;
         if *sequence != 0 || others_may_have_it || unique::key_of(lease).is_some() {
             return false;
         }

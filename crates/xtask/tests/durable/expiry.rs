@@ -1,6 +1,6 @@
 //! How long the records of ended jobs are kept, and that a job has one record wherever it is stored.
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, Request};
 use common::{JobId, JobRecord, JobState, Retention, Timestamp, subjects};
 use jetstream::{NotStored, batch, records};
 use serde_json::json;
@@ -212,4 +212,24 @@ async fn a_job_of_which_nothing_is_kept_tells_its_end_and_leaves_records_of_fail
     }
     assert_eq!(ended(&lane).await, 1, "the one that expired");
     stop(&mut consumer).await;
+}
+
+#[tokio::test]
+async fn a_job_that_another_consumer_may_still_run_leaves_a_record_although_nothing_is_kept() {
+    let lane = Lane::start().await;
+    let keep = ["--keep", "failures"];
+    let mut first = lane.consumer("first", &keep).await;
+    stop(&mut first).await;
+    let id = lane.submit(json!({"kind": "note"})).await;
+    // A consumer gets it, and is heard of no more; the server delivers it again, here without a wait.
+    let pull = Request::new().inbox(lane.admin.new_inbox());
+    let pull = pull.payload(r#"{"batch": 1}"#.into());
+    let subject = "$JS.API.CONSUMER.MSG.NEXT.JOBS.note";
+    let message = lane.admin.send_request(subject, pull).await.unwrap();
+    let reply = message.reply.unwrap();
+    lane.admin.publish(reply, "-NAK".into()).await.unwrap();
+    let mut second = lane.consumer("second", &keep).await;
+    let record = lane.becomes(id, JobState::Succeeded).await;
+    assert_eq!(record.failures.len(), 1, "{record:?}");
+    stop(&mut second).await;
 }
