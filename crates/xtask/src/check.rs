@@ -113,6 +113,20 @@ fn plan(tools: &Tools) -> (Vec<Step>, Vec<String>) {
             "build --locked --package nats-jobs-common",
         ),
     ];
+    // A workspace of its own, whose dependencies are not those of anything else.
+    steps.push(Step::new(
+        "the formatting of the model of the protocol",
+        "fmt --check --manifest-path crates/xtask/tests/model/Cargo.toml",
+    ));
+    steps.push(Step::new(
+        "the lints of the model of the protocol",
+        "clippy --all-targets --locked --manifest-path crates/xtask/tests/model/Cargo.toml --target-dir target/model \
+         -- -D warnings",
+    ));
+    steps.push(Step::new(
+        "the model of the protocol",
+        "test --locked --manifest-path crates/xtask/tests/model/Cargo.toml --target-dir target/model",
+    ));
     // Changes that are not committed yet are no reason to stop here. To build each package from its own
     // files would take as long as all tests.
     steps.push(Step::new(
