@@ -296,6 +296,19 @@ impl Service {
         status
     }
 
+    /// How it has exited, if it has.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be waited for.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        if self.status.is_none() {
+            let status = self.process.try_wait();
+            self.status = status.expect("a child can be waited for");
+        }
+        self.status
+    }
+
     /// Kills it, as a crash would, and waits until it is gone.
     ///
     /// # Panics

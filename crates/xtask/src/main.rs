@@ -1,6 +1,7 @@
 //! For development only: starts the whole system as local processes, and runs every check.
 
 mod bench;
+mod chaos;
 mod check;
 mod documents;
 mod printer;
@@ -27,6 +28,9 @@ enum Task {
     Bench(bench::Bench),
     #[command(hide = true)]
     BenchRole(bench::BenchRole),
+    Chaos(chaos::Chaos),
+    #[command(hide = true)]
+    ChaosRole(chaos::ChaosRole),
     Documents(documents::Documents),
 }
 
@@ -36,6 +40,8 @@ fn main() -> ExitCode {
         Task::Test(test) => test.run(),
         Task::Bench(bench) => bench.run(),
         Task::BenchRole(role) => role.run(),
+        Task::Chaos(chaos) => chaos.run(),
+        Task::ChaosRole(role) => role.run(),
         Task::Documents(documents) => documents.run(),
     };
     result.unwrap_or_else(|error| {
