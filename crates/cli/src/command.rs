@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bootstrap::ToolOptions;
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use client::{Cursor, Filter, SearchText};
 use common::{
     JobId, JobKind, JobState, KindPattern, MaxAttempts, OnConflict, Priority, Timestamp, UniqueKey,
@@ -73,19 +73,19 @@ pub(crate) enum Command {
     },
     /// Cancel a job, or many; exit with 1 if it is unknown, or has ended in another way
     Cancel(Cancel),
-    /// Pause a kind: its durable jobs are accepted, and none of them is started
+    /// Pause a kind, or all: durable jobs are accepted, and none of them is started
     ///
     /// Jobs that run end normally. A kind that is paused already gets the new end and the new reason. The
     /// pause survives restarts.
     Pause(Pause),
-    /// Resume a paused kind: its waiting jobs are run
-    Resume {
-        /// The kind
-        kind: JobKind,
-    },
+    /// Resume a paused kind, or all: waiting jobs are run
+    ///
+    /// A kind that is paused on its own stays paused when all kinds are resumed, and one that is resumed stays
+    /// paused while all kinds are.
+    Resume(Kind),
     /// List the settings of kinds, or change one
     ///
-    /// Only kinds that have a setting are listed.
+    /// Only kinds that have a setting are listed, and before them the setting of all kinds, if there is one.
     Kinds {
         #[command(subcommand)]
         change: Option<Kinds>,
@@ -207,12 +207,24 @@ pub(crate) struct Submit {
     pub(crate) wait_timeout: Duration,
 }
 
+/// One kind, or all.
+#[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("kinds").args(["kind", "all"]).required(true)))]
+pub(crate) struct Kind {
+    /// The kind
+    pub(crate) kind: Option<JobKind>,
+
+    /// Instead of one kind, all of them, also those that are created later
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Pause {
-    /// The kind
-    pub(crate) kind: JobKind,
+    #[command(flatten)]
+    pub(crate) kind: Kind,
 
-    /// How long it is paused [default: until it is resumed]
+    /// How long the pause is [default: until somebody resumes the kind]
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) length: Option<Duration>,
 
@@ -371,6 +383,8 @@ pub(crate) mod tests {
             &["cancel", id, "--dry-run"],
             &["cancel", "--kind", "mail", "--yes", "--dry-run"],
             &["restore", "backup", "--replace", "--yes", "--dry-run"],
+            &["pause", "mail", "--all"],
+            &["resume", "mail", "--all"],
         ] {
             let error = parse(args).unwrap_err();
             assert!(error.contains("cannot be used with"), "{args:?}: {error}");
@@ -385,6 +399,8 @@ pub(crate) mod tests {
             &["backup"],
             &["restore", "--replace"],
             &["restore", "backup", "--yes"],
+            &["pause", "--for", "1h"],
+            &["resume"],
         ] {
             let error = parse(args).unwrap_err();
             assert!(error.contains("required"), "{args:?}: {error}");

@@ -1,4 +1,4 @@
-//! Pauses and resumes a kind, has its priorities heeded, and lists the settings of kinds.
+//! Pauses and resumes a kind or all kinds, has the priorities of a kind heeded, and lists the settings.
 
 use bootstrap::Nats;
 use client::kinds::{self, PauseEnd};
@@ -6,7 +6,7 @@ use common::{JobKind, KindSetting, Timestamp};
 use serde_json::json;
 
 use crate::command::Pause;
-use crate::print::{Printer, moment, print, shown, table};
+use crate::print::{Printer, moment, note, print, shown, table};
 use crate::user::user;
 
 pub(crate) async fn pause(nats: &Nats, out: Printer, pause: Pause) -> anyhow::Result<bool> {
@@ -20,16 +20,52 @@ pub(crate) async fn pause(nats: &Nats, out: Printer, pause: Pause) -> anyhow::Re
         reason,
         by: user(),
     };
-    let setting = kinds::pause(&nats.client, &kind, &pause).await?;
-    let text = || format!("kind {kind} is {}", paused(&setting));
-    out.either(&as_json(&kind, &setting), text)?;
+    let client = &nats.client;
+    match kind.kind {
+        Some(kind) => {
+            let setting = kinds::pause(client, &kind, &pause).await?;
+            let text = || format!("kind {kind} is {}", paused(&setting));
+            out.either(&as_json(&kind, &setting), text)?;
+        }
+        None => {
+            let setting = kinds::pause_all(client, &pause).await?;
+            let text = || format!("all kinds are {}", paused(&setting));
+            out.either(&all_as_json(&setting), text)?;
+        }
+    }
     Ok(true)
 }
 
-pub(crate) async fn resume(nats: &Nats, out: Printer, kind: JobKind) -> anyhow::Result<bool> {
-    let setting = kinds::resume(&nats.client, &kind, user()).await?;
+/// Resumes a kind, or without one all kinds.
+pub(crate) async fn resume(
+    nats: &Nats,
+    out: Printer,
+    kind: Option<JobKind>,
+) -> anyhow::Result<bool> {
+    let client = &nats.client;
+    let Some(kind) = kind else {
+        let setting = kinds::resume_all(client, user()).await?;
+        let text = || "all kinds are resumed".to_owned();
+        out.either(&all_as_json(&setting), text)?;
+        let now = Timestamp::now();
+        let still = kinds::list(client).await?;
+        let still = still.iter().filter(|(_, setting)| setting.is_paused(now));
+        let still: Vec<_> = still.map(|(kind, _)| kind.as_str()).collect();
+        if !still.is_empty() {
+            note(&format!("paused on their own: {}", still.join(", ")));
+        }
+        return Ok(true);
+    };
+    let setting = kinds::resume(client, &kind, user()).await?;
     let text = || format!("kind {kind} is resumed");
     out.either(&as_json(&kind, &setting), text)?;
+    let all = kinds::get_all(client).await?;
+    if let Some(all) = all.filter(|all| all.is_paused(Timestamp::now())) {
+        note(&format!(
+            "its jobs still wait: all kinds are {}",
+            paused(&all)
+        ));
+    }
     Ok(true)
 }
 
@@ -46,32 +82,40 @@ pub(crate) async fn heed_priorities(
 
 pub(crate) async fn list(nats: &Nats, out: Printer) -> anyhow::Result<bool> {
     let settings = kinds::list(&nats.client).await?;
+    let all = kinds::get_all(&nats.client).await?;
     if out.json {
+        if let Some(all) = &all {
+            print(&all_as_json(all).to_string())?;
+        }
         for (kind, setting) in &settings {
             print(&as_json(kind, setting).to_string())?;
         }
         return Ok(true);
     }
     let now = Timestamp::now();
-    let row = |(kind, setting): &(JobKind, KindSetting)| {
+    let row = |kind: &str, setting: &KindSetting| {
         let priorities = if setting.priorities { "heeded" } else { "-" };
         let pause = setting.is_paused(now).then(|| paused(setting));
         let by = setting.by.as_deref().map(shown);
         [
-            kind.to_string(),
+            kind.to_owned(),
             priorities.to_owned(),
             pause.unwrap_or_else(|| "-".to_owned()),
             by.unwrap_or_else(|| "-".to_owned()),
             moment(setting.at),
         ]
     };
-    let rows: Vec<_> = settings.iter().map(row).collect();
+    let all = all.iter().map(|setting| row("(all kinds)", setting));
+    let each = settings
+        .iter()
+        .map(|(kind, setting)| row(kind.as_str(), setting));
+    let rows: Vec<_> = all.chain(each).collect();
     let names = ["KIND", "PRIORITIES", "PAUSE", "BY", "CHANGED"];
     print(&table(names, &rows).join("\n"))?;
     Ok(true)
 }
 
-/// That a kind is paused, until when, and why.
+/// That a kind or all kinds are paused, until when, and why.
 pub(crate) fn paused(setting: &KindSetting) -> String {
     let mut text = "paused".to_owned();
     if let Some(until) = setting.paused_until {
@@ -88,5 +132,12 @@ pub(crate) fn paused(setting: &KindSetting) -> String {
 fn as_json(kind: &JobKind, setting: &KindSetting) -> serde_json::Value {
     let mut all = json!(setting);
     all["kind"] = json!(kind);
+    all
+}
+
+/// The setting of all kinds: no kind may have this name.
+fn all_as_json(setting: &KindSetting) -> serde_json::Value {
+    let mut all = json!(setting);
+    all["kind"] = json!("=all");
     all
 }

@@ -15,9 +15,14 @@ pub(crate) async fn info(nats: &Nats, out: Printer, id: JobId) -> anyhow::Result
     let record = client::look_up(&nats.client, id).await?;
     show(out, id, record.as_ref())?;
     if let Some(record) = &record
-        && let Some(setting) = pause_of(nats, record).await
+        && let Some((all, own)) = pauses_of(nats, record).await
     {
-        note(&format!("its kind is {}", paused(&setting)));
+        if let Some(setting) = all {
+            note(&format!("all kinds are {}", paused(&setting)));
+        }
+        if let Some(setting) = own {
+            note(&format!("its kind is {}", paused(&setting)));
+        }
     }
     if let Some(record) = record.as_ref().filter(|record| !record.state.is_final())
         && let Some(unique) = unique_of(nats, record).await
@@ -38,16 +43,24 @@ async fn unique_of(nats: &Nats, record: &JobRecord) -> Option<Unique> {
     JobMessage::decode(&message).ok()?.unique
 }
 
-/// The setting of the kind of a job that waits, if the kind is paused. If it cannot be read now, the job
-/// is shown all the same.
-async fn pause_of(nats: &Nats, record: &JobRecord) -> Option<KindSetting> {
+/// The setting of all kinds and that of the kind of a job that waits, each if it pauses the job. If they cannot
+/// be read now, the job is shown all the same.
+async fn pauses_of(
+    nats: &Nats,
+    record: &JobRecord,
+) -> Option<(Option<KindSetting>, Option<KindSetting>)> {
     let kind = record.kind.as_ref()?;
     let waits = [JobState::Scheduled, JobState::Queued, JobState::Retrying];
     if !waits.contains(&record.state) {
         return None;
     }
-    let setting = kinds::get(&nats.client, kind).await.ok().flatten();
-    setting.filter(|setting| setting.is_paused(Timestamp::now()))
+    let now = Timestamp::now();
+    let all = kinds::get_all(&nats.client).await.ok().flatten();
+    let own = kinds::get(&nats.client, kind).await.ok().flatten();
+    Some((
+        all.filter(|setting| setting.is_paused(now)),
+        own.filter(|setting| setting.is_paused(now)),
+    ))
 }
 
 /// Says why a job has not ended; returns whether the job is known.

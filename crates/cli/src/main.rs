@@ -92,7 +92,7 @@ async fn on_nats(
             None => cancel_many::run(nats, out, stop, &cancel).await,
         },
         Command::Pause(pause) => until(stop, kinds::pause(nats, out, pause)).await,
-        Command::Resume { kind } => until(stop, kinds::resume(nats, out, kind)).await,
+        Command::Resume(kind) => until(stop, kinds::resume(nats, out, kind.kind)).await,
         Command::Kinds { change: None } => until(stop, kinds::list(nats, out)).await,
         Command::Kinds {
             change: Some(Kinds::Set { kind, .. }),

@@ -6,7 +6,7 @@ use common::{KindSetting, Priority, Timestamp};
 use serde_json::{Value, json};
 
 use crate::kinds::paused as paused_text;
-use crate::print::{Printer, duration, print, table};
+use crate::print::{Printer, duration, note, print, table};
 
 /// The most kinds that are shown.
 const MOST: usize = 1000;
@@ -14,6 +14,10 @@ const MOST: usize = 1000;
 pub(crate) async fn run(nats: &Nats, out: Printer) -> anyhow::Result<bool> {
     let queues = client::queues(&nats.client, MOST).await?;
     if out.json {
+        // For people, it is in the table.
+        if let Some(all) = &queues.all_paused {
+            note(&all_paused(all));
+        }
         for queue in &queues.queues {
             print(&as_json(queue).to_string())?;
         }
@@ -55,7 +59,7 @@ fn by_priority(queue: &Queue) -> String {
     }
 }
 
-fn paused_as_json(setting: &KindSetting) -> Value {
+pub(crate) fn paused_as_json(setting: &KindSetting) -> Value {
     let mut all = json!({
         "until": setting.paused_until,
         "reason": setting.reason,
@@ -64,6 +68,11 @@ fn paused_as_json(setting: &KindSetting) -> Value {
     });
     drop_absent(&mut all);
     all
+}
+
+/// That all kinds are paused, in words.
+fn all_paused(setting: &KindSetting) -> String {
+    format!("all kinds are {}", paused_text(setting))
 }
 
 fn drop_absent(object: &mut Value) {
@@ -76,6 +85,7 @@ fn drop_absent(object: &mut Value) {
 pub(crate) fn lines(queues: &Queues, most: usize) -> Vec<String> {
     let all = &queues.queues;
     let mut lines = vec![format!("{} jobs wait", queues.waiting)];
+    lines.extend(queues.all_paused.as_ref().map(all_paused));
     if all.is_empty() {
         return lines;
     }
@@ -137,6 +147,7 @@ mod tests {
                 queue("c", 0, None, false),
             ],
             waiting: 17,
+            all_paused: None,
         };
         assert_eq!(
             lines(&queues, 2),
@@ -153,6 +164,7 @@ mod tests {
             let queues = Queues {
                 queues: vec![queue("c", waiting, None, false)],
                 waiting,
+                all_paused: None,
             };
             lines(&queues, 1)[2].rsplit(' ').next().map(str::to_owned)
         };
@@ -175,10 +187,19 @@ mod tests {
         let one = Queues {
             queues: vec![paused],
             waiting: 0,
+            all_paused: None,
         };
         let line = lines(&one, 1).remove(2);
         let end = "-, paused until 2026-01-31T09:30:00Z: the\\nmove";
         assert!(line.ends_with(end), "{line}");
+        let all = Queues {
+            all_paused: one.queues[0].paused.clone(),
+            ..one
+        };
+        assert_eq!(
+            lines(&all, 1)[1],
+            "all kinds are paused until 2026-01-31T09:30:00Z: the\\nmove"
+        );
         let unknown = as_json(&queues.queues[2]);
         assert!(unknown.get("served").is_none() && unknown.get("at_least").is_none());
     }

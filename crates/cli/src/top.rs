@@ -82,7 +82,11 @@ impl View {
     fn json(&self) -> serde_json::Value {
         let queues = self.queues.as_ref().map(|queues| {
             let all: Vec<_> = queues.queues.iter().map(queues::as_json).collect();
-            json!({"waiting": queues.waiting, "queues": all})
+            let mut json = json!({"waiting": queues.waiting, "queues": all});
+            if let Some(all) = &queues.all_paused {
+                json["all_paused"] = queues::paused_as_json(all);
+            }
+            json
         });
         json!({
             "at": self.at,
@@ -159,6 +163,7 @@ mod tests {
             queues: Ok(Queues {
                 queues: (0..100).map(queue).collect(),
                 waiting: 100,
+                all_paused: None,
             }),
             fleet: Err("no status service is there: jobs.fleet has no responders".to_owned()),
         }

@@ -57,6 +57,8 @@ pub struct Queues {
     /// If a stream holds more than 10,000 jobs, jobs that have just ended and are not removed yet are
     /// counted too: the number may be too large, but not too small.
     pub waiting: u64,
+    /// The setting of all kinds, if all kinds are paused; see [`kinds`](crate::kinds).
+    pub all_paused: Option<KindSetting>,
 }
 
 /// The jobs of one kind that wait or run.
@@ -84,7 +86,8 @@ pub struct Queue {
     pub oldest: Option<Timestamp>,
     /// Whether a consumer serves the kind now, if it was looked up.
     pub served: Option<bool>,
-    /// The setting of the kind, if the kind is paused; see [`kinds`](crate::kinds).
+    /// The setting of the kind, if the kind is paused on its own; see [`kinds`](crate::kinds). If
+    /// [all kinds](Queues::all_paused) are paused, it is paused as well.
     pub paused: Option<KindSetting>,
 }
 
@@ -134,6 +137,7 @@ pub async fn queues(client: &NatsClient, most: usize) -> anyhow::Result<Queues> 
             kind,
             priority,
             info: consumer,
+            ..
         } in &consumers
         {
             let draft = drafts
@@ -176,7 +180,8 @@ pub async fn queues(client: &NatsClient, most: usize) -> anyhow::Result<Queues> 
         };
     }
     let now = Timestamp::now();
-    for (kind, setting) in kind_settings::all(client).await? {
+    let settings = kind_settings::all(client).await?;
+    for (kind, setting) in settings.kinds {
         if setting.is_paused(now) {
             let draft = drafts.entry(kind.clone());
             let draft = draft.or_insert_with(|| Draft::new(kind));
@@ -197,6 +202,7 @@ pub async fn queues(client: &NatsClient, most: usize) -> anyhow::Result<Queues> 
     Ok(Queues {
         queues: drafts.into_iter().map(|draft| draft.queue).collect(),
         waiting,
+        all_paused: settings.all.filter(|all| all.is_paused(now)),
     })
 }
 

@@ -71,6 +71,15 @@ pub enum Reason {
         /// The number of the attempt that failed.
         attempt: u32,
     },
+    /// All kinds are paused.
+    AllPaused {
+        /// When the pause ends by itself; absent if it does not.
+        until: Option<Timestamp>,
+        /// Why they are paused.
+        reason: Option<String>,
+        /// Who has paused them.
+        by: Option<String>,
+    },
     /// Its kind is paused.
     Paused {
         /// The kind.
@@ -114,6 +123,7 @@ impl Reason {
             Self::Running { .. } => "running",
             Self::Scheduled { .. } => "scheduled",
             Self::Retrying { .. } => "retrying",
+            Self::AllPaused { .. } => "all_paused",
             Self::Paused { .. } => "paused",
             Self::NoConsumer { .. } => "no_consumer",
             Self::NewerVersion { .. } => "newer_version",
@@ -128,7 +138,7 @@ impl Reason {
     pub fn until(&self) -> Option<Timestamp> {
         match self {
             Self::Scheduled { until } | Self::Retrying { until, .. } => Some(*until),
-            Self::Paused { until, .. } => *until,
+            Self::AllPaused { until, .. } | Self::Paused { until, .. } => *until,
             _ => None,
         }
     }
@@ -175,13 +185,15 @@ impl fmt::Display for Reason {
                     Some(until) => write!(f, " until {until}")?,
                     None => f.write_str(" until somebody resumes it")?,
                 }
-                if let Some(by) = by {
-                    write!(f, ", by {}", by.escape_debug())?;
+                by_and_why(f, by.as_deref(), reason.as_deref())
+            }
+            Self::AllPaused { until, reason, by } => {
+                f.write_str("all kinds are paused")?;
+                match until {
+                    Some(until) => write!(f, " until {until}")?,
+                    None => f.write_str(" until somebody resumes them")?,
                 }
-                if let Some(reason) = reason {
-                    write!(f, ": {}", reason.escape_debug())?;
-                }
-                Ok(())
+                by_and_why(f, by.as_deref(), reason.as_deref())
             }
             Self::NoConsumer { kind } => write!(
                 f,
@@ -202,6 +214,17 @@ impl fmt::Display for Reason {
             ),
         }
     }
+}
+
+/// Who has paused something, and why.
+fn by_and_why(f: &mut fmt::Formatter<'_>, by: Option<&str>, reason: Option<&str>) -> fmt::Result {
+    if let Some(by) = by {
+        write!(f, ", by {}", by.escape_debug())?;
+    }
+    if let Some(reason) = reason {
+        write!(f, ": {}", reason.escape_debug())?;
+    }
+    Ok(())
 }
 
 /// Finds out why a job has not ended; `None` if the job is unknown.
@@ -261,9 +284,16 @@ pub async fn reasons(client: &NatsClient, record: &JobRecord) -> anyhow::Result<
 /// Why the jobs of a kind wait.
 async fn of_kind(client: &NatsClient, kind: &JobKind) -> anyhow::Result<Vec<Reason>> {
     let mut reasons = Vec::new();
-    let setting = kind_settings::read(client, kind).await?.setting;
-    let paused = setting.filter(|setting| setting.is_paused(Timestamp::now()));
-    reasons.extend(paused.map(|setting| Reason::Paused {
+    let now = Timestamp::now();
+    let followed = kind_settings::followed(client, kind).await?;
+    let all = followed.all.filter(|setting| setting.is_paused(now));
+    reasons.extend(all.map(|setting| Reason::AllPaused {
+        until: setting.paused_until,
+        reason: setting.reason,
+        by: setting.by,
+    }));
+    let own = followed.own.filter(|setting| setting.is_paused(now));
+    reasons.extend(own.map(|setting| Reason::Paused {
         kind: kind.clone(),
         until: setting.paused_until,
         reason: setting.reason,

@@ -140,6 +140,9 @@ pub const ALL_OVERDUE: &str = "jobs.overdue.*.*";
 /// Every setting of a kind, with wildcards: see [`kind_setting`].
 pub const ALL_KIND_SETTINGS: &str = "jobs.kind.*";
 
+/// Where the setting of all kinds is stored. It is not the subject of any kind: see [`kind_setting`].
+pub const SETTING_OF_ALL_KINDS: &str = "jobs.kind.=all";
+
 /// Every lock of a unique job, with a wildcard: see [`unique`].
 pub const ALL_UNIQUE: &str = "jobs.unique.*";
 
@@ -443,6 +446,7 @@ mod tests {
         assert_eq!(kind_setting(&kind), "jobs.kind.mail=send");
         assert_eq!(parse_kind_setting(&kind_setting(&kind)), Some(kind));
         assert_eq!(parse_kind_setting("jobs.kind.mail.send"), None);
+        assert_eq!(parse_kind_setting(SETTING_OF_ALL_KINDS), None);
         let hash = UniqueHash::from([7; 16]);
         assert_eq!(parse_release(&release(hash)), Some(hash));
         let name: ScheduleName = "nightly".parse().unwrap();

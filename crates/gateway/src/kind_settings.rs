@@ -1,4 +1,4 @@
-//! Changes the setting of a kind, for the API and the pages.
+//! Changes the setting of a kind or of all kinds, for the API and the pages.
 
 use client::kinds::{self, Pause, PauseEnd};
 use common::{JobKind, KindSetting};
@@ -8,14 +8,14 @@ use crate::app::App;
 use crate::auth::Operator;
 use crate::http::Problem;
 
-/// Pauses a kind. The inner error is that of [`kinds::pause`].
+/// Pauses a kind, or without one all kinds. The inner error is that of [`kinds::pause`].
 ///
 /// # Errors
 /// When NATS is away, or the work ended by a panic.
 pub(crate) async fn pause(
     app: &App,
     operator: &Operator,
-    kind: &JobKind,
+    kind: Option<&JobKind>,
     end: PauseEnd,
     reason: Option<String>,
 ) -> Result<anyhow::Result<KindSetting>, Problem> {
@@ -25,30 +25,51 @@ pub(crate) async fn pause(
         reason,
         by: Some(operator.name.to_string()),
     };
-    let (shared, of) = (app.clone(), kind.clone());
-    let pausing = async move { Ok(kinds::pause(&shared.nats.client, &of, &pause).await) };
+    let (shared, of) = (app.clone(), kind.cloned());
+    let pausing = async move {
+        let client = &shared.nats.client;
+        Ok(match of {
+            Some(kind) => kinds::pause(client, &kind, &pause).await,
+            None => kinds::pause_all(client, &pause).await,
+        })
+    };
     let setting = app.finish(pausing).await?;
     if let Ok(setting) = &setting {
-        info!(job.kind = %kind, by = %operator.name, until = ?setting.paused_until, "paused a kind");
+        let until = setting.paused_until;
+        match kind {
+            Some(kind) => {
+                info!(job.kind = %kind, by = %operator.name, ?until, "paused a kind");
+            }
+            None => info!(by = %operator.name, ?until, "paused all kinds"),
+        }
     }
     Ok(setting)
 }
 
-/// Resumes a kind. The inner error is that of [`kinds::resume`].
+/// Resumes a kind, or without one all kinds. The inner error is that of [`kinds::resume`].
 ///
 /// # Errors
 /// When NATS is away, or the work ended by a panic.
 pub(crate) async fn resume(
     app: &App,
     operator: &Operator,
-    kind: &JobKind,
+    kind: Option<&JobKind>,
 ) -> Result<anyhow::Result<KindSetting>, Problem> {
     app.check_nats()?;
-    let (shared, of, by) = (app.clone(), kind.clone(), operator.name.to_string());
-    let resuming = async move { Ok(kinds::resume(&shared.nats.client, &of, Some(by)).await) };
+    let (shared, of, by) = (app.clone(), kind.cloned(), operator.name.to_string());
+    let resuming = async move {
+        let client = &shared.nats.client;
+        Ok(match of {
+            Some(kind) => kinds::resume(client, &kind, Some(by)).await,
+            None => kinds::resume_all(client, Some(by)).await,
+        })
+    };
     let setting = app.finish(resuming).await?;
     if setting.is_ok() {
-        info!(job.kind = %kind, by = %operator.name, "resumed a kind");
+        match kind {
+            Some(kind) => info!(job.kind = %kind, by = %operator.name, "resumed a kind"),
+            None => info!(by = %operator.name, "resumed all kinds"),
+        }
     }
     Ok(setting)
 }

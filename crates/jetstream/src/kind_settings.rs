@@ -1,5 +1,8 @@
 //! Reads and stores the settings of kinds, and pauses their durable consumers as the settings say.
 //!
+//! Each kind may have a setting of its own, and one more is of all kinds, also of those that are created later.
+//! A kind is paused if one of the two says so.
+//!
 //! A pause is two things: the setting, which is what somebody wants, and the pause of the durable
 //! consumers, which the server keeps. The setting is written first. [`enforce`] makes the server agree
 //! with it, so it does not matter where a client stops in between.
@@ -10,6 +13,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
 use common::{JobKind, KindSetting, Priority, Timestamp, subjects};
 use connection::NatsClient;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tracing::debug;
@@ -19,7 +23,7 @@ use crate::direct_get;
 use crate::headers::{EXPECTED_LAST, is_copy};
 use crate::manage;
 use crate::message::Message;
-use crate::request::{ApiError, ask};
+use crate::request::{ApiError, ask, no_answer};
 use crate::stored_message::StoredMessage;
 use crate::topology::{Stream, consumer_name, consumer_of_priority, jobs_of_kind};
 
@@ -30,10 +34,72 @@ const FAR: &str = "2200-01-01T00:00:00Z";
 /// How often a change is tried again when others change the setting at the same time.
 const TRIES: usize = 5;
 
-/// How often [`enforce`] looks again after it has changed something.
+/// How often [`enforce`] and [`enforce_all`] look again after they have changed something.
 const LOOKS: usize = 5;
 
-/// The stored setting of a kind.
+/// How many durable consumers [`enforce_all`] changes at a time.
+const AT_A_TIME: usize = 32;
+
+/// The settings of kinds.
+#[derive(Clone, Debug, Default)]
+pub struct KindSettings {
+    /// The settings of single kinds.
+    pub kinds: BTreeMap<JobKind, KindSetting>,
+    /// The setting of all kinds.
+    pub all: Option<KindSetting>,
+}
+
+impl KindSettings {
+    /// The settings that a kind follows.
+    #[must_use]
+    pub fn of(&self, kind: &JobKind) -> Followed {
+        Followed {
+            own: self.kinds.get(kind).cloned(),
+            all: self.all.clone(),
+        }
+    }
+}
+
+/// The settings that a kind follows: its own, and that of all kinds.
+#[derive(Clone, Debug, Default)]
+pub struct Followed {
+    /// The setting of the kind itself.
+    pub own: Option<KindSetting>,
+    /// The setting of all kinds.
+    pub all: Option<KindSetting>,
+}
+
+impl Followed {
+    /// Whether there is no setting: then nobody changes the durable consumers of the kind.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.own.is_none() && self.all.is_none()
+    }
+
+    /// Whether the priorities of the kind are heeded.
+    #[must_use]
+    pub fn heeds_priorities(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.priorities)
+    }
+
+    /// Until when the durable consumers of the kind have to be paused; `None` if they have to deliver.
+    #[must_use]
+    pub fn pause_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let own = pause_until(self.own.as_ref(), now);
+        own.max(pause_until(self.all.as_ref(), now))
+    }
+
+    /// Whether the kind is paused at a time.
+    #[must_use]
+    pub fn is_paused(&self, at: Timestamp) -> bool {
+        let both = [&self.own, &self.all];
+        both.into_iter()
+            .flatten()
+            .any(|setting| setting.is_paused(at))
+    }
+}
+
+/// The stored setting of a kind, or of all kinds.
 #[derive(Clone, Debug, Default)]
 pub struct StoredSetting {
     /// The setting; `None` if there is none, or what is stored cannot be read.
@@ -48,9 +114,8 @@ pub fn far() -> Option<Timestamp> {
     FAR.parse().ok()
 }
 
-/// Until when the durable consumers of a kind have to be paused; `None` if they have to deliver.
-#[must_use]
-pub fn pause_until(setting: Option<&KindSetting>, now: Timestamp) -> Option<Timestamp> {
+/// Until when a setting pauses durable consumers; `None` if it does not.
+fn pause_until(setting: Option<&KindSetting>, now: Timestamp) -> Option<Timestamp> {
     let setting = setting.filter(|setting| setting.is_paused(now))?;
     match (setting.paused_until, far()) {
         (Some(until), Some(far)) => Some(until.min(far)),
@@ -63,55 +128,81 @@ pub fn pause_until(setting: Option<&KindSetting>, now: Timestamp) -> Option<Time
 /// # Errors
 /// See [`ApiError`].
 pub async fn read(client: &NatsClient, kind: &JobKind) -> Result<StoredSetting, ApiError> {
-    let subject = subjects::kind_setting(kind);
-    let stored = direct_get::last(client, Stream::State, &subject).await;
+    read_on(client, &subjects::kind_setting(kind)).await
+}
+
+/// Reads the setting of all kinds.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn read_of_all(client: &NatsClient) -> Result<StoredSetting, ApiError> {
+    read_on(client, subjects::SETTING_OF_ALL_KINDS).await
+}
+
+/// Reads the settings that a kind follows.
+///
+/// # Errors
+/// See [`ApiError`].
+pub async fn followed(client: &NatsClient, kind: &JobKind) -> Result<Followed, ApiError> {
+    let (own, all) = futures_util::try_join!(read(client, kind), read_of_all(client))?;
+    Ok(Followed {
+        own: own.setting,
+        all: all.setting,
+    })
+}
+
+async fn read_on(client: &NatsClient, subject: &str) -> Result<StoredSetting, ApiError> {
+    let stored = direct_get::last(client, Stream::State, subject).await;
     // A stream that does not exist holds no settings.
     let stored = manage::existing(stored)?.flatten();
     Ok(
         stored.map_or_else(StoredSetting::default, |stored| StoredSetting {
-            setting: decode(kind, &stored),
+            setting: decode(&stored),
             sequence: stored.sequence,
         }),
     )
 }
 
-/// Reads the settings of all kinds. What cannot be read is left out.
+/// Reads all settings. What cannot be read is left out.
 ///
 /// # Errors
 /// See [`ApiError`].
-pub async fn all(client: &NatsClient) -> Result<BTreeMap<JobKind, KindSetting>, ApiError> {
+pub async fn all(client: &NatsClient) -> Result<KindSettings, ApiError> {
     let stored = direct_get::every(client, Stream::State, subjects::ALL_KIND_SETTINGS).await?;
-    let settings = stored.into_iter().filter_map(|stored| {
-        let kind = subjects::parse_kind_setting(&stored.subject)?;
-        let setting = decode(&kind, &stored)?;
-        Some((kind, setting))
-    });
-    Ok(settings.collect())
+    let mut settings = KindSettings::default();
+    for stored in stored {
+        if stored.subject == subjects::SETTING_OF_ALL_KINDS {
+            settings.all = decode(&stored);
+        } else if let Some(kind) = subjects::parse_kind_setting(&stored.subject)
+            && let Some(setting) = decode(&stored)
+        {
+            settings.kinds.insert(kind, setting);
+        }
+    }
+    Ok(settings)
 }
 
 /// Anybody may have an answer of the server stored in place of a setting, through a reply subject.
-fn decode(kind: &JobKind, stored: &StoredMessage) -> Option<KindSetting> {
+fn decode(stored: &StoredMessage) -> Option<KindSetting> {
     if is_copy(&stored.headers) {
         return None;
     }
     let setting = serde_json::from_slice(&stored.payload);
     setting
-        .inspect_err(|error| debug!(job.kind = %kind, %error, "cannot read the setting of a kind"))
+        .inspect_err(
+            |error| debug!(subject = stored.subject, %error, "cannot read the setting of a kind"),
+        )
         .ok()
 }
 
-/// The message that stores the setting of a kind. The stream stores it only if the last one has the
+/// The message that stores a setting. The stream stores it only if the last one on the subject has the
 /// expected sequence (0 for none).
-///
-/// # Panics
-/// Never: a setting is plain data with text for keys.
-#[must_use]
-pub fn message(kind: &JobKind, setting: &KindSetting, expected: u64) -> Message {
+fn message(subject: &str, setting: &KindSetting, expected: u64) -> Message {
     let mut headers = HeaderMap::new();
     headers.insert(EXPECTED_LAST, expected.to_string());
     let payload = serde_json::to_vec(setting).expect("a setting is plain data with text for keys");
     Message {
-        subject: subjects::kind_setting(kind),
+        subject: subject.to_owned(),
         headers,
         payload: payload.into(),
     }
@@ -129,8 +220,29 @@ pub async fn change(
     at: Timestamp,
     change: impl Fn(&mut KindSetting) -> anyhow::Result<()>,
 ) -> anyhow::Result<KindSetting> {
+    change_on(client, &subjects::kind_setting(kind), at, change).await
+}
+
+/// Changes the setting of all kinds in the same way.
+///
+/// # Errors
+/// As those of [`change`].
+pub async fn change_of_all(
+    client: &NatsClient,
+    at: Timestamp,
+    change: impl Fn(&mut KindSetting) -> anyhow::Result<()>,
+) -> anyhow::Result<KindSetting> {
+    change_on(client, subjects::SETTING_OF_ALL_KINDS, at, change).await
+}
+
+async fn change_on(
+    client: &NatsClient,
+    subject: &str,
+    at: Timestamp,
+    change: impl Fn(&mut KindSetting) -> anyhow::Result<()>,
+) -> anyhow::Result<KindSetting> {
     for _ in 0..TRIES {
-        let stored = read(client, kind).await?;
+        let stored = read_on(client, subject).await?;
         let mut setting = stored.setting.unwrap_or(KindSetting {
             paused: false,
             paused_until: None,
@@ -142,7 +254,7 @@ pub async fn change(
         });
         setting.at = at;
         change(&mut setting)?;
-        let message = message(kind, &setting, stored.sequence);
+        let message = message(subject, &setting, stored.sequence);
         match batch::store(client, vec![message]).await {
             Ok(_) => return Ok(setting),
             Err(NotStored::Conflict) => {}
@@ -158,9 +270,9 @@ pub async fn change(
 
 /// The durable consumers of a kind on a stream that a pause of the kind holds back.
 #[must_use]
-pub fn paused_with(stream: Stream, kind: &JobKind, setting: &KindSetting) -> Vec<String> {
+pub fn paused_with(stream: Stream, kind: &JobKind, followed: &Followed) -> Vec<String> {
     let mut names = vec![consumer_name(kind)];
-    if stream == Stream::Jobs && setting.priorities {
+    if stream == Stream::Jobs && followed.heeds_priorities() {
         names.extend(Priority::ALL.map(|priority| consumer_of_priority(kind, priority)));
     }
     names
@@ -222,9 +334,6 @@ pub(crate) async fn delivery(
 ) -> Result<Option<Delivery>, ApiError> {
     #[derive(Deserialize)]
     struct Info {
-        config: Value,
-        #[serde(default)]
-        paused: bool,
         delivered: Sequences,
         ts: Timestamp,
     }
@@ -233,14 +342,16 @@ pub(crate) async fn delivery(
         stream_seq: u64,
     }
     let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}");
-    let info: Option<Info> = manage::existing(ask(client, subject, &Value::Null).await)?;
-    Ok(info.map(|info| Delivery {
-        paused_until: info.config["pause_until"]
-            .as_str()
-            .filter(|_| info.paused)
-            .and_then(|until| until.parse().ok()),
+    let answer = ask(client, subject.clone(), &Value::Null).await;
+    let Some(mut answer): Option<Value> = manage::existing(answer)? else {
+        return Ok(None);
+    };
+    let info = Info::deserialize(&answer);
+    let info = info.map_err(|error| no_answer(&subject, error.to_string()))?;
+    Ok(Some(Delivery {
+        paused_until: manage::paused_until(&answer),
         delivered: info.delivered.stream_seq,
-        config: info.config,
+        config: answer["config"].take(),
         now: info.ts,
     }))
 }
@@ -258,7 +369,7 @@ pub async fn is_held_back(
     Ok(delivery.is_some_and(|delivery| delivery.paused_until.is_some()))
 }
 
-/// Pauses a durable consumer of a kind, or lets it deliver, as the setting of the kind says. Returns
+/// Pauses a durable consumer of a kind, or lets it deliver, as the settings say that the kind follows. Returns
 /// whether that was necessary. A kind without a setting is left as it is.
 ///
 /// # Errors
@@ -275,14 +386,18 @@ pub async fn enforce(
         let Some(delivery) = delivery(client, stream, consumer).await? else {
             return Ok(look > 0);
         };
-        let Some(setting) = read(client, kind).await?.setting else {
+        let followed = followed(client, kind).await?;
+        if followed.is_empty() {
             return Ok(look > 0);
-        };
-        if stream == Stream::Jobs && setting.priorities && delivery.is_of_all_priorities(kind) {
+        }
+        if stream == Stream::Jobs
+            && followed.heeds_priorities()
+            && delivery.is_of_all_priorities(kind)
+        {
             // It is about to be narrowed: `priorities::separate` pauses it, and lets it deliver.
             return Ok(look > 0);
         }
-        let wanted = pause_until(Some(&setting), delivery.now);
+        let wanted = followed.pause_until(delivery.now);
         if wanted == delivery.paused_until {
             return Ok(look > 0);
         }
@@ -290,6 +405,54 @@ pub async fn enforce(
         // Somebody may have changed setting and durable consumer meanwhile: look again.
     }
     anyhow::bail!("the setting of the kind {kind} changes again and again")
+}
+
+/// Does the same with the durable consumers of all kinds. `now` is the time of the server.
+///
+/// # Errors
+/// When the server does not answer in time, or the settings change again and again.
+pub async fn enforce_all(client: &NatsClient, now: Timestamp) -> anyhow::Result<()> {
+    for _ in 0..LOOKS {
+        let mut consumers = Vec::new();
+        for stream in [Stream::Jobs, Stream::Later] {
+            let of_stream = manage::consumers_of_kinds(client, stream).await?;
+            consumers.extend(of_stream.into_iter().map(|consumer| (stream, consumer)));
+        }
+        // Read after them, as in `enforce`.
+        let mut settings = all(client).await?;
+        settings.all = read_of_all(client).await?.setting;
+        let mut wrong = Vec::new();
+        for (stream, consumer) in consumers {
+            let followed = settings.of(&consumer.kind);
+            let is_about_to_be_narrowed = stream == Stream::Jobs
+                && followed.heeds_priorities()
+                && consumer.serves_all_priorities(stream);
+            if !followed.is_empty()
+                && !is_about_to_be_narrowed
+                && followed.pause_until(now) != consumer.paused_until
+            {
+                wrong.push((stream, consumer));
+            }
+        }
+        let changes = wrong.into_iter().map(async |(stream, consumer)| {
+            // In a cluster, the list of settings may be old.
+            let followed = followed(client, &consumer.kind).await?;
+            let wanted = followed.pause_until(now);
+            let change = wanted != consumer.paused_until;
+            if change {
+                pause(client, stream, &consumer.info.name, wanted).await?;
+            }
+            Ok::<_, ApiError>(change)
+        });
+        let changes: Vec<_> = stream::iter(changes)
+            .buffer_unordered(AT_A_TIME)
+            .try_collect()
+            .await?;
+        if !changes.contains(&true) {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the settings of kinds change again and again")
 }
 
 #[cfg(test)]
@@ -325,5 +488,35 @@ mod tests {
         assert_eq!(until(true, Some("2026-01-31T10:00:00Z")), None);
         assert_eq!(until(false, None), None);
         assert_eq!(pause_until(None, now), None);
+    }
+
+    #[test]
+    fn of_two_pauses_the_later_end_counts() {
+        let now = "2026-01-31T10:00:00Z".parse().unwrap();
+        let until = |own: Option<KindSetting>, all: Option<KindSetting>| {
+            let followed = Followed { own, all };
+            let until = followed.pause_until(now);
+            assert_eq!(until.is_some(), followed.is_paused(now));
+            until.map(|until| until.to_string())
+        };
+        let (soon, later) = ("2026-01-31T10:00:01Z", "2026-01-31T11:00:00Z");
+        let paused = |end| Some(setting(true, end));
+        let resumed = || Some(setting(false, None));
+        assert_eq!(
+            until(paused(Some(soon)), paused(Some(later))).as_deref(),
+            Some(later)
+        );
+        assert_eq!(
+            until(paused(Some(later)), paused(Some(soon))).as_deref(),
+            Some(later)
+        );
+        assert_eq!(
+            until(paused(Some(soon)), paused(None)).as_deref(),
+            Some(FAR)
+        );
+        assert_eq!(until(paused(Some(soon)), resumed()).as_deref(), Some(soon));
+        assert_eq!(until(None, paused(Some(soon))).as_deref(), Some(soon));
+        assert_eq!(until(resumed(), resumed()), None);
+        assert!(Followed::default().is_empty());
     }
 }

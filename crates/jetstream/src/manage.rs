@@ -14,8 +14,8 @@ use connection::NatsClient;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::request::{ApiError, ask};
-use crate::topology::{Stream, parse_consumer};
+use crate::request::{ApiError, ask, no_answer};
+use crate::topology::{Stream, jobs_of_kind, parse_consumer};
 
 /// A stream as the server describes it.
 #[derive(Debug, Deserialize)]
@@ -201,8 +201,17 @@ pub struct KindConsumer {
     pub kind: JobKind,
     /// The priority that it serves, if it serves only one.
     pub priority: Option<Priority>,
+    /// Until when it is paused, if it is.
+    pub paused_until: Option<Timestamp>,
     /// Its description by the server.
     pub info: ConsumerInfo,
+}
+
+impl KindConsumer {
+    /// Whether it delivers the jobs of its kind on a stream whatever their priority.
+    pub(crate) fn serves_all_priorities(&self, stream: Stream) -> bool {
+        self.info.config.filter_subject == jobs_of_kind(stream, &self.kind)
+    }
 }
 
 /// The durable consumers of all kinds on a stream; empty if the stream does not exist.
@@ -217,25 +226,30 @@ pub async fn consumers_of_kinds(
     struct Page {
         total: usize,
         #[serde(default)]
-        consumers: Option<Vec<ConsumerInfo>>,
+        consumers: Option<Vec<Value>>,
     }
     let (mut of_kinds, mut seen) = (Vec::new(), 0);
     loop {
         let subject = format!("$JS.API.CONSUMER.LIST.{stream}");
-        let page = existing(ask::<Page>(client, subject, &json!({"offset": seen})).await)?;
+        let question = json!({"offset": seen});
+        let page = existing(ask::<Page>(client, subject.clone(), &question).await)?;
         let Some(page) = page else {
             return Ok(of_kinds);
         };
         let found = page.consumers.unwrap_or_default();
         let over = found.is_empty();
         seen += found.len();
-        for info in found {
+        for described in found {
             // Other programs may have durable consumers of their own.
-            if let Some((kind, priority)) = parse_consumer(&info.name) {
+            let name = described["name"].as_str().unwrap_or_default();
+            if let Some((kind, priority)) = parse_consumer(name) {
+                let paused_until = paused_until(&described);
+                let info = serde_json::from_value(described);
                 of_kinds.push(KindConsumer {
                     kind,
                     priority,
-                    info,
+                    paused_until,
+                    info: info.map_err(|error| no_answer(&subject, error.to_string()))?,
                 });
             }
         }
@@ -243,6 +257,13 @@ pub async fn consumers_of_kinds(
             return Ok(of_kinds);
         }
     }
+}
+
+/// Until when a durable consumer is paused, as the server describes it; `None` if it is not.
+pub(crate) fn paused_until(info: &Value) -> Option<Timestamp> {
+    let until = info["config"]["pause_until"].as_str();
+    let until = until.filter(|_| info["paused"] == true)?;
+    until.parse().ok()
 }
 
 /// Deletes one message; a message that does not exist is no error.

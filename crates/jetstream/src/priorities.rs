@@ -51,8 +51,8 @@ pub async fn separate(
     }
     let pause = async |until| kind_settings::pause(client, Stream::Jobs, &name, until).await;
     if has_to_catch_up(client, kind, &before).await? {
-        let setting = kind_settings::read(client, kind).await?.setting;
-        return Ok(pause(kind_settings::pause_until(setting.as_ref(), before.now)).await?);
+        let followed = kind_settings::followed(client, kind).await?;
+        return Ok(pause(followed.pause_until(before.now)).await?);
     }
     pause(kind_settings::far()).await?;
     let paused = look().await?;

@@ -1,8 +1,9 @@
-//! Creates the durable consumers of kinds, paused if their kind is paused.
+//! Creates the durable consumers of kinds, paused if their kind is, or all kinds are.
 
 use bootstrap::NatsClient;
 use common::{JobKind, KindSetting, Priority, Timestamp};
-use jetstream::{Stream, Topology, consumer_name, consumer_of_priority, kind_settings, priorities};
+use jetstream::kind_settings::{self, Followed};
+use jetstream::{Stream, Topology, consumer_name, consumer_of_priority, priorities};
 use tracing::warn;
 
 /// Where the priorities of a kind have no durable consumers of their own, they start at the first message
@@ -10,16 +11,16 @@ use tracing::warn;
 const FIRST: u64 = 1;
 
 /// Creates the durable consumers of a kind on a stream, or updates them to match their declaration and the
-/// setting of the kind, which has just been read. Returns their names.
+/// settings that the kind follows, which have just been read. Returns their names.
 pub(crate) async fn ensure(
     topology: Topology,
     client: &NatsClient,
     stream: Stream,
     kind: &JobKind,
-    setting: Option<&KindSetting>,
+    followed: &Followed,
 ) -> anyhow::Result<Vec<String>> {
-    let until = kind_settings::pause_until(setting, Timestamp::now());
-    let heeds = stream == Stream::Jobs && setting.is_some_and(|setting| setting.priorities);
+    let until = followed.pause_until(Timestamp::now());
+    let heeds = stream == Stream::Jobs && followed.heeds_priorities();
     // Before it is narrowed, one that is made again must not deliver what others deliver.
     let at_first = if heeds { kind_settings::far() } else { until };
     let narrowed = topology
@@ -43,7 +44,7 @@ pub(crate) async fn ensure(
             names.push(consumer_of_priority(kind, priority));
         }
     }
-    if setting.is_some() || narrowed {
+    if !followed.is_empty() || narrowed {
         // They may have existed before.
         for name in &names {
             kind_settings::enforce(client, stream, kind, name).await?;

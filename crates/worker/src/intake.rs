@@ -191,9 +191,9 @@ impl Intake {
         // The stream may be missing as well.
         let restored = async {
             self.topology.ensure(client).await?;
-            let setting = kind_settings::read(client, &queue.of).await?.setting;
+            let followed = kind_settings::followed(client, &queue.of).await?;
             let (stream, kind) = (queue.stream, &queue.of);
-            durable_consumer::ensure(self.topology, client, stream, kind, setting.as_ref()).await
+            durable_consumer::ensure(self.topology, client, stream, kind, &followed).await
         };
         match restored.await {
             Ok(_) => {

@@ -299,9 +299,9 @@ async fn prepare(
     let settings = kind_settings::all(client).await?;
     let mut queues = Vec::new();
     for kind in &options.kinds {
-        let setting = settings.get(kind);
+        let followed = settings.of(kind);
         for stream in [Stream::Jobs, Stream::Later] {
-            let names = durable_consumer::ensure(topology, client, stream, kind, setting).await?;
+            let names = durable_consumer::ensure(topology, client, stream, kind, &followed).await?;
             for consumer in names {
                 queues.push(Arc::new(Queue::of_kind(stream, kind, consumer)));
             }

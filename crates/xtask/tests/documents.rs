@@ -202,6 +202,8 @@ fn the_channels_are_the_subjects_and_no_others() {
         .filter(|value| value.starts_with("jobs."));
     // Consumers alone write and read it.
     let below_jobs = below_jobs.filter(|value| *value != subjects::OVERDUE_CURSOR);
+    // It is described with the settings of single kinds.
+    let below_jobs = below_jobs.filter(|value| *value != subjects::SETTING_OF_ALL_KINDS);
     for subject in below_jobs {
         assert!(
             expected.iter().any(|address| is_below(address, subject)),

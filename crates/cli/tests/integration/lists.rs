@@ -231,6 +231,47 @@ async fn a_kind_is_paused_for_a_time_and_resumed() {
 }
 
 #[tokio::test]
+async fn all_kinds_are_paused_and_resumed() {
+    let desk = Desk::new().await;
+    let id = desk.submit(r#"{"kind":"mail.send"}"#).await.to_string();
+    let (code, text) = desk.ask(&["pause", "--all", "--reason", "the move"]).await;
+    assert_eq!((code, text.as_str()), (0, "all kinds are paused: the move"));
+    desk.ask(&["pause", "mail.send"]).await;
+
+    let (_, text) = desk.ask(&["queues"]).await;
+    assert!(
+        text.contains("\nall kinds are paused: the move\n"),
+        "{text}"
+    );
+    let told = desk.tell(&["info", &id]).await;
+    let notes = "all kinds are paused: the move\nits kind is paused";
+    assert_eq!(told.err, notes);
+    let (_, text) = desk.ask(&["why", &id]).await;
+    assert!(
+        text.contains("all kinds are paused until somebody"),
+        "{text}"
+    );
+    let settings = desk.tell(&["kinds", "--json"]).await.lines();
+    let settings: Vec<_> = settings
+        .iter()
+        .map(|setting| (&setting["kind"], &setting["paused"]))
+        .collect();
+    let (all, mail, yes) = (json!("=all"), json!("mail.send"), json!(true));
+    assert_eq!(settings, [(&all, &yes), (&mail, &yes)]);
+    let (_, text) = desk.ask(&["kinds"]).await;
+    assert!(text.contains("\n(all kinds)"), "{text}");
+
+    let told = desk.tell(&["resume", "--all"]).await;
+    assert_eq!(told.err, "paused on their own: mail.send");
+    desk.ask(&["pause", "--all"]).await;
+    let told = desk.tell(&["resume", "mail.send"]).await;
+    assert_eq!(told.err, "its jobs still wait: all kinds are paused");
+    let told = desk.tell(&["resume", "--all", "--json"]).await;
+    assert_eq!((&told.json()["kind"], told.err.as_str()), (&all, ""));
+    assert_eq!(desk.tell(&["info", &id]).await.err, "");
+}
+
+#[tokio::test]
 async fn the_settings_of_kinds_are_listed_and_priorities_are_heeded() {
     let desk = Desk::new().await;
     desk.submit(r#"{"kind":"mail.send","priority":"low"}"#)

@@ -109,8 +109,8 @@ pub(crate) struct Why {
 #[derive(Serialize, ToSchema)]
 #[schema(as = ReasonOfJob)]
 pub(crate) struct WhyReason {
-    /// A word for programs: `cancel_requested`, `running`, `scheduled`, `retrying`, `paused`, `no_consumer`,
-    /// `newer_version`, `behind`, `delivered` or `unreadable`; later versions may have more.
+    /// A word for programs: `cancel_requested`, `running`, `scheduled`, `retrying`, `all_paused`, `paused`,
+    /// `no_consumer`, `newer_version`, `behind`, `delivered` or `unreadable`; later versions may have more.
     reason: &'static str,
     /// A sentence for people.
     text: String,

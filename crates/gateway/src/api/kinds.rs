@@ -1,4 +1,4 @@
-//! Pauses and resumes a kind, has its priorities heeded, and lists the settings of kinds.
+//! Pauses and resumes a kind or all kinds, has the priorities of a kind heeded, and lists the settings.
 
 use axum::Json;
 use axum::body::Body;
@@ -21,12 +21,12 @@ use crate::kind_settings;
 /// The largest body, in bytes.
 const MAX_BODY: usize = 16 << 10;
 
-/// How a kind is paused.
+/// How a kind is paused, or all kinds are.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PauseOfKind)]
 pub(crate) struct Pause {
-    /// How long it is paused. Without `for` and `until`, it is paused until it is resumed.
+    /// How long the pause is. Without `for` and `until`, it lasts until somebody resumes the kind or all kinds.
     #[serde(default, rename = "for")]
     #[schema(value_type = Option<schema::Duration>)]
     length: Option<WireDuration>,
@@ -79,18 +79,54 @@ impl Setting {
     }
 }
 
+/// The setting of all kinds, also of those that are created later.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SettingOfAllKinds)]
+pub(crate) struct AllKinds {
+    /// Whether all kinds are paused. While they are not, a kind may still be paused on its own.
+    paused: bool,
+    /// When the pause ends by itself; absent if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Moment>)]
+    paused_until: Option<Timestamp>,
+    /// Why they are paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// Who changed the setting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    /// When it was changed.
+    #[schema(value_type = schema::Moment)]
+    at: Timestamp,
+}
+
+impl From<KindSetting> for AllKinds {
+    fn from(setting: KindSetting) -> Self {
+        Self {
+            paused: setting.paused,
+            paused_until: setting.paused_until,
+            reason: setting.reason,
+            by: setting.by,
+            at: setting.at,
+        }
+    }
+}
+
 /// The settings of kinds.
 #[derive(Serialize, ToSchema)]
 #[schema(as = SettingsOfKinds)]
 pub(crate) struct Settings {
-    /// The settings, in the order of their kinds. A kind without one is not paused, and its priorities are
-    /// not heeded.
+    /// The settings, in the order of their kinds. The priorities of a kind without one are not heeded, and it is
+    /// paused only if all kinds are.
     kinds: Vec<Setting>,
+    /// The setting of all kinds; absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    all: Option<AllKinds>,
 }
 
 /// List the settings of kinds
 ///
-/// Only kinds that have a setting are listed.
+/// Only kinds that have a setting of their own are listed.
 #[utoipa::path(
     get,
     path = "/v1/kinds",
@@ -105,12 +141,14 @@ pub(crate) async fn list(
     _reader: Reader,
 ) -> Result<Json<Settings>, Problem> {
     app.check_nats()?;
-    let all = client::kinds::list(&app.nats.client).await?;
-    let all = all
+    let client = &app.nats.client;
+    let kinds = client::kinds::list(client).await?;
+    let kinds = kinds
         .into_iter()
         .map(|(kind, setting)| Setting::of(kind, setting));
     Ok(Json(Settings {
-        kinds: all.collect(),
+        kinds: kinds.collect(),
+        all: client::kinds::get_all(client).await?.map(AllKinds::from),
     }))
 }
 
@@ -166,8 +204,38 @@ pub(crate) async fn pause(
 ) -> Result<Json<Setting>, Problem> {
     let body = app.limits.read(&headers, body, MAX_BODY).await?;
     let (end, reason) = wanted(&headers, &body.bytes)?;
-    let setting = kind_settings::pause(&app, &operator, &kind, end, reason).await??;
+    let setting = kind_settings::pause(&app, &operator, Some(&kind), end, reason).await??;
     Ok(Json(Setting::of(kind, setting)))
+}
+
+/// Pause all kinds
+///
+/// No durable job is started, of whatever kind, also of kinds that are created later, until the time that was
+/// given, or until all kinds are resumed. Jobs are accepted, and those that run end normally.
+#[utoipa::path(
+    post,
+    path = "/v1/kinds/=all/pause",
+    operation_id = "pause_all_kinds",
+    tag = "system",
+    request_body(content = Pause, content_type = "application/json"),
+    responses(
+        (status = 200, description = "All kinds are paused", body = AllKinds),
+        (status = 400, description = "Not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "Not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Not an object, an unknown field, an end in the past, or a reason that is too long", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn pause_all(
+    State(app): State<App>,
+    operator: Operator,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<AllKinds>, Problem> {
+    let body = app.limits.read(&headers, body, MAX_BODY).await?;
+    let (end, reason) = wanted(&headers, &body.bytes)?;
+    let setting = kind_settings::pause(&app, &operator, None, end, reason).await??;
+    Ok(Json(setting.into()))
 }
 
 /// The end and the reason that the body asks for.
@@ -191,7 +259,7 @@ fn wanted(headers: &HeaderMap, body: &Bytes) -> Result<(PauseEnd, Option<String>
 
 /// Resume a kind
 ///
-/// Its waiting jobs are run. A kind that is not paused stays as it is.
+/// Its waiting jobs are run, unless all kinds are paused. A kind that is not paused stays as it is.
 #[utoipa::path(
     post,
     path = "/v1/kinds/{kind}/resume",
@@ -199,7 +267,7 @@ fn wanted(headers: &HeaderMap, body: &Bytes) -> Result<(PauseEnd, Option<String>
     tag = "system",
     params(("kind" = schema::Kind, Path, description = "The kind")),
     responses(
-        (status = 200, description = "The kind is not paused", body = Setting),
+        (status = 200, description = "The kind is not paused on its own", body = Setting),
         (status = 400, description = "Not a kind", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -208,6 +276,26 @@ pub(crate) async fn resume(
     operator: Operator,
     Kind(kind): Kind,
 ) -> Result<Json<Setting>, Problem> {
-    let setting = kind_settings::resume(&app, &operator, &kind).await??;
+    let setting = kind_settings::resume(&app, &operator, Some(&kind)).await??;
     Ok(Json(Setting::of(kind, setting)))
+}
+
+/// Resume all kinds
+///
+/// Their waiting jobs are run. Kinds that are paused on their own stay paused.
+#[utoipa::path(
+    post,
+    path = "/v1/kinds/=all/resume",
+    operation_id = "resume_all_kinds",
+    tag = "system",
+    responses(
+        (status = 200, description = "No kind is paused but those that are paused on their own", body = AllKinds),
+    )
+)]
+pub(crate) async fn resume_all(
+    State(app): State<App>,
+    operator: Operator,
+) -> Result<Json<AllKinds>, Problem> {
+    let setting = kind_settings::resume(&app, &operator, None).await??;
+    Ok(Json(setting.into()))
 }

@@ -60,6 +60,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(kinds::heed_priorities))
         .routes(routes!(kinds::pause))
         .routes(routes!(kinds::resume))
+        .routes(routes!(kinds::pause_all))
+        .routes(routes!(kinds::resume_all))
         .routes(routes!(schedules::list))
         .routes(routes!(schedules::show, schedules::put, schedules::delete))
         .routes(routes!(schedules::pause))
@@ -77,7 +79,11 @@ pub(crate) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     describe_refusals(&mut document);
     let paths = &mut document["paths"];
     // The body may be absent, but not `null`.
-    for path in ["/v1/dead-letters/{id}/replay", "/v1/kinds/{kind}/pause"] {
+    for path in [
+        "/v1/dead-letters/{id}/replay",
+        "/v1/kinds/{kind}/pause",
+        "/v1/kinds/=all/pause",
+    ] {
         paths[path]["post"]["requestBody"]["required"] = false.into();
     }
     let events = &mut paths["/v1/jobs/{id}/events"]["get"]["responses"]["200"];

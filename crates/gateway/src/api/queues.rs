@@ -21,6 +21,9 @@ pub(crate) struct Queues {
     /// that ended in the last seconds may be counted too: the number may be too large, never too
     /// small.
     waiting: u64,
+    /// The pause of all kinds; absent if all kinds are not paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    all_paused: Option<Paused>,
 }
 
 /// The durable jobs of one kind that wait or run.
@@ -49,7 +52,8 @@ pub(crate) struct Queue {
     running: u64,
     /// How many of those were delivered more than once.
     redelivered: u64,
-    /// The pause of the kind; absent if the kind is not paused.
+    /// The pause of the kind on its own; absent if there is none. While all kinds are paused, this one is, too:
+    /// see `all_paused`.
     #[serde(skip_serializing_if = "Option::is_none")]
     paused: Option<Paused>,
     /// Since when the oldest waiting job has been waiting, if that is known.
@@ -69,14 +73,14 @@ fn is_zero(jobs: &u64) -> bool {
     *jobs == 0
 }
 
-/// The pause of a kind.
+/// The pause of a kind, or of all kinds.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Paused {
     /// When it ends by itself; absent if it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Moment>)]
     until: Option<Timestamp>,
-    /// Why the kind is paused.
+    /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// Who paused it.
@@ -133,5 +137,6 @@ pub(crate) async fn queues(
     Ok(Json(Queues {
         queues: answer.queues.iter().map(of).collect(),
         waiting: answer.waiting,
+        all_paused: answer.all_paused.as_ref().map(Paused::from),
     }))
 }

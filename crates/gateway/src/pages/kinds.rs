@@ -1,4 +1,4 @@
-//! The forms that change the setting of a kind.
+//! The forms that change the setting of a kind or of all kinds.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::widgets::Moment;
 use crate::auth::Operator;
 use crate::kind_settings;
 
-/// The form that pauses a kind.
+/// The form that pauses a kind, or all kinds.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Asked {
@@ -26,7 +26,7 @@ pub(crate) struct Asked {
     reason: String,
 }
 
-/// The pause of a kind, as pages show it.
+/// The pause of a kind or of all kinds, as pages show it.
 pub(crate) struct PauseNote {
     pub(crate) until: Option<Moment>,
     pub(crate) reason: Option<String>,
@@ -50,14 +50,34 @@ pub(crate) async fn pause(
     Form(asked): Form<Asked>,
 ) -> Result<Response, Problem> {
     let kind = parse(&kind)?;
+    pause_as_asked(&pages, &operator, Some(&kind), &asked).await?;
+    Ok(Redirect::to(&Done::Paused.at("/")).into_response())
+}
+
+pub(crate) async fn pause_all(
+    State(pages): State<Pages>,
+    Extension(operator): Extension<Operator>,
+    Form(asked): Form<Asked>,
+) -> Result<Response, Problem> {
+    pause_as_asked(&pages, &operator, None, &asked).await?;
+    Ok(Redirect::to(&Done::AllPaused.at("/")).into_response())
+}
+
+/// Pauses a kind, or without one all kinds, as the form says.
+async fn pause_as_asked(
+    pages: &Pages,
+    operator: &Operator,
+    kind: Option<&JobKind>,
+    asked: &Asked,
+) -> Result<(), Problem> {
     let end = match asked.r#for.trim() {
         "" => PauseEnd::Resumed,
         length => PauseEnd::After(length_of(length)?),
     };
     let reason = Some(asked.reason.trim().to_owned()).filter(|reason| !reason.is_empty());
-    let paused = kind_settings::pause(&pages.app, &operator, &kind, end, reason).await?;
+    let paused = kind_settings::pause(&pages.app, operator, kind, end, reason).await?;
     paused.map_err(|error| not_done(&error))?;
-    Ok(Redirect::to(&Done::Paused.at("/")).into_response())
+    Ok(())
 }
 
 pub(crate) async fn resume(
@@ -66,9 +86,18 @@ pub(crate) async fn resume(
     Path(kind): Path<String>,
 ) -> Result<Response, Problem> {
     let kind = parse(&kind)?;
-    let resumed = kind_settings::resume(&pages.app, &operator, &kind).await?;
+    let resumed = kind_settings::resume(&pages.app, &operator, Some(&kind)).await?;
     resumed.map_err(|error| not_done(&error))?;
     Ok(Redirect::to(&Done::Resumed.at("/")).into_response())
+}
+
+pub(crate) async fn resume_all(
+    State(pages): State<Pages>,
+    Extension(operator): Extension<Operator>,
+) -> Result<Response, Problem> {
+    let resumed = kind_settings::resume(&pages.app, &operator, None).await?;
+    resumed.map_err(|error| not_done(&error))?;
+    Ok(Redirect::to(&Done::AllResumed.at("/")).into_response())
 }
 
 pub(crate) async fn heed_priorities(
@@ -97,7 +126,7 @@ fn length_of(text: &str) -> Result<Duration, Problem> {
 
 fn not_done(error: &anyhow::Error) -> Problem {
     match error.downcast_ref::<WrongPause>() {
-        Some(wrong) => Problem::wrong(format!("The kind is not paused: {wrong}.")),
+        Some(wrong) => Problem::wrong(format!("It is not paused: {wrong}.")),
         None => Problem::not_done(error),
     }
 }

@@ -39,6 +39,8 @@ pub(crate) enum Done {
     ManyCancelAsked,
     Paused,
     Resumed,
+    AllPaused,
+    AllResumed,
     PrioritiesHeeded,
     SchedulePaused,
     ScheduleResumed,
@@ -57,6 +59,8 @@ impl Done {
             Self::ManyCancelAsked => "many-cancel-asked",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
+            Self::AllPaused => "all-paused",
+            Self::AllResumed => "all-resumed",
             Self::PrioritiesHeeded => "priorities-heeded",
             Self::SchedulePaused => "schedule-paused",
             Self::ScheduleResumed => "schedule-resumed",
@@ -77,7 +81,13 @@ impl Done {
             Self::Already => "Nothing was done: the job has no dead letter any more.",
             Self::Discarded => "The dead letter was discarded.",
             Self::Paused => "The kind is paused: its jobs are accepted, and none is started.",
-            Self::Resumed => "The kind is resumed: its waiting jobs are run.",
+            Self::Resumed => {
+                "The kind is resumed: its waiting jobs are run, unless all kinds are paused."
+            }
+            Self::AllPaused => "All kinds are paused: jobs are accepted, and none is started.",
+            Self::AllResumed => {
+                "All kinds are resumed, but for those that are paused on their own: waiting jobs are run."
+            }
             Self::PrioritiesHeeded => "The priorities of the kind are heeded within some seconds.",
             Self::SchedulePaused => "The schedule is paused: it has no ticks until it is resumed.",
             Self::ScheduleResumed => "The schedule is resumed; its next tick is below.",

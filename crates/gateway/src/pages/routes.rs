@@ -43,6 +43,8 @@ pub(crate) fn router(app: &App) -> Router<App> {
         .route("/jobs/{id}/cancel", post(job::cancel))
         .route("/kinds/{kind}/pause", post(kinds::pause))
         .route("/kinds/{kind}/resume", post(kinds::resume))
+        .route("/kinds/=all/pause", post(kinds::pause_all))
+        .route("/kinds/=all/resume", post(kinds::resume_all))
         .route("/kinds/{kind}/priorities", post(kinds::heed_priorities))
         .route("/schedules/{name}/pause", post(schedules::pause))
         .route("/schedules/{name}/resume", post(schedules::resume))

@@ -346,6 +346,7 @@ fn queues_without_a_consumer_are_marked_and_the_number_of_queued_jobs_counts_all
                 queue("idle", 0, false, None),
             ],
             waiting: 12_345,
+            all_paused: None,
         })),
         ..Snapshot::unknown()
     };

@@ -247,6 +247,17 @@ async fn pauses(document: &Value, gateway: &Gateway) {
     check(document, "get", "/v1/queues", &answer);
     let answer = gateway.post("/v1/kinds/echo/resume", "").await;
     check(document, "post", "/v1/kinds/{kind}/resume", &answer);
+    let pause = "/v1/kinds/=all/pause";
+    for body in [r#"{"for":"1h","reason":"a move"}"#, "", "[", "[]"] {
+        let answer = gateway.post(pause, body).await;
+        check(document, "post", pause, &answer);
+    }
+    for list in ["/v1/queues", "/v1/kinds"] {
+        check(document, "get", list, &gateway.get(list).await);
+    }
+    let resume = "/v1/kinds/=all/resume";
+    let answer = gateway.post(resume, "").await;
+    check(document, "post", resume, &answer);
     let priorities = "/v1/kinds/{kind}/priorities";
     for kind in ["echo", "a%20b"] {
         let answer = gateway.post(&priorities.replace("{kind}", kind), "").await;

@@ -289,6 +289,67 @@ async fn a_kind_is_paused_and_resumed_over_http() {
 }
 
 #[tokio::test]
+async fn all_kinds_are_paused_and_resumed_over_http_and_on_the_dashboard() {
+    let nats = NatsServer::start().await;
+    let gateway = Gateway::start(&nats).await;
+    let _consumer = consumer(&nats, &[]).await;
+    let asked = r#"{"for":"1h","reason":"a <move>"}"#;
+    let paused = gateway.post("/v1/kinds/=all/pause", asked).await;
+    assert_eq!(paused.status, 200, "{paused:?}");
+    let paused = paused.json();
+    assert_eq!(paused["paused"], true, "{paused}");
+    let id = gateway.post("/v1/jobs", r#"{"kind":"echo"}"#).await.id();
+    let why = gateway.get(&format!("/v1/jobs/{id}/why")).await.json();
+    assert_eq!(why["reasons"][0]["reason"], "all_paused", "{why}");
+    let queues = eventually(DEADLINE, "the pause in the queues", async || {
+        let queues = gateway.get("/v1/queues").await.json();
+        queues["all_paused"].is_object().then_some(queues)
+    })
+    .await;
+    assert_eq!(queues["all_paused"]["until"], paused["paused_until"]);
+    let settings = gateway.get("/v1/kinds").await.json();
+    assert_eq!(settings["all"]["paused"], true, "{settings}");
+    assert_eq!(settings["kinds"], json!([]), "{settings}");
+    let page = async |wanted: &str| {
+        eventually(DEADLINE, &format!("{wanted} on the page"), async || {
+            let page = gateway.get("/").await.text;
+            page.contains(wanted).then_some(page)
+        })
+        .await
+    };
+    let noted = page("id=\"all-paused\"").await;
+    assert!(noted.contains("/kinds/=all/resume") && !noted.contains("<move>"));
+    assert!(!noted.contains("id=\"pause-all\""), "{noted}");
+    let job = gateway.get(&format!("/jobs/{id}")).await.text;
+    assert!(job.contains("id=\"why-all_paused\""), "{job}");
+
+    let form = async |path: &str, fields: &'static str| {
+        let request = gateway.request(Method::POST, path);
+        let kind = "application/x-www-form-urlencoded";
+        let answer = send(request.header("content-type", kind).body(fields)).await;
+        let place = answer.headers.get("location");
+        (
+            answer.status,
+            place.map(|place| place.to_str().unwrap().to_owned()),
+        )
+    };
+    let done = |word: &str| (303, Some(format!("/?done={word}")));
+    let resumed = form("/kinds/=all/resume", "").await;
+    assert_eq!(resumed, done("all-resumed"));
+    gateway.job_is(&id, "succeeded").await;
+    page("id=\"pause-all\"").await;
+    let paused = form("/kinds/=all/pause", "for=1h&reason=").await;
+    assert_eq!(paused, done("all-paused"));
+    assert_eq!(form("/kinds/=all/pause", "for=0s").await.0, 400);
+    page("id=\"all-paused\"").await;
+    let resumed = gateway.post("/v1/kinds/=all/resume", "").await;
+    assert_eq!(
+        (resumed.status, &resumed.json()["paused"]),
+        (200, &json!(false))
+    );
+}
+
+#[tokio::test]
 async fn a_kind_is_paused_and_resumed_on_the_dashboard() {
     let nats = NatsServer::start().await;
     let gateway = Gateway::start(&nats).await;

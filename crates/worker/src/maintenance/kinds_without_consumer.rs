@@ -94,8 +94,8 @@ impl KindsWithoutConsumer {
 
     /// Whether a kind is paused: then its jobs would wait although a consumer served it.
     async fn is_paused(&self, kind: &JobKind) -> anyhow::Result<bool> {
-        let setting = kind_settings::read(&self.client, kind).await?.setting;
-        Ok(setting.is_some_and(|setting| setting.is_paused(self.clock.now())))
+        let followed = kind_settings::followed(&self.client, kind).await?;
+        Ok(followed.is_paused(self.clock.now()))
     }
 
     /// The kinds of the oldest jobs.

@@ -49,19 +49,59 @@ async fn ask(lane: &Lane, subject: String, question: impl Into<bytes::Bytes>) ->
 }
 
 async fn info(lane: &Lane, stream: &str) -> Value {
-    ask(lane, format!("$JS.API.CONSUMER.INFO.{stream}.note"), "").await
+    info_of(lane, stream, "note").await
+}
+
+async fn info_of(lane: &Lane, stream: &str, consumer: &str) -> Value {
+    let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}");
+    ask(lane, subject, "").await
+}
+
+fn is_paused(info: &Value) -> bool {
+    info["paused"].as_bool().unwrap_or(false)
 }
 
 /// Waits until both durable consumers are paused, or until both are not.
 async fn server_says(lane: &Lane, paused: bool) {
+    server_says_of(lane, "note", paused).await;
+}
+
+/// The same for another kind.
+async fn server_says_of(lane: &Lane, kind: &str, paused: bool) {
     for stream in STREAMS {
-        let what = format!("paused of {stream} to be {paused}");
+        let what = format!("paused of {stream} to be {paused} for {kind}");
         eventually(SEEN, &what, async || {
-            let info = info(lane, stream).await;
-            (info["paused"].as_bool().unwrap_or(false) == paused).then_some(())
+            (is_paused(&info_of(lane, stream, kind).await) == paused).then_some(())
         })
         .await;
     }
+}
+
+/// The server says so already.
+async fn server_says_now(lane: &Lane, kind: &str, paused: bool) {
+    for stream in STREAMS {
+        let info = info_of(lane, stream, kind).await;
+        assert_eq!(is_paused(&info), paused, "{info}");
+    }
+}
+
+async fn pause_all(lane: &Lane) {
+    let client: NatsClient = lane.admin.clone().into();
+    let setting = kinds::pause_all(&client, &Pause::default()).await.unwrap();
+    assert!(setting.paused);
+}
+
+async fn resume_all(lane: &Lane) {
+    let client: NatsClient = lane.admin.clone().into();
+    let setting = kinds::resume_all(&client, None).await.unwrap();
+    assert!(!setting.paused);
+}
+
+/// Why a job has not ended, as words.
+async fn why(lane: &Lane, id: JobId) -> Vec<&'static str> {
+    let client: NatsClient = lane.admin.clone().into();
+    let why = client::why(&client, id).await.unwrap().unwrap();
+    why.reasons.iter().map(client::Reason::name).collect()
 }
 
 /// Jobs of another kind are run: so those of the paused kind would have been run, too.
@@ -331,4 +371,121 @@ async fn a_paused_kind_is_not_reported_as_one_that_nobody_serves() {
     lane.fixture
         .status_of("picky", |status| unserved(status) == ["note", "refuse"])
         .await;
+}
+
+#[tokio::test]
+async fn all_kinds_are_paused_also_new_ones_and_a_kind_that_is_paused_on_its_own_stays_so() {
+    let mut lane = Lane::start().await;
+    let mut first = lane.consumer("first", &["--kinds", "note,mail.send"]).await;
+    pause(&lane, PauseEnd::Resumed).await;
+    pause_all(&lane).await;
+    for kind in ["note", "mail=send"] {
+        server_says_now(&lane, kind, true).await;
+    }
+    let note = lane.submit(note()).await;
+    let mail = lane.submit(json!({"kind": "mail.send"})).await;
+    let fail = json!({"kind": "fail", "payload": {"permanent": true}});
+    let fail = lane.submit(fail).await;
+    assert_eq!(why(&lane, note).await, ["all_paused", "paused"]);
+    assert_eq!(why(&lane, mail).await, ["all_paused"]);
+    // A kind whose durable consumers are created by now is paused from its first moment.
+    let second = lane.consumer("second", &["--kinds", "fail"]).await;
+    server_says_now(&lane, "fail", true).await;
+    assert_eq!(why(&lane, fail).await, ["all_paused"]);
+    let client: NatsClient = lane.admin.clone().into();
+    let queues = client::queues(&client, 10).await.unwrap();
+    assert!(queues.all_paused.is_some());
+    let own = queues.queues.iter().filter(|queue| queue.paused.is_some());
+    let own: Vec<_> = own.map(|queue| queue.kind.as_str()).collect();
+    assert_eq!(own, ["note"]);
+
+    // It survives the loss of everything.
+    first.kill().await;
+    drop(second);
+    lane.fixture.server.kill().await;
+    lane.fixture.server.start_again().await;
+    let mut third = lane.consumer("third", &[]).await;
+    for kind in ["note", "mail=send", "fail"] {
+        server_says_now(&lane, kind, true).await;
+        let info = info_of(&lane, "JOBS", kind).await;
+        assert_eq!(info["delivered"]["consumer_seq"], 0, "{info}");
+    }
+    // To resume one kind does not help while all are paused.
+    resume(&lane).await;
+    server_says_now(&lane, "note", true).await;
+    pause(&lane, PauseEnd::After(Duration::from_hours(1))).await;
+    let info = info(&lane, "JOBS").await;
+    assert_eq!(info["config"]["pause_until"], "2200-01-01T00:00:00Z");
+    stop(&mut third).await;
+    assert!(lane.ledger().0.is_empty(), "jobs were started");
+
+    let _fourth = lane.consumer("fourth", &[]).await;
+    resume_all(&lane).await;
+    lane.becomes(mail, JobState::Succeeded).await;
+    lane.becomes(fail, JobState::Dead).await;
+    server_says_now(&lane, "note", true).await;
+    assert_eq!(why(&lane, note).await, ["paused"]);
+    waits(&lane, note);
+    resume(&lane).await;
+    lane.becomes(note, JobState::Succeeded).await;
+}
+
+#[tokio::test]
+async fn consumers_finish_a_pause_of_all_kinds_that_a_client_began() {
+    let lane = Lane::start().await;
+    let mut consumer = lane.consumer("only", &[]).await;
+    let store = async |paused: bool| {
+        let setting = json!({"paused": paused, "at": Timestamp::now()});
+        let subject = subjects::SETTING_OF_ALL_KINDS.to_owned();
+        ask(&lane, subject, setting.to_string()).await;
+    };
+    // The client was lost after its first write.
+    store(true).await;
+    for kind in ["note", "mail=send", "held"] {
+        server_says_of(&lane, kind, true).await;
+    }
+    let id = lane.submit(note()).await;
+    // Somebody lets a durable consumer deliver while no consumer runs.
+    stop(&mut consumer).await;
+    for stream in STREAMS {
+        ask(&lane, format!("$JS.API.CONSUMER.PAUSE.{stream}.note"), "").await;
+    }
+    let _next = lane.consumer("next", &[]).await;
+    server_says_now(&lane, "note", true).await;
+    assert_eq!(info(&lane, "JOBS").await["delivered"]["consumer_seq"], 0);
+    waits(&lane, id);
+    store(false).await;
+    lane.becomes(id, JobState::Succeeded).await;
+    for kind in ["note", "mail=send", "held"] {
+        server_says_of(&lane, kind, false).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pause_of_all_kinds_ends_by_itself_and_holds_all_priorities() {
+    let lane = Lane::start().await;
+    let _consumer = lane.consumer("only", &[]).await;
+    let client: NatsClient = lane.admin.clone().into();
+    let kind = "note".parse().unwrap();
+    kinds::heed_priorities(&client, &kind, None).await.unwrap();
+    eventually(SEEN, "durable consumers of the priorities", async || {
+        let subject = "$JS.API.CONSUMER.INFO.JOBS.note~high";
+        let answer = lane.admin.request(subject, "".into()).await.unwrap();
+        let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+        (answer["error"].is_null() && !is_paused(&answer)).then_some(())
+    })
+    .await;
+    let length = Duration::from_secs(3);
+    let began = Timestamp::now();
+    let pause = Pause {
+        end: PauseEnd::After(length),
+        ..Pause::default()
+    };
+    kinds::pause_all(&client, &pause).await.unwrap();
+    let high = json!({"kind": "note", "priority": "high"});
+    for id in lane.submit_all([note(), high]).await {
+        let record = lane.becomes(id, JobState::Succeeded).await;
+        assert!(record.at >= began.after(length), "{record:?}");
+    }
+    assert_eq!(client::queues(&client, 1).await.unwrap().all_paused, None);
 }

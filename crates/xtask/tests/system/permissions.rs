@@ -83,6 +83,7 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("jobs.tick.next.nightly", &["worker"]),
     ("jobs.tick.due.nightly", &[]),
     ("jobs.kind.mail=send", READERS),
+    ("jobs.kind.=all", READERS),
     ("jobs.kind.mail.send", &[]),
     ("jobs.unique.1", HOLDERS),
     ("jobs.unique.1.2", &[]),

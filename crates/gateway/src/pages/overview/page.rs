@@ -48,6 +48,8 @@ pub(crate) struct OverviewPage {
     /// `None` if they are not known.
     queues: Option<Vec<QueueRow>>,
     more_queues: usize,
+    /// The pause of all kinds.
+    all_paused: Option<PauseNote>,
     streams: Result<Vec<StreamRow>, String>,
     balance: Option<Balance>,
     guarantees: Vec<Check>,
@@ -166,6 +168,11 @@ impl OverviewPage {
             states: states(seen, fleet),
             kinds: kinds.into_iter().map(KindRow::of).collect(),
             more_queues: queues.len().saturating_sub(MAX_QUEUES),
+            all_paused: seen
+                .queues
+                .as_ref()
+                .and_then(|queues| queues.all_paused.as_ref())
+                .map(PauseNote::of),
             queues: seen.queues.is_some().then(|| {
                 let first = queues.into_iter().take(MAX_QUEUES);
                 first.map(QueueRow::of).collect()

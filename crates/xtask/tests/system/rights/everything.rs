@@ -363,6 +363,9 @@ impl System {
         assert!(paused.contains("is paused until"), "{paused}");
         let resumed = self.operate(&["resume", "nobody.serves"]).await;
         assert!(resumed.contains("is resumed"), "{resumed}");
+        let paused = self.operate(&["pause", "--all", "--for", "1s"]).await;
+        assert!(paused.contains("all kinds are paused"), "{paused}");
+        self.operate(&["resume", "--all"]).await;
         let heeded = self
             .operate(&["kinds", "set", "nobody.serves", "--priorities", "on"])
             .await;
