@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bootstrap::Nats;
-use client::{Reason, Waited, Why, kinds};
-use common::{JobId, JobMessage, JobRecord, JobState, KindSetting, Timestamp, Unique, Until};
+use client::{Key, Reason, Waited, Why, kinds};
+use common::{JobId, JobRecord, JobState, KindSetting, Timestamp, Until};
 use serde_json::json;
 
 use crate::kinds::paused;
@@ -24,23 +24,37 @@ pub(crate) async fn info(nats: &Nats, out: Printer, id: JobId) -> anyhow::Result
             note(&format!("its kind is {}", paused(&setting)));
         }
     }
-    if let Some(record) = record.as_ref().filter(|record| !record.state.is_final())
-        && let Some(unique) = unique_of(nats, record).await
+    // Of a job that has ended otherwise, the key is nobody's business any more.
+    if let Some(record) = &record
+        && (!record.state.is_final() || record.state == JobState::Dead)
+        && let Some(key) = key_of(nats, record).await
     {
-        let key = shown(unique.key.as_str());
-        note(&match unique.until {
-            Until::Ended => format!("it holds the key {key} until it has ended"),
-            Until::Started => format!("it holds the key {key} until its first attempt starts"),
-        });
+        note_key(record, &key);
     }
     Ok(record.is_some())
 }
 
-/// What a job that has not ended says of its key. If its message cannot be read now, the job is shown all
-/// the same.
-async fn unique_of(nats: &Nats, record: &JobRecord) -> Option<Unique> {
-    let message = client::message(&nats.client, record).await.ok()??;
-    JobMessage::decode(&message).ok()?.unique
+/// The key of a job. If it cannot be read now, the job is shown all the same.
+async fn key_of(nats: &Nats, record: &JobRecord) -> Option<Key> {
+    let client = &nats.client;
+    if let Some(job) = &record.job {
+        return client::key_of(client, job.get().as_bytes()).await.ok()?;
+    }
+    let message = client::message(client, record).await.ok()??;
+    client::key_of(client, &message).await.ok()?
+}
+
+/// Says whether a job holds its key, or which other job does.
+fn note_key(record: &JobRecord, Key { unique, holder }: &Key) {
+    let key = shown(unique.key.as_str());
+    match holder {
+        Some(holder) if *holder == record.id => note(&match unique.until {
+            Until::Ended => format!("it holds the key {key} until it has ended"),
+            Until::Started => format!("it holds the key {key} until its first attempt starts"),
+        }),
+        Some(holder) => note(&format!("its key {key} is held by job {holder}")),
+        None => {}
+    }
 }
 
 /// The setting of all kinds and that of the kind of a job that waits, each if it pauses the job. If they cannot
@@ -76,6 +90,9 @@ pub(crate) async fn why(nats: &Nats, out: Printer, id: JobId) -> anyhow::Result<
         }
         if let Some(jobs) = reason.jobs_in_front() {
             all["jobs_in_front"] = json!(jobs);
+        }
+        if let Some(holder) = reason.key_holder() {
+            all["holder"] = json!(holder);
         }
         all
     };
@@ -173,6 +190,10 @@ fn text(record: &JobRecord) -> String {
     );
     add("reason", record.reason.map(|reason| reason.to_string()));
     add("next run", record.next_at.map(|at| at.to_string()));
+    add(
+        "schedule",
+        record.schedule.as_ref().map(ToString::to_string),
+    );
     add("consumer", record.consumer.as_deref().map(shown));
     add(
         "attempt",

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use common::{JobId, JobKind, JobRecord, JobState, JobSubject, Timestamp, subjects};
+use common::{JobId, JobKind, JobRecord, JobState, JobSubject, Timestamp, UniqueKey, subjects};
 use connection::NatsClient;
 use jetstream::headers::newer_version;
 use jetstream::job_messages::{self, Place};
 use jetstream::{StoredMessage, Stream, direct_get, is_served, kind_settings, manage};
 
+use crate::key::key_of;
 use crate::lookup::look_up;
 
 /// How long to wait for an answer of the consumers that serve a kind.
@@ -32,7 +33,7 @@ pub struct Why {
     /// The state of the job.
     pub state: JobState,
     /// Why it has not ended, the most important reason first; empty if the job has ended, or is about to
-    /// run.
+    /// run. A dead job may have a reason why it cannot be replayed.
     pub reasons: Vec<Reason>,
 }
 
@@ -110,6 +111,14 @@ pub enum Reason {
     /// A consumer has received it and has not said so in a record: it is about to run, runs for less than
     /// about a second, or the consumer was lost with it. Then the server delivers it again.
     Delivered,
+    /// It is dead, and another job holds its key by now: it cannot be replayed until that one has released the
+    /// key.
+    KeyHeld {
+        /// The key.
+        key: UniqueKey,
+        /// The job that holds it.
+        holder: JobId,
+    },
     /// What is stored in place of its record cannot be read. Its next record replaces that.
     Unreadable,
 }
@@ -129,6 +138,7 @@ impl Reason {
             Self::NewerVersion { .. } => "newer_version",
             Self::Behind { .. } => "behind",
             Self::Delivered => "delivered",
+            Self::KeyHeld { .. } => "key_held",
             Self::Unreadable => "unreadable",
         }
     }
@@ -139,6 +149,15 @@ impl Reason {
         match self {
             Self::Scheduled { until } | Self::Retrying { until, .. } => Some(*until),
             Self::AllPaused { until, .. } | Self::Paused { until, .. } => *until,
+            _ => None,
+        }
+    }
+
+    /// The other job that holds the key of the job, if that is the reason.
+    #[must_use]
+    pub fn key_holder(&self) -> Option<JobId> {
+        match self {
+            Self::KeyHeld { holder, .. } => Some(*holder),
             _ => None,
         }
     }
@@ -209,6 +228,11 @@ impl fmt::Display for Reason {
                 "a consumer has received it: it is about to run, or was lost with its consumer and is \
                  delivered again soon",
             ),
+            Self::KeyHeld { key, holder } => write!(
+                f,
+                "job {holder} holds its key {}, so it cannot be replayed now",
+                key.as_str().escape_debug()
+            ),
             Self::Unreadable => f.write_str(
                 "what is stored in place of its record cannot be read; its next record replaces that",
             ),
@@ -244,11 +268,15 @@ pub async fn why(client: &NatsClient, id: JobId) -> anyhow::Result<Option<Why>> 
     }))
 }
 
-/// The same for a job whose record has just been looked up: the reasons why it has not ended.
+/// The same for a job whose record has just been looked up: the reasons why it has not ended, or cannot be
+/// replayed.
 ///
 /// # Errors
 /// When the server does not answer in time.
 pub async fn reasons(client: &NatsClient, record: &JobRecord) -> anyhow::Result<Vec<Reason>> {
+    if record.state == JobState::Dead {
+        return Ok(key_held(client, record).await?.into_iter().collect());
+    }
     if record.state.is_final() {
         return Ok(Vec::new());
     }
@@ -279,6 +307,19 @@ pub async fn reasons(client: &NatsClient, record: &JobRecord) -> anyhow::Result<
         }
     }
     Ok(reasons)
+}
+
+/// Whether another job holds the key of a dead one.
+async fn key_held(client: &NatsClient, record: &JobRecord) -> anyhow::Result<Option<Reason>> {
+    let Some(job) = record.job.as_ref().filter(|_| !record.is_discarded()) else {
+        return Ok(None);
+    };
+    let key = key_of(client, job.get().as_bytes()).await?;
+    Ok(key.and_then(|key| {
+        let holder = key.holder.filter(|holder| *holder != record.id)?;
+        let key = key.unique.key;
+        Some(Reason::KeyHeld { key, holder })
+    }))
 }
 
 /// Why the jobs of a kind wait.

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{JobId, JobKind, OutcomeError, Timestamp, codes};
+use crate::{JobId, JobKind, OutcomeError, ScheduleName, Timestamp, codes};
 
 /// The state of a job in the durable lane. It is stored on `jobs.state.<id>`, or on
 /// `jobs-ended-<seconds>.state.<id>` if the job had none before it ended. It is published on
@@ -54,6 +54,9 @@ pub struct JobRecord {
     /// the same key is recognised by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
+    /// The recurring schedule that submitted the job, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleName>,
     /// How many deliveries of the run were ended by their consumers, and so were not lost with them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub settled_deliveries: u64,
@@ -182,6 +185,7 @@ impl JobRecord {
             reason: None,
             failures: Vec::new(),
             request: None,
+            schedule: None,
             settled_deliveries: 0,
         }
     }

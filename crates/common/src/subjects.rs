@@ -40,6 +40,9 @@ pub const UNIQUE_HEADER: &str = "Jobs-Unique";
 /// [`MAX_REQUEST_HASH`] letters and digits.
 pub const REQUEST_HEADER: &str = "Jobs-Request";
 
+/// Header of a job that a recurring schedule has submitted: the name of the schedule.
+pub const SCHEDULE_HEADER: &str = "Jobs-Schedule";
+
 /// The longest value of [`REQUEST_HEADER`] that is kept in a record, in bytes.
 pub const MAX_REQUEST_HASH: usize = 64;
 

@@ -1,7 +1,7 @@
 //! The NATS headers that durable jobs use, and functions for the headers of a job.
 
 use async_nats::{HeaderMap, HeaderName};
-use common::{WIRE_VERSION, subjects};
+use common::{ScheduleName, WIRE_VERSION, subjects};
 
 use crate::message::Message;
 
@@ -110,11 +110,7 @@ pub fn submitted(headers: Option<&HeaderMap>) -> HeaderMap {
 /// The hash of the request that submitted a job; `None` if its message has no valid one.
 #[must_use]
 pub fn request_hash(headers: &HeaderMap) -> Option<String> {
-    // There are few headers: to compare all costs less than a look-up.
-    let (_, values) = headers
-        .iter()
-        .find(|(name, _)| AsRef::<str>::as_ref(*name) == subjects::REQUEST_HEADER)?;
-    let hash = values.first()?.as_str();
+    let hash = first(headers, subjects::REQUEST_HEADER)?;
     let valid = hash.len() <= subjects::MAX_REQUEST_HASH
         && hash.bytes().all(|byte| byte.is_ascii_alphanumeric());
     valid.then(|| hash.to_owned())
@@ -129,6 +125,20 @@ pub fn set_fresh(headers: &mut HeaderMap) {
 #[must_use]
 pub fn is_fresh(headers: Option<&HeaderMap>) -> bool {
     headers.is_some_and(|headers| headers.get(FRESH.clone()).is_some())
+}
+
+/// The recurring schedule that submitted a job; `None` if none did, or the name is none.
+#[must_use]
+pub fn schedule_name(headers: &HeaderMap) -> Option<ScheduleName> {
+    first(headers, subjects::SCHEDULE_HEADER)?.parse().ok()
+}
+
+/// The first value of a header. There are few headers: to compare all costs less than a look-up.
+fn first<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
+    let (_, values) = headers
+        .iter()
+        .find(|(name, _)| AsRef::<str>::as_ref(*name) == wanted)?;
+    Some(values.first()?.as_str())
 }
 
 /// The version of the wire format that a message needs; `None` if this code reads that version.

@@ -4,7 +4,7 @@ use common::{JobId, JobRecord, JobState, JobSubject, Timestamp, subjects};
 use connection::NatsClient;
 
 use crate::direct_get;
-use crate::headers::{SCHEDULE, SCHEDULE_TARGET, request_hash, scheduled_time};
+use crate::headers::{SCHEDULE, SCHEDULE_TARGET, request_hash, schedule_name, scheduled_time};
 use crate::request::ApiError;
 use crate::stored_message::StoredMessage;
 use crate::topology::Stream;
@@ -107,6 +107,7 @@ fn record_of(id: JobId, place: Place, message: &StoredMessage) -> JobRecord {
     let kind = subject.map(|subject| subject.kind);
     let mut record = JobRecord::new(id, kind, JobState::Queued, message.at);
     record.request = request_hash(&message.headers);
+    record.schedule = schedule_name(&message.headers);
     let due = match place {
         Place::Later => Some(scheduled_time(&message.headers)),
         Place::Queue => future_run_at(message, run).map(Some),

@@ -97,6 +97,7 @@ pub fn job_message(record: &ScheduleRecord, pending: &PendingJob, now: Timestamp
     headers.insert(EXPECTED_LAST, "0");
     headers.insert(EXPECTED_LAST_OF, format!("{}.{id}.>", subjects::DURABLE));
     headers.insert(MESSAGE_ID, id.to_string());
+    headers.insert(subjects::SCHEDULE_HEADER, record.name.as_str());
     Message {
         subject: subjects::durable_job(id, template.priority, 1, &template.kind),
         headers,

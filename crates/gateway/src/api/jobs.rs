@@ -101,7 +101,8 @@ pub(crate) struct Why {
     /// The state of the job.
     #[schema(value_type = schema::State)]
     state: JobState,
-    /// The most important reason first; empty if the job has ended, or is about to run.
+    /// The most important reason first; empty if the job has ended, or is about to run. A dead job may have a
+    /// reason why it cannot be replayed.
     reasons: Vec<WhyReason>,
 }
 
@@ -110,7 +111,8 @@ pub(crate) struct Why {
 #[schema(as = ReasonOfJob)]
 pub(crate) struct WhyReason {
     /// A word for programs: `cancel_requested`, `running`, `scheduled`, `retrying`, `all_paused`, `paused`,
-    /// `no_consumer`, `newer_version`, `behind`, `delivered` or `unreadable`; later versions may have more.
+    /// `no_consumer`, `newer_version`, `behind`, `delivered`, `key_held` or `unreadable`; later versions may have
+    /// more.
     reason: &'static str,
     /// A sentence for people.
     text: String,
@@ -121,6 +123,10 @@ pub(crate) struct WhyReason {
     /// How many jobs of its kind are in front of it, if that is the reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     jobs_in_front: Option<u64>,
+    /// The other job that holds the key of the job, if that is the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<uuid::Uuid>)]
+    holder: Option<JobId>,
 }
 
 /// Say why a job has not ended
@@ -151,6 +157,7 @@ pub(crate) async fn why(
         text: reason.to_string(),
         until: reason.until(),
         jobs_in_front: reason.jobs_in_front(),
+        holder: reason.key_holder(),
     });
     Ok(Json(Why {
         id,

@@ -6,7 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use bytes::Bytes;
 use client::{Reason, dead_letters};
-use common::{JobId, JobMessage, JobRecord, JobState, Until};
+use common::{JobId, JobMessage, JobRecord, JobState, ScheduleName, Until};
 use serde::Deserialize;
 use tracing::{debug, info};
 
@@ -62,6 +62,10 @@ pub(crate) struct JobPage {
     options: Option<String>,
     /// The key of a unique job, and until when the job holds it.
     unique: Option<String>,
+    /// The other job that holds this key now.
+    key_holder: Option<JobId>,
+    /// The recurring schedule that submitted the job.
+    schedule: Option<ScheduleName>,
     /// Whether the message cannot be read now.
     payload_unknown: bool,
     result: Option<String>,
@@ -96,16 +100,19 @@ pub(crate) async fn page(
     };
     let has_dead_letter = has_dead_letter(&pages, &record).await;
     let reasons = reasons(&pages, &record).await;
+    let key_holder = key_holder(&pages, &record, &message).await;
     let layout = Layout::new(&pages, "", "jobs").after(asked.done);
     let mut page = JobPage::new(layout, record, &message, has_dead_letter);
     page.reasons = reasons;
+    page.key_holder = key_holder;
     html(&page)
 }
 
-/// Why a job waits, as far as its state does not say so; empty if that is not known now.
+/// Why a job waits, or a dead one cannot be replayed, as far as its state does not say so; empty if that is not
+/// known now.
 async fn reasons(pages: &Pages, record: &JobRecord) -> Vec<Why> {
     let waits = !record.state.is_final() && record.state != JobState::Running;
-    if !waits {
+    if !waits && record.state != JobState::Dead {
         return Vec::new();
     }
     let reasons = client::reasons(&pages.app.nats.client, record).await;
@@ -124,6 +131,13 @@ async fn reasons(pages: &Pages, record: &JobRecord) -> Vec<Why> {
         .collect()
 }
 
+/// The other job that holds the key of a job now; `None` if there is none, or that is not known now.
+async fn key_holder(pages: &Pages, record: &JobRecord, message: &Message) -> Option<JobId> {
+    let job = message.or_kept(record)?;
+    let key = client::key_of(&pages.app.nats.client, job).await.ok()??;
+    key.holder.filter(|holder| *holder != record.id)
+}
+
 /// Whether the dead letter of a job exists; if that cannot be looked up now, the record decides.
 async fn has_dead_letter(pages: &Pages, record: &JobRecord) -> bool {
     let exists = async || dead_letters::exists(&pages.app.nats.client, record.id).await;
@@ -138,6 +152,16 @@ pub(crate) enum Message {
     Unknown,
     /// The job as it was submitted.
     Bytes(Bytes),
+}
+
+impl Message {
+    /// The job as it was submitted, from this message or from the record that keeps it.
+    fn or_kept<'a>(&'a self, record: &'a JobRecord) -> Option<&'a [u8]> {
+        match self {
+            Self::Bytes(message) => Some(message),
+            Self::None | Self::Unknown => record.job.as_ref().map(|job| job.get().as_bytes()),
+        }
+    }
 }
 
 impl From<Option<Bytes>> for Message {
@@ -183,16 +207,10 @@ impl JobPage {
                 (_, Some(job)) => kept_payload(job.get().as_bytes()),
                 (Message::None | Message::Unknown, None) => None,
             },
-            options: match (message, &record.job) {
-                (Message::Bytes(message), _) => options(message),
-                (_, Some(job)) => options(job.get().as_bytes()),
-                (Message::None | Message::Unknown, None) => None,
-            },
-            unique: match (message, &record.job) {
-                (Message::Bytes(message), _) => unique(message),
-                (_, Some(job)) => unique(job.get().as_bytes()),
-                (Message::None | Message::Unknown, None) => None,
-            },
+            options: message.or_kept(&record).and_then(options),
+            unique: message.or_kept(&record).and_then(unique),
+            key_holder: None,
+            schedule: record.schedule.clone(),
             payload_unknown: matches!(message, Message::Unknown),
             result: record.result.as_ref().map(|result| readable(result.get())),
             events: timeline::of_record(&record, has_dead_letter),

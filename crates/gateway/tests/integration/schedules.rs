@@ -107,10 +107,19 @@ async fn a_schedule_is_seen_paused_run_and_deleted_on_the_dashboard() {
         let row = row().await.unwrap();
         assert!(row.contains(expected), "{what}: {row}");
     }
-    eventually(DEADLINE, "the end of the job", async || {
+    let ended = eventually(DEADLINE, "the end of the job", async || {
         row().await.filter(|row| row.contains("succeeded"))
     })
     .await;
+    let job = ended.split("/jobs/").nth(1).unwrap();
+    let job = job.split('"').next().unwrap();
+    let page = gateway.get(&format!("/jobs/{job}")).await.text;
+    assert!(
+        page.contains("href=\"/schedules#schedule-daily\""),
+        "{page}"
+    );
+    let record = gateway.get(&format!("/v1/jobs/{job}")).await.json();
+    assert_eq!(record["schedule"], "daily", "{record}");
     assert_eq!(act("delete").await.status, 303);
     assert_eq!(row().await, None);
     assert_eq!(act("delete").await.status, 404);

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bootstrap::{Nats, NatsClient};
 use bytes::Bytes;
 use common::{FailedAttempt, JobId, JobRecord, JobState, OutcomeError, Retention, subjects};
-use jetstream::headers::request_hash;
+use jetstream::headers::{request_hash, schedule_name};
 use jetstream::records::{self, StoredRecord};
 use jetstream::{Entry, Message, NotStored, Pace, ServerClock, Unanswered, Writer};
 use serde_json::value::RawValue;
@@ -126,7 +126,10 @@ impl JobStore {
         record.run = lease.run;
         record.consumer = Some(self.instance.clone());
         record.attempt = lease.attempt;
-        record.request = lease.headers.as_ref().and_then(request_hash);
+        if let Some(headers) = &lease.headers {
+            record.request = request_hash(headers);
+            record.schedule = schedule_name(headers);
+        }
         record.failures.clone_from(&lease.failures);
         record.settled_deliveries = lease.delivered.load(Ordering::Relaxed);
         record

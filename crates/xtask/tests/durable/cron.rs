@@ -604,3 +604,32 @@ async fn the_jitter_of_a_tick_delays_its_job() {
     assert_eq!(waiting.next_at, job.run_at);
     assert!(lane.ledger().0.is_empty());
 }
+
+#[tokio::test]
+async fn the_record_of_a_job_names_its_schedule_from_its_submission_to_its_end() {
+    let lane = Lane::start().await;
+    let mut consumer = lane.consumer("only", &[]).await;
+    let text = json!({"every": "1h", "job": {"kind": "held", "max_attempts": 2}});
+    let tested = Tested::put(&lane, text).await;
+    tested.settles().await;
+    stop(&mut consumer).await;
+    let id = schedules::run_now(&tested.client, &tested.name)
+        .await
+        .unwrap();
+    let named = async |id| {
+        let record = client::look_up(&tested.client, id).await.unwrap().unwrap();
+        record.schedule == Some(tested.name.clone())
+    };
+    assert!(named(id).await, "while only its message exists");
+    lane.hold(1);
+    let _next = lane.consumer("next", &[]).await;
+    lane.begun(id, 1, DEADLINE).await;
+    lane.release(1);
+    lane.becomes(id, JobState::Succeeded).await;
+    assert!(named(id).await, "in its last record");
+    let other = lane.submit(json!({"kind": "note"})).await;
+    assert_eq!(
+        lane.becomes(other, JobState::Succeeded).await.schedule,
+        None
+    );
+}

@@ -335,10 +335,19 @@ async fn cancelled_expired_and_dead_jobs_release_and_a_replay_takes_the_key_agai
         .unwrap_err();
     let held = held.downcast_ref::<LeftAsItIs>().copied();
     assert_eq!(held, Some(LeftAsItIs::KeyHeld { id: dead, holder }));
+    let why = client::why(&client, dead).await.unwrap().unwrap().reasons;
+    let key = "a".parse().unwrap();
+    assert_eq!(why, [client::Reason::KeyHeld { key, holder }]);
+    let record = lane.record(dead).await.unwrap();
+    let kept = record.job.unwrap();
+    let key = client::key_of(&client, kept.get().as_bytes()).await;
+    assert_eq!(key.unwrap().unwrap().holder, Some(holder));
     assert_eq!(lane.record(dead).await.unwrap().state, JobState::Dead);
 
     lane.cancel(holder).await;
     no_lock_is_left(&lane).await;
+    let why = client::why(&client, dead).await.unwrap().unwrap().reasons;
+    assert_eq!(why, []);
     drop(consumer);
     let replayed = dead_letters::replay(&client, &letter, None).await.unwrap();
     assert_eq!(replayed, dead_letters::Replayed::Yes);
