@@ -1,8 +1,8 @@
 //! The commands and flags of the command line.
 
 pub(crate) mod backup;
-pub(crate) mod cancel;
 pub(crate) mod dead;
+pub(crate) mod jobs_bulk;
 pub(crate) mod schedules;
 
 use std::io::IsTerminal as _;
@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use bootstrap::ToolOptions;
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use client::{Cursor, Filter, SearchText};
+use client::{Cursor, Filter, ManyAction, SearchText};
 use common::{
     JobId, JobKind, JobState, KindPattern, MaxAttempts, OnConflict, Priority, Timestamp, UniqueKey,
     Until, WireDuration,
 };
 
 use self::backup::Restore;
-use self::cancel::Cancel;
 use self::dead::Dead;
+use self::jobs_bulk::Jobs;
 use self::schedules::Schedules;
 use crate::values::{self, Payload};
 
@@ -72,7 +72,12 @@ pub(crate) enum Command {
         timeout: Duration,
     },
     /// Cancel a job, or many; exit with 1 if it is unknown, or has ended in another way
-    Cancel(Cancel),
+    Cancel(Jobs),
+    /// Run a job now that waits for its time or for its next attempt, or many; exit with 1 if it does not wait
+    ///
+    /// It is due within about a second. This needs a consumer, whatever kinds it serves.
+    #[command(name = "run-now")]
+    RunNow(Jobs),
     /// Pause a kind, or all: durable jobs are accepted, and none of them is started
     ///
     /// Jobs that run end normally. A kind that is paused already gets the new end and the new reason. The
@@ -332,7 +337,8 @@ impl Command {
     /// Reports mistakes that can be found without a connection.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         match self {
-            Self::Cancel(cancel) => cancel.check(std::io::stdin().is_terminal()),
+            Self::Cancel(jobs) => jobs.check(ManyAction::Cancel, std::io::stdin().is_terminal()),
+            Self::RunNow(jobs) => jobs.check(ManyAction::RunNow, std::io::stdin().is_terminal()),
             Self::Dead(dead) => dead.check(std::io::stdin().is_terminal()),
             Self::Restore(restore) => restore.check(std::io::stdin().is_terminal()),
             _ => Ok(()),

@@ -21,17 +21,14 @@ pub(crate) async fn pause(nats: &Nats, out: Printer, pause: Pause) -> anyhow::Re
         by: user(),
     };
     let client = &nats.client;
-    match kind.kind {
-        Some(kind) => {
-            let setting = kinds::pause(client, &kind, &pause).await?;
-            let text = || format!("kind {kind} is {}", paused(&setting));
-            out.either(&as_json(&kind, &setting), text)?;
-        }
-        None => {
-            let setting = kinds::pause_all(client, &pause).await?;
-            let text = || format!("all kinds are {}", paused(&setting));
-            out.either(&all_as_json(&setting), text)?;
-        }
+    if let Some(kind) = kind.kind {
+        let setting = kinds::pause(client, &kind, &pause).await?;
+        let text = || format!("kind {kind} is {}", paused(&setting));
+        out.either(&as_json(&kind, &setting), text)?;
+    } else {
+        let setting = kinds::pause_all(client, &pause).await?;
+        let text = || format!("all kinds are {}", paused(&setting));
+        out.either(&all_as_json(&setting), text)?;
     }
     Ok(true)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bootstrap::Nats;
-use client::{Key, Reason, Waited, Why, kinds};
+use client::{Key, Reason, RunNow, Waited, Why, kinds};
 use common::{JobId, JobRecord, JobState, KindSetting, Timestamp, Until};
 use serde_json::json;
 
@@ -164,6 +164,22 @@ pub(crate) async fn cancel(nats: &Nats, out: Printer, id: JobId) -> anyhow::Resu
     let state = state.map_or("unknown", JobState::as_str);
     out.either(&json!({"id": id, "cancel": said, "state": state}), || text)?;
     Ok(said != "refused")
+}
+
+/// Runs a waiting job now, and prints the result. Returns false if it does not wait for a time.
+pub(crate) async fn run_now(nats: &Nats, out: Printer, id: JobId) -> anyhow::Result<bool> {
+    let asked = client::run_now(&nats.client, id).await;
+    let result = asked.with_context(|| format!("it is not known whether job {id} runs now"))?;
+    out.either(&json!({"id": id, "result": result}), || match result {
+        RunNow::Done => format!("job {id} is due within a second"),
+        RunNow::Due => format!("job {id} was due within a second anyway"),
+        RunNow::NotWaiting => {
+            format!(
+                "job {id} does not wait for a time: it is queued, runs, has ended or is unknown"
+            )
+        }
+    })?;
+    Ok(result != RunNow::NotWaiting)
 }
 
 /// Prints the record of a job.

@@ -2,13 +2,13 @@
 
 mod backup;
 mod bulk;
-mod cancel_many;
 mod command;
 mod complete;
 mod confirm;
 mod dead;
 mod fleet;
 mod interrupt;
+mod jobs_bulk;
 mod kinds;
 mod list;
 mod lookup;
@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use bootstrap::{Context, Nats};
+use client::ManyAction;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{Command, Config, Kinds};
@@ -87,9 +88,13 @@ async fn on_nats(
         Command::Info { id } => until(stop, lookup::info(nats, out, id)).await,
         Command::Why { id } => until(stop, Box::pin(lookup::why(nats, out, id))).await,
         Command::Wait { id, timeout } => until(stop, lookup::wait(nats, out, id, timeout)).await,
-        Command::Cancel(cancel) => match cancel.id {
+        Command::Cancel(jobs) => match jobs.id {
             Some(id) => until(stop, lookup::cancel(nats, out, id)).await,
-            None => cancel_many::run(nats, out, stop, &cancel).await,
+            None => jobs_bulk::run(nats, out, stop, ManyAction::Cancel, &jobs).await,
+        },
+        Command::RunNow(jobs) => match jobs.id {
+            Some(id) => until(stop, lookup::run_now(nats, out, id)).await,
+            None => jobs_bulk::run(nats, out, stop, ManyAction::RunNow, &jobs).await,
         },
         Command::Pause(pause) => until(stop, kinds::pause(nats, out, pause)).await,
         Command::Resume(kind) => until(stop, kinds::resume(nats, out, kind.kind)).await,

@@ -12,7 +12,6 @@
 mod application;
 pub mod backup;
 mod cancel;
-mod cancel_many;
 mod confirmed;
 mod cursor;
 pub mod dead_letters;
@@ -30,10 +29,12 @@ mod link;
 mod list;
 mod listed;
 mod lookup;
+mod many;
 mod queues;
 mod result;
 mod reverse_scan;
 mod room;
+mod run_now;
 #[cfg(feature = "schedules")]
 pub mod schedules;
 mod search_text;
@@ -47,7 +48,6 @@ mod why;
 
 pub use application::{Client, Confirmed, Durable, FireAndForget};
 pub use cancel::cancel;
-pub use cancel_many::{Canceller, ToCancel};
 pub use confirmed::{ConfirmedError, RequestError, publish, request};
 pub use cursor::BadCursor;
 pub use dead_letters::{DeadLetter, Replayed, Which};
@@ -62,7 +62,9 @@ pub use known_kinds::is_known_kind;
 pub use list::{Cursor, Page, list};
 pub use listed::Listed;
 pub use lookup::{look_up, message, record};
+pub use many::{ManyAction, ManyDone, ManyJobs, ManyWorker};
 pub use queues::{Queue, Queues, queues};
+pub use run_now::{RunNowError, run_now};
 pub use search_text::{InvalidSearchText, SearchText};
 pub use submit::{Patience, Submitter};
 pub use submitted::{SubmitError, Submitted};
@@ -72,7 +74,7 @@ pub use why::{Reason, Why, reasons, why};
 // The items of the wire, the connection and the broker that callers use.
 pub use common::{
     Backoff, Job, JobId, JobKind, JobRecord, JobState, KindPattern, KindSetting, OnConflict,
-    Priority, Timestamp, Unique, Until,
+    Priority, RunNow, Timestamp, Unique, Until,
 };
 pub use connection::{ConnectError, NatsClient, Options, OptionsError};
 pub use jetstream::preflight::examine;

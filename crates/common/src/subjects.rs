@@ -152,6 +152,9 @@ pub const ALL_UNIQUE: &str = "jobs.unique.*";
 /// Every request to release a key, with a wildcard: see [`release`].
 pub const ALL_RELEASES: &str = "jobs.release.*";
 
+/// Every request to run a job now, with a wildcard: see [`run_now`].
+pub const ALL_RUNS_NOW: &str = "jobs.now.*";
+
 /// Every recurring schedule, with a wildcard: see [`schedule`].
 pub const ALL_SCHEDULES: &str = "jobs.cron.*";
 
@@ -306,6 +309,19 @@ pub fn parse_release(subject: &str) -> Option<UniqueHash> {
     subject.strip_prefix("jobs.release.")?.parse().ok()
 }
 
+/// Request-reply: a consumer has a job run now that waits for its time or for its next attempt, and answers with
+/// a [`crate::RunNowAnswer`].
+#[must_use]
+pub fn run_now(id: JobId) -> String {
+    format!("jobs.now.{id}")
+}
+
+/// Reads [`run_now`].
+#[must_use]
+pub fn parse_run_now(subject: &str) -> Option<JobId> {
+    subject.strip_prefix("jobs.now.")?.parse().ok()
+}
+
 /// Where a recurring schedule is stored: a [`crate::ScheduleRecord`].
 #[must_use]
 pub fn schedule(name: &ScheduleName) -> String {
@@ -452,6 +468,8 @@ mod tests {
         assert_eq!(parse_kind_setting(SETTING_OF_ALL_KINDS), None);
         let hash = UniqueHash::from([7; 16]);
         assert_eq!(parse_release(&release(hash)), Some(hash));
+        let id = JobId::generate();
+        assert_eq!(parse_run_now(&run_now(id)), Some(id));
         let name: ScheduleName = "nightly".parse().unwrap();
         assert_eq!(parse_schedule(&schedule(&name)), Some(name.clone()));
         assert_eq!(parse_due_tick(&due_tick(&name)), Some(name));

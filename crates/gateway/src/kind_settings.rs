@@ -36,11 +36,10 @@ pub(crate) async fn pause(
     let setting = app.finish(pausing).await?;
     if let Ok(setting) = &setting {
         let until = setting.paused_until;
-        match kind {
-            Some(kind) => {
-                info!(job.kind = %kind, by = %operator.name, ?until, "paused a kind");
-            }
-            None => info!(by = %operator.name, ?until, "paused all kinds"),
+        if let Some(kind) = kind {
+            info!(job.kind = %kind, by = %operator.name, ?until, "paused a kind");
+        } else {
+            info!(by = %operator.name, ?until, "paused all kinds");
         }
     }
     Ok(setting)
@@ -66,9 +65,10 @@ pub(crate) async fn resume(
     };
     let setting = app.finish(resuming).await?;
     if setting.is_ok() {
-        match kind {
-            Some(kind) => info!(job.kind = %kind, by = %operator.name, "resumed a kind"),
-            None => info!(by = %operator.name, "resumed all kinds"),
+        if let Some(kind) = kind {
+            info!(job.kind = %kind, by = %operator.name, "resumed a kind");
+        } else {
+            info!(by = %operator.name, "resumed all kinds");
         }
     }
     Ok(setting)

@@ -76,7 +76,10 @@ pub fn may_be_lost(error: &RequestError) -> bool {
 
 /// Waits for the answer to a request, or until the server refuses the request because the user may not
 /// publish to its subject. The request must not be sent before this is awaited.
-pub(crate) fn unless_forbidden<T>(
+///
+/// # Errors
+/// [`ApiError::Forbidden`]
+pub fn unless_forbidden<T>(
     client: &NatsClient,
     subject: &str,
     asking: impl Future<Output = T>,

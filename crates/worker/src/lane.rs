@@ -30,7 +30,7 @@ use crate::intake::Intake;
 use crate::lease::{Lease, Leases};
 use crate::maintenance::{
     self, Cancel, Expiry, KindsFound, KindsWithoutConsumer, LimitOfQueue, MaxDeliveries,
-    OverdueTicks, OverdueWatch, Pauses, Priorities, Purge, ScheduleChanges, SharedQueue,
+    OverdueTicks, OverdueWatch, Pauses, Priorities, Purge, RunsNow, ScheduleChanges, SharedQueue,
     StaleLocks, StarvedPulls, Ticks,
 };
 use crate::newer_version::Reporter;
@@ -457,6 +457,11 @@ impl Parts {
             client: client.clone(),
         };
         tasks.spawn(health.supervise("requests to release keys", |life| locks.run(life)));
+        let runs_now = RunsNow {
+            client: client.clone(),
+            store: Arc::clone(&self.store),
+        };
+        tasks.spawn(health.supervise("requests to run jobs now", |life| runs_now.run(life)));
         self.start_shared_work(&mut tasks);
         let overdue = OverdueWatch {
             client: client.clone(),

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use common::{
     ConsumerStatus, Fleet, FleetRequest, JobMessage, JobRecord, KeyHolder, KindSetting, Outcome,
-    ScheduleRecord, UniqueLock,
+    RunNowAnswer, ScheduleRecord, UniqueLock,
 };
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
@@ -55,7 +55,7 @@ impl Documents {
 }
 
 /// The schemas by the names of their files.
-fn schemas() -> [(&'static str, Schema); 10] {
+fn schemas() -> [(&'static str, Schema); 11] {
     // Draft 7 is what every AsyncAPI tool has to understand.
     let settings = SchemaSettings::draft07();
     // What a consumer takes: a sender may leave out what has a default.
@@ -70,6 +70,7 @@ fn schemas() -> [(&'static str, Schema); 10] {
         ("kind-setting", schema::<KindSetting>(&sent)),
         ("unique-lock", schema::<UniqueLock>(&sent)),
         ("key-holder", schema::<KeyHolder>(&sent)),
+        ("run-now-answer", schema::<RunNowAnswer>(&sent)),
         // A sender may leave out what has a default.
         ("schedule-record", schema::<ScheduleRecord>(&taken)),
         ("fleet-request", schema::<FleetRequest>(&taken)),

@@ -9,7 +9,8 @@ use common::{
     Backoff, ConsumerState, ConsumerStatus, Counts, DeadReason, FailedAttempt, Fleet, FleetKind,
     FleetMember, FleetRequest, JobId, JobKind, JobMessage, JobRecord, JobState, KeyHolder,
     KindSetting, KindStatus, LaneStatus, Outcome, OutcomeError, Presence, Priority, Retention,
-    RunCounts, RunTime, ScheduleRecord, Status, Timestamp, UniqueHash, UniqueLock, subjects,
+    RunCounts, RunNowAnswer, RunTime, ScheduleRecord, Status, Timestamp, UniqueHash, UniqueLock,
+    subjects,
 };
 use serde_json::{Value, json};
 use test_support::project_root;
@@ -90,6 +91,9 @@ fn decodes(name: &str, document: &Value) -> Result<(), String> {
         "unique-lock" => serde_json::from_slice::<UniqueLock>(&bytes)
             .map(drop)
             .map_err(text),
+        "run-now-answer" => serde_json::from_slice::<RunNowAnswer>(&bytes)
+            .map(|_| ())
+            .map_err(|error| error.to_string()),
         "key-holder" => serde_json::from_slice::<KeyHolder>(&bytes)
             .map(drop)
             .map_err(text),
@@ -185,6 +189,7 @@ fn the_channels_are_the_subjects_and_no_others() {
         subjects::kind_setting(&kind),
         subjects::unique(hash),
         subjects::release(hash),
+        subjects::run_now(id),
         subjects::schedule(&name),
         subjects::next_tick(&name),
         subjects::due_tick(&name),

@@ -3,10 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bulk;
-mod cancel_many;
 mod command_line;
 mod completion;
 mod dead;
+mod jobs_bulk;
 mod lists;
 mod lookup;
 mod schedules;

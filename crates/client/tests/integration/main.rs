@@ -3,10 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod browse;
-mod cancel_many;
 mod dead;
 mod known;
 mod look;
+mod many;
 mod many_dead;
 mod storage;
 mod streams;

@@ -1,4 +1,4 @@
-//! Durable jobs: look one up, list them, cancel one.
+//! Durable jobs: look one up, list them, cancel one, run a waiting one now.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use client::{Filter, Listed, SearchText, Waited, dead_letters};
+use client::{Filter, Listed, RunNow, SearchText, Waited, dead_letters};
 use common::{
     DeadReason, JobId, JobKind, JobRecord, JobState, KindPattern, OutcomeError, Timestamp,
     check_portable,
@@ -388,6 +388,42 @@ pub(crate) async fn cancel(
             Ok((StatusCode::ACCEPTED, Json(before)).into_response())
         }
     }
+}
+
+/// Run a waiting job now
+///
+/// A job that waits for its time or for its next attempt is due within about a second. This needs a consumer,
+/// whatever kinds it serves. A job of a paused kind still waits for the end of the pause.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs/{id}/run-now",
+    operation_id = "run_job_now",
+    tag = "jobs",
+    params(("id" = uuid::Uuid, Path, description = "The job")),
+    responses(
+        (status = 200, description = "The job is due within about a second", body = schema::Record),
+        (status = 400, description = "Not an id", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "The job is not known, or not any more", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The job does not wait for a time: it is in the queue, runs or has ended", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn run_now(
+    State(app): State<App>,
+    operator: Operator,
+    Id(id): Id,
+) -> Result<Json<JobRecord>, Problem> {
+    let before = look_up(&app, id).await?;
+    let asked = client::run_now(&app.nats.client, id).await;
+    let result = asked.map_err(|error| {
+        let text = format!("it is not known whether the job runs now: {error}");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, text).of_job(id)
+    })?;
+    info!(job.id = %id, by = %operator.name, ?result, "asked to run a job now");
+    if result == RunNow::NotWaiting {
+        let text = format!("the job does not wait for a time: it is {}", before.state);
+        return Err(Problem::new(StatusCode::CONFLICT, text).of_job(id));
+    }
+    look_up(&app, id).await.map(Json)
 }
 
 fn ended(record: JobRecord) -> Result<Response, Problem> {

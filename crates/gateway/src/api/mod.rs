@@ -2,7 +2,6 @@
 
 mod age;
 mod body;
-mod cancel_many;
 mod dead_letter_groups;
 mod dead_letters;
 mod dead_letters_bulk;
@@ -11,6 +10,7 @@ mod events;
 mod fleet;
 mod hand_over;
 mod jobs;
+mod jobs_bulk;
 mod kinds;
 mod many;
 mod openapi;

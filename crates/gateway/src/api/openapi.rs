@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::hand_over::{Accepted, Ended};
 use super::many::Many;
 use super::{
-    cancel_many, dead_letter_groups, dead_letters, dead_letters_bulk, events, fleet, jobs, kinds,
+    dead_letter_groups, dead_letters, dead_letters_bulk, events, fleet, jobs, jobs_bulk, kinds,
     queues, schedules, schema, streams, submit,
 };
 use crate::app::App;
@@ -29,7 +29,7 @@ use crate::app::App;
         license(name = "MIT OR Apache-2.0"),
     ),
     tags(
-        (name = "jobs", description = "Jobs. Scopes: submit to submit, read to look up and follow, operate to cancel."),
+        (name = "jobs", description = "Jobs. Scopes: submit to submit, read to look up and follow, operate to cancel and to run now."),
         (name = "dead letters", description = "Jobs that were given up. Scopes: read to look up, operate to replay and discard."),
         (name = "schedules", description = "Jobs that are submitted again and again. Scopes: read to look up, operate to change and run."),
         (name = "system", description = "The consumers, the streams, the queues and the kinds. Scopes: read to look up, operate to change the setting of a kind."),
@@ -45,7 +45,9 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(submit::submit, jobs::list))
         .routes(routes!(jobs::show, jobs::cancel))
         .routes(routes!(jobs::why))
-        .routes(routes!(cancel_many::cancel))
+        .routes(routes!(jobs::run_now))
+        .routes(routes!(jobs_bulk::cancel))
+        .routes(routes!(jobs_bulk::run_now))
         .routes(routes!(events::events))
         .routes(routes!(dead_letters::list, dead_letters_bulk::discard))
         .routes(routes!(dead_letter_groups::groups))

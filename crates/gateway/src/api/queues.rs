@@ -14,6 +14,10 @@ use crate::http::Problem;
 
 /// The queues of durable jobs.
 #[derive(Serialize, ToSchema)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the fields are named as in the answer"
+)]
 pub(crate) struct Queues {
     /// One queue per kind, those with the most jobs first, at most 1,000.
     queues: Vec<Queue>,

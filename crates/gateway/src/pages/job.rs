@@ -5,7 +5,7 @@ use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use bytes::Bytes;
-use client::{Reason, dead_letters};
+use client::{ManyAction, Reason, RunNow, dead_letters};
 use common::{JobId, JobMessage, JobRecord, JobState, ScheduleName, Until};
 use serde::Deserialize;
 use tracing::{debug, info};
@@ -38,6 +38,10 @@ struct Why {
 
 #[derive(Template)]
 #[template(path = "job.html")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says whether a part of the page is shown"
+)]
 pub(crate) struct JobPage {
     layout: Layout,
     id: JobId,
@@ -45,6 +49,8 @@ pub(crate) struct JobPage {
     state: &'static str,
     tone: &'static str,
     is_final: bool,
+    /// Whether it waits for its time or its next attempt, so that it can be run now.
+    waits: bool,
     /// Whether the dead letter of the job exists.
     has_dead_letter: bool,
     /// Why the job waits, as far as its state does not say so.
@@ -192,6 +198,7 @@ impl JobPage {
             state: record.state.as_str(),
             tone: text::tone(record.state),
             is_final: record.state.is_final(),
+            waits: ManyAction::RunNow.takes(record.state),
             has_dead_letter,
             reasons: Vec::new(),
             at: Moment::of(record.at),
@@ -277,4 +284,22 @@ pub(crate) async fn cancel(
     asked.map_err(|error| Problem::not_done(&error.into()))?;
     info!(job.id = %id, by = %operator.name, "asked that a job be cancelled");
     Ok(Redirect::to(&Done::CancelAsked.of_job(id)).into_response())
+}
+
+/// Has a consumer run a waiting job now, and shows the job.
+pub(crate) async fn run_now(
+    State(pages): State<Pages>,
+    Extension(operator): Extension<Operator>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let id = parse_id(&id)?;
+    pages.app.check_nats()?;
+    let asked = client::run_now(&pages.app.nats.client, id).await;
+    let result = asked.map_err(|error| Problem::not_done(&error.into()))?;
+    info!(job.id = %id, by = %operator.name, ?result, "asked that a job be run now");
+    let done = match result {
+        RunNow::Done | RunNow::Due => Done::RunNow,
+        RunNow::NotWaiting => Done::NotWaiting,
+    };
+    Ok(Redirect::to(&done.of_job(id)).into_response())
 }

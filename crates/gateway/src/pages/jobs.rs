@@ -4,7 +4,7 @@ use askama::Template;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use client::{Cursor, Listed};
+use client::{Cursor, Listed, ManyAction};
 use common::{JobId, JobState};
 use serde::Deserialize;
 
@@ -15,7 +15,6 @@ use super::problem::Problem;
 use super::render::html;
 use super::state::Pages;
 use super::widgets::{Choice, Moment, SubmitExample, text};
-use crate::cancel_many;
 
 /// How many jobs are on a page.
 const PAGE_SIZE: usize = 50;
@@ -43,6 +42,8 @@ struct JobsPage {
     filtered: bool,
     /// The address of the page that cancels all jobs that match; `None` if there is none.
     cancel: Option<String>,
+    /// The address of the page that runs all jobs now that match and wait; `None` if there is none.
+    run_now: Option<String>,
     wrong: Option<String>,
     rows: Vec<Row>,
     /// How many jobs were read, in words.
@@ -109,6 +110,7 @@ pub(crate) async fn page(
         kinds: known_kinds(&pages),
         filtered,
         cancel: None,
+        run_now: None,
         rows: Vec::new(),
         looked_at: String::new(),
         example: SubmitExample::new(&pages.app.access, &headers),
@@ -140,8 +142,12 @@ pub(crate) async fn page(
             page.unknown_kind = !known;
         }
         let found_some = !found.jobs.is_empty() || page.next.is_some();
-        page.cancel = (found_some && cancel_many::check(&filter).is_ok())
-            .then(|| format!("/jobs/cancel?{}", page.query));
+        let many = |action: ManyAction, path: &str| {
+            let can_be_done = found_some && action.check(&filter).is_ok();
+            can_be_done.then(|| format!("{path}?{}", page.query))
+        };
+        page.cancel = many(ManyAction::Cancel, "/jobs/cancel");
+        page.run_now = many(ManyAction::RunNow, "/jobs/run-now");
         page.rows = found.jobs.into_iter().map(Row::of).collect();
     }
     html(&page)

@@ -37,6 +37,9 @@ pub(crate) enum Done {
     Discarded,
     CancelAsked,
     ManyCancelAsked,
+    RunNow,
+    NotWaiting,
+    ManyRunNow,
     Paused,
     Resumed,
     AllPaused,
@@ -57,6 +60,9 @@ impl Done {
             Self::Discarded => "discarded",
             Self::CancelAsked => "cancel-asked",
             Self::ManyCancelAsked => "many-cancel-asked",
+            Self::RunNow => "run-now",
+            Self::NotWaiting => "not-waiting",
+            Self::ManyRunNow => "many-run-now",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
             Self::AllPaused => "all-paused",
@@ -94,6 +100,9 @@ impl Done {
             Self::ScheduleRun => "A job of the schedule was submitted.",
             Self::ScheduleDeleted => "The schedule was deleted.",
             Self::CancelAsked => "A consumer was asked to cancel the job; its state is below.",
+            Self::RunNow => "The job is due within a second.",
+            Self::NotWaiting => "Nothing was done: the job does not wait for a time any more.",
+            Self::ManyRunNow => "The jobs that waited are due within a second.",
             Self::ManyCancelAsked => {
                 "Consumers were asked to cancel the jobs; those that have not ended yet are below."
             }

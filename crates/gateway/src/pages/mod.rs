@@ -2,7 +2,6 @@
 
 mod assets;
 mod bulk_slot;
-mod cancel_jobs;
 mod consumers;
 mod dead_letter;
 mod dead_letter_filter;
@@ -16,6 +15,7 @@ mod job;
 mod job_filter;
 mod job_id;
 mod jobs;
+mod jobs_bulk;
 mod kinds;
 mod layout;
 mod live;

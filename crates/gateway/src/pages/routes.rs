@@ -9,8 +9,8 @@ use super::assets::asset;
 use super::problem::Problem;
 use super::state::Pages;
 use super::{
-    cancel_jobs, consumers, dead_letter, dead_letters, dead_letters_bulk, dead_letters_confirm,
-    history, job, jobs, kinds, live, overview, schedules, sign_in,
+    consumers, dead_letter, dead_letters, dead_letters_bulk, dead_letters_confirm, history, job,
+    jobs, jobs_bulk, kinds, live, overview, schedules, sign_in,
 };
 use crate::app::App;
 use crate::auth::{Operator, Reader};
@@ -37,10 +37,13 @@ pub(crate) fn router(app: &App) -> Router<App> {
         .route_layer(from_extractor_with_state::<Reader, App>(app.clone()));
     let replay_all = get(dead_letters_confirm::replay).post(dead_letters_bulk::replay);
     let discard_all = get(dead_letters_confirm::discard).post(dead_letters_bulk::discard);
-    let cancel_jobs = get(cancel_jobs::confirm).post(cancel_jobs::cancel);
+    let cancel_jobs = get(jobs_bulk::confirm_cancel).post(jobs_bulk::cancel);
+    let run_jobs_now = get(jobs_bulk::confirm_run_now).post(jobs_bulk::run_now);
     let operators = Router::new()
         .route("/jobs/cancel", cancel_jobs)
         .route("/jobs/{id}/cancel", post(job::cancel))
+        .route("/jobs/run-now", run_jobs_now)
+        .route("/jobs/{id}/run-now", post(job::run_now))
         .route("/kinds/{kind}/pause", post(kinds::pause))
         .route("/kinds/{kind}/resume", post(kinds::resume))
         .route("/kinds/=all/pause", post(kinds::pause_all))

@@ -52,6 +52,8 @@ async fn each_scope_allows_what_it_says_and_nothing_else() {
         (Method::GET, "/v1/jobs/{id}/events", "reader"),
         (Method::DELETE, "/v1/jobs/{id}", "operator"),
         (Method::POST, "/v1/jobs/cancel", "operator"),
+        (Method::POST, "/v1/jobs/run-now", "operator"),
+        (Method::POST, "/v1/jobs/{id}/run-now", "operator"),
         (Method::GET, "/v1/dead-letters", "reader"),
         (Method::GET, "/v1/dead-letters/groups", "reader"),
         (Method::GET, "/v1/dead-letters/{id}", "reader"),
@@ -131,6 +133,8 @@ async fn the_dashboard_lets_those_act_who_may_and_from_its_own_pages_only() {
     };
     let table = [
         (Method::POST, "/jobs/{id}/cancel", "operator"),
+        (Method::POST, "/jobs/{id}/run-now", "operator"),
+        (Method::POST, "/jobs/run-now", "operator"),
         (Method::POST, "/kinds/mail.send/priorities", "operator"),
         (Method::POST, "/kinds/mail.send/pause", "operator"),
         (Method::POST, "/kinds/mail.send/resume", "operator"),

@@ -3,12 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access;
-mod cancel_many;
 mod command_line;
 mod dead_letters;
 mod dead_letters_bulk;
 mod events;
 mod jobs;
+mod jobs_bulk;
 mod limits;
 mod many_jobs;
 mod openapi;

@@ -230,7 +230,7 @@ async fn unique_jobs(document: &Value, gateway: &Gateway) {
     assert_eq!((kept.status, kept.id()), (200, first));
 }
 
-/// The routes of kinds answer as they are described.
+/// The routes of kinds, and the one that runs jobs now, answer as they are described.
 async fn pauses(document: &Value, gateway: &Gateway) {
     let pause = "/v1/kinds/{kind}/pause";
     for (kind, body) in [
@@ -247,6 +247,11 @@ async fn pauses(document: &Value, gateway: &Gateway) {
     check(document, "get", "/v1/queues", &answer);
     let answer = gateway.post("/v1/kinds/echo/resume", "").await;
     check(document, "post", "/v1/kinds/{kind}/resume", &answer);
+    let run_now = "/v1/jobs/run-now";
+    for query in ["?kind=nothing", "?state=queued"] {
+        let answer = gateway.post(&format!("{run_now}{query}"), "").await;
+        check(document, "post", run_now, &answer);
+    }
     let pause = "/v1/kinds/=all/pause";
     for body in [r#"{"for":"1h","reason":"a move"}"#, "", "[", "[]"] {
         let answer = gateway.post(pause, body).await;

@@ -1,5 +1,6 @@
 //! Background work on streams and on jobs that do not run. It takes no part in running jobs.
 
+mod answers;
 mod cancel;
 mod expiry;
 mod failures;
@@ -10,6 +11,7 @@ mod pauses;
 mod priorities;
 mod purge;
 mod queue_limit;
+mod run_now;
 mod schedules;
 mod shared_queue;
 mod stale_locks;
@@ -27,6 +29,7 @@ pub(crate) use pauses::Pauses;
 pub(crate) use priorities::Priorities;
 pub(crate) use purge::Purge;
 pub(crate) use queue_limit::LimitOfQueue;
+pub(crate) use run_now::RunsNow;
 pub(crate) use schedules::{OverdueTicks, ScheduleChanges, Ticks};
 pub(crate) use shared_queue::SharedQueue;
 pub(crate) use stale_locks::StaleLocks;

@@ -33,14 +33,14 @@ use jetstream::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, info, warn};
 
 use super::failures::Failures;
 use crate::counters::Counters;
 use crate::decide;
 use crate::lease::Lease;
 use crate::phases::Phases;
-use crate::store::{JobStore, Marker, Restored, slot_after, slot_of};
+use crate::store::{JobStore, Marker, Restored, SCHEDULED, slot_after, slot_of};
 
 /// The average time between two rounds. With slot and grace, a lost job is found within 35 seconds
 /// of its due time.
@@ -439,6 +439,27 @@ fn is_missed(schedule: &StoredMessage, now: Timestamp) -> bool {
     scheduled_time(&schedule.headers).is_some_and(|due| now.since(due) > MISSED)
 }
 
+/// Whether a schedule is for a later time than now, although its job is overdue: the job was to be run now, and
+/// the consumer that had its record say so was lost before it replaced the schedule.
+fn is_later(schedule: &StoredMessage, now: Timestamp) -> bool {
+    scheduled_time(&schedule.headers).is_some_and(|due| due > now)
+}
+
+/// Stores the schedule of an overdue job again, for a second from now.
+async fn schedule_again(of: &OverdueWatch, schedule: &StoredMessage, now: Timestamp) {
+    let subject = schedule.subject.as_str();
+    match of
+        .store
+        .schedule_again(schedule, now.after(SCHEDULED))
+        .await
+    {
+        Ok(true) => info!(subject, "the schedule of an overdue job is stored again"),
+        Ok(false) => {}
+        // The watch comes back to it.
+        Err(error) => debug!(subject, "cannot store a schedule again: {error}"),
+    }
+}
+
 /// Restores a job if none of its messages is left.
 async fn restore(of: &OverdueWatch, job: Overdue, now: Timestamp) -> anyhow::Result<Fate> {
     let Overdue {
@@ -451,10 +472,10 @@ async fn restore(of: &OverdueWatch, job: Overdue, now: Timestamp) -> anyhow::Res
     let earlier = match job_messages::find_message(&of.client, &subject).await? {
         Found::Waits(schedule) => {
             if let Some(schedule) = schedule
-                && is_clustered(&of.client)
-                && is_missed(&schedule, now)
+                && (is_later(&schedule, now)
+                    || is_clustered(&of.client) && is_missed(&schedule, now))
             {
-                of.store.schedule_again(&schedule, now).await;
+                schedule_again(of, &schedule, now).await;
             }
             let wait = now.since(since).clamp(SOONEST, LATEST);
             return Ok(Fate::Waits(marker, slot_after(now.after(wait))));

@@ -4,85 +4,43 @@
 //! runs consumers that do not know locks. Submitters must not delete messages of the queue, so they ask
 //! the consumers.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use async_nats::Message;
 use bootstrap::{Beat, NatsClient};
+use bytes::Bytes;
 use common::{JobId, KeyHolder, UniqueHash, subjects};
-use futures_util::StreamExt as _;
 use jetstream::job_messages::{self, Place};
 use jetstream::records::{self, StoredRecord};
 use jetstream::{Stream, manage, unique_locks};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-/// The wait before the subscription is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+use super::answers::{self, Answers};
 
-/// The most requests that are answered at a time.
-const CONCURRENT: usize = 16;
-
+#[derive(Clone)]
 pub(crate) struct StaleLocks {
     pub(crate) client: NatsClient,
 }
 
 impl StaleLocks {
-    pub(crate) async fn run(self, mut life: Beat) {
-        let mut requests = loop {
-            let workers = subjects::WORKERS.to_owned();
-            let subscribing = self.client.queue_subscribe(subjects::ALL_RELEASES, workers);
-            match life.during(Duration::MAX, subscribing).await {
-                Ok(requests) => break requests,
-                Err(error) => {
-                    warn!(%error, "cannot subscribe to requests to release keys, trying again");
-                }
-            }
-            tokio::time::sleep(RETRY).await;
-        };
-        let room = Arc::new(Semaphore::new(CONCURRENT));
-        let mut answering = JoinSet::new();
-        loop {
-            let request = tokio::select! {
-                request = requests.next() => request,
-                Some(_answered) = answering.join_next() => continue,
-                () = life.tick() => continue,
-            };
-            let Some(request) = request else { return };
-            let room = Arc::clone(&room).acquire_owned();
-            let Ok(permit) = life.during(Duration::MAX, room).await else {
-                return;
-            };
-            let client = self.client.clone();
-            answering.spawn(async move {
-                answer(&client, request).await;
-                drop(permit);
-            });
-        }
+    pub(crate) async fn run(self, life: Beat) {
+        let client = self.client.clone();
+        answers::run(self, client, life).await;
     }
 }
 
-/// Answers a request. Without an answer, the submitter takes the lock as it is.
-async fn answer(client: &NatsClient, request: Message) {
-    let (Some(hash), Some(reply)) = (subjects::parse_release(&request.subject), request.reply)
-    else {
-        return;
-    };
-    // Nothing is published where jobs are: see the invariants in the architecture page.
-    if ["jobs.", "jobs-", "$"]
-        .iter()
-        .any(|own| reply.starts_with(own))
-    {
-        return;
+impl Answers for StaleLocks {
+    const SUBJECTS: &'static str = subjects::ALL_RELEASES;
+
+    /// Without an answer, the submitter takes the lock as it is.
+    async fn answer(&self, subject: &str) -> Option<Bytes> {
+        let hash = subjects::parse_release(subject)?;
+        let holder = holder(&self.client, hash)
+            .await
+            .inspect_err(|error| debug!("cannot look up the holder of a key: {error:#}"));
+        // An id can always be written as JSON.
+        let body = serde_json::to_vec(&KeyHolder {
+            holder: holder.ok()?,
+        });
+        Some(body.unwrap_or_default().into())
     }
-    let holder = match holder(client, hash).await {
-        Ok(holder) => holder,
-        Err(error) => return debug!("cannot look up the holder of a key: {error:#}"),
-    };
-    // An id can always be written as JSON.
-    let body = serde_json::to_vec(&KeyHolder { holder }).unwrap_or_default();
-    let _ = client.publish(reply, body.into()).await;
 }
 
 /// The job that holds a key. A stale lock is removed, and then nobody holds the key.

@@ -396,6 +396,14 @@ enum After {
     TryAgain(u64),
 }
 
+/// Whether a stored record only says that the job waits for the run of this one, before this attempt: the job
+/// was brought forward after this consumer had read its record.
+fn is_earlier_wait(there: &JobRecord, record: &JobRecord) -> bool {
+    matches!(there.state, JobState::Scheduled | JobState::Retrying)
+        && there.run == record.run
+        && there.attempt < record.attempt
+}
+
 /// Decides what follows when the stored record is not the expected one. It may be the record that
 /// was to be written, if the answer to an earlier try was lost.
 fn after_conflict(record: &JobRecord, expected: u64, found: Option<StoredRecord>) -> After {
@@ -413,6 +421,8 @@ fn after_conflict(record: &JobRecord, expected: u64, found: Option<StoredRecord>
                 && there.attempt == record.attempt;
             if same {
                 After::Ours(sequence)
+            } else if is_earlier_wait(&there, record) {
+                After::TryAgain(sequence)
             } else if there.state.is_final() {
                 After::Theirs(Written::Ended)
             } else if sequence == expected {
@@ -422,5 +432,44 @@ fn after_conflict(record: &JobRecord, expected: u64, found: Option<StoredRecord>
             }
         }
         Some(StoredRecord { sequence, .. }) => After::TryAgain(sequence),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_was_brought_forward_meanwhile_still_has_its_outcome_and_a_newer_attempt_wins() {
+        let at = "2026-01-31T09:30:00Z".parse().unwrap();
+        let record = |state, run, attempt| {
+            let mut record = JobRecord::new(JobId::generate(), None, state, at);
+            (record.run, record.attempt) = (run, attempt);
+            record
+        };
+        let after = |there: JobRecord| {
+            let mine = record(JobState::Succeeded, 2, 2);
+            let found = StoredRecord {
+                record: Some(there),
+                sequence: 9,
+            };
+            match after_conflict(&mine, 7, Some(found)) {
+                After::Ours(_) => "ours",
+                After::Theirs(_) => "theirs",
+                After::TryAgain(sequence) => {
+                    assert_eq!(sequence, 9);
+                    "again"
+                }
+            }
+        };
+        for state in [JobState::Scheduled, JobState::Retrying] {
+            assert_eq!(after(record(state, 2, 1)), "again");
+            // Another consumer has made this attempt as well, or the job has moved on.
+            assert_eq!(after(record(state, 2, 2)), "theirs");
+            assert_eq!(after(record(state, 3, 1)), "theirs");
+        }
+        for state in [JobState::Running, JobState::Cancelled, JobState::Queued] {
+            assert_eq!(after(record(state, 2, 1)), "theirs");
+        }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use common::{DeadReason, JobRecord, Timestamp, subjects};
+use common::{DeadReason, JobId, JobRecord, JobState, RunNow, Timestamp, subjects};
 use jetstream::headers::{self, EXPECTED_LAST, SCHEDULE, SCHEDULE_TARGET, fits};
-use jetstream::job_messages::{self, Found, find_message};
+use jetstream::job_messages::{self, Found, Place, find_message};
+use jetstream::records::{self, StoredRecord};
 use jetstream::{Message, NotStored, StoredMessage, Stream, direct_get};
-use tracing::{debug, info};
 
 use super::{JobStore, Marker, RETRY, Written, slot_after};
 use crate::lease::Lease;
@@ -110,30 +110,78 @@ impl JobStore {
         }
     }
 
-    /// Stores a schedule again, for a second from now, unless it has changed. The server then publishes it,
-    /// although it has missed its time.
-    pub(crate) async fn schedule_again(&self, schedule: &StoredMessage, now: Timestamp) {
+    /// Has a job that waits for its time or for its next attempt run now.
+    ///
+    /// First its record says so, then its schedule is replaced, each only if it has not changed. If this
+    /// consumer is lost in between, the watch for overdue jobs replaces the schedule. A consumer that has got
+    /// the job meanwhile goes on: see `is_earlier_wait`.
+    ///
+    /// # Errors
+    /// When the server does not answer in time, or the lane ends: then it is not known what was done.
+    pub(crate) async fn bring_forward(&self, id: JobId) -> anyhow::Result<RunNow> {
+        let schedule = job_messages::read(&self.client, id, Place::Later).await?;
+        let Some((schedule, due)) = schedule.and_then(|schedule| {
+            let due = headers::scheduled_time(&schedule.headers)?;
+            Some((schedule, due))
+        }) else {
+            return Ok(RunNow::NotWaiting);
+        };
+        let until = self.clock.now().after(SCHEDULED);
+        if due <= until {
+            return Ok(RunNow::Due);
+        }
+        let Some(subject) = job_messages::subject_in_queue(&schedule) else {
+            return Ok(RunNow::NotWaiting);
+        };
+        // Older publishers scheduled jobs themselves, without a record.
+        if let Some(found) = records::one(&self.client, id).await? {
+            let Some(record) = waits_for(&found, subject.run) else {
+                return Ok(RunNow::NotWaiting);
+            };
+            let mut record = record.clone();
+            let (headers, payload) = (schedule.headers.clone(), schedule.payload.clone());
+            let mut lease = Lease::without_delivery(subject, Some(headers), payload, Some(&found));
+            lease.attempt = record.attempt;
+            record.next_at = Some(until);
+            match self.write_waiting(&lease, &record, until).await {
+                Written::Yes => {}
+                Written::Ended | Written::Superseded => return Ok(RunNow::NotWaiting),
+                Written::GaveUp => anyhow::bail!("the lane has ended"),
+            }
+        }
+        self.schedule_again(&schedule, until).await?;
+        // If it is not replaced, the server has published it meanwhile.
+        Ok(RunNow::Done)
+    }
+
+    /// Stores a schedule again, for another time, unless it has changed: returns whether it is stored. If that
+    /// time is over, the server publishes it at once.
+    ///
+    /// # Errors
+    /// See [`NotStored`].
+    pub(crate) async fn schedule_again(
+        &self,
+        schedule: &StoredMessage,
+        until: Timestamp,
+    ) -> Result<bool, NotStored> {
         let mut added = headers::submitted(Some(&schedule.headers));
         let target = schedule.headers.get(SCHEDULE_TARGET).cloned();
-        let Some(target) = target else { return };
+        let Some(target) = target else {
+            return Ok(false);
+        };
         added.insert(SCHEDULE_TARGET, target);
-        added.insert(SCHEDULE, headers::schedule_at(now.after(SCHEDULED)));
+        added.insert(SCHEDULE, headers::schedule_at(until));
         added.insert(EXPECTED_LAST, schedule.sequence.to_string());
-        let subject = schedule.subject.as_str();
         let again = Message {
             subject: schedule.subject.clone(),
             headers: added,
             payload: schedule.payload.clone(),
         };
         match self.schedules.store(vec![again]).await {
-            Ok(_) => info!(
-                subject,
-                "the server has missed the schedule of a job, which is stored again"
-            ),
+            Ok(_) => Ok(true),
             // The server has published it meanwhile.
-            Err(NotStored::Conflict) => {}
-            // The watch comes back to it.
-            Err(error) => debug!("cannot store a schedule again: {error}"),
+            Err(NotStored::Conflict) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -170,6 +218,13 @@ impl JobStore {
             }
         }
     }
+}
+
+/// The record of a job, if it says that the job waits for this run.
+fn waits_for(found: &StoredRecord, run: u32) -> Option<&JobRecord> {
+    let record = found.record.as_ref()?;
+    let waits = matches!(record.state, JobState::Scheduled | JobState::Retrying);
+    (waits && record.run == run).then_some(record)
 }
 
 /// The scheduled message from which the server makes the message of the next run at its due time.

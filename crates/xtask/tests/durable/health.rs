@@ -57,6 +57,7 @@ const SERVICES: [About; 4] = [
             "removal of old records",
             "requests to cancel",
             "requests to release keys",
+            "requests to run jobs now",
             "settings of kinds",
             "subscriptions",
             "ticks of schedules",

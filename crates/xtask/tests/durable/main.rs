@@ -38,6 +38,7 @@ mod proxy;
 mod queue_limit;
 #[path = "../system/raw_client.rs"]
 mod raw_client;
+mod run_now;
 mod schedules;
 mod storing;
 mod storm;

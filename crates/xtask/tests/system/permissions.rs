@@ -88,6 +88,8 @@ const PUBLISH: &[(&str, &[&str])] = &[
     ("jobs.unique.1", HOLDERS),
     ("jobs.unique.1.2", &[]),
     ("jobs.release.1", HOLDERS),
+    ("jobs.now.1", &["operator", "gateway"]),
+    ("jobs.now.1.2", &[]),
     ("jobs.dead.1.mail.send", &["worker", "restore"]),
     ("jobs.events.1", &["worker"]),
     // ... what JetStream is asked, ...
@@ -224,6 +226,8 @@ const SUBSCRIBE: &[(&str, &str, &[&str])] = &[
     ("jobs.kind.*", "", &["worker"]),
     ("jobs.release.*", "workers", &["worker"]),
     ("jobs.release.*", "", &[]),
+    ("jobs.now.*", "workers", &["worker"]),
+    ("jobs.now.*", "", &[]),
     ("jobs.unique.*", "", &[]),
     ("jobs.events.>", "", &["operator", "gateway"]),
     ("jobs.events.*", "", &["operator", "gateway"]),

@@ -363,6 +363,7 @@ impl System {
         assert!(paused.contains("is paused until"), "{paused}");
         let resumed = self.operate(&["resume", "nobody.serves"]).await;
         assert!(resumed.contains("is resumed"), "{resumed}");
+        self.operate(&["run-now", &nobody]).await;
         let paused = self.operate(&["pause", "--all", "--for", "1s"]).await;
         assert!(paused.contains("all kinds are paused"), "{paused}");
         self.operate(&["resume", "--all"]).await;
@@ -472,6 +473,7 @@ impl System {
             "/dead/replay?kind=fail",
             "/dead/discard?kind=fail",
             "/jobs/cancel?kind=nobody.serves",
+            "/jobs/run-now?kind=nobody.serves",
             "/schedules",
         ] {
             assert_eq!(web.get(path).await.0, 200, "{path}");
@@ -508,6 +510,7 @@ impl System {
             let (status, answer) = web.post(&path, body).await;
             assert_eq!(status, 200, "{answer}");
         }
+        all_is_paused_and_run_now(web, queued).await;
         the_gateway_is_asked_about_schedules(web).await;
         let many = "/v1/jobs/cancel?kind=nobody.serves&state=queued";
         let (status, answer) = web.post(many, Value::Null).await;
@@ -602,6 +605,22 @@ impl System {
         let id = self.submit(json!({"kind": "echo"})).await;
         web.becomes(id, "succeeded").await;
     }
+}
+
+/// All kinds are paused and resumed, and jobs that do not wait are to run now.
+async fn all_is_paused_and_run_now(web: &mut Web, queued: JobId) {
+    for change in ["pause", "resume"] {
+        let (status, answer) = web
+            .post(&format!("/v1/kinds/=all/{change}"), Value::Null)
+            .await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    let run_now = format!("/v1/jobs/{queued}/run-now");
+    let (status, answer) = web.post(&run_now, Value::Null).await;
+    assert_eq!(status, 409, "{answer}");
+    let many = "/v1/jobs/run-now?kind=nobody.serves";
+    let (status, answer) = web.post(many, Value::Null).await;
+    assert_eq!(status, 200, "{answer}");
 }
 
 async fn the_gateway_is_asked_about_schedules(web: &mut Web) {

@@ -59,7 +59,7 @@ impl Web {
             })
             .collect();
         match &mut route[..] {
-            ["", "v1", "kinds", kind, _] => *kind = "{kind}",
+            ["", "v1", "kinds", kind, _] if *kind != "=all" => *kind = "{kind}",
             ["", "v1", "schedules", name] | ["", "v1", "schedules", name, _] => *name = "{name}",
             _ => {}
         }

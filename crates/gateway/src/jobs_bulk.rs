@@ -1,9 +1,9 @@
-//! Cancels many jobs, for the API and the pages.
+//! Cancels many jobs, or runs many waiting jobs now, for the API and the pages.
 
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use client::{Canceller, Filter, Listed, NatsClient, ToCancel};
+use client::{Filter, Listed, ManyAction, ManyJobs, ManyWorker, NatsClient};
 use serde::Serialize;
 use tracing::{info, warn};
 use utoipa::ToSchema;
@@ -12,10 +12,11 @@ use crate::app::App;
 use crate::bulk::Bounds;
 use crate::http::Problem;
 
-/// Which jobs are cancelled.
+/// What is done with which jobs.
 #[derive(Debug)]
-pub(crate) struct CancelWork {
-    /// Which jobs; it has passed [`check`].
+pub(crate) struct JobsWork {
+    pub(crate) action: ManyAction,
+    /// Which jobs; it has passed [`ManyAction::check`].
     pub(crate) filter: Filter,
     /// Only count the jobs.
     pub(crate) dry_run: bool,
@@ -34,22 +35,77 @@ pub(crate) enum Expect {
     AtMost(u64),
 }
 
+/// The result of work on many jobs.
+#[derive(Debug, Default)]
+pub(crate) struct JobsOutcome {
+    /// How many jobs matched.
+    matched: usize,
+    /// How many requests to cancel a job were stored, or how many jobs run now.
+    pub(crate) done: usize,
+    pub(crate) failed: usize,
+    pub(crate) complete: bool,
+    /// The last error.
+    pub(crate) error: Option<String>,
+}
+
+/// The result of a request to run many jobs now.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ManyRunsNow)]
+pub(crate) struct RunsNow {
+    /// How many jobs matched.
+    matched: usize,
+    /// How many of them are due within about a second now; 0 with `dry_run`. The others, unless they failed,
+    /// did not wait any more.
+    started: usize,
+    /// For how many jobs it is not known: send the request again.
+    failed: usize,
+    /// Whether all jobs that match were read. If not, send the request again to go on.
+    complete: bool,
+    /// The last error. Absent if there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl From<JobsOutcome> for RunsNow {
+    fn from(outcome: JobsOutcome) -> Self {
+        Self {
+            matched: outcome.matched,
+            started: outcome.done,
+            failed: outcome.failed,
+            complete: outcome.complete,
+            error: outcome.error,
+        }
+    }
+}
+
+impl From<JobsOutcome> for Cancellations {
+    fn from(outcome: JobsOutcome) -> Self {
+        Self {
+            matched: outcome.matched,
+            requested: outcome.done,
+            failed: outcome.failed,
+            complete: outcome.complete,
+            error: outcome.error,
+        }
+    }
+}
+
 /// The result of a request to cancel many jobs.
-#[derive(Debug, Default, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ManyCancellations)]
 pub(crate) struct Cancellations {
     /// How many jobs matched.
-    pub(crate) matched: usize,
+    matched: usize,
     /// How many requests to cancel a job were stored; 0 with `dry_run`.
-    pub(crate) requested: usize,
+    requested: usize,
     /// How many requests to cancel a job were not stored, or may not have been.
-    pub(crate) failed: usize,
+    failed: usize,
     /// Whether all jobs that match were read. If not, send the request again to go on.
-    pub(crate) complete: bool,
+    complete: bool,
     /// The last error: why a request to cancel was not stored, or why the work ended before all jobs
     /// were read. Absent if there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) error: Option<String>,
+    error: Option<String>,
 }
 
 /// How many jobs match.
@@ -59,30 +115,13 @@ pub(crate) struct Count {
     pub(crate) complete: bool,
 }
 
-/// Refuses a filter that means all jobs, or only jobs that have ended.
-///
-/// # Errors
-/// The field that is wrong, and why, in words.
-pub(crate) fn check(filter: &Filter) -> Result<(), (&'static str, String)> {
-    if filter.is_all() {
-        let text = "say which jobs by kind, state, time or text";
-        return Err(("kind", text.to_owned()));
-    }
-    match filter.state {
-        Some(state) if state.is_final() => {
-            let text = format!("a job that is {state} has ended, and cannot be cancelled");
-            Err(("state", text))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Counts the jobs that match and have not ended, to somewhat more than `most`, within these bounds.
+/// Counts the jobs that match and with which this can be done, to somewhat more than `most`, within these bounds.
 ///
 /// # Errors
 /// When the jobs cannot be listed.
 pub(crate) async fn count(
     client: &NatsClient,
+    action: ManyAction,
     filter: &Filter,
     bounds: &mut Bounds,
     most: u64,
@@ -91,7 +130,7 @@ pub(crate) async fn count(
         jobs: 0,
         complete: false,
     };
-    let mut pages = ToCancel::new(client, filter).await?;
+    let mut pages = ManyJobs::new(client, action, filter).await?;
     while count.jobs <= most {
         let next = tokio::select! {
             biased;
@@ -107,8 +146,8 @@ pub(crate) async fn count(
     Ok(count)
 }
 
-/// Requests to cancel each job that matches and has not ended, the newest first; with `dry_run`, only
-/// counts them.
+/// Does what is wanted with each job that matches and with which it can be done, the newest first; with
+/// `dry_run`, only counts them.
 ///
 /// If the work ends early, the outcome says what was done until then.
 ///
@@ -116,23 +155,23 @@ pub(crate) async fn count(
 /// When the jobs cannot be listed at the beginning, or not as many match as expected.
 pub(crate) async fn run(
     app: &App,
-    work: &CancelWork,
+    work: &JobsWork,
     mut bounds: Bounds,
-) -> Result<Cancellations, Problem> {
+) -> Result<JobsOutcome, Problem> {
     let client = &app.nats.client;
-    // With an expectation, no more jobs are cancelled than were counted.
+    // With an expectation, no more jobs are changed than were counted.
     let mut left = usize::MAX;
     if let Some(expect) = work.expect {
         let most = match expect {
             Expect::Exactly(jobs) | Expect::AtMost(jobs) => jobs,
         };
-        let found = count(client, &work.filter, &mut bounds, most).await?;
+        let found = count(client, work.action, &work.filter, &mut bounds, most).await?;
         expected(expect, &found)?;
         left = usize::try_from(found.jobs).unwrap_or(usize::MAX);
     }
-    let canceller = Canceller::new(client, app.nats.connected());
-    let mut pages = ToCancel::new(client, &work.filter).await?;
-    let mut outcome = Cancellations::default();
+    let worker = ManyWorker::new(client, app.nats.connected(), work.action);
+    let mut pages = ManyJobs::new(client, work.action, &work.filter).await?;
+    let mut outcome = JobsOutcome::default();
     loop {
         // In this order, so that no number of pages hides an end.
         let next = tokio::select! {
@@ -154,7 +193,7 @@ pub(crate) async fn run(
                 left -= page.len();
                 outcome.matched += page.len();
                 if !work.dry_run {
-                    ask(&canceller, page, &mut outcome).await;
+                    apply(&worker, page, &mut outcome).await;
                 }
             }
             Ok(None) => {
@@ -170,10 +209,10 @@ pub(crate) async fn run(
     }
     let filter = &work.filter;
     info!(
-        by = %work.by, kind = ?filter.kind, state = ?filter.state, since = ?filter.since,
+        by = %work.by, action = ?work.action, kind = ?filter.kind, state = ?filter.state, since = ?filter.since,
         until = ?filter.until, text = ?filter.text, dry_run = work.dry_run,
-        matched = outcome.matched, requested = outcome.requested, failed = outcome.failed,
-        complete = outcome.complete, error = outcome.error, "asked to cancel many jobs"
+        matched = outcome.matched, done = outcome.done, failed = outcome.failed,
+        complete = outcome.complete, error = outcome.error, "many jobs were to be cancelled or run now"
     );
     Ok(outcome)
 }
@@ -200,13 +239,13 @@ fn expected(expect: Expect, found: &Count) -> Result<(), Problem> {
     }
 }
 
-/// Requests to cancel the jobs of a page.
-async fn ask(canceller: &Canceller, page: Vec<Listed>, outcome: &mut Cancellations) {
-    let refused = canceller.cancel(page.iter().map(|job| job.id)).await;
-    outcome.requested += page.len() - refused.len();
-    outcome.failed += refused.len();
-    for (id, error) in refused {
-        warn!(job.id = %id, "request to cancel not stored: {error}");
+/// Does what is wanted with the jobs of a page.
+async fn apply(worker: &ManyWorker, page: Vec<Listed>, outcome: &mut JobsOutcome) {
+    let all = worker.apply(page.iter().map(|job| job.id)).await;
+    outcome.done += all.done;
+    outcome.failed += all.failed.len();
+    for (id, error) in all.failed {
+        warn!(job.id = %id, "a job was to be cancelled or run now, and may not be: {error}");
         outcome.error = Some(format!("job {id}: {error}"));
     }
 }

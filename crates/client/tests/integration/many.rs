@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use client::{Canceller, Filter, JobState, ToCancel};
+use client::{Filter, JobState, ManyAction, ManyJobs, ManyWorker};
 use common::JobId;
 use connection::NatsClient;
 use serde_json::json;
@@ -12,31 +12,34 @@ use crate::support::{connected, lane, messages, put_record, queue};
 #[tokio::test]
 async fn each_job_that_matches_is_asked_to_be_cancelled_once_and_all_pages_are_read() {
     let nats = lane().await;
-    let worker = nats.connect_as("worker").await;
+    let consumer = nats.connect_as("worker").await;
     let operator = nats.connect_as("operator").await;
     let expected = queue(&operator, "mail.send", 700).await;
     // So many others that a page ends among them.
     queue(&operator, "echo", 6000).await;
     let moving = expected[0];
     let record = |state: &str| json!({"kind": "mail.send", "state": state});
-    put_record(&worker, moving, record("running")).await;
+    put_record(&consumer, moving, record("running")).await;
     for state in ["succeeded", "cancelled", "expired"] {
-        put_record(&worker, JobId::generate(), record(state)).await;
+        put_record(&consumer, JobId::generate(), record(state)).await;
     }
     let filter = Filter {
         kind: Some("mail.send".parse().unwrap()),
         ..Filter::default()
     };
     let client = NatsClient::from(operator.clone());
-    let canceller = Canceller::new(&client, connected());
-    let mut pages = ToCancel::new(&client, &filter).await.unwrap();
+    let worker = ManyWorker::new(&client, connected(), ManyAction::Cancel);
+    let mut pages = ManyJobs::new(&client, ManyAction::Cancel, &filter)
+        .await
+        .unwrap();
     let mut asked = Vec::new();
     while let Some(page) = pages.next().await.unwrap() {
         let ids: Vec<_> = page.iter().map(|job| job.id).collect();
-        assert!(canceller.cancel(ids.clone()).await.is_empty());
+        let all = worker.apply(ids.clone()).await;
+        assert_eq!((all.done, all.failed), (ids.len(), Vec::new()));
         if asked.is_empty() && ids.contains(&moving) {
             // It is put back into the queue: the list shows it again, at the place of its message.
-            put_record(&worker, moving, record("queued")).await;
+            put_record(&consumer, moving, record("queued")).await;
             queue(&operator, "mail.send", 5).await;
         }
         asked.extend(ids);
@@ -67,7 +70,9 @@ async fn only_jobs_in_the_wanted_state_are_cancelled_and_none_that_has_ended() {
             state: Some(state),
             ..Filter::default()
         };
-        let mut pages = ToCancel::new(&client, &filter).await.unwrap();
+        let mut pages = ManyJobs::new(&client, ManyAction::Cancel, &filter)
+            .await
+            .unwrap();
         let mut found = Vec::new();
         while let Some(page) = pages.next().await.unwrap() {
             found.extend(page.iter().map(|job| job.id));

@@ -1,8 +1,8 @@
-//! Many jobs are cancelled by one request.
+//! Many jobs are cancelled, or run now, by one request.
 
 use reqwest::Method;
 use serde_json::json;
-use test_support::NatsServer;
+use test_support::{DEADLINE, NatsServer, eventually};
 
 use crate::support::{Gateway, consumer, send, streams_without_consumer};
 
@@ -125,4 +125,87 @@ async fn the_page_cancels_what_a_search_finds_after_a_confirmation_that_repeats_
         gateway.job_is(&id, "cancelled").await;
     }
     gateway.job_is(&other, "succeeded").await;
+}
+
+#[tokio::test]
+async fn waiting_jobs_are_run_now_one_by_one_and_by_a_filter() {
+    let nats = NatsServer::start().await;
+    streams_without_consumer(&nats).await;
+    let gateway = Gateway::start(&nats).await;
+    let wait = async |kind: &str| {
+        let job = json!({"kind": kind, "payload": {"ms": 1}, "run_at": "2100-01-31T09:30:00Z"});
+        let job = job.to_string();
+        gateway.post("/v1/jobs", &job).await.id()
+    };
+    let one = wait("echo").await;
+    let answer = gateway.post(&format!("/v1/jobs/{one}/run-now"), "").await;
+    assert_eq!(answer.problem().0, 503, "without a consumer: {answer:?}");
+    let _consumer = consumer(&nats, &[]).await;
+    let put_off = async |id: &str| {
+        eventually(DEADLINE, "a consumer to put the job off", async || {
+            let page = gateway.get(&format!("/v1/jobs/{id}")).await.json();
+            (page["run"] == 2).then_some(())
+        })
+        .await;
+    };
+    put_off(&one).await;
+    let page = gateway.get(&format!("/jobs/{one}")).await.text;
+    assert!(page.contains("id=\"run-now\""), "{page}");
+    let answer = gateway.post(&format!("/v1/jobs/{one}/run-now"), "").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    gateway.job_is(&one, "succeeded").await;
+    let answer = gateway.post(&format!("/v1/jobs/{one}/run-now"), "").await;
+    assert_eq!(answer.problem().0, 409, "{answer:?}");
+    let nobody = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let answer = gateway
+        .post(&format!("/v1/jobs/{nobody}/run-now"), "")
+        .await;
+    assert_eq!(answer.problem().0, 404, "{answer:?}");
+
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        waiting.push(wait("echo").await);
+    }
+    let other = wait("sleep").await;
+    for id in waiting.iter().chain([&other]) {
+        put_off(id).await;
+    }
+    let all = "/v1/jobs/run-now?kind=echo";
+    for (query, field) in [("", "kind"), ("?state=queued", "state")] {
+        let answer = gateway.post(&format!("/v1/jobs/run-now{query}"), "").await;
+        assert_eq!(answer.problem(), (400, Some(field.to_owned())), "{query}");
+    }
+    let answer = gateway.post(&format!("{all}&dry_run=true"), "").await;
+    let expected = json!({"matched": 3, "started": 0, "failed": 0, "complete": true});
+    assert_eq!((answer.status, answer.json()), (200, expected));
+    let answer = gateway.post(&format!("{all}&expect=2"), "").await;
+    assert_eq!(answer.problem(), (409, Some("expect".to_owned())));
+    let answer = gateway.post(&format!("{all}&expect=3"), "").await;
+    let expected = json!({"matched": 3, "started": 3, "failed": 0, "complete": true});
+    assert_eq!((answer.status, answer.json()), (200, expected));
+    for id in &waiting {
+        gateway.job_is(id, "succeeded").await;
+    }
+
+    // On the page.
+    let search = gateway.get("/jobs?kind=sleep").await.text;
+    assert!(search.contains("/jobs/run-now?"), "{search}");
+    let confirm = gateway.get("/jobs/run-now?kind=sleep").await.text;
+    assert!(confirm.contains("Run 1 job now"), "{confirm}");
+    let form = async |path: &str, form: &'static str| {
+        let request = gateway.request(Method::POST, path);
+        let request = request.header("origin", &gateway.url).body(form);
+        send(request.header("content-type", "application/x-www-form-urlencoded")).await
+    };
+    let done = form("/jobs/run-now", "kind=sleep&expect=1").await;
+    assert_eq!(done.status, 303, "{done:?}");
+    let location = done.headers["location"].to_str().unwrap();
+    assert!(
+        location.starts_with("/jobs?done=many-run-now"),
+        "{location}"
+    );
+    gateway.job_is(&other, "succeeded").await;
+    let done = form(&format!("/jobs/{other}/run-now"), "").await;
+    let location = done.headers["location"].to_str().unwrap();
+    assert_eq!(location, format!("/jobs/{other}?done=not-waiting"));
 }

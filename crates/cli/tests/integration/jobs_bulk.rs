@@ -1,4 +1,4 @@
-//! Many jobs are cancelled at once.
+//! Many jobs are cancelled, or run now, at once.
 
 use serde_json::json;
 
@@ -53,4 +53,30 @@ async fn jobs_are_cancelled_by_kind_and_state_and_a_rehearsal_changes_nothing() 
     }
     let (code, text) = desk.ask(&["cancel", "--kind", "nothing", "--yes"]).await;
     assert_eq!((code, text.as_str()), (0, "no jobs match"));
+}
+
+#[tokio::test]
+async fn waiting_jobs_are_run_now_if_a_consumer_is_there() {
+    let desk = Desk::new().await;
+    let told = end_of(jobs(&["run-now", "--state", "queued", "--yes"])).await;
+    assert_eq!(told.code, 2);
+    assert!(told.err.contains("does not wait"), "{}", told.err);
+    let waits = desk
+        .submit(r#"{"kind":"mail","run_at":"2100-01-31T09:30:00Z"}"#)
+        .await
+        .to_string();
+    desk.submit(r#"{"kind":"mail"}"#).await;
+    let told = desk.tell(&["run-now", &waits]).await;
+    assert_eq!(told.code, 1);
+    assert!(told.err.contains("no consumer is there"), "{}", told.err);
+    let all = ["run-now", "--kind", "mail"];
+    let (code, text) = desk.ask(&[&all[..], &["--dry-run"]].concat()).await;
+    assert_eq!(
+        (code, text.lines().last()),
+        (0, Some("1 job would run now"))
+    );
+    let told = desk.tell(&[&all[..], &["--yes", "--json"]].concat()).await;
+    let expected = json!({"started": 0, "failed": 1, "complete": true});
+    assert_eq!((told.code, told.json()), (1, expected));
+    assert!(told.err.contains("may not run now"), "{}", told.err);
 }

@@ -1,5 +1,5 @@
-//! Cancels all jobs that a search finds: a page that counts them and asks for confirmation, and its form.
-//! It needs no script.
+//! Cancels all jobs that a search finds, or runs those of them now that wait for their time: a page that counts them
+//! and asks for confirmation, and its form. It needs no script.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use axum::Extension;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
-use client::Filter;
+use client::{Filter, ManyAction};
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -21,18 +21,20 @@ use super::state::Pages;
 use super::widgets::text;
 use crate::auth::Operator;
 use crate::bulk::Bounds;
-use crate::cancel_many::{self, CancelWork, Expect};
+use crate::jobs_bulk::{self, Expect, JobsWork};
 
-/// The most jobs that are cancelled from the page.
+/// The most jobs that are changed from the page.
 const MAX_COUNTED: u64 = 10_000;
 
 /// How long the jobs are counted.
 const COUNTING: Duration = Duration::from_secs(15);
 
 #[derive(Template)]
-#[template(path = "cancel_jobs.html")]
+#[template(path = "jobs_bulk.html")]
 struct ConfirmPage {
     layout: Layout,
+    /// Whether they are cancelled; else they are run now.
+    cancels: bool,
     which: JobFilter,
     query: String,
     /// How many jobs match, in words.
@@ -41,24 +43,49 @@ struct ConfirmPage {
     expect: Option<u64>,
 }
 
-pub(crate) async fn confirm(
+pub(crate) async fn confirm_cancel(
     State(pages): State<Pages>,
     headers: HeaderMap,
     Query(which): Query<JobFilter>,
 ) -> Result<Response, Problem> {
-    let filter = checked(&which)?;
+    confirm(&pages, &headers, which, ManyAction::Cancel).await
+}
+
+pub(crate) async fn confirm_run_now(
+    State(pages): State<Pages>,
+    headers: HeaderMap,
+    Query(which): Query<JobFilter>,
+) -> Result<Response, Problem> {
+    confirm(&pages, &headers, which, ManyAction::RunNow).await
+}
+
+async fn confirm(
+    pages: &Pages,
+    headers: &HeaderMap,
+    which: JobFilter,
+    action: ManyAction,
+) -> Result<Response, Problem> {
+    let filter = checked(&which, action)?;
     let which = which.tidy(Ok(&filter));
     pages.app.check_nats()?;
     let _permit = pages.app.limits.wait()?;
     let mut bounds = Bounds {
         deadline: Some(Instant::now() + COUNTING),
-        ..Bounds::of_request(&pages.app, &headers)?
+        ..Bounds::of_request(&pages.app, headers)?
     };
     let client = &pages.app.nats.client;
-    let counted = cancel_many::count(client, &filter, &mut bounds, MAX_COUNTED).await?;
+    let counted = jobs_bulk::count(client, action, &filter, &mut bounds, MAX_COUNTED).await?;
     let expect = (counted.complete && counted.jobs <= MAX_COUNTED).then_some(counted.jobs);
     html(&ConfirmPage {
-        layout: Layout::new(&pages, "Cancel these jobs?", "jobs"),
+        layout: Layout::new(
+            pages,
+            match action {
+                ManyAction::Cancel => "Cancel these jobs?",
+                ManyAction::RunNow => "Run these jobs now?",
+            },
+            "jobs",
+        ),
+        cancels: action == ManyAction::Cancel,
         query: which.query(),
         which,
         count: match expect {
@@ -73,7 +100,7 @@ pub(crate) async fn confirm(
 /// widen the choice.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct CancelForm {
+pub(crate) struct JobsForm {
     #[serde(default)]
     state: String,
     #[serde(default)]
@@ -91,7 +118,27 @@ pub(crate) async fn cancel(
     State(pages): State<Pages>,
     Extension(operator): Extension<Operator>,
     headers: HeaderMap,
-    Form(form): Form<CancelForm>,
+    Form(form): Form<JobsForm>,
+) -> Result<Response, Problem> {
+    apply(&pages, operator, &headers, form, ManyAction::Cancel).await
+}
+
+pub(crate) async fn run_now(
+    State(pages): State<Pages>,
+    Extension(operator): Extension<Operator>,
+    headers: HeaderMap,
+    Form(form): Form<JobsForm>,
+) -> Result<Response, Problem> {
+    apply(&pages, operator, &headers, form, ManyAction::RunNow).await
+}
+
+/// Does with the jobs what a person has confirmed.
+async fn apply(
+    pages: &Pages,
+    operator: Operator,
+    headers: &HeaderMap,
+    form: JobsForm,
+    action: ManyAction,
 ) -> Result<Response, Problem> {
     let which = JobFilter {
         state: form.state,
@@ -100,42 +147,53 @@ pub(crate) async fn cancel(
         until: form.until,
         text: form.text,
     };
-    let filter = checked(&which)?;
+    let filter = checked(&which, action)?;
     if form.expect > MAX_COUNTED {
         return Err(Problem::wrong("These are too many jobs for one form."));
     }
     pages.app.check_nats()?;
     let _permit = pages.app.limits.wait()?;
-    let bounds = Bounds::of_request(&pages.app, &headers)?;
-    let work = CancelWork {
+    let bounds = Bounds::of_request(&pages.app, headers)?;
+    let work = JobsWork {
+        action,
         filter,
         dry_run: false,
         expect: Some(Expect::AtMost(form.expect)),
         by: operator.name,
     };
-    let outcome = cancel_many::run(&pages.app, &work, bounds).await?;
+    let outcome = jobs_bulk::run(&pages.app, &work, bounds).await?;
     if outcome.failed > 0 || !outcome.complete {
         let why = outcome
             .error
             .unwrap_or_else(|| "it took too long".to_owned());
         return Err(Problem::refused(
             StatusCode::SERVICE_UNAVAILABLE,
-            format!(
-                "Cancellation of {} of these jobs was requested, and then it ended early: {why}.",
-                text::count(outcome.requested as u64)
-            ),
+            match action {
+                ManyAction::Cancel => format!(
+                    "Cancellation of {} of these jobs was requested, and then it ended early: {why}.",
+                    text::count(outcome.done as u64)
+                ),
+                ManyAction::RunNow => format!(
+                    "Of these jobs, {} run now; then it ended early: {why}.",
+                    text::count(outcome.done as u64)
+                ),
+            },
         ));
     }
-    let page = Done::ManyCancelAsked.at("/jobs");
+    let done = match action {
+        ManyAction::Cancel => Done::ManyCancelAsked,
+        ManyAction::RunNow => Done::ManyRunNow,
+    };
+    let page = done.at("/jobs");
     Ok(Redirect::to(&format!("{page}&{}", which.query())).into_response())
 }
 
-/// The filter, if it means some jobs that can be cancelled.
-fn checked(which: &JobFilter) -> Result<Filter, Problem> {
+/// The filter, if it means some jobs with which this can be done.
+fn checked(which: &JobFilter, action: ManyAction) -> Result<Filter, Problem> {
     let filter = which
         .filter()
         .map_err(|text| Problem::wrong(format!("{text}.")))?;
-    let sound = cancel_many::check(&filter);
+    let sound = action.check(&filter);
     sound.map_err(|(_, text)| Problem::wrong(format!("It cannot be done: {text}.")))?;
     Ok(filter)
 }
@@ -145,8 +203,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_form_that_is_empty_misspelt_or_without_a_count_cancels_nothing() {
-        let read = |form: &str| serde_urlencoded::from_str::<CancelForm>(form);
+    fn a_form_that_is_empty_misspelt_or_without_a_count_changes_nothing() {
+        let read = |form: &str| serde_urlencoded::from_str::<JobsForm>(form);
         assert!(read("kind=sleep&expect=3").is_ok());
         for form in [
             "",
@@ -158,7 +216,12 @@ mod tests {
         }
         for query in ["", "kind=+", "state=succeeded", "state=dead", "kind=a*"] {
             let which: JobFilter = serde_urlencoded::from_str(query).unwrap();
-            assert!(checked(&which).is_err(), "{query}");
+            for action in [ManyAction::Cancel, ManyAction::RunNow] {
+                assert!(checked(&which, action).is_err(), "{query}");
+            }
         }
+        let which: JobFilter = serde_urlencoded::from_str("state=queued").unwrap();
+        assert!(checked(&which, ManyAction::Cancel).is_ok());
+        assert!(checked(&which, ManyAction::RunNow).is_err());
     }
 }

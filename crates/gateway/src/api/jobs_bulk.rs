@@ -1,9 +1,9 @@
-//! Cancels many jobs in one request.
+//! Cancels many jobs, or runs many waiting jobs now, in one request.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use client::{Filter, SearchText};
+use client::{Filter, ManyAction, SearchText};
 use common::{JobState, KindPattern, Timestamp};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -13,8 +13,8 @@ use super::schema;
 use crate::app::App;
 use crate::auth::Operator;
 use crate::bulk::Bounds;
-use crate::cancel_many::{self, CancelWork, Cancellations, Expect};
 use crate::http::Problem;
+use crate::jobs_bulk::{self, Cancellations, Expect, JobsOutcome, JobsWork, RunsNow};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -26,7 +26,8 @@ pub(crate) struct Query {
     #[serde(default, deserialize_with = "parsed")]
     #[param(value_type = Option<String>, max_length = 128, example = "mail.*")]
     kind: Option<KindPattern>,
-    /// Only jobs in this state, in which a job has not ended.
+    /// Only jobs in this state. Jobs that have ended cannot be cancelled, and only those that are scheduled or
+    /// retrying can be run now.
     #[param(value_type = Option<schema::State>)]
     state: Option<JobState>,
     /// Only jobs whose state began at this time or later.
@@ -74,6 +75,48 @@ pub(crate) async fn cancel(
     headers: HeaderMap,
     Params(query): Params<Query>,
 ) -> Result<Json<Cancellations>, Problem> {
+    let outcome = work(&app, operator, &headers, query, ManyAction::Cancel).await?;
+    Ok(Json(outcome.into()))
+}
+
+/// Run many waiting jobs now
+///
+/// Each job that matches and waits for its time or for its next attempt, the newest first, is due within about
+/// a second. This needs a consumer, whatever kinds it serves. Jobs that began to wait after the start are left
+/// out. The request takes as long as the work, at most five minutes. The work ends early, and the answer says how
+/// far it came, when the time is over, the token is withdrawn, or the gateway stops; it also ends when the client
+/// disconnects.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs/run-now",
+    operation_id = "run_jobs_now",
+    tag = "jobs",
+    params(Query),
+    responses(
+        (status = 200, description = "The result", body = RunsNow),
+        (status = 400, description = "A wrong parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Not as many jobs match as `expect` says; nothing was done", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "A limit is reached", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn run_now(
+    State(app): State<App>,
+    operator: Operator,
+    headers: HeaderMap,
+    Params(query): Params<Query>,
+) -> Result<Json<RunsNow>, Problem> {
+    let outcome = work(&app, operator, &headers, query, ManyAction::RunNow).await?;
+    Ok(Json(outcome.into()))
+}
+
+/// Does with the jobs that match what is wanted.
+async fn work(
+    app: &App,
+    operator: Operator,
+    headers: &HeaderMap,
+    query: Query,
+    action: ManyAction,
+) -> Result<JobsOutcome, Problem> {
     let filter = Filter {
         state: query.state,
         kind: query.kind,
@@ -81,15 +124,17 @@ pub(crate) async fn cancel(
         until: query.until,
         text: query.text,
     };
-    cancel_many::check(&filter).map_err(|(field, text)| Problem::bad(field, text))?;
+    let sound = action.check(&filter);
+    sound.map_err(|(field, text)| Problem::bad(field, text))?;
     let _permit = app.limits.wait()?;
     app.check_nats()?;
-    let bounds = Bounds::of_request(&app, &headers)?;
-    let work = CancelWork {
+    let bounds = Bounds::of_request(app, headers)?;
+    let work = JobsWork {
+        action,
         filter,
         dry_run: query.dry_run,
         expect: query.expect.map(Expect::Exactly),
         by: operator.name,
     };
-    cancel_many::run(&app, &work, bounds).await.map(Json)
+    jobs_bulk::run(app, &work, bounds).await
 }

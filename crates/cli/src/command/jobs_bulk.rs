@@ -1,9 +1,9 @@
-//! The command that cancels jobs.
+//! Which jobs a command cancels or runs now.
 
 use anyhow::ensure;
 use bootstrap::Misconfigured;
 use clap::{ArgGroup, Args};
-use client::{Filter, SearchText};
+use client::{Filter, ManyAction, SearchText};
 use common::{JobId, JobState, KindPattern, Timestamp};
 
 use crate::values;
@@ -16,7 +16,7 @@ use crate::values;
         .required(true)
         .multiple(true)
 ))]
-pub(crate) struct Cancel {
+pub(crate) struct Jobs {
     /// The job
     #[arg(
         value_name = "ID", value_parser = values::id,
@@ -24,8 +24,8 @@ pub(crate) struct Cancel {
     )]
     pub(crate) id: Option<JobId>,
 
-    /// Instead of one job, all jobs of this kind, or of kinds that match, such as 'mail.*', that have not
-    /// ended
+    /// Instead of one job, all jobs of this kind, or of kinds that match, such as 'mail.*', with which it can
+    /// be done
     #[arg(long, value_name = "KIND")]
     pub(crate) kind: Option<KindPattern>,
 
@@ -46,7 +46,7 @@ pub(crate) struct Cancel {
     #[arg(long, value_name = "TEXT")]
     pub(crate) text: Option<SearchText>,
 
-    /// Without an id: list the jobs that would be cancelled, and change nothing
+    /// Without an id: list the jobs that match, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
 
@@ -55,7 +55,7 @@ pub(crate) struct Cancel {
     pub(crate) yes: bool,
 }
 
-impl Cancel {
+impl Jobs {
     pub(crate) fn filter(&self) -> Filter {
         Filter {
             state: self.state,
@@ -66,17 +66,25 @@ impl Cancel {
         }
     }
 
-    /// Refuses to cancel many jobs without confirmation: standard input is not a terminal, and --yes is
-    /// not given.
-    pub(crate) fn check(&self, on_terminal: bool) -> anyhow::Result<()> {
+    /// Refuses to change many jobs without confirmation: standard input is not a terminal, and --yes is
+    /// not given. Refuses a state with whose jobs it cannot be done.
+    pub(crate) fn check(&self, action: ManyAction, on_terminal: bool) -> anyhow::Result<()> {
+        let command = match action {
+            ManyAction::Cancel => "cancel",
+            ManyAction::RunNow => "run-now",
+        };
         ensure!(
             self.id.is_some() || self.yes || self.dry_run || on_terminal,
-            Misconfigured(
-                "`cancel` without an id asks for confirmation, but standard input is not a \
+            Misconfigured(format!(
+                "`{command}` without an id asks for confirmation, but standard input is not a \
                  terminal: use --yes to skip the question, or --dry-run to see what it would do"
-                    .to_owned()
-            )
+            ))
         );
+        if self.id.is_none()
+            && let Err((_, text)) = action.check(&self.filter())
+        {
+            return Err(Misconfigured(text).into());
+        }
         Ok(())
     }
 }
