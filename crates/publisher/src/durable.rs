@@ -247,10 +247,7 @@ fn jobs_of(group: Arc<Vec<Submission>>) -> Vec<Submission> {
 }
 
 /// Stores jobs, each by itself.
-async fn store_each(
-    submitter: &client::Submitter,
-    submissions: &[Submission],
-) -> Vec<StoredOrNot> {
+async fn store_each(submitter: &client::Submitter, submissions: &[Submission]) -> Vec<StoredOrNot> {
     let (jobs, spans) = new_jobs(submissions);
     let results = submitter.submit_each(&jobs).await;
     let results = results.into_iter().zip(submissions).zip(spans);

@@ -429,11 +429,7 @@ impl System {
         }
         let nobody = json!({"kind": "nobody.serves"});
         web.post("/v1/jobs?delivery=confirmed", nobody).await;
-        let many = json!([{"kind": "echo"}, {"kind": "ask"}]);
-        for path in ["/v1/jobs", "/v1/jobs?all_or_none=true", "/v1/jobs?wait=5s"] {
-            let (status, answer) = web.post(path, many.clone()).await;
-            assert!((200..300).contains(&status), "{path}: {answer}");
-        }
+        many_are_posted(web).await;
         web.get(&format!("/v1/jobs/{done}/events")).await;
         let mut letters = Vec::new();
         for message in ["a", "b", "c", "d", "e", "f"] {
@@ -604,6 +600,14 @@ impl System {
         }
         let id = self.submit(json!({"kind": "echo"})).await;
         web.becomes(id, "succeeded").await;
+    }
+}
+
+async fn many_are_posted(web: &mut Web) {
+    let many = json!([{"kind": "echo"}, {"kind": "ask"}]);
+    for path in ["/v1/jobs", "/v1/jobs?all_or_none=true", "/v1/jobs?wait=5s"] {
+        let (status, answer) = web.post(path, many.clone()).await;
+        assert!((200..300).contains(&status), "{path}: {answer}");
     }
 }
 
