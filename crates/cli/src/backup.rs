@@ -82,7 +82,7 @@ pub(crate) async fn restore(
         })?;
         report(out, &restored)
     };
-    let done = until(stop, restoring).await;
+    let done = Box::pin(until(stop, restoring)).await;
     if stop.is_cancelled() {
         bar.clear();
         note("stopped: not everything is restored; use --replace to begin again");

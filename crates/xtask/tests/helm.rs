@@ -46,7 +46,10 @@ fn render(python: &mut Command, values: &Value) -> Result<Vec<Value>, String> {
         "{lint:?}"
     );
     let files = told["manifests"].as_object().unwrap();
-    let manifests = files.iter().filter(|(name, _)| name.ends_with(".yaml"));
+    let manifests = files.iter().filter(|(name, _)| {
+        let extension = Path::new(name).extension();
+        extension.is_some_and(|extension| extension == "yaml")
+    });
     let documents = manifests.flat_map(|(_, text)| text.as_str().unwrap().split("\n---\n"));
     let documents: Vec<Value> = documents
         .map(|it| serde_saphyr::from_str(it).unwrap())
@@ -424,20 +427,35 @@ async fn shown(status: &mut Service, kind: &str, jobs: f64) -> Metrics {
         .await
 }
 
+/// The values of the first example in the guide.
+fn example_in(guide: &str) -> Option<Value> {
+    let (example, _) = guide.split("\n```yaml\n").nth(1)?.split_once("```")?;
+    serde_saphyr::from_str(example).ok()
+}
+
+async fn submit_to(
+    publisher: &async_nats::Client,
+    kind: &str,
+    jobs: usize,
+    run_at: Option<Timestamp>,
+) -> anyhow::Result<()> {
+    for _ in 0..jobs {
+        let id = JobId::generate();
+        let kind = kind.parse()?;
+        let subject = subjects::durable_job(id, common::Priority::Normal, 1, &kind);
+        let job = json!({"id": id, "kind": kind, "run_at": run_at});
+        publisher.request(subject, job.to_string().into()).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_burst_of_jobs_is_met_by_as_many_consumers_as_the_guide_promises() {
     const KINDS: [&str; 3] = ["mail.send", "report", "other"];
     let patterns = ["mail.*", "report"];
     // The values of the guide.
     let guide = fs::read_to_string(project_root().join("docs/guide/kubernetes.md")).unwrap();
-    let example = guide
-        .split("\n```yaml\n")
-        .nth(1)
-        .unwrap()
-        .split("```")
-        .next()
-        .unwrap();
-    let mut values: Value = serde_saphyr::from_str(example).unwrap();
+    let mut values = example_in(&guide).unwrap();
     assert_eq!(values["consumer"]["kinds"], json!(patterns));
     values["gateway"] = least()["gateway"].clone();
     let Some(manifests) = rendered(&values) else {
@@ -491,16 +509,7 @@ async fn a_burst_of_jobs_is_met_by_as_many_consumers_as_the_guide_promises() {
 
     let publisher = server.connect_as("publisher").await;
     let submit = async |kind: &str, jobs: usize, run_at: Option<Timestamp>| {
-        for _ in 0..jobs {
-            let id = JobId::generate();
-            let kind = kind.parse().unwrap();
-            let subject = subjects::durable_job(id, common::Priority::Normal, 1, &kind);
-            let job = json!({"id": id, "kind": kind, "run_at": run_at});
-            publisher
-                .request(subject, job.to_string().into())
-                .await
-                .unwrap();
-        }
+        submit_to(&publisher, kind, jobs, run_at).await.unwrap();
     };
     submit("other", 50, None).await;
     submit("mail.send", 60, None).await;
@@ -522,10 +531,8 @@ async fn a_burst_of_jobs_is_met_by_as_many_consumers_as_the_guide_promises() {
     } else {
         shown(&mut status, "report", 0.0).await
     };
-    assert_eq!(
-        replicas(scaled, value_of(query, &metrics, &KINDS, &patterns)),
-        0
-    );
+    let replicas_of = |metrics| replicas(scaled, value_of(query, metrics, &KINDS, &patterns));
+    assert_eq!(replicas_of(&metrics), 0);
     submit("report", 30, Some(Timestamp::now().shifted(3_600_000))).await;
     eventually(DEADLINE, "jobs that wait for their time", async || {
         let metrics = status.scrape().await;
@@ -533,10 +540,7 @@ async fn a_burst_of_jobs_is_met_by_as_many_consumers_as_the_guide_promises() {
     })
     .await;
     let metrics = shown(&mut status, "report", 0.0).await;
-    assert_eq!(
-        replicas(scaled, value_of(query, &metrics, &KINDS, &patterns)),
-        0
-    );
+    assert_eq!(replicas_of(&metrics), 0);
 
     // To zero and back: nothing is lost.
     for consumer in &mut consumers {
@@ -545,10 +549,7 @@ async fn a_burst_of_jobs_is_met_by_as_many_consumers_as_the_guide_promises() {
     }
     submit("report", 9, None).await;
     let metrics = shown(&mut status, "report", 9.0).await;
-    assert_eq!(
-        replicas(scaled, value_of(query, &metrics, &KINDS, &patterns)),
-        2
-    );
+    assert_eq!(replicas_of(&metrics), 2);
     let _back = [consumer(), consumer()];
     shown(&mut status, "report", 0.0).await;
 }
