@@ -39,7 +39,7 @@ pub use served::is_served;
 pub use stored_message::StoredMessage;
 pub use topology::{
     ACK_WAIT, Limits, Stream, TICKS, Topology, consumer_name, consumer_of_priority, jobs_of_kind,
-    jobs_of_kinds, parse_consumer,
+    jobs_of_kinds, no_jobs_of_kind, parse_consumer,
 };
 pub use unanswered::Unanswered;
 pub use usage::{Guarantees, Storage, StreamDepth, dead_letters, guarantees, storage, streams};

@@ -231,7 +231,7 @@ pub fn jobs_of_kind(stream: Stream, kind: &JobKind) -> String {
 /// The subjects of no job of a kind, for a durable consumer that delivers no more: a filter cannot be empty,
 /// and has to be one that the stream could hold.
 #[must_use]
-pub(crate) fn no_jobs_of_kind(kind: &JobKind) -> String {
+pub fn no_jobs_of_kind(kind: &JobKind) -> String {
     format!("{}.*.none.*.{kind}", subjects::DURABLE)
 }
 

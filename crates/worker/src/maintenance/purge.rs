@@ -8,13 +8,17 @@
 //!
 //! The purge relies on the floor, but the server (2.15.1) moves the floor too far when messages are
 //! purged that the server considers pending: it remembers the highest of their delivery numbers,
-//! and the acknowledgement with the next number moves the floor past jobs that still run. So there
-//! are three rules:
+//! and the acknowledgement with the next number moves the floor past jobs that still run. And a purge that
+//! finds no message makes the server forget what is pending at each durable consumer with that filter. So
+//! there are four rules:
 //!
 //! - Single messages are deleted, never purged by their subject.
 //! - A message that was acknowledged on a lost connection is left to its next delivery.
-//! - The floor is used only while no pending message was delivered more than once: the server gives such
-//!   a message a new delivery number, so the floor may have moved past it.
+//! - After a crash, the server may have forgotten acknowledgements. So purges wait until the server
+//!   has redelivered these messages. In a cluster, another server than the one of this connection
+//!   may have crashed, so purges always wait for this.
+//! - Nothing is purged with the filter of a durable consumer that delivers no more, because its priorities
+//!   have their own. No job has such a subject. What it has delivered before is still pending there.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,8 +27,11 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{DeliverPolicy, Info as ConsumerInfo};
 use bootstrap::{Beat, NatsClient};
 use common::JobKind;
-use jetstream::{ServerClock, Stream, consumer_name, manage};
+use jetstream::{
+    ACK_WAIT, ServerClock, Stream, consumer_name, is_clustered, manage, no_jobs_of_kind,
+};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::acknowledged::AcknowledgedList;
@@ -32,6 +39,11 @@ use crate::queues::{Queue, Queues};
 
 /// The average time between two purges.
 const PERIOD: Duration = Duration::from_secs(2);
+
+/// For this long after a connection was made, nothing is purged below the floor if a pending
+/// message was redelivered. (Without redeliveries, the delivery numbers are in the order of the
+/// messages.) Twice the ack wait.
+const UNCERTAIN: Duration = ACK_WAIT.saturating_mul(2);
 
 /// The most messages above the floor that one round deletes.
 const SINGLY: usize = 1000;
@@ -87,6 +99,7 @@ impl Purge {
     pub(crate) async fn run(self, mut life: Beat) {
         let mut piles: Vec<Pile> = Vec::new();
         let mut connection = 0;
+        let mut since = Instant::now();
         loop {
             // Jitter, so that consumers that were started together do not purge at the same time.
             let wait = PERIOD.mul_f64(rand::random::<f64>() + 0.5);
@@ -100,6 +113,7 @@ impl Purge {
             });
             if connection != self.client.connects() {
                 connection = self.client.connects();
+                since = Instant::now();
                 for pile in &mut piles {
                     pile.above_floor.clear();
                 }
@@ -116,7 +130,7 @@ impl Purge {
             }
             for (queue, pile) in queues.iter().zip(&mut piles) {
                 if (pile.dirty || !pile.above_floor.is_empty())
-                    && let Err(error) = self.purge_queue(queue, pile, connection).await
+                    && let Err(error) = self.purge_queue(queue, pile, (connection, since)).await
                 {
                     // The next round tries again soon.
                     pile.dirty = true;
@@ -135,7 +149,7 @@ impl Purge {
         &self,
         queue: &Queue<JobKind>,
         pile: &mut Pile,
-        connection: u64,
+        (connection, since): (u64, Instant),
     ) -> anyhow::Result<()> {
         let client = &self.client;
         let info = manage::consumer_info(client, queue.stream, &queue.consumer).await?;
@@ -153,9 +167,9 @@ impl Purge {
         let before = std::mem::replace(&mut pile.seen, floor);
         let floor = floor.min(before);
         let moved = floor > pile.floor
-            && is_certain(&info)
+            && is_certain(client, &info, since)
             && !is_given_up(client, queue.stream, &queue.consumer).await?
-            && self.older_have_ended(queue, &info, pile).await?;
+            && self.older_have_ended(queue, &info, pile, since).await?;
         // After a reconnect, the answers may be from a server that has crashed since, or from
         // another server.
         anyhow::ensure!(connection == client.connects(), "the connection was lost");
@@ -165,7 +179,9 @@ impl Purge {
             // be those of other durable consumers.
             let filter = &info.config.filter_subject;
             anyhow::ensure!(!filter.is_empty(), "{} has no filter", queue.consumer);
-            manage::purge_below(client, queue.stream, filter, floor + 1).await?;
+            if *filter != no_jobs_of_kind(&queue.of) {
+                manage::purge_below(client, queue.stream, filter, floor + 1).await?;
+            }
             pile.floor = floor;
             pile.above_floor = pile.above_floor.split_off(&(floor + 1));
             return Ok(());
@@ -174,6 +190,7 @@ impl Purge {
             let Some(sequence) = pile.above_floor.pop_first() else {
                 break;
             };
+            anyhow::ensure!(connection == client.connects(), "the connection was lost");
             manage::delete_message(client, queue.stream, sequence).await?;
         }
         Ok(())
@@ -186,6 +203,7 @@ impl Purge {
         queue: &Queue<JobKind>,
         info: &ConsumerInfo,
         pile: &mut Pile,
+        since: Instant,
     ) -> anyhow::Result<bool> {
         let DeliverPolicy::ByStartSequence { start_sequence } = info.config.deliver_policy else {
             return Ok(true);
@@ -197,7 +215,7 @@ impl Purge {
             let is_past = floor_of(&older) + 1 >= start_sequence;
             let is_idle = older.num_ack_pending == 0 && older.num_pending == 0;
             let have_ended = (is_past || is_idle)
-                && is_certain(&older)
+                && is_certain(client, &older, since)
                 && !is_given_up(client, queue.stream, &of_kind).await?;
             pile.older_ended = if have_ended { pile.older_ended + 1 } else { 0 };
         }
@@ -214,10 +232,9 @@ fn floor_of(info: &ConsumerInfo) -> u64 {
     }
 }
 
-/// Whether the floor of a durable consumer is correct. A pending message that was delivered again has a new
-/// delivery number, and the acknowledgement of the number before it moves the floor past it.
-fn is_certain(info: &ConsumerInfo) -> bool {
-    info.num_redelivered == 0
+/// Whether the floor of a durable consumer is correct. `since` is the time of the connection.
+fn is_certain(client: &NatsClient, info: &ConsumerInfo, since: Instant) -> bool {
+    info.num_redelivered == 0 || (!is_clustered(client) && since.elapsed() > UNCERTAIN)
 }
 
 /// Whether the server gave up messages of a durable consumer that are not dead letters yet. They are below

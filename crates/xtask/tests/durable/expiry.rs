@@ -76,7 +76,7 @@ async fn each_record_is_kept_for_the_time_of_the_consumer_that_stored_it() {
     .await;
     let left = ended(&lane).await;
     let age = Timestamp::now().since(second).as_secs();
-    assert!(left == 60 || age >= 8, "{left} are left after {age} s");
+    assert!(left >= 60 || age >= 7, "{left} are left after {age} s");
     eventually(
         DEADLINE,
         "the removal of all records of that time",

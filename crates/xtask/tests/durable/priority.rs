@@ -7,6 +7,7 @@ use std::time::Duration;
 use client::NatsClient;
 use client::kinds::{self, Pause};
 use common::{JobId, JobKind, JobState, Priority, Timestamp, subjects};
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use test_support::{DEADLINE, NatsServer, eventually};
 
@@ -293,6 +294,35 @@ async fn consumers_that_are_killed_at_any_step_of_the_change_lose_no_job_and_run
         separated(&lane, kind).await;
     }
     lane.queue_empties().await;
+}
+
+#[tokio::test]
+async fn a_job_that_was_delivered_before_the_change_stays_pending_while_others_are_purged() {
+    let lane = Lane::start().await;
+    let mut first = lane.consumer("first", &[]).await;
+    stop(&mut first).await;
+    let jobs: Vec<_> = (0..3).map(|_| job("note", Priority::Normal)).collect();
+    let ids = lane.submit_all(jobs).await;
+    // Somebody who cannot be reached has got them.
+    let mut pulled = lane.admin.subscribe("unreachable").await.unwrap();
+    let next = format!("$JS.API.CONSUMER.MSG.NEXT.JOBS.{}", token("note"));
+    let admin = &lane.admin;
+    admin
+        .publish_with_reply(next, "unreachable", r#"{"batch":3}"#.into())
+        .await
+        .unwrap();
+    let mut acks = Vec::new();
+    for _ in &ids {
+        let message = tokio::time::timeout(DEADLINE, pulled.next()).await.unwrap();
+        acks.push(message.unwrap().reply.unwrap());
+    }
+    heed(&lane, "note").await;
+    let _consumer = lane.consumer("second", &[]).await;
+    separated(&lane, "note").await;
+    // The ack floor moves to the next one, and what is below it is purged.
+    admin.publish(acks.remove(0), "+ACK".into()).await.unwrap();
+    let ended = lane.all_end(&ids[1..], ACK_WAIT * 2 + DEADLINE).await;
+    succeeded(&ended);
 }
 
 #[tokio::test]
