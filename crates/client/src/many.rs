@@ -165,15 +165,16 @@ pub struct ManyDone {
 /// Cancels many jobs, or runs many jobs now.
 ///
 /// ```no_run
-/// use client::{Client, Filter, ManyAction, ManyJobs, ManyWorker};
+/// use client::{Client, Filter, ManyAction, ManyDone, ManyJobs, ManyWorker};
 ///
 /// # async fn example(jobs: Client) -> Result<(), Box<dyn std::error::Error>> {
 /// let filter = Filter { kind: Some("mail.send".parse()?), ..Filter::default() };
 /// let mut pages = ManyJobs::new(jobs.nats(), ManyAction::Cancel, &filter).await?;
 /// let worker = ManyWorker::new(jobs.nats(), jobs.connected(), ManyAction::Cancel);
 /// while let Some(page) = pages.next().await? {
-///     let done = worker.apply(page.into_iter().map(|job| job.id)).await;
-///     assert!(done.failed.is_empty());
+///     let ids = page.into_iter().map(|job| job.id);
+///     let ManyDone { done, failed } = worker.apply(ids).await;
+///     println!("{done} done, {} failed", failed.len());
 /// }
 /// # Ok(())
 /// # }

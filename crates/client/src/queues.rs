@@ -40,7 +40,7 @@ const MOST_BYTES: usize = 256 * 1024;
 /// use client::{Client, Queue, Queues};
 ///
 /// # async fn example(jobs: Client) -> anyhow::Result<()> {
-/// let Queues { queues, waiting } = jobs.queues(10).await?;
+/// let Queues { queues, waiting, .. } = jobs.queues(10).await?;
 /// println!("{waiting} jobs wait");
 /// for Queue { kind, waiting, running, .. } in queues {
 ///     println!("{kind}: {waiting} wait, {running} run");
