@@ -85,7 +85,7 @@ pub(crate) struct Chaos {
     #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     jobs_per_second: u32,
 
-    /// Where the history goes, one JSON object a line [default: chaos/<seed>.ndjson in the target folder]
+    /// Where the history goes, one JSON object a line [default: chaos/SEED.ndjson in the target folder]
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
 
