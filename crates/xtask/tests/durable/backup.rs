@@ -181,7 +181,7 @@ async fn each_job_of_before_a_backup_under_load_ends_once_on_the_server_that_it_
     );
     let _one = lane.consumer("one", &[]).await;
     let all: Vec<_> = [&ended[..], &dead, &busy, &[later]].concat();
-    let records = lane.all_end(&all, 2 * DEADLINE).await;
+    let records = lane.all_end(&all, 4 * DEADLINE).await;
     for (id, record) in &records {
         let wanted = if dead.contains(id) {
             JobState::Dead
