@@ -381,7 +381,7 @@ impl<'a> List<'a> {
             if !self.record_has_text(&record) {
                 return None;
             }
-            Listed::of(record)
+            Listed::of(record, kept.sequence)
         } else {
             if !wanted {
                 return None;
@@ -428,7 +428,7 @@ impl<'a> List<'a> {
         let outlived = source != Source::Letters
             && JobSubject::parse(&kept.subject).is_some_and(|place| place.run != record.run);
         let any_run = filter.state.is_none() && filter.text.is_none();
-        (!outlived || any_run).then(|| Listed::of(record))
+        (!outlived || any_run).then(|| Listed::of(record, found.sequence))
     }
 
     /// Whether the text of the filter, if it has one, is in a record.

@@ -32,6 +32,8 @@ pub struct Listed {
     pub error: Option<OutcomeError>,
     /// Succeeded: how long the last attempt ran, in milliseconds.
     pub duration_ms: Option<f64>,
+    /// The sequence of its record; 0 without one.
+    pub(crate) record_sequence: u64,
 }
 
 /// The id of the job of a message.
@@ -40,7 +42,7 @@ pub(crate) fn id(subject: &str) -> Option<JobId> {
 }
 
 impl Listed {
-    pub(crate) fn of(record: JobRecord) -> Self {
+    pub(crate) fn of(record: JobRecord, record_sequence: u64) -> Self {
         let record = as_of_now(record);
         Self {
             id: record.id,
@@ -57,6 +59,7 @@ impl Listed {
                 .rfind(|failure| !failure.is_mark())
                 .map(|failure| failure.error),
             duration_ms: record.duration_ms,
+            record_sequence,
         }
     }
 
@@ -106,6 +109,7 @@ impl Listed {
             reason: None,
             error: None,
             duration_ms: None,
+            record_sequence: 0,
         }
     }
 }
@@ -128,7 +132,7 @@ mod tests {
             });
             let mut record = JobRecord::new(JobId::generate(), None, JobState::Dead, at);
             record.failures = failures.collect();
-            Listed::of(record)
+            Listed::of(record, 1)
                 .error
                 .map(|error| error.code.into_owned())
         };

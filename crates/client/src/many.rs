@@ -1,6 +1,6 @@
 //! Cancels many jobs, or runs many waiting jobs now.
 
-use common::{JobId, JobState, RunNow, Timestamp, subjects};
+use common::{JobId, JobState, RunNow, subjects};
 use connection::NatsClient;
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -46,7 +46,7 @@ impl ManyAction {
         }
     }
 
-    /// Refuses a filter that means all jobs, or only jobs with which this cannot be done.
+    /// Refuses a filter that means all jobs, or only jobs that cannot be cancelled, or run now.
     ///
     /// # Errors
     /// The field of the filter that is wrong, and why, in words.
@@ -80,10 +80,8 @@ pub struct ManyJobs<'a> {
     client: &'a NatsClient,
     action: ManyAction,
     filter: &'a Filter,
-    /// Requests to cancel after this position of the stream are newer than the start.
+    /// Records and requests to cancel after this sequence of their stream are newer than the start.
     began: u64,
-    /// The time of the start, by the clock of the server.
-    began_at: Option<Timestamp>,
     /// Where the next page starts; `None` before the first page.
     cursor: Option<Cursor>,
     over: bool,
@@ -104,15 +102,14 @@ impl<'a> ManyJobs<'a> {
             client,
             action,
             filter,
-            began: info.as_ref().map_or(0, |info| info.state.last_sequence),
-            began_at: info.map(|info| info.now),
+            began: info.map_or(0, |info| info.state.last_sequence),
             cursor: None,
             over: false,
         })
     }
 
-    /// The next page, without the jobs that got a request to cancel, or began to wait, since the start; `None` at
-    /// the end. A page may be empty although more follow. If this future is dropped, no job is left out.
+    /// The next page, without the jobs that got a request to cancel, or were run or brought forward, since the start;
+    /// `None` at the end. A page may be empty although more follow. If this future is dropped, no job is left out.
     ///
     /// # Errors
     /// When the server does not answer in time.
@@ -129,10 +126,9 @@ impl<'a> ManyJobs<'a> {
                 jobs = self.without_cancelled(jobs).await?;
             }
             ManyAction::Cancel => {}
-            // A job that was run and waits for its next attempt was not meant again.
-            ManyAction::RunNow => {
-                jobs.retain(|job| self.began_at.is_none_or(|began| job.at <= began));
-            }
+            // A job that was run and waits for its next attempt was not meant again, and a list may show a job
+            // again that was brought forward.
+            ManyAction::RunNow => jobs.retain(|job| job.record_sequence <= self.began),
         }
         self.cursor = page.next;
         self.over = page.next.is_none();
@@ -157,8 +153,8 @@ impl<'a> ManyJobs<'a> {
 pub struct ManyDone {
     /// How many requests to cancel a job were stored, or how many jobs run now.
     pub done: usize,
-    /// The jobs with which it is not known to be done, and why. Jobs that did not wait any more when they were to
-    /// be run are neither here nor in `done`.
+    /// The jobs for which it is not known whether it was done, and why. A job that no longer waited when it was
+    /// to be run is neither here nor in `done`.
     pub failed: Vec<(JobId, String)>,
 }
 

@@ -1,9 +1,10 @@
-//! Many jobs are cancelled by a filter.
+//! Many jobs are cancelled, or run now, by a filter.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use client::{Filter, JobState, ManyAction, ManyJobs, ManyWorker};
-use common::JobId;
+use common::{JobId, Timestamp};
 use connection::NatsClient;
 use serde_json::json;
 
@@ -79,4 +80,37 @@ async fn only_jobs_in_the_wanted_state_are_cancelled_and_none_that_has_ended() {
         }
         assert_eq!(found, expected, "{state}");
     }
+}
+
+#[tokio::test]
+async fn a_job_that_was_brought_forward_is_not_on_a_later_page() {
+    let nats = lane().await;
+    let consumer = nats.connect_as("worker").await;
+    let operator = nats.connect_as("operator").await;
+    let expected = queue(&operator, "echo", 450).await;
+    let waits_until =
+        |time: Timestamp| json!({"kind": "echo", "state": "scheduled", "next_at": time});
+    let in_an_hour = Timestamp::now().after(Duration::from_hours(1));
+    for id in &expected {
+        put_record(&consumer, id, waits_until(in_an_hour)).await;
+    }
+    let filter = Filter {
+        kind: Some("echo".parse().unwrap()),
+        ..Filter::default()
+    };
+    let client = NatsClient::from(operator);
+    let mut pages = ManyJobs::new(&client, ManyAction::RunNow, &filter)
+        .await
+        .unwrap();
+    let mut found = Vec::new();
+    while let Some(page) = pages.next().await.unwrap() {
+        // The list shows them again, at the places of their messages.
+        let soon = Timestamp::now().after(Duration::from_mins(5));
+        for job in &page {
+            put_record(&consumer, job.id, waits_until(soon)).await;
+        }
+        found.extend(page.iter().map(|job| job.id));
+    }
+    assert_eq!(found.len(), 450, "none twice");
+    assert_eq!(HashSet::from_iter(found), HashSet::<_>::from_iter(expected));
 }
