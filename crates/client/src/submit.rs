@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -155,14 +156,15 @@ impl Submitter {
     /// # Errors
     /// See [`SubmitError`].
     pub async fn submit(&self, job: &NewJob) -> Result<Submitted, SubmitError> {
-        self.submit_after(job, Progress::of_nothing()).await
+        self.submit_after(job, Progress::of(slice::from_ref(job)))
+            .await
     }
 
     /// Stores many jobs, each by itself, and returns their results in the same order, when the last is known.
     /// This is the same as a [`Submitter::submit`] for each, but costs less where the jobs are
     /// [fresh](NewJob::fresh) and not unique.
     pub async fn submit_each(&self, jobs: &[NewJob]) -> Vec<Result<Submitted, SubmitError>> {
-        let earlier = Progress::of_nothing();
+        let since = Instant::now();
         let tried = self.try_together(jobs).await;
         let (mut results, mut again) = (Vec::with_capacity(jobs.len()), Vec::new());
         for (place, (job, tried)) in jobs.iter().zip(tried).enumerate() {
@@ -177,8 +179,9 @@ impl Submitter {
             // Replaced below.
             results.push(Ok(Submitted::Known));
             let earlier = Progress {
+                since,
                 doubtful,
-                ..earlier
+                ..Progress::of(slice::from_ref(job))
             };
             again.push(async move { (place, self.submit_after(job, earlier).await) });
         }
@@ -191,12 +194,9 @@ impl Submitter {
     /// Tries to store each of the jobs that need nothing else; `None` for the others.
     async fn try_together(&self, jobs: &[NewJob]) -> Vec<Option<Result<u64, NotStored>>> {
         let mut tried = vec![None; jobs.len()];
-        // Others wait for what comes first in other ways.
-        let has_room = (self
-            .room
-            .check(&self.client, [&self.jobs, &self.unique_jobs]))
-        .is_none();
-        if !has_room || !self.patience.wait_for_nats || !*self.connected.borrow() {
+        let writers = [&self.jobs, &self.unique_jobs];
+        let is_full = self.room.check(&self.client, writers).is_some();
+        if is_full || !self.patience.wait_for_nats || !*self.connected.borrow() {
             return tried;
         }
         let is_plain =
@@ -222,7 +222,7 @@ impl Submitter {
             return self.submit_unique(job, unique).await;
         }
         let make = |first| vec![queued(job, first)];
-        let jobs = std::slice::from_ref(job);
+        let jobs = slice::from_ref(job);
         match self.store(&self.jobs, jobs, make, earlier).await {
             Ok(()) | Err(Failure::Repeated) => Ok(Submitted::Stored),
             // Nobody else knows the id of a fresh job: an earlier try has stored it.
@@ -244,8 +244,8 @@ impl Submitter {
                 let first = first && !lost_an_answer;
                 vec![queued(job, first), unique::lock(hash, job.id)]
             };
-            let jobs = std::slice::from_ref(job);
-            let progress = Progress::of_nothing();
+            let jobs = slice::from_ref(job);
+            let progress = Progress::of(jobs);
             match self.store(&self.unique_jobs, jobs, make, progress).await {
                 Ok(()) | Err(Failure::Repeated) => return Ok(Submitted::Stored),
                 Err(Failure::Known { doubtful }) => lost_an_answer |= doubtful,
@@ -340,7 +340,7 @@ impl Submitter {
         // A key may be released between the refusal and the look at its lock.
         let mut again = !locks.is_empty();
         for _ in 0..TRIES {
-            let progress = Progress::of_nothing();
+            let progress = Progress::of(jobs);
             let doubtful = match self.store(writer, jobs, make, progress).await {
                 Ok(()) | Err(Failure::Repeated) => return Ok(()),
                 Err(Failure::Known { doubtful }) => doubtful,
@@ -410,7 +410,6 @@ impl Submitter {
         make: impl Fn(bool) -> Entry,
         mut progress: Progress,
     ) -> Result<(), Failure> {
-        progress.looked_up = jobs.iter().all(|job| job.fresh);
         let stored = self
             .try_until_stored(writer, jobs, make, &mut progress)
             .await;
@@ -562,11 +561,11 @@ struct Progress {
 }
 
 impl Progress {
-    /// Nothing was tried yet.
-    fn of_nothing() -> Self {
+    /// That of jobs which were not tried yet.
+    fn of(jobs: &[NewJob]) -> Self {
         Self {
             since: Instant::now(),
-            looked_up: false,
+            looked_up: jobs.iter().all(|job| job.fresh),
             doubtful: false,
         }
     }
@@ -677,7 +676,7 @@ fn queued(job: &NewJob, first: bool) -> Message {
     if !job.fresh {
         headers.insert(EXPECTED_LAST, "0");
         headers.insert(
-            EXPECTED_LAST_OF,
+            EXPECTED_LAST_OF.clone(),
             format!("{}.{}.>", subjects::DURABLE, job.id),
         );
     } else if first {

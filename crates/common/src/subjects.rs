@@ -411,6 +411,13 @@ pub fn parse_record(subject: &str) -> Option<JobId> {
         .flatten()
 }
 
+/// For how many seconds a record on this subject is kept: those of [`ended`], `None` for other subjects.
+#[must_use]
+pub fn kept_for(subject: &str) -> Option<u64> {
+    let seconds = subject.strip_prefix(ENDED)?.strip_prefix('-')?;
+    seconds.split_once('.')?.0.parse().ok()
+}
+
 /// Reads [`cancel`].
 #[must_use]
 pub fn parse_cancel(subject: &str) -> Option<JobId> {
@@ -490,5 +497,13 @@ mod tests {
             assert_eq!(JobSubject::parse(&subject), None, "{subject}");
             assert_eq!(parse_overdue(&subject), None, "{subject}");
         }
+    }
+
+    #[test]
+    fn only_a_record_that_is_kept_for_a_time_has_seconds() {
+        let id = JobId::generate();
+        let retention = Retention::at_least(std::time::Duration::from_hours(1));
+        assert_eq!(kept_for(&ended(retention, id)), Some(4096));
+        assert_eq!(kept_for(&state(id)), None);
     }
 }

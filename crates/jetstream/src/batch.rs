@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::cluster;
-use crate::headers::{BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, EXPECTED_LAST_OF_NAME};
+use crate::headers::{BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, EXPECTED_LAST_OF};
 use crate::message::Message;
 use crate::request::{Refusal, unless_forbidden};
 use crate::unanswered::Unanswered;
@@ -180,26 +180,26 @@ pub struct Writer {
 
 struct Waiting {
     entry: Entry,
-    stored: Stored,
+    caller: Caller,
 }
 
 /// The result of an entry: the sequence of its first message in the stream.
 type EntryResult = Result<u64, NotStored>;
 
-/// Receives the result of an entry.
-enum Stored {
-    /// Of an entry whose caller waits for it alone.
-    Alone(oneshot::Sender<EntryResult>),
-    /// Of the entry at this place among those whose caller waits for all of them.
-    Among(usize, mpsc::UnboundedSender<(usize, EntryResult)>),
+/// Whoever waits for the result of an entry.
+enum Caller {
+    /// Waits for this entry alone.
+    OfOne(oneshot::Sender<EntryResult>),
+    /// Waits for many entries, among which this one has this place.
+    OfMany(usize, mpsc::UnboundedSender<(usize, EntryResult)>),
 }
 
-impl Stored {
-    fn send(self, result: EntryResult) {
-        // The caller may no longer wait.
+impl Caller {
+    fn tell(self, result: EntryResult) {
+        // It may no longer wait.
         match self {
-            Self::Alone(stored) => drop(stored.send(result)),
-            Self::Among(place, stored) => drop(stored.send((place, result))),
+            Self::OfOne(results) => drop(results.send(result)),
+            Self::OfMany(place, results) => drop(results.send((place, result))),
         }
     }
 }
@@ -266,10 +266,10 @@ impl Writer {
     /// When the entry is empty or has more than 1,000 messages.
     pub async fn store(&self, entry: Entry) -> Result<u64, NotStored> {
         check(&entry);
-        let (stored, result) = oneshot::channel();
-        let stored = Stored::Alone(stored);
+        let (results, result) = oneshot::channel();
+        let caller = Caller::OfOne(results);
         self.entries
-            .send(Waiting { entry, stored })
+            .send(Waiting { entry, caller })
             .await
             .map_err(|_| stopped())?;
         result.await.unwrap_or_else(|_| Err(stopped()))
@@ -282,7 +282,7 @@ impl Writer {
     /// When an entry is empty or has more than 1,000 messages.
     pub async fn store_each(&self, entries: Vec<Entry>) -> Vec<Result<u64, NotStored>> {
         let count = entries.len();
-        let (stored, mut results) = mpsc::unbounded_channel();
+        let (sender, mut results) = mpsc::unbounded_channel();
         let mut entries = entries.into_iter().enumerate();
         while entries.len() > 0 {
             let room = entries.len().min(WAITING / 4);
@@ -291,11 +291,11 @@ impl Writer {
             };
             for (permit, (place, entry)) in permits.zip(&mut entries) {
                 check(&entry);
-                let stored = Stored::Among(place, stored.clone());
-                permit.send(Waiting { entry, stored });
+                let caller = Caller::OfMany(place, sender.clone());
+                permit.send(Waiting { entry, caller });
             }
         }
-        drop(stored);
+        drop(sender);
         let mut all = vec![Err(stopped()); count];
         let mut some = Vec::new();
         while results.recv_many(&mut some, count).await > 0 {
@@ -458,7 +458,7 @@ impl Batch {
     }
 
     fn subject(&self, message: &Message) -> u64 {
-        match message.headers.get(EXPECTED_LAST_OF_NAME.clone()) {
+        match message.headers.get(EXPECTED_LAST_OF.clone()) {
             Some(subject) => self.hasher.hash_one(subject.as_str()),
             None => self.hasher.hash_one(message.subject.as_str()),
         }
@@ -517,8 +517,8 @@ impl Server {
         match self.commit(&messages).await {
             Ok(first) => {
                 let mut sequence = first;
-                for Waiting { entry, stored } in batch {
-                    stored.send(Ok(sequence));
+                for Waiting { entry, caller } in batch {
+                    caller.tell(Ok(sequence));
                     sequence += entry.len() as u64;
                 }
             }
@@ -529,8 +529,8 @@ impl Server {
                 }
             }
             Err(error @ (NotStored::Unknown(_) | NotStored::NoStream)) => {
-                for Waiting { stored, .. } in batch {
-                    stored.send(Err(error.clone()));
+                for Waiting { caller, .. } in batch {
+                    caller.tell(Err(error.clone()));
                 }
             }
             // One entry is the reason, and the server does not say which.
@@ -544,10 +544,10 @@ impl Server {
     }
 
     async fn store_singly(&self, batch: Vec<Waiting>) {
-        join_all(batch.into_iter().map(async |Waiting { entry, stored }| {
+        join_all(batch.into_iter().map(async |Waiting { entry, caller }| {
             let messages: Vec<_> = entry.iter().collect();
             let result = self.commit(&messages).await;
-            stored.send(result);
+            caller.tell(result);
         }))
         .await;
     }

@@ -10,7 +10,10 @@ pub const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 
 /// The subject, with wildcards, whose last message [`EXPECTED_LAST`] is about, if that is not the
 /// subject of the message itself.
-pub const EXPECTED_LAST_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+///
+/// It is a name already, because each record has it: a text is checked and copied at each use.
+pub static EXPECTED_LAST_OF: HeaderName =
+    HeaderName::from_static("Nats-Expected-Last-Subject-Sequence-Subject");
 
 /// The id of a message, or of an entry in its first message. The server refuses an id that it has
 /// stored before.
@@ -29,7 +32,6 @@ pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
 pub(crate) static BATCH_ID: HeaderName = HeaderName::from_static("Nats-Batch-Id");
 pub(crate) static BATCH_SEQUENCE: HeaderName = HeaderName::from_static("Nats-Batch-Sequence");
 pub(crate) const BATCH_COMMIT: &str = "Nats-Batch-Commit";
-pub(crate) static EXPECTED_LAST_OF_NAME: HeaderName = HeaderName::from_static(EXPECTED_LAST_OF);
 static REQUIRES: HeaderName = HeaderName::from_static(subjects::REQUIRES_HEADER);
 static FRESH: HeaderName = HeaderName::from_static(subjects::FRESH_HEADER);
 

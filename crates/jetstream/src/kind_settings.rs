@@ -418,7 +418,8 @@ pub async fn enforce_all(client: &NatsClient, now: Timestamp) -> anyhow::Result<
             let of_stream = manage::consumers_of_kinds(client, stream).await?;
             consumers.extend(of_stream.into_iter().map(|consumer| (stream, consumer)));
         }
-        // Read after them, as in `enforce`.
+        // Read after them, as in `enforce`. In a cluster, a list may be old, and the setting of all kinds
+        // decides which durable consumers are looked at below.
         let mut settings = all(client).await?;
         settings.all = read_of_all(client).await?.setting;
         let mut wrong = Vec::new();

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::headers::{EXPECTED_LAST, EXPECTED_LAST_OF_NAME, TTL, is_copy};
+use crate::headers::{EXPECTED_LAST, EXPECTED_LAST_OF, TTL, is_copy};
 use crate::message::Message;
 use crate::request::{self, ApiError, PATIENCE, unless_forbidden};
 use crate::topology::Stream;
@@ -162,7 +162,7 @@ pub fn first_and_last(id: JobId, record: Bytes, retention: Retention) -> Message
 fn guard(id: JobId, expected: u64) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(EXPECTED_LAST, expected.to_string());
-    headers.insert(EXPECTED_LAST_OF_NAME.clone(), subjects::record(id));
+    headers.insert(EXPECTED_LAST_OF.clone(), subjects::record(id));
     headers
 }
 

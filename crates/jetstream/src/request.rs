@@ -117,28 +117,31 @@ pub async fn ask<T: DeserializeOwned>(
     let until = Instant::now() + patience(clustered);
     loop {
         let answer = answer(client, &subject, body.clone(), until).await?;
-        let Ok(Answer { error: Some(error) }) = serde_json::from_slice(&answer.payload) else {
-            return serde_json::from_slice(&answer.payload).map_err(|error| {
-                no_answer(&subject, format!("the answer cannot be read: {error}"))
-            });
+        let description = match read(&subject, &answer.payload) {
+            Err(ApiError::Refused {
+                code, description, ..
+            }) if clustered && cluster::is_temporary(code) => description,
+            read => return read,
         };
-        let Refusal {
-            err_code: code,
-            description,
-        } = error;
-        if !(clustered && cluster::is_temporary(code)) {
-            return Err(ApiError::Refused {
-                subject,
-                code,
-                description,
-            });
-        }
         let next = Instant::now() + cluster::TRY_AGAIN;
         if next >= until {
             return Err(no_answer(&subject, description));
         }
         tokio::time::sleep_until(next).await;
     }
+}
+
+/// Reads the answer to a request.
+pub(crate) fn read<T: DeserializeOwned>(subject: &str, answer: &[u8]) -> Result<T, ApiError> {
+    if let Ok(Answer { error: Some(error) }) = serde_json::from_slice(answer) {
+        return Err(ApiError::Refused {
+            subject: subject.to_owned(),
+            code: error.err_code,
+            description: error.description,
+        });
+    }
+    serde_json::from_slice(answer)
+        .map_err(|error| no_answer(subject, format!("the answer cannot be read: {error}")))
 }
 
 /// How long JetStream may take to answer.

@@ -95,7 +95,10 @@ pub fn job_message(record: &ScheduleRecord, pending: &PendingJob, now: Timestamp
     let PendingJob { id, run_at, .. } = *pending;
     let mut headers = HeaderMap::new();
     headers.insert(EXPECTED_LAST, "0");
-    headers.insert(EXPECTED_LAST_OF, format!("{}.{id}.>", subjects::DURABLE));
+    headers.insert(
+        EXPECTED_LAST_OF.clone(),
+        format!("{}.{id}.>", subjects::DURABLE),
+    );
     headers.insert(MESSAGE_ID, id.to_string());
     headers.insert(subjects::SCHEDULE_HEADER, record.name.as_str());
     Message {

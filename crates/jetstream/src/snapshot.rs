@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::manage::StreamState;
-use crate::request::{ApiError, Refusal, ask, no_answer, unless_forbidden};
+use crate::request::{ApiError, ask, no_answer, read, unless_forbidden};
 use crate::topology::Stream;
 
 /// How long the server may take for the next chunk, or to take one.
@@ -40,13 +40,6 @@ pub struct Snapshot {
     pub state: Value,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Begun {
-    Refused { error: Refusal },
-    Snapshot { config: Value, state: Value },
-}
-
 /// Has the server make a snapshot of a stream with its durable consumers.
 ///
 /// The snapshot has no message that was stored after it began. A message that is removed while it is made may be
@@ -56,21 +49,17 @@ enum Begun {
 /// # Errors
 /// See [`ApiError`].
 pub async fn begin(client: &NatsClient, stream: Stream) -> Result<Snapshot, ApiError> {
+    #[derive(Deserialize)]
+    struct Begun {
+        config: Value,
+        state: Value,
+    }
     let api = format!("$JS.API.STREAM.SNAPSHOT.{stream}");
     let inbox = client.new_inbox();
     let chunks = client.subscribe(inbox.clone()).await;
     let chunks = chunks.map_err(|error| no_answer(&api, error.to_string()))?;
     let answer = once(client, &api, &json!({"deliver_subject": inbox})).await?;
-    let (config, state) = match serde_json::from_slice(&answer.payload) {
-        Ok(Begun::Snapshot { config, state }) => (config, state),
-        Ok(Begun::Refused { error }) => return Err(refused(&api, error)),
-        Err(error) => {
-            return Err(no_answer(
-                &api,
-                format!("the answer cannot be read: {error}"),
-            ));
-        }
-    };
+    let Begun { config, state } = read(&api, &answer.payload)?;
     Ok(Snapshot {
         client: client.clone(),
         stream,
@@ -138,24 +127,16 @@ pub async fn restore(
     state: &Value,
 ) -> Result<Restoration, ApiError> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Begun {
-        Refused { error: Refusal },
-        Restoration { deliver_subject: String },
+    struct Begun {
+        deliver_subject: String,
     }
     let api = format!("$JS.API.STREAM.RESTORE.{stream}");
     let answer = once(client, &api, &json!({"config": config, "state": state})).await?;
-    match serde_json::from_slice(&answer.payload) {
-        Ok(Begun::Restoration { deliver_subject }) => Ok(Restoration {
-            client: client.clone(),
-            to: deliver_subject,
-        }),
-        Ok(Begun::Refused { error }) => Err(refused(&api, error)),
-        Err(error) => Err(no_answer(
-            &api,
-            format!("the answer cannot be read: {error}"),
-        )),
-    }
+    let Begun { deliver_subject } = read(&api, &answer.payload)?;
+    Ok(Restoration {
+        client: client.clone(),
+        to: deliver_subject,
+    })
 }
 
 impl Restoration {
@@ -198,19 +179,11 @@ impl Restoration {
 
     fn read(&self, answer: &Message) -> Result<StreamState, ApiError> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Ended {
-            Refused { error: Refusal },
-            Restored { state: StreamState },
+        struct Ended {
+            state: StreamState,
         }
-        match serde_json::from_slice(&answer.payload) {
-            Ok(Ended::Restored { state }) => Ok(state),
-            Ok(Ended::Refused { error }) => Err(refused(&self.to, error)),
-            Err(error) => Err(no_answer(
-                &self.to,
-                format!("the answer cannot be read: {error}"),
-            )),
-        }
+        let Ended { state } = read(&self.to, &answer.payload)?;
+        Ok(state)
     }
 }
 
@@ -235,12 +208,4 @@ async fn once(client: &NatsClient, api: &str, body: &Value) -> Result<Message, A
         RequestErrorKind::NoResponders => ApiError::NoJetStream(api.to_owned()),
         _ => no_answer(api, error.to_string()),
     })
-}
-
-fn refused(api: &str, refusal: Refusal) -> ApiError {
-    ApiError::Refused {
-        subject: api.to_owned(),
-        code: refusal.err_code,
-        description: refusal.description,
-    }
 }
