@@ -176,7 +176,9 @@ impl DurableSubmitter {
         self.under_way = 0;
         let mut groups: Vec<_> = self.groups.drain().collect();
         groups.sort_unstable_by_key(|(number, _)| *number);
-        let sent = groups.into_iter().flat_map(|(_, jobs)| jobs_of(jobs));
+        let sent = groups
+            .into_iter()
+            .flat_map(|(_, jobs)| Arc::unwrap_or_clone(jobs));
         let left = sent.chain(std::mem::take(&mut self.gathered));
         let left = left.map(|submission| {
             let error = OutcomeError::new(
@@ -228,7 +230,7 @@ impl DurableSubmitter {
             // Aborted, which happens in `abandon` only.
             Err(Err(_)) => return,
         };
-        let jobs = self.groups.remove(&stored.group).map(jobs_of);
+        let jobs = self.groups.remove(&stored.group).map(Arc::unwrap_or_clone);
         let results = jobs.into_iter().flatten().zip(stored.results);
         let results = results.map(|(submission, result)| StoreResult {
             submission,
@@ -239,11 +241,6 @@ impl DurableSubmitter {
         self.results.extend(results);
         self.under_way -= self.results.len() - before;
     }
-}
-
-/// The jobs of a group, which its task may still have.
-fn jobs_of(group: Arc<Vec<Submission>>) -> Vec<Submission> {
-    Arc::unwrap_or_clone(group)
 }
 
 /// Stores jobs, each by itself.

@@ -130,13 +130,6 @@ struct UnderWay {
     lease: Arc<Lease>,
 }
 
-/// A job that succeeded, and its settlement under way.
-struct Success {
-    under_way: UnderWay,
-    result: Option<Box<RawValue>>,
-    duration: Duration,
-}
-
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.settler.leases.end(&self.lease);
@@ -185,84 +178,48 @@ impl Settler {
                     result,
                     duration,
                     leaves_record: true,
-                } if key_of(&lease).is_none() => {
-                    successes.push(Success {
-                        under_way: UnderWay {
-                            settler: self.clone(),
-                            lease,
-                        },
-                        result,
-                        duration,
-                    });
+                } if key_of(&lease).is_none() && self.too_large(result.as_deref()).is_none() => {
+                    let settler = self.clone();
+                    successes.push((UnderWay { settler, lease }, result, duration));
                 }
                 settlement => self.settle_counted(lease, settlement),
             }
         }
-        if !successes.is_empty() {
-            let settler = self.clone();
-            tokio::spawn(async move { settler.settle_successes(successes).await });
+        if successes.is_empty() {
+            return;
         }
-    }
-
-    async fn settle_successes(&self, successes: Vec<Success>) {
-        let (mut under_way, mut ends) = (Vec::new(), Vec::new());
-        for Success {
-            under_way: one,
-            result,
-            duration,
-        } in successes
-        {
-            let lease = Arc::clone(&one.lease);
-            lease.settling.store(true, Ordering::Release);
-            match self.succeeded(&lease, result, duration) {
-                Ok(record) => {
-                    under_way.push(one);
-                    ends.push((lease, record));
-                }
-                Err(too_large) => {
-                    let (record, error) = *too_large;
+        let store = Arc::clone(&self.store);
+        tokio::spawn(async move {
+            let begun = successes.into_iter().map(|(one, result, duration)| {
+                let lease = Arc::clone(&one.lease);
+                lease.settling.store(true, Ordering::Release);
+                let mut record = store.record(&lease);
+                succeed(&mut record, result, duration);
+                (one, (lease, record))
+            });
+            let (under_way, mut ends): (Vec<_>, Vec<_>) = begun.unzip();
+            let have_ended = store.try_end_each(&mut ends).await;
+            for ((one, (_, record)), has_ended) in under_way.into_iter().zip(ends).zip(have_ended) {
+                if !has_ended {
                     tokio::spawn(async move {
                         let UnderWay { settler, lease } = &one;
-                        let reason = DeadReason::Permanent;
-                        settler.store.die(lease, record, reason, Some(error)).await;
+                        settler.store.end(lease, record, Vec::new()).await;
                     });
                 }
             }
-        }
-        let have_ended = self.store.try_end_each(&mut ends).await;
-        for ((one, (_, record)), has_ended) in under_way.into_iter().zip(ends).zip(have_ended) {
-            if !has_ended {
-                tokio::spawn(async move {
-                    let UnderWay { settler, lease } = &one;
-                    settler.store.end(lease, record, Vec::new()).await;
-                });
-            }
-        }
+        });
     }
 
-    /// The record of a job that succeeded; if its result is too large for one, the record of a job that did not,
-    /// and why.
-    fn succeeded(
-        &self,
-        lease: &Lease,
-        result: Option<Box<RawValue>>,
-        duration: Duration,
-    ) -> Result<JobRecord, Box<(JobRecord, OutcomeError)>> {
-        let store = &self.store;
-        let mut record = store.record(lease);
-        let limit = store.client.max_payload().saturating_sub(MARGIN);
-        let size = result.as_ref().map_or(0, |result| result.get().len());
-        if size > limit {
+    /// Why a result cannot be stored; `None` if it can.
+    fn too_large(&self, result: Option<&RawValue>) -> Option<OutcomeError> {
+        let limit = self.store.client.max_payload().saturating_sub(MARGIN);
+        let size = result.map_or(0, |result| result.get().len());
+        (size > limit).then(|| {
             let text = format!(
                 "the job ran, but its result of {size} bytes is over the limit of {limit} bytes for a message"
             );
-            let error = OutcomeError::new(codes::RESULT_TOO_LARGE, text);
-            return Err(Box::new((record, error)));
-        }
-        record.state = JobState::Succeeded;
-        record.result = result;
-        record.duration_ms = Some((duration.as_secs_f64() * 1e6).round() / 1e3);
-        Ok(record)
+            OutcomeError::new(codes::RESULT_TOO_LARGE, text)
+        })
     }
 
     async fn settle(&self, lease: &Lease, settlement: Settlement) {
@@ -277,18 +234,17 @@ impl Settler {
                 result,
                 duration,
                 leaves_record,
-            } => match self.succeeded(lease, result, duration) {
-                Ok(record) => {
-                    if leaves_record || !store.end_without_record(lease, &record).await {
-                        store.end(lease, record, Vec::new()).await;
-                    }
-                }
-                Err(too_large) => {
-                    let (record, error) = *too_large;
+            } => {
+                if let Some(error) = self.too_large(result.as_deref()) {
                     let reason = DeadReason::Permanent;
                     store.die(lease, record, reason, Some(error)).await;
+                    return;
                 }
-            },
+                succeed(&mut record, result, duration);
+                if leaves_record || !store.end_without_record(lease, &record).await {
+                    store.end(lease, record, Vec::new()).await;
+                }
+            }
             Settlement::Cancelled => {
                 record.state = JobState::Cancelled;
                 store.end(lease, record, Vec::new()).await;
@@ -330,4 +286,11 @@ impl Settler {
             Settlement::GivenBack => store.give_back(lease, &record, Duration::ZERO).await,
         }
     }
+}
+
+/// Has a record say that its job succeeded.
+fn succeed(record: &mut JobRecord, result: Option<Box<RawValue>>, duration: Duration) {
+    record.state = JobState::Succeeded;
+    record.result = result;
+    record.duration_ms = Some((duration.as_secs_f64() * 1e6).round() / 1e3);
 }

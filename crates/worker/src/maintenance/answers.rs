@@ -61,7 +61,7 @@ pub(super) async fn run<A: Answers>(answers: A, client: NatsClient, mut life: Be
     }
 }
 
-/// Answers a request. Who gets no answer does not know what was done.
+/// Answers a request. Whoever gets no answer does not know whether it was done.
 async fn answer(client: &NatsClient, answers: &impl Answers, request: Message) {
     let Some(reply) = request.reply else { return };
     // Nothing is published where jobs are: see the invariants in the architecture page.

@@ -28,7 +28,7 @@ impl RunsNow {
     async fn bring_forward(&self, id: JobId) -> Option<RunNowAnswer> {
         match self.store.bring_forward(id).await {
             Ok(result) => {
-                info!(job.id = %id, ?result, "a job was to be run now");
+                info!(job.id = %id, ?result, "asked to run a job now");
                 Some(RunNowAnswer { result })
             }
             Err(error) => {

@@ -174,10 +174,10 @@ impl JobStore {
         written
     }
 
-    /// Ends jobs that succeeded as [`JobStore::end`] does, but all at once, and tries only once. Says for each whether it has
-    /// ended; the others are to be ended one by one.
+    /// Tries once to end jobs that succeeded, all at the same time, as [`JobStore::end`] does. Returns for each
+    /// whether it has ended; the caller has to end the others one by one.
     ///
-    /// A job whose record somebody else writes at the moment is not waited for.
+    /// A job is left out while another task writes its record.
     pub(crate) async fn try_end_each(&self, ends: &mut [(Arc<Lease>, JobRecord)]) -> Vec<bool> {
         let limit = self.client.max_payload().saturating_sub(HEADERS);
         let (mut entries, mut places) = (Vec::new(), Vec::new());
