@@ -78,18 +78,6 @@ impl From<JobsOutcome> for RunsNow {
     }
 }
 
-impl From<JobsOutcome> for Cancellations {
-    fn from(outcome: JobsOutcome) -> Self {
-        Self {
-            matched: outcome.matched,
-            requested: outcome.done,
-            failed: outcome.failed,
-            complete: outcome.complete,
-            error: outcome.error,
-        }
-    }
-}
-
 /// The result of a request to cancel many jobs.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ManyCancellations)]
@@ -108,6 +96,18 @@ pub(crate) struct Cancellations {
     error: Option<String>,
 }
 
+impl From<JobsOutcome> for Cancellations {
+    fn from(outcome: JobsOutcome) -> Self {
+        Self {
+            matched: outcome.matched,
+            requested: outcome.done,
+            failed: outcome.failed,
+            complete: outcome.complete,
+            error: outcome.error,
+        }
+    }
+}
+
 /// How many jobs match.
 pub(crate) struct Count {
     pub(crate) jobs: u64,
@@ -115,7 +115,7 @@ pub(crate) struct Count {
     pub(crate) complete: bool,
 }
 
-/// Counts the jobs that match and with which this can be done, to somewhat more than `most`, within these bounds.
+/// Counts the jobs that match and can be cancelled, or run now, to somewhat more than `most`, within these bounds.
 ///
 /// # Errors
 /// When the jobs cannot be listed.
@@ -146,8 +146,8 @@ pub(crate) async fn count(
     Ok(count)
 }
 
-/// Does what is wanted with each job that matches and with which it can be done, the newest first; with
-/// `dry_run`, only counts them.
+/// Cancels each job that matches and has not ended, or runs each now that waits for a time, the newest first;
+/// with `dry_run`, only counts them.
 ///
 /// If the work ends early, the outcome says what was done until then.
 ///
@@ -212,7 +212,7 @@ pub(crate) async fn run(
         by = %work.by, action = ?work.action, kind = ?filter.kind, state = ?filter.state, since = ?filter.since,
         until = ?filter.until, text = ?filter.text, dry_run = work.dry_run,
         matched = outcome.matched, done = outcome.done, failed = outcome.failed,
-        complete = outcome.complete, error = outcome.error, "many jobs were to be cancelled or run now"
+        complete = outcome.complete, error = outcome.error, "asked to cancel many jobs, or to run them now"
     );
     Ok(outcome)
 }
@@ -239,7 +239,7 @@ fn expected(expect: Expect, found: &Count) -> Result<(), Problem> {
     }
 }
 
-/// Does what is wanted with the jobs of a page.
+/// Cancels the jobs of a page, or runs them now.
 async fn apply(worker: &ManyWorker, page: Vec<Listed>, outcome: &mut JobsOutcome) {
     let all = worker.apply(page.iter().map(|job| job.id)).await;
     outcome.done += all.done;

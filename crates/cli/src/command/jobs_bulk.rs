@@ -24,8 +24,8 @@ pub(crate) struct Jobs {
     )]
     pub(crate) id: Option<JobId>,
 
-    /// Instead of one job, all jobs of this kind, or of kinds that match, such as 'mail.*', with which it can
-    /// be done
+    /// Instead of one job, all jobs of this kind, or of kinds that match, such as 'mail.*', that can be cancelled,
+    /// or run now
     #[arg(long, value_name = "KIND")]
     pub(crate) kind: Option<KindPattern>,
 
@@ -67,7 +67,7 @@ impl Jobs {
     }
 
     /// Refuses to change many jobs without confirmation: standard input is not a terminal, and --yes is
-    /// not given. Refuses a state with whose jobs it cannot be done.
+    /// not given. Refuses a state whose jobs cannot be cancelled, or run now.
     pub(crate) fn check(&self, action: ManyAction, on_terminal: bool) -> anyhow::Result<()> {
         let command = match action {
             ManyAction::Cancel => "cancel",

@@ -16,8 +16,8 @@ use super::files;
 use super::manifest::{LATER_TAIL, Manifest, STATE_TAIL, snapshot_of};
 use super::repair::{self, Repaired};
 
-/// The order in which the streams are restored: the queue comes last, so a job that somebody submits or takes too
-/// early finds no queue, and not one without records.
+/// The order in which the streams are restored. The queue comes last: whoever submits or takes a job too early
+/// finds no queue, instead of a queue without records.
 const ORDER: [Stream; 4] = [
     Stream::State,
     Stream::Later,

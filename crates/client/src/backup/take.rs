@@ -118,10 +118,7 @@ async fn copy_tail(
         let is_end = page.last().is_none_or(|last| last.pending_after() == 0);
         for stored in page {
             from = stored.sequence + 1;
-            let sequence = stored.sequence;
-            if let Some(message) = restorable(stored) {
-                file.write_line(&Line::of(sequence, &message))?;
-            }
+            write(file, stored)?;
         }
         if !is_end {
             continue;
@@ -140,6 +137,15 @@ async fn copy_tail(
         if from > last || direct_get::next(client, stream, ">", from).await?.is_none() {
             return Ok(());
         }
+    }
+}
+
+/// Writes the message that stores the same in a restored stream, if there is to be one.
+fn write(file: &mut Writing, stored: StoredMessage) -> anyhow::Result<()> {
+    let sequence = stored.sequence;
+    match restorable(stored) {
+        Some(message) => file.write_line(&Line::of(sequence, &message)),
+        None => Ok(()),
     }
 }
 
@@ -172,7 +178,7 @@ fn restorable(stored: StoredMessage) -> Option<Message> {
     } else if subject.starts_with("jobs.tick.") || subject.starts_with(subjects::DUE) {
         // Consumers make the timers of schedules again. The others are no jobs.
         return None;
-    } else if let Some(seconds) = ended_for(&subject) {
+    } else if let Some(seconds) = subjects::kept_for(&subject) {
         // Records on these subjects are in the order of their times.
         subject = subjects::state(subjects::parse_record(&subject)?);
         headers.insert(TTL, format!("{seconds}s"));
@@ -190,12 +196,6 @@ fn is_of_state(subject: &str) -> bool {
     !others.iter().any(|other| subject.starts_with(other))
 }
 
-/// For how many seconds a record on this subject is kept, if that is part of the subject.
-fn ended_for(subject: &str) -> Option<u64> {
-    let seconds = subject.strip_prefix("jobs-ended-")?;
-    seconds.split_once('.')?.0.parse().ok()
-}
-
 /// The dead letters from before the first snapshot. A dead letter that is replayed while the backup is made goes from
 /// the last stream that is copied to the first one, so neither copy may have it.
 struct Letters {
@@ -207,31 +207,19 @@ impl Letters {
     async fn read(client: &NatsClient, folder: &Path) -> anyhow::Result<Self> {
         let name = "dead-letters.part";
         let mut file = Writing::new(folder, name)?;
-        let mut from = 1;
-        loop {
-            let page = page_of_letters(client, from).await?;
-            let Some(last) = page.last() else { break };
-            from = last.sequence + 1;
-            for letter in page {
-                let sequence = letter.sequence;
-                if let Some(message) = restorable(letter) {
-                    file.write_line(&Line::of(sequence, &message))?;
-                }
-            }
-        }
+        each_letter(client, |letter| write(&mut file, letter)).await?;
         file.finish()?;
         Ok(Self { name })
     }
 
     /// Keeps those that are there no more: all others are in the copy of their stream.
     async fn finish(self, client: &NatsClient, folder: &Path) -> anyhow::Result<super::FileCopy> {
-        let (mut there, mut from) = (HashSet::new(), 1);
-        loop {
-            let page = page_of_letters(client, from).await?;
-            let Some(last) = page.last() else { break };
-            from = last.sequence + 1;
-            there.extend(page.iter().map(|letter| letter.sequence));
-        }
+        let mut there = HashSet::new();
+        each_letter(client, |letter| {
+            there.insert(letter.sequence);
+            Ok(())
+        })
+        .await?;
         let mut file = Writing::new(folder, LETTERS)?;
         for line in files::lines(folder, self.name)? {
             let line = line?;
@@ -244,28 +232,22 @@ impl Letters {
     }
 }
 
-async fn page_of_letters(client: &NatsClient, from: u64) -> anyhow::Result<Vec<StoredMessage>> {
+/// Hands over all dead letters, the oldest first.
+async fn each_letter(
+    client: &NatsClient,
+    mut take: impl FnMut(StoredMessage) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let (most, most_bytes) = PAGE;
-    let page = direct_get::batch_to_the_end(
-        client,
-        Stream::State,
-        subjects::ALL_DEAD,
-        from,
-        most,
-        most_bytes,
-    );
-    Ok(page.await?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_record_that_is_kept_for_a_time_has_seconds() {
-        let id = common::JobId::generate();
-        let retention = common::Retention::at_least(std::time::Duration::from_hours(1));
-        assert_eq!(ended_for(&subjects::ended(retention, id)), Some(4096));
-        assert_eq!(ended_for(&subjects::state(id)), None);
+    let filter = subjects::ALL_DEAD;
+    let mut from = 1;
+    loop {
+        let page =
+            direct_get::batch_to_the_end(client, Stream::State, filter, from, most, most_bytes);
+        let page = page.await?;
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
+        from = last.sequence + 1;
+        page.into_iter().try_for_each(&mut take)?;
     }
 }

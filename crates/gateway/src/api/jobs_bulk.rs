@@ -109,7 +109,7 @@ pub(crate) async fn run_now(
     Ok(Json(outcome.into()))
 }
 
-/// Does with the jobs that match what is wanted.
+/// Cancels the jobs that match, or runs them now.
 async fn work(
     app: &App,
     operator: Operator,

@@ -4,7 +4,6 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use bytes::Bytes;
 use client::kinds::PauseEnd;
 use common::{JobKind, KindSetting, Timestamp, WireDuration};
 use serde::{Deserialize, Serialize};
@@ -202,8 +201,7 @@ pub(crate) async fn pause(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Setting>, Problem> {
-    let body = app.limits.read(&headers, body, MAX_BODY).await?;
-    let (end, reason) = wanted(&headers, &body.bytes)?;
+    let (end, reason) = wanted(&app, &headers, body).await?;
     let setting = kind_settings::pause(&app, &operator, Some(&kind), end, reason).await??;
     Ok(Json(Setting::of(kind, setting)))
 }
@@ -232,18 +230,22 @@ pub(crate) async fn pause_all(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<AllKinds>, Problem> {
-    let body = app.limits.read(&headers, body, MAX_BODY).await?;
-    let (end, reason) = wanted(&headers, &body.bytes)?;
+    let (end, reason) = wanted(&app, &headers, body).await?;
     let setting = kind_settings::pause(&app, &operator, None, end, reason).await??;
     Ok(Json(setting.into()))
 }
 
 /// The end and the reason that the body asks for.
-fn wanted(headers: &HeaderMap, body: &Bytes) -> Result<(PauseEnd, Option<String>), Problem> {
-    let asked = if body.is_empty() {
+async fn wanted(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(PauseEnd, Option<String>), Problem> {
+    let body = app.limits.read(headers, body, MAX_BODY).await?;
+    let asked = if body.bytes.is_empty() {
         Pause::default()
     } else {
-        read_object(headers, body, "an object", "the body cannot be read")?
+        read_object(headers, &body.bytes, "an object", "the body cannot be read")?
     };
     let end = match (asked.length, asked.until) {
         (None, None) => PauseEnd::Resumed,
@@ -289,7 +291,7 @@ pub(crate) async fn resume(
     operation_id = "resume_all_kinds",
     tag = "system",
     responses(
-        (status = 200, description = "No kind is paused but those that are paused on their own", body = AllKinds),
+        (status = 200, description = "Only kinds that are paused on their own are still paused", body = AllKinds),
     )
 )]
 pub(crate) async fn resume_all(

@@ -132,7 +132,7 @@ pub(crate) async fn run_now(
     apply(&pages, operator, &headers, form, ManyAction::RunNow).await
 }
 
-/// Does with the jobs what a person has confirmed.
+/// Cancels the jobs, or runs them now, after a person has confirmed it.
 async fn apply(
     pages: &Pages,
     operator: Operator,
@@ -188,7 +188,7 @@ async fn apply(
     Ok(Redirect::to(&format!("{page}&{}", which.query())).into_response())
 }
 
-/// The filter, if it means some jobs with which this can be done.
+/// The filter, if it means jobs that can be cancelled, or run now.
 fn checked(which: &JobFilter, action: ManyAction) -> Result<Filter, Problem> {
     let filter = which
         .filter()

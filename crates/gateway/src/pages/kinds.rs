@@ -126,7 +126,7 @@ fn length_of(text: &str) -> Result<Duration, Problem> {
 
 fn not_done(error: &anyhow::Error) -> Problem {
     match error.downcast_ref::<WrongPause>() {
-        Some(wrong) => Problem::wrong(format!("It is not paused: {wrong}.")),
+        Some(wrong) => Problem::wrong(format!("The pause was not set: {wrong}.")),
         None => Problem::not_done(error),
     }
 }

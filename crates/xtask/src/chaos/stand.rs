@@ -147,11 +147,10 @@ impl Stand {
             let name = format!("application-2{PROXIED}");
             consumers.push(application(&name, proxied("worker"), ledger.clone())?);
         }
-        for consumer in &consumers[..1] {
-            let mut service = consumer.service.lock().await;
-            let ready = |line: &str| line.contains("taking durable jobs");
-            service.wait_for_line(ready).await;
-        }
+        let mut first = consumers[0].service.lock().await;
+        let ready = |line: &str| line.contains("taking durable jobs");
+        first.wait_for_line(ready).await;
+        drop(first);
         let gateway_port = free_port()?;
         let gateway = gateway(gateway_port, env("gateway"));
         let admin = match &servers {
