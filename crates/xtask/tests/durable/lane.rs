@@ -27,7 +27,7 @@ pub(crate) const STORED_ALREADY: u64 = 10077;
 const BATCH: usize = 1000;
 
 /// The most records that are asked for at a time.
-const LOOK_UP: usize = 512;
+pub(crate) const LOOK_UP: usize = 512;
 
 /// Each record that was stored, by its job.
 type Events = Arc<Mutex<BTreeMap<JobId, Vec<JobRecord>>>>;
@@ -256,7 +256,7 @@ impl Lane {
     }
 
     /// The records of these jobs; `None` if the server is away.
-    async fn look_up(&self, ids: &[JobId]) -> Option<BTreeMap<JobId, JobRecord>> {
+    pub(crate) async fn look_up(&self, ids: &[JobId]) -> Option<BTreeMap<JobId, JobRecord>> {
         let inbox = self.operator.new_inbox();
         let mut answers = self.operator.subscribe(inbox.clone()).await.unwrap();
         let subjects: Vec<_> = ids.iter().copied().map(subjects::record).collect();
