@@ -196,7 +196,7 @@ fn binary_in_message(message: &[u8]) -> Option<(String, PathBuf)> {
 
 /// The program of an example. Cargo builds the examples of a package together with its tests, unless it
 /// was told to build one test only; for the tests of another package it is built, or brought up to date,
-/// here.
+/// here, as cargo builds it for the tests of the workspace: so it is there already when all of them are run.
 ///
 /// # Panics
 /// When it is not there and cannot be built.
@@ -214,8 +214,7 @@ pub fn example(package: &str, name: &str) -> PathBuf {
     if !is_own || !path.is_file() {
         let built = BuildDir::current();
         let status = cargo()
-            .args(["build", "--locked", "--package", &package_of(package)])
-            .args(["--example", name])
+            .args(["build", "--locked", "--workspace", "--example", name])
             .args(["--profile", &built.profile])
             .arg("--target-dir")
             .arg(&built.target)

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every check of the project.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::process::{Command, ExitCode, Stdio};
@@ -25,16 +26,16 @@ pub(crate) struct Test {
 struct Step {
     name: &'static str,
     /// Without quotes: the words stand between blanks.
-    arguments: &'static str,
+    arguments: Cow<'static, str>,
     /// A variable of the environment, and its value.
     variable: Option<(&'static str, &'static str)>,
 }
 
 impl Step {
-    const fn new(name: &'static str, arguments: &'static str) -> Self {
+    fn new(name: &'static str, arguments: impl Into<Cow<'static, str>>) -> Self {
         Self {
             name,
-            arguments,
+            arguments: arguments.into(),
             variable: None,
         }
     }
@@ -62,6 +63,10 @@ impl fmt::Display for Step {
         write!(f, "cargo {}", self.arguments)
     }
 }
+
+/// Tests that need a feature are left out without a word where it is off. These features are on anyway, as long as
+/// this package needs them too, so naming them rebuilds nothing.
+const TEST_FEATURES: &str = "nats-jobs-client/opentelemetry,nats-jobs-consumer/testing";
 
 /// How many tests run at a time where there are fewer processors: most tests wait for servers and for times.
 const TEST_THREADS: (usize, &str) = (4, "4");
@@ -151,22 +156,19 @@ fn plan(tools: &Tools) -> (Vec<Step>, Vec<String>) {
     } else if tools.deny {
         skipped.push("advisories, as their database cannot be fetched".to_owned());
     }
-    // Tests that need a feature are left out without a word where it is off. These features are on anyway,
-    // as long as this package needs them too, so naming them rebuilds nothing. A failure does not hide
-    // those of the test programs behind it.
+    // A failure does not hide those of the test programs behind it.
+    let tests = format!("test --workspace --locked --features {TEST_FEATURES}");
     let (least, threads) = TEST_THREADS;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     steps.push(Step {
         variable: (processors < least).then_some(("RUST_TEST_THREADS", threads)),
-        ..Step::new(
-        "tests",
-        "test --workspace --locked --no-fail-fast --features nats-jobs-client/opentelemetry,nats-jobs-consumer/testing",
-    )
+        ..Step::new("tests", format!("{tests} --no-fail-fast"))
     });
     match tools.compose {
+        // The same packages and features, so nothing is compiled again.
         Ok(()) => steps.push(Step::new(
             "containers",
-            "test --locked --package xtask --test compose -- --ignored",
+            format!("{tests} --test compose -- --ignored"),
         )),
         Err(why) => skipped.push(format!("containers, as {why}")),
     }
@@ -271,15 +273,7 @@ mod tests {
             }
         }
         assert!(!needed.is_empty(), "cargo names no such test any more");
-        let tools = Tools {
-            deny: false,
-            advisories: false,
-            compose: Err("not asked"),
-        };
-        let (steps, _) = plan(&tools);
-        let tests = steps.iter().find(|step| step.name == "tests").unwrap();
-        let (_, features) = tests.arguments.split_once("--features ").unwrap();
-        let features: Vec<_> = features.split(',').collect();
+        let features: Vec<_> = TEST_FEATURES.split(',').collect();
         for feature in needed {
             assert!(features.contains(&feature.as_str()), "{feature}");
         }
