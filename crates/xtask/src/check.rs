@@ -20,6 +20,10 @@ pub(crate) struct Test {
     /// Leave out the test that builds and starts the containers
     #[arg(long)]
     skip_compose: bool,
+
+    /// Only compile the tests
+    #[arg(long)]
+    compile: bool,
 }
 
 /// One check, done by cargo.
@@ -66,10 +70,10 @@ impl fmt::Display for Step {
 
 /// Tests that need a feature are left out without a word where it is off. These features are on anyway, as long as
 /// this package needs them too, so naming them rebuilds nothing.
-const TEST_FEATURES: &str = "nats-jobs-client/opentelemetry,nats-jobs-consumer/testing";
+const TESTS: &str = "test --workspace --locked --features nats-jobs-client/opentelemetry,nats-jobs-consumer/testing";
 
 /// How many tests run at a time where there are fewer processors: most tests wait for servers and for times.
-const TEST_THREADS: (usize, &str) = (4, "4");
+const TEST_THREADS: (usize, &str) = (6, "6");
 
 /// What this machine has, beyond what every check needs.
 struct Tools {
@@ -157,18 +161,17 @@ fn plan(tools: &Tools) -> (Vec<Step>, Vec<String>) {
         skipped.push("advisories, as their database cannot be fetched".to_owned());
     }
     // A failure does not hide those of the test programs behind it.
-    let tests = format!("test --workspace --locked --features {TEST_FEATURES}");
     let (least, threads) = TEST_THREADS;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     steps.push(Step {
         variable: (processors < least).then_some(("RUST_TEST_THREADS", threads)),
-        ..Step::new("tests", format!("{tests} --no-fail-fast"))
+        ..Step::new("tests", format!("{TESTS} --no-fail-fast"))
     });
     match tools.compose {
         // The same packages and features, so nothing is compiled again.
         Ok(()) => steps.push(Step::new(
             "containers",
-            format!("{tests} --test compose -- --ignored"),
+            format!("{TESTS} --test compose -- --ignored"),
         )),
         Err(why) => skipped.push(format!("containers, as {why}")),
     }
@@ -177,6 +180,11 @@ fn plan(tools: &Tools) -> (Vec<Step>, Vec<String>) {
 
 impl Test {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+        if self.compile {
+            let step = Step::new("the tests' code", format!("{TESTS} --no-run"));
+            step.run()?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let mut tools = Tools::of_this_machine();
         if self.skip_compose {
             tools.compose = Err("--skip-compose was given");
@@ -273,7 +281,8 @@ mod tests {
             }
         }
         assert!(!needed.is_empty(), "cargo names no such test any more");
-        let features: Vec<_> = TEST_FEATURES.split(',').collect();
+        let (_, features) = TESTS.split_once("--features ").unwrap();
+        let features: Vec<_> = features.split(',').collect();
         for feature in needed {
             assert!(features.contains(&feature.as_str()), "{feature}");
         }

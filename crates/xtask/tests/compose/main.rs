@@ -37,7 +37,7 @@ async fn the_system_comes_up_shares_the_jobs_scales_and_goes_down() {
         // What is tested here does not depend on how fast the programs are.
         ("CARGO_PROFILE_RELEASE_LTO", "off"),
         ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
-        ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1"),
+        ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
     ]);
     project.up(&["--build", "--scale", "consumer=4"]);
     become_healthy(&project, 8).await;

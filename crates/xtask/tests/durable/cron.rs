@@ -344,7 +344,9 @@ async fn jobs_overlap_only_if_the_schedule_allows_it() {
             "allow" => {
                 let ledger = lane.runs(3).await;
                 assert_eq!(ledger.jobs().len(), 3, "{ledger:?}");
-                assert!(!lane.record(first).await.unwrap().state.is_final());
+                // It may run before its first record is stored.
+                let record = lane.record(first).await;
+                assert!(record.is_none_or(|record| !record.state.is_final()));
             }
             "skip" => {
                 let record = tested
