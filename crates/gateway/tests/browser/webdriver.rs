@@ -55,12 +55,8 @@ pub(crate) async fn in_browser(base: &str, look: Look, test: impl AsyncFnOnce(&B
                 .any(|folder| folder.join("chromedriver").is_file())),
         "{MISSING}"
     );
-    let mut driver = Service::program("chromedriver").arg("--port=0").start();
-    let line = driver
-        .wait_for_line(|line| line.contains("started successfully on port"))
-        .await;
-    let port = line.trim_end_matches('.').rsplit(' ').next().unwrap();
-    let browser = Browser::open(port, base, look, &profile).await;
+    let (_driver, port) = start_driver().await;
+    let browser = Browser::open(&port, base, look, &profile).await;
     let result = AssertUnwindSafe(test(&browser)).catch_unwind().await;
     if result.is_err() {
         eprintln!("--- what the browser says ---\n{:#?}", browser.log().await);
@@ -70,6 +66,21 @@ pub(crate) async fn in_browser(base: &str, look: Look, test: impl AsyncFnOnce(&B
     if let Err(panic) = result {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// Starts chromedriver; returns its port, too. It takes a free port of IPv6, and gives up if another program has the
+/// same port of IPv4.
+async fn start_driver() -> (Service, String) {
+    const STARTED: &str = "started successfully on port ";
+    for _ in 0..10 {
+        let mut driver = Service::program("chromedriver").arg("--port=0").start();
+        let told = |line: &str| line.contains(STARTED) || line.contains("port not available");
+        let line = driver.wait_for_line(told).await;
+        if let Some((_, port)) = line.split_once(STARTED) {
+            return (driver, port.trim_end_matches('.').to_owned());
+        }
+    }
+    panic!("chromedriver has found no free port");
 }
 
 impl Browser {
