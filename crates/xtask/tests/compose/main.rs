@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cluster;
 #[path = "../observer/mod.rs"]
 mod observer;
 mod over_http;
@@ -13,12 +14,23 @@ use std::time::Duration;
 
 use serde_json::Value;
 use test_support::eventually;
+use tokio::sync::Mutex;
 
 use crate::observer::{Observer, processed};
 use crate::project::{Container, Project, inspect};
 
 /// Health checks come every ten seconds, and a build machine may have other things to do.
 const LONGEST: Duration = Duration::from_mins(3);
+
+/// What is tested here does not depend on how fast the programs are.
+const QUICK_BUILD: [(&str, &str); 3] = [
+    ("CARGO_PROFILE_RELEASE_LTO", "off"),
+    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
+];
+
+/// One system at a time: the second one finds the images of the first one in the cache.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Jobs that are given to the running system as README.md says: one of them starts a program.
 const BY_HAND: [&str; 3] = [
@@ -30,15 +42,13 @@ const BY_HAND: [&str; 3] = [
 #[tokio::test]
 #[ignore = "builds images, needs Docker: cargo xtask test runs it"]
 async fn the_system_comes_up_shares_the_jobs_scales_and_goes_down() {
-    let project = Project::new(&[
+    let _alone = ALONE.lock().await;
+    let load = [
         ("PUBLISHER_INTERVAL", "20ms"),
         ("STATUS_INTERVAL", "500ms"),
         ("LOG_FORMAT", "json"),
-        // What is tested here does not depend on how fast the programs are.
-        ("CARGO_PROFILE_RELEASE_LTO", "off"),
-        ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
-        ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
-    ]);
+    ];
+    let project = Project::new(&[&load[..], &QUICK_BUILD].concat());
     project.up(&["--build", "--scale", "consumer=4"]);
     become_healthy(&project, 8).await;
     for container in project.containers() {
@@ -50,7 +60,7 @@ async fn the_system_comes_up_shares_the_jobs_scales_and_goes_down() {
     run_by_hand(&project);
     submit_by_hand(&project);
     submit_by_an_application(&project);
-    let over_http = over_http::run(project.gateway_port).await;
+    let over_http = over_http::run(&project).await;
     let first = stop_publisher(&project);
     let by_hand = BY_HAND.len() as u64 + 2 + over_http;
     agree(&project, &observer, 4, first + by_hand).await;
@@ -214,19 +224,23 @@ fn submit_by_an_application(project: &Project) {
 /// How many jobs it has brought to a good end since it was started; none may have ended otherwise.
 fn stop_publisher(project: &Project) -> u64 {
     project.compose(&["stop", "publisher"]);
-    let [publisher] = &project.containers_of("publisher")[..] else {
-        panic!("there is one publisher");
-    };
-    assert_eq!(publisher.inspect()["State"]["ExitCode"], 0);
-    let lines = publisher.logs();
-    let summary = lines
-        .iter()
-        .rfind(|line| line["message"] == "summary")
-        .expect("the last words of a publisher are a summary");
+    let summary = last_words(project);
     let succeeded = summary["succeeded"].as_u64().unwrap();
     assert!(succeeded > 0, "{summary}");
     assert_eq!(summary["submitted"], succeeded, "{summary}");
     succeeded
+}
+
+/// The summary of the publisher, which has stopped as it should.
+fn last_words(project: &Project) -> Value {
+    let [publisher] = &project.containers_of("publisher")[..] else {
+        panic!("there is one publisher");
+    };
+    assert_eq!(publisher.inspect()["State"]["ExitCode"], 0);
+    let lines = publisher.logs().into_iter();
+    let mut summaries = lines.filter(|line| line["message"] == "summary");
+    let last = summaries.next_back();
+    last.expect("the last words of a publisher are a summary")
 }
 
 /// What publishers saw succeed, what consumers say that they did, and what the status service

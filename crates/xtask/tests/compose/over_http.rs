@@ -10,10 +10,16 @@ use serde_json::{Value, json};
 use test_support::{DEADLINE, eventually};
 use tokio::net::TcpStream;
 
+use crate::project::Project;
+
 /// The gateway of a project.
-struct Gateway(String);
+pub(crate) struct Gateway(String);
 
 impl Gateway {
+    pub(crate) fn of(project: &Project) -> Self {
+        Self(format!("127.0.0.1:{}", project.gateway_port))
+    }
+
     /// The status of an answer, and its body.
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (u16, String) {
         let stream = TcpStream::connect(&self.0).await.unwrap();
@@ -34,7 +40,13 @@ impl Gateway {
         (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
-    async fn json(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+    /// The same, for an answer in JSON.
+    pub(crate) async fn json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
         let (status, body) = self.ask(method, path, body).await;
         let value = serde_json::from_str(&body);
         (
@@ -45,8 +57,8 @@ impl Gateway {
 }
 
 /// Submits jobs and sees what becomes of them; how many were processed.
-pub(crate) async fn run(port: u16) -> u64 {
-    let gateway = Gateway(format!("127.0.0.1:{port}"));
+pub(crate) async fn run(project: &Project) -> u64 {
+    let gateway = Gateway::of(project);
 
     let job = json!({"kind": "sha256", "payload": {"text": "abc"}});
     let (status, ended) = gateway

@@ -38,6 +38,8 @@ const PREFIXES: [&str; 10] = [
 /// when the test panics. What docker keeps as its build cache stays.
 pub(crate) struct Project {
     name: String,
+    /// What is added to `docker-compose.yml`.
+    files: &'static [&'static str],
     /// Where NATS is published on this machine.
     pub(crate) port: u16,
     /// Where the gateway is.
@@ -56,10 +58,30 @@ pub(crate) struct Container {
 impl Project {
     /// One that is not started yet, with these variables set.
     pub(crate) fn new(variables: &[(&str, &str)]) -> Self {
-        let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [port, gateway_port] = free.map(|free| free.local_addr().unwrap().port());
+        Self::of("jobs-test", &[], variables)
+    }
+
+    /// The same with three servers.
+    pub(crate) fn cluster(variables: &[(&str, &str)]) -> Self {
+        let files = &[
+            "-f",
+            "docker-compose.yml",
+            "-f",
+            "deploy/cluster/compose.yml",
+        ];
+        Self::of("jobs-cluster-test", files, variables)
+    }
+
+    fn of(name: &str, files: &'static [&'static str], variables: &[(&str, &str)]) -> Self {
+        let free = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = free.map(|free| free.local_addr().unwrap().port());
+        let [port, gateway_port, second, third] = ports;
         let mut settings = NamedTempFile::new().unwrap();
-        writeln!(settings, "NATS_PORT={port}\nGATEWAY_PORT={gateway_port}").unwrap();
+        writeln!(
+            settings,
+            "NATS_PORT={port}\nGATEWAY_PORT={gateway_port}\nNATS_2_PORT={second}\nNATS_3_PORT={third}"
+        )
+        .unwrap();
         for (name, value) in variables {
             writeln!(settings, "{name}={value}").unwrap();
         }
@@ -70,7 +92,8 @@ impl Project {
             &["docker", "compose"]
         };
         Self {
-            name: format!("jobs-test-{}", std::process::id()),
+            name: format!("{name}-{}", std::process::id()),
+            files,
             port,
             gateway_port,
             program,
@@ -91,6 +114,7 @@ impl Project {
             .arg("--env-file")
             .arg(self.settings.path())
             .args(["--project-name", &self.name])
+            .args(self.files)
             .args(arguments)
             .current_dir(project_root())
             // A busy machine may keep docker busy for longer than the usual minute.
