@@ -261,8 +261,8 @@ impl<'a> Wanted<'a> {
         }
     }
 
-    /// Declares what an existing one may have otherwise than a new one. False if it has none of that.
-    fn adopt(&self, existing: &Value, declared: &mut Value) -> bool {
+    /// Declares what an existing one may have otherwise than a new one.
+    fn adopt(&self, existing: &Value, declared: &mut Value) {
         let filter = self
             .or_filter
             .as_deref()
@@ -278,7 +278,6 @@ impl<'a> Wanted<'a> {
         if adopted {
             declared["pause_until"] = existing["pause_until"].clone();
         }
-        adopted
     }
 }
 
@@ -307,7 +306,7 @@ async fn reconcile_consumer(client: &NatsClient, wanted: &Wanted<'_>) -> anyhow:
     let info = format!("$JS.API.CONSUMER.INFO.{stream}.{name}");
     let mut info: Value = request::ask(client, info, &Value::Null).await?;
     let existing = info["config"].take();
-    let adopted = wanted.adopt(&existing, &mut declared);
+    wanted.adopt(&existing, &mut declared);
     match plan(&declared, &existing, &CHANGEABLE_OF_CONSUMER) {
         Plan::LeaveAlone => Ok(existing),
         Plan::Change(changes) => {
@@ -316,7 +315,9 @@ async fn reconcile_consumer(client: &NatsClient, wanted: &Wanted<'_>) -> anyhow:
             report_change(&format!("durable consumer {name} of {stream}"), &changes);
             Ok(config)
         }
-        Plan::Nothing if adopted && create(&declared, "create").await.is_ok() => Ok(existing),
+        // The server compares the whole configuration. It is asked once more, also because servers of a cluster may
+        // refuse the same durable consumer while another request creates it.
+        Plan::Nothing if create(&declared, "create").await.is_ok() => Ok(existing),
         Plan::Nothing => Err(consumer_differs(
             stream,
             name,
