@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 
 use test_support::project_root;
 
-/// Some twenty faults, and a minute with all that comes after them.
+/// Enough for some ten faults. With all that comes after them, the test takes a minute and a half.
 const SECONDS: &str = "20";
 
 /// Runs `cargo xtask chaos`.

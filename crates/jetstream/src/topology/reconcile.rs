@@ -315,8 +315,8 @@ async fn reconcile_consumer(client: &NatsClient, wanted: &Wanted<'_>) -> anyhow:
             report_change(&format!("durable consumer {name} of {stream}"), &changes);
             Ok(config)
         }
-        // The server compares the whole configuration. It is asked once more, also because servers of a cluster may
-        // refuse the same durable consumer while another request creates it.
+        // The server compares the whole configuration, with what was adopted. Servers of a cluster have also refused
+        // a durable consumer that differed in nothing.
         Plan::Nothing if create(&declared, "create").await.is_ok() => Ok(existing),
         Plan::Nothing => Err(consumer_differs(
             stream,

@@ -38,7 +38,7 @@ const PREFIXES: [&str; 10] = [
 /// when the test panics. What docker keeps as its build cache stays.
 pub(crate) struct Project {
     name: String,
-    /// What is added to `docker-compose.yml`.
+    /// The arguments that name the files of compose; none for `docker-compose.yml` alone.
     files: &'static [&'static str],
     /// Where NATS is published on this machine.
     pub(crate) port: u16,
